@@ -1,0 +1,1 @@
+//! Wiring, supervision and shutdown of `readside run`: the only place that knows everything.

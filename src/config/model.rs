@@ -1,0 +1,255 @@
+//! The checked configuration, as the rest of the program sees it.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::domain::change::IfMissing;
+use crate::domain::value::ColumnType;
+
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub kafka: Kafka,
+    pub replica: Replica,
+    /// In ascending order of their names; a topic named only by a table appears with defaults.
+    pub topics: Vec<Topic>,
+    /// In the order of the file.
+    pub tables: Vec<Table>,
+    pub freshness: Freshness,
+    pub startup: Startup,
+    pub dead_letters: DeadLetters,
+    pub http: Listener,
+    pub admin: Listener,
+    pub log: Log,
+}
+
+#[derive(Debug, Clone)]
+pub struct Kafka {
+    /// `host:port`, at least one.
+    pub brokers: Vec<String>,
+    /// librdkafka properties passed through; those that readside owns are refused when checking.
+    pub properties: BTreeMap<String, String>,
+    /// librdkafka property to the file its value is read from.
+    pub secrets: BTreeMap<String, PathBuf>,
+    /// Larger records (key and value together, decompressed) become dead letters without their value.
+    pub max_record_bytes: usize,
+}
+
+#[derive(Debug, Clone)]
+pub struct Replica {
+    /// Stored in the replica; another name in the file means that it belongs to somebody else.
+    pub name: String,
+    pub sqlite: Sqlite,
+    pub rebuild_when_mapping_changes: RebuildPolicy,
+}
+
+#[derive(Debug, Clone)]
+pub struct Sqlite {
+    pub path: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RebuildPolicy {
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Debug, Clone)]
+pub struct Topic {
+    pub name: String,
+    pub format: Format,
+    pub key_format: Option<KeyFormat>,
+    /// Where the event's type is; `None` for topics whose records are rows.
+    pub event_type: Option<Path>,
+    /// Where the version is; `None`: the format's own, else the position.
+    pub version: Option<Path>,
+    /// Event types that are skipped and counted.
+    pub ignore: Vec<String>,
+    /// Event types that no table of this topic names.
+    pub otherwise: Otherwise,
+    pub on_error: OnError,
+    pub on_gap: OnGap,
+    /// Debezium's `unavailable.value.placeholder`.
+    pub placeholder: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Format {
+    Json,
+    DebeziumJson,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum KeyFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Otherwise {
+    Ignore,
+    DeadLetter,
+    Stop,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum OnError {
+    DeadLetter,
+    Stop,
+    Skip,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum OnGap {
+    Auto,
+    Rebuild,
+    Stop,
+    Continue,
+}
+
+#[derive(Debug, Clone)]
+pub struct Table {
+    pub name: String,
+    pub columns: Vec<Column>,
+    /// Column indexes, in key order.
+    pub key: Vec<usize>,
+    pub indexes: Vec<Vec<usize>>,
+    pub sources: Vec<TableSource>,
+    pub max_staleness: Duration,
+    pub delete_marks: Duration,
+}
+
+#[derive(Debug, Clone)]
+pub struct Column {
+    pub name: String,
+    pub ty: ColumnType,
+    pub nullable: bool,
+    /// `None`: the field of the column's own name.
+    pub from: Option<Expression>,
+    /// How a number is to be read, where the type alone does not say.
+    pub encoding: Option<Encoding>,
+}
+
+/// Units and encodings of values that are not self-describing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Encoding {
+    /// Numbers since 1970-01-01T00:00:00Z (or since midnight, for `time`).
+    Seconds,
+    Millis,
+    Micros,
+    Nanos,
+    Days,
+    /// Bytes as text.
+    Base64,
+    Hex,
+}
+
+#[derive(Debug, Clone)]
+pub struct TableSource {
+    /// Index into [`Config::topics`].
+    pub topic: usize,
+    pub mapping: Mapping,
+    /// Key column index to a path into the record key, for deletes whose key has other names.
+    pub key_from: BTreeMap<usize, Path>,
+}
+
+#[derive(Debug, Clone)]
+pub enum Mapping {
+    /// Every record is a row of this table; columns say where their values come from.
+    Rows,
+    /// By event type.
+    Events(BTreeMap<String, Rule>),
+}
+
+#[derive(Debug, Clone)]
+pub enum Rule {
+    /// Column index to expression. Columns that are not named take the field of their own name.
+    Upsert { columns: BTreeMap<usize, Expression> },
+    /// Only the named columns (the key columns always) are set.
+    Patch { columns: BTreeMap<usize, Expression>, if_missing: IfMissing },
+    /// Key column index to expression.
+    Delete { key: BTreeMap<usize, Expression> },
+}
+
+/// Where a value comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Expression {
+    Path(Path),
+    /// A jq literal, as JSON text: `"placed"`, `42`, `true`, `null`.
+    Literal(String),
+}
+
+/// A plain jq path: `.user.name`, `."odd name"`, `$event.source.ts_ms`, `$key.id`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Path {
+    pub root: Root,
+    /// Field names from the root; empty for the root itself.
+    pub fields: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Root {
+    /// `.`: the row of a row format, the whole event otherwise.
+    Row,
+    /// `$event`: the whole event, envelope included.
+    Event,
+    /// `$key`: the record key.
+    Key,
+}
+
+#[derive(Debug, Clone)]
+pub struct Freshness {
+    pub interval: Duration,
+}
+
+#[derive(Debug, Clone)]
+pub struct Startup {
+    pub gate: Gate,
+    /// How old a complete copy may be to start with it, for [`Gate::Auto`] and [`Gate::CompleteCopy`].
+    pub max_age: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gate {
+    /// `CompleteCopy` if there is one that is young enough, else `CaughtUp`.
+    Auto,
+    CaughtUp,
+    CompleteCopy,
+}
+
+#[derive(Debug, Clone)]
+pub struct DeadLetters {
+    /// More than this many kept ones stop the daemon.
+    pub max: u64,
+    pub keep: Keep,
+    /// Bound on the kept bytes of records.
+    pub max_bytes: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    Coordinates,
+    Bytes,
+}
+
+#[derive(Debug, Clone)]
+pub struct Listener {
+    pub listen: SocketAddr,
+}
+
+#[derive(Debug, Clone)]
+pub struct Log {
+    /// A `tracing-subscriber` filter: `info`, `readside=debug`.
+    pub level: String,
+    pub format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// JSON when stderr is not a terminal.
+    Auto,
+    Text,
+    Json,
+}

@@ -1,0 +1,221 @@
+//! A batch: changes in order, coalesced per key, with the positions they lead to.
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasher, RandomState};
+
+use super::catalog::Catalog;
+use super::change::{Change, Effect, IfMissing, Operation};
+use super::checkpoint::{Position, TopicPartition};
+use super::dead_letter::DeadLetter;
+use super::row::RowState;
+use super::value::Value;
+use super::version::{Coordinates, Version};
+
+/// What a store applies in one atomic step. Immutable once it is handed over, so that a retry
+/// applies the same thing.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// To be applied in this order.
+    pub entries: Vec<Entry>,
+    /// Where each touched partition stood before and stands after this batch.
+    pub advances: BTreeMap<TopicPartition, Advance>,
+    pub dead_letters: Vec<DeadLetter>,
+    /// What the log looked like, to be stored with the rows.
+    pub observed: Observed,
+    /// Records that lead to this batch, skipped ones included.
+    pub records: u64,
+    /// Approximate memory, in bytes.
+    pub bytes: usize,
+    /// Applied and superseded changes for the counters, by (topic index, table index, effect).
+    pub effects: BTreeMap<(usize, usize, Effect), u64>,
+    /// Record timestamps (topic index, ms) of applied changes, for event-to-visible; at most one a
+    /// partition and poll, the oldest.
+    pub timestamps: Vec<(usize, i64)>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Entry {
+    pub table: usize,
+    pub step: Step,
+    /// Events folded into this entry.
+    pub events: u32,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Step {
+    /// Join this with the row of the same key.
+    Row(RowState),
+    /// A patch that is dropped or becomes a dead letter when its row is not visible.
+    PatchIfPresent { patch: RowState, if_missing: IfMissing },
+    /// [`RowState::bury`]; `values` has the key columns set.
+    Tombstone { values: Vec<Value>, at: Coordinates },
+    /// Remember the version as the table's truncate mark if it is higher; remove what is not newer.
+    Truncate { version: Version },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Advance {
+    /// The stored position must equal this, or the store refuses the batch: somebody else wrote.
+    /// `None`: the partition must not be stored yet.
+    pub from: Option<i64>,
+    pub to: Position,
+}
+
+/// Freshness and identity that go into the replica with a batch. Empty maps leave what is stored.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Observed {
+    /// Wall clock at which the batch was sealed, ms since 1970: the heartbeat.
+    pub heartbeat_ms: i64,
+    /// Whether the last round of observations reached the brokers.
+    pub connected: bool,
+    /// Fresh-as-of of partitions whose proof was reached, ms since 1970.
+    pub fresh_as_of_ms: BTreeMap<TopicPartition, i64>,
+    /// High watermarks as last observed.
+    pub end_offsets: BTreeMap<TopicPartition, i64>,
+    /// Topic ids by topic index; stored when seen for the first time.
+    pub topic_ids: BTreeMap<usize, String>,
+    pub cluster_id: Option<String>,
+    /// Set when a person is needed; stored so that readers see state `stopped`. The empty string
+    /// clears it.
+    pub stopped: Option<String>,
+}
+
+/// Collects changes into a [`Batch`].
+#[derive(Debug)]
+pub struct BatchBuilder {
+    batch: Batch,
+    /// Hash of (table, key) to the entry that a further change of the key may be folded into.
+    open: HashMap<u64, usize>,
+    hasher: RandomState,
+}
+
+impl Default for BatchBuilder {
+    fn default() -> Self {
+        BatchBuilder { batch: Batch::default(), open: HashMap::new(), hasher: RandomState::new() }
+    }
+}
+
+impl BatchBuilder {
+    /// Adds a change; folds it into an earlier one of the same key where that keeps its meaning.
+    pub fn push(&mut self, catalog: &Catalog, change: Change) {
+        let table = &catalog.tables[change.table];
+        let at = change.version.at();
+        *self.batch.effects.entry((at.topic as usize, change.table, change.effect())).or_default() += 1;
+        if change.operation == Operation::Truncate {
+            self.append(change.table, Step::Truncate { version: change.version });
+            return;
+        }
+        let hash = self.hasher.hash_one(KeyHash { table: change.table, catalog, values: &change.values });
+        let incoming = match change.operation {
+            Operation::Write { if_missing } => {
+                let row = RowState::written(change.values, change.version);
+                if if_missing.needs_row() && !row.is_full() {
+                    // Depends on the row that is there: later changes must come behind it.
+                    self.open.remove(&hash);
+                    self.append(change.table, Step::PatchIfPresent { patch: row, if_missing });
+                    return;
+                }
+                row
+            }
+            Operation::Delete => RowState::deleted(table, change.values, change.version),
+            Operation::Tombstone => {
+                self.open.remove(&hash);
+                self.append(change.table, Step::Tombstone { values: change.values, at });
+                return;
+            }
+            Operation::Truncate => return,
+        };
+        if let Some(&index) = self.open.get(&hash) {
+            let entry = &mut self.batch.entries[index];
+            // Two keys may share a hash: then the later change just gets an entry of its own.
+            if let Step::Row(state) = &mut entry.step
+                && entry.table == change.table
+                && table.key_of(&state.values).eq(table.key_of(&incoming.values))
+            {
+                state.absorb(table, incoming);
+                entry.events += 1;
+                return;
+            }
+        }
+        self.open.insert(hash, self.batch.entries.len());
+        self.append(change.table, Step::Row(incoming));
+    }
+
+    fn append(&mut self, table: usize, step: Step) {
+        let values: &[Value] = match &step {
+            Step::Row(row) | Step::PatchIfPresent { patch: row, .. } => &row.values,
+            Step::Tombstone { values, .. } => values,
+            Step::Truncate { .. } => &[],
+        };
+        self.batch.bytes += size_of::<Entry>() + values.iter().map(Value::size).sum::<usize>();
+        self.batch.entries.push(Entry { table, step, events: 1 });
+    }
+
+    pub fn push_dead_letter(&mut self, letter: DeadLetter) {
+        self.batch.bytes += size_of::<DeadLetter>()
+            + letter.rejection.message.len()
+            + letter.record.as_ref().map_or(0, |record| record.size());
+        self.batch.dead_letters.push(letter);
+    }
+
+    /// Moves a partition on. `from` is where it stood; kept from the first call of a batch.
+    pub fn advance(&mut self, at: TopicPartition, from: Option<i64>, to: &Position) {
+        match self.batch.advances.get_mut(&at) {
+            Some(advance) => advance.to.clone_from(to),
+            None => {
+                self.batch.advances.insert(at, Advance { from, to: to.clone() });
+            }
+        }
+    }
+
+    pub fn count_record(&mut self) {
+        self.batch.records += 1;
+    }
+
+    pub fn note_timestamp(&mut self, topic: usize, timestamp_ms: i64) {
+        self.batch.timestamps.push((topic, timestamp_ms));
+    }
+
+    pub fn records(&self) -> u64 {
+        self.batch.records
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.batch.bytes
+    }
+
+    /// Whether there is anything that moves the replica.
+    pub fn is_empty(&self) -> bool {
+        self.batch.advances.is_empty() && self.batch.entries.is_empty() && self.batch.dead_letters.is_empty()
+    }
+
+    /// Hands over what was collected and starts anew.
+    pub fn seal(&mut self, observed: Observed) -> Batch {
+        self.open.clear();
+        let mut batch = std::mem::take(&mut self.batch);
+        batch.observed = observed;
+        batch
+    }
+}
+
+/// Hashes the key of a row without copying it.
+struct KeyHash<'a> {
+    table: usize,
+    catalog: &'a Catalog,
+    values: &'a [Value],
+}
+
+impl std::hash::Hash for KeyHash<'_> {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        state.write_usize(self.table);
+        for value in self.catalog.tables[self.table].key_of(self.values) {
+            match value {
+                Value::Absent | Value::Null => state.write_u8(0),
+                Value::Integer(number) => state.write_i64(*number),
+                Value::Real(number) => state.write_u64(number.to_bits()),
+                Value::Text(text) => text.hash(state),
+                Value::Blob(bytes) => bytes.hash(state),
+            }
+        }
+    }
+}

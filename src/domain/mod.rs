@@ -1,0 +1,17 @@
+//! The pure core: values, versions, row states, batches, freshness, state and retry rules.
+//!
+//! Nothing in this room does I/O, awaits, or reads a clock: `now` is always an argument.
+//! Everything that is hard to get right lives here, so that it can be tested exhaustively.
+
+pub mod batch;
+pub mod catalog;
+pub mod change;
+pub mod checkpoint;
+pub mod dead_letter;
+pub mod freshness;
+pub mod record;
+pub mod retry;
+pub mod row;
+pub mod state;
+pub mod value;
+pub mod version;

@@ -1,0 +1,98 @@
+//! What the rest of the program may know about the running pipeline.
+//!
+//! Written by the pipeline's and the writer's threads, read by probes, `wait` and the progress
+//! display. Everything in it describes what is committed in the replica, not what is in flight.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use tokio::sync::watch;
+
+use crate::domain::checkpoint::TopicPartition;
+
+#[derive(Debug)]
+pub struct Progress {
+    gate_open: AtomicBool,
+    /// When the pipeline's loop and the writer's loop last came round, ms since 1970.
+    pipeline_tick_ms: AtomicI64,
+    writer_tick_ms: AtomicI64,
+    shared: Mutex<Shared>,
+    /// Counts commits; waiters look again when it moves.
+    commits: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default, Clone)]
+pub struct Shared {
+    /// Committed next offsets.
+    pub positions: BTreeMap<TopicPartition, i64>,
+    pub build: Option<Build>,
+    /// Whether the last round of observations was answered.
+    pub connected: bool,
+    /// Set while the store refuses batches and they are retried.
+    pub store_failing: Option<String>,
+    /// Set when the daemon stopped applying for good.
+    pub stopped: Option<String>,
+}
+
+/// How far the start has come; `None` in [`Shared`] until the ends at start are known.
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
+pub struct Build {
+    pub remaining_records: u64,
+    pub total_records: u64,
+    /// Records per second so far.
+    pub rate: f64,
+    pub eta_seconds: Option<f64>,
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Progress {
+            gate_open: AtomicBool::new(false),
+            pipeline_tick_ms: AtomicI64::new(0),
+            writer_tick_ms: AtomicI64::new(0),
+            shared: Mutex::new(Shared::default()),
+            commits: watch::Sender::new(0),
+        }
+    }
+}
+
+impl Progress {
+    /// Latched: once open, the gate of this process stays open.
+    pub fn open_gate(&self) {
+        self.gate_open.store(true, Ordering::Release);
+        self.commits.send_modify(|count| *count += 1);
+    }
+
+    pub fn is_gate_open(&self) -> bool {
+        self.gate_open.load(Ordering::Acquire)
+    }
+
+    pub fn tick_pipeline(&self, now_ms: i64) {
+        self.pipeline_tick_ms.store(now_ms, Ordering::Relaxed);
+    }
+
+    pub fn tick_writer(&self, now_ms: i64) {
+        self.writer_tick_ms.store(now_ms, Ordering::Relaxed);
+    }
+
+    /// The older of the two loops' last rounds, ms since 1970.
+    pub fn last_tick_ms(&self) -> i64 {
+        self.pipeline_tick_ms.load(Ordering::Relaxed).min(self.writer_tick_ms.load(Ordering::Relaxed))
+    }
+
+    /// Changes the shared part and wakes everybody who waits.
+    pub fn update(&self, change: impl FnOnce(&mut Shared)) {
+        change(&mut self.shared.lock().unwrap_or_else(PoisonError::into_inner));
+        self.commits.send_modify(|count| *count += 1);
+    }
+
+    pub fn read<T>(&self, look: impl FnOnce(&Shared) -> T) -> T {
+        look(&self.shared.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Moves with every commit and every other update.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.commits.subscribe()
+    }
+}

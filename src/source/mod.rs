@@ -1,0 +1,78 @@
+//! The source: what comes out of the log, as a closed set of events.
+//!
+//! [`Source`] has two real implementations: Kafka (`kafka/`) and the scripted one of the
+//! simulation. Both are pulled by the pipeline's thread; record bytes are borrowed, not copied.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::domain::checkpoint::{Position, TopicPartition};
+use crate::domain::record::Record;
+
+pub trait Source {
+    /// Hands over what has arrived, in the order of each partition, waiting at most `wait` for the
+    /// first of it and taking at most `max` records. Returns how many events were handed over.
+    fn poll(&mut self, wait: Duration, max: usize, each: &mut dyn FnMut(SourceEvent<'_>)) -> usize;
+
+    /// Starts reading a partition at its position, or again from there when it is already read.
+    /// Takes effect with the next poll.
+    fn assign(&mut self, at: TopicPartition, from: &Position);
+}
+
+#[derive(Debug)]
+pub enum SourceEvent<'a> {
+    Record(Record<'a>),
+    /// Everything below `offset` that a `read_committed` reader can see has been handed over.
+    EndOfPartition {
+        at: TopicPartition,
+        offset: i64,
+    },
+    /// One round of questions, all answered.
+    Observation(Observation),
+    /// A round that failed, or the loss of all brokers. Rate-limited by the source.
+    Unreachable {
+        reason: String,
+    },
+    /// The position is not in the log any more (or not yet): a gap.
+    OutOfRange {
+        at: TopicPartition,
+        position: i64,
+    },
+    /// The topic does not exist (yet); retried by the source.
+    TopicMissing {
+        topic: usize,
+    },
+    /// Nothing but a person can help: wrong credentials, no authorisation, …
+    Fatal {
+        reason: String,
+    },
+}
+
+/// What one round of questions found. `asked_ms` is the wall clock before any request of the round
+/// left; identities were read after it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Observation {
+    pub asked_ms: i64,
+    pub cluster_id: String,
+    /// By topic index; a topic that does not exist is missing here.
+    pub topics: BTreeMap<usize, TopicObservation>,
+}
+
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct TopicObservation {
+    /// Topic id (KIP-516), as text.
+    pub id: String,
+    /// By partition number, all partitions of the topic.
+    pub partitions: BTreeMap<i32, Ends>,
+}
+
+/// Offsets of the record that would be written next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ends {
+    /// Oldest offset in the log, if it was asked for (first round after start or reconnect).
+    pub log_start: Option<i64>,
+    /// High watermark.
+    pub high_watermark: i64,
+    /// Last stable offset (KIP-98), if it was asked for (until the start-up gate has opened).
+    pub last_stable: Option<i64>,
+}

@@ -1,0 +1,159 @@
+//! The store: a replica that takes batches, each in one atomic step.
+//!
+//! Behind [`Store`] stand SQLite (`sqlite/`) and the in-memory reference model (`memory.rs`) that
+//! the contract suite compares it with.
+
+use std::time::Duration;
+
+use crate::domain::batch::Batch;
+use crate::domain::checkpoint::Checkpoint;
+use crate::domain::dead_letter::DeadLetter;
+use crate::domain::retry::RetryReason;
+use crate::domain::state::State;
+use crate::domain::value::Value;
+use crate::domain::version::Version;
+
+/// The writing side. Owned by one thread.
+pub trait Store: Send {
+    /// Positions and identity as stored.
+    fn checkpoint(&mut self) -> Result<Checkpoint, StoreError>;
+
+    /// Applies the batch: rows, versions, marks, dead letters, positions, freshness, all or
+    /// nothing. Refuses (`Stop`) when a stored position is not the batch's `from`.
+    fn apply(&mut self, batch: &Batch) -> Result<Applied, StoreError>;
+
+    /// The first copy is whole: builds what was left for the end (indexes), makes it durable and
+    /// visible to readers in one transaction. Doing it twice does nothing.
+    fn complete(&mut self) -> Result<(), StoreError>;
+
+    /// Housekeeping between batches: checkpoints the WAL, drops old delete marks. Bounded work.
+    fn maintain(&mut self, now_ms: i64) -> Result<Maintenance, StoreError>;
+
+    /// Sizes and counts for metrics; cheap.
+    fn figures(&mut self) -> Figures;
+}
+
+/// The reading side: what `status`, `wait` and `explain` ask while the writer works. Each call is
+/// one read transaction. Used from threads that may block.
+pub trait Reader: Send + Sync {
+    fn status(&self, now_ms: i64) -> Result<Status, StoreError>;
+
+    fn row(&self, table: usize, key: &[Value]) -> Result<RowLookup, StoreError>;
+}
+
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Applied {
+    /// Events that changed nothing because the replica had newer: (table index, events).
+    pub stale: Vec<(usize, u64)>,
+    /// Patches dropped because their row is not there: (table index, events).
+    pub ignored: Vec<(usize, u64)>,
+    /// Dead letters the store itself found (patches with `if_missing: dead_letter`).
+    pub dead_letters: Vec<DeadLetter>,
+    /// Kept dead letters after this batch.
+    pub dead_letters_kept: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Maintenance {
+    pub delete_marks_dropped: u64,
+    /// Pages of the WAL that could not be checkpointed because a reader still uses them.
+    pub wal_pages_pinned: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Figures {
+    /// Visible rows by table index.
+    pub rows: Vec<u64>,
+    /// Held (invisible) rows by table index.
+    pub held: Vec<u64>,
+    pub delete_marks: Vec<u64>,
+    /// Kept dead letters by topic index.
+    pub dead_letters: Vec<u64>,
+    pub replica_bytes: u64,
+    pub wal_bytes: u64,
+}
+
+/// What `_readside_status` shows, as the JSON of `GET /status`.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct Status {
+    pub replica: String,
+    /// The worst of all tables.
+    #[serde(serialize_with = "state_name")]
+    pub state: State,
+    pub complete: bool,
+    pub fresh_as_of: Option<String>,
+    pub fresh_as_of_ms: Option<i64>,
+    pub lag_records: Option<i64>,
+    pub dead_letters: u64,
+    /// Why it is `stopped`, for a person.
+    pub stopped: Option<String>,
+    pub cluster_id: Option<String>,
+    pub tables: Vec<TableStatus>,
+    pub positions: Vec<PositionStatus>,
+}
+
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct TableStatus {
+    pub table_name: String,
+    #[serde(serialize_with = "state_name")]
+    pub state: State,
+    pub complete: bool,
+    pub rebuilding: bool,
+    pub fresh_as_of: Option<String>,
+    pub fresh_as_of_ms: Option<i64>,
+    pub lag_records: Option<i64>,
+    pub max_staleness_ms: i64,
+    pub rows: u64,
+    pub dead_letters: u64,
+    pub generation: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct PositionStatus {
+    pub generation: u32,
+    pub topic: String,
+    pub partition: i32,
+    pub next_offset: i64,
+    pub end_offset: Option<i64>,
+    pub leader_epoch: i32,
+    pub topic_id: Option<String>,
+    pub cluster_id: Option<String>,
+    pub fresh_as_of_ms: Option<i64>,
+}
+
+fn state_name<S: serde::Serializer>(state: &State, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(state.name())
+}
+
+/// One row with its version, for `wait` by version.
+#[derive(Debug, Clone, PartialEq)]
+pub enum RowLookup {
+    Visible { values: Vec<Value>, version: Version },
+    Deleted { version: Version },
+    Missing,
+}
+
+/// Errors by what the caller does next.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// May go away: busy, disk full, directory missing. Try the same batch again.
+    #[error("{message}")]
+    Retry { reason: RetryReason, message: String },
+    /// Nothing but a person can help; the exit code says of which kind.
+    #[error("{message}")]
+    Stop { exit: StopCode, message: String },
+}
+
+/// Exit codes of `readside run` (contracts, section 6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StopCode {
+    /// 74: the file is corrupt, unreadable or read-only.
+    Io,
+    /// 78: the replica belongs to another configuration, cluster, program or writer.
+    Foreign,
+}
+
+/// How long a heartbeat counts: three intervals and a second.
+pub fn heartbeat_limit(interval: Duration) -> Duration {
+    interval * 3 + Duration::from_secs(1)
+}
