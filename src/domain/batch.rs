@@ -26,8 +26,6 @@ pub struct Batch {
     pub records: u64,
     /// Approximate memory, in bytes.
     pub bytes: usize,
-    /// Applied and superseded changes for the counters, by (topic index, table index, effect).
-    pub effects: BTreeMap<(usize, usize, Effect), u64>,
     /// Record timestamps (topic index, ms) of applied changes, for event-to-visible; at most one a
     /// partition and poll, the oldest.
     pub timestamps: Vec<(usize, i64)>,
@@ -37,8 +35,23 @@ pub struct Batch {
 pub struct Entry {
     pub table: usize,
     pub step: Step,
-    /// Events folded into this entry.
-    pub events: u32,
+    /// Topic index of the newest event in it.
+    pub topic: usize,
+    /// Events folded into this entry, by [`Effect`] (`Effect as usize`).
+    pub events: [u32; Effect::ALL.len()],
+}
+
+impl Entry {
+    pub fn new(table: usize, topic: usize, effect: Effect, step: Step) -> Entry {
+        let mut events = [0; Effect::ALL.len()];
+        events[effect as usize] = 1;
+        Entry { table, step, topic, events }
+    }
+
+    /// All events in it.
+    pub fn event_count(&self) -> u64 {
+        self.events.iter().map(|count| u64::from(*count)).sum()
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -99,10 +112,10 @@ impl BatchBuilder {
     /// Adds a change; folds it into an earlier one of the same key where that keeps its meaning.
     pub fn push(&mut self, catalog: &Catalog, change: Change) {
         let table = &catalog.tables[change.table];
-        let at = change.version.at();
-        *self.batch.effects.entry((at.topic as usize, change.table, change.effect())).or_default() += 1;
+        let topic = change.topic;
+        let effect = change.effect();
         if change.operation == Operation::Truncate {
-            self.append(change.table, Step::Truncate { version: change.version });
+            self.append(Entry::new(change.table, topic, effect, Step::Truncate { version: change.version }));
             return;
         }
         let hash = self.hasher.hash_one(KeyHash { table: change.table, catalog, values: &change.values });
@@ -112,7 +125,8 @@ impl BatchBuilder {
                 if if_missing.needs_row() && !row.is_full() {
                     // Depends on the row that is there: later changes must come behind it.
                     self.open.remove(&hash);
-                    self.append(change.table, Step::PatchIfPresent { patch: row, if_missing });
+                    let step = Step::PatchIfPresent { patch: row, if_missing };
+                    self.append(Entry::new(change.table, topic, effect, step));
                     return;
                 }
                 row
@@ -120,7 +134,8 @@ impl BatchBuilder {
             Operation::Delete => RowState::deleted(table, change.values, change.version),
             Operation::Tombstone => {
                 self.open.remove(&hash);
-                self.append(change.table, Step::Tombstone { values: change.values, at });
+                let step = Step::Tombstone { values: change.values, at: change.version.at() };
+                self.append(Entry::new(change.table, topic, effect, step));
                 return;
             }
             Operation::Truncate => return,
@@ -133,22 +148,23 @@ impl BatchBuilder {
                 && table.key_of(&state.values).eq(table.key_of(&incoming.values))
             {
                 state.absorb(table, incoming);
-                entry.events += 1;
+                entry.events[effect as usize] += 1;
+                entry.topic = topic;
                 return;
             }
         }
         self.open.insert(hash, self.batch.entries.len());
-        self.append(change.table, Step::Row(incoming));
+        self.append(Entry::new(change.table, topic, effect, Step::Row(incoming)));
     }
 
-    fn append(&mut self, table: usize, step: Step) {
-        let values: &[Value] = match &step {
+    fn append(&mut self, entry: Entry) {
+        let values: &[Value] = match &entry.step {
             Step::Row(row) | Step::PatchIfPresent { patch: row, .. } => &row.values,
             Step::Tombstone { values, .. } => values,
             Step::Truncate { .. } => &[],
         };
         self.batch.bytes += size_of::<Entry>() + values.iter().map(Value::size).sum::<usize>();
-        self.batch.entries.push(Entry { table, step, events: 1 });
+        self.batch.entries.push(entry);
     }
 
     pub fn push_dead_letter(&mut self, letter: DeadLetter) {
