@@ -5,5 +5,8 @@
 //! and the nearest valid name, all of them at once.
 
 mod model;
+mod problem;
+mod tree;
 
 pub use model::*;
+pub use problem::{ConfigErrors, Place, Problem};
