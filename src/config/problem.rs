@@ -125,8 +125,12 @@ impl Report {
         self.push(Problem::new(place, message));
     }
 
+    pub fn push_warning(&mut self, problem: Problem) {
+        self.warnings.push(problem);
+    }
+
     pub fn warn(&mut self, place: &Place, message: impl Into<String>) {
-        self.warnings.push(Problem::new(place, message));
+        self.push_warning(Problem::new(place, message));
     }
 
     /// Gives the warnings, or all errors with them.
