@@ -135,4 +135,3 @@ fn set(node: &mut Node, path: &[&str], value: Node, place: &Place) {
         set(&mut entry.value, rest, value, place);
     }
 }
-

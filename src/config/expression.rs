@@ -4,6 +4,8 @@
 //! a literal (`"placed"`, `42`, `true`, `null`), spelt as jq spells them. What is valid here means
 //! the same in jq, so that a later version may accept more of it without changing a file.
 
+use std::fmt;
+
 use super::model::{Expression, Path, Root};
 
 /// Longer paths are refused: nobody's events nest like this, and the projection recurses.
@@ -18,7 +20,9 @@ pub(super) enum ExpressionError {
     Unsupported,
     #[error("unknown variable; there are `$event` (the whole event) and `$key` (the record key)")]
     UnknownVariable,
-    #[error("this is neither a path nor a literal; a path begins with a dot, a text constant is written '\"…\"'")]
+    #[error(
+        "this is neither a path nor a literal; a path begins with a dot, a text constant is written '\"…\"'"
+    )]
     Neither,
     #[error("a name in this path is malformed; unusual names are quoted: .\"odd name\"")]
     MalformedName,
@@ -28,6 +32,27 @@ pub(super) enum ExpressionError {
     TooLong,
     #[error("this needs a path such as `.name`, not a literal")]
     NotAPath,
+}
+
+/// As jq spells it; reading it gives the same path.
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.root {
+            Root::Row if self.fields.is_empty() => f.write_str(".")?,
+            Root::Row => {}
+            Root::Event => f.write_str("$event")?,
+            Root::Key => f.write_str("$key")?,
+        }
+        for field in &self.fields {
+            let plain = field.chars().all(is_name) && !field.starts_with(|c: char| c.is_ascii_digit());
+            if plain && !field.is_empty() {
+                write!(f, ".{field}")?;
+            } else {
+                write!(f, ".{}", serde_json::Value::String(field.clone()))?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Reads a path or a literal.
@@ -188,8 +213,22 @@ mod tests {
     #[test]
     fn the_rest_of_jq_is_refused_as_unsupported() {
         for text in [
-            ".a[0]", ".[]", ".[1:2]", ".a?", ".a | length", ".a + 1", ".a // 0", "..", ".a, .b", "length(.)",
-            "[.a]", "{a: .b}", r#""a" + "b""#, r#""\(.a)""#, "if .a then 1 else 2 end", r#".["a"?]"#,
+            ".a[0]",
+            ".[]",
+            ".[1:2]",
+            ".a?",
+            ".a | length",
+            ".a + 1",
+            ".a // 0",
+            "..",
+            ".a, .b",
+            "length(.)",
+            "[.a]",
+            "{a: .b}",
+            r#""a" + "b""#,
+            r#""\(.a)""#,
+            "if .a then 1 else 2 end",
+            r#".["a"?]"#,
         ] {
             assert_eq!(parse(text), Err(ExpressionError::Unsupported), "{text}");
         }
@@ -226,6 +265,12 @@ mod tests {
         #[test]
         fn expression_like_text_does_not_make_it_panic(text in r#"[.$"\[\]\\ a-e0-9|?ü-]{0,24}"#) {
             let _ = parse(&text);
+        }
+
+        #[test]
+        fn a_path_is_spelt_as_it_is_read(root in 0..3usize, fields in prop::collection::vec(".{0,3}|[a-z_0-9]{0,3}", 0..5)) {
+            let path = Path { root: [Root::Row, Root::Event, Root::Key][root], fields };
+            prop_assert_eq!(parse_path(&path.to_string()), Ok(path));
         }
 
         /// Any field name can be written, quoted as JSON.

@@ -2,7 +2,7 @@
 
 use super::problem::{Place, Problem, Report};
 use super::scalar::Wrong;
-use super::sections::{Key, Presence, Section, for_each_section};
+use super::sections::{Key, Presence, ROOT, Section, TABLE, TOPIC, for_each_section};
 use super::tree::{Content, Entry, Node};
 
 /// A value and where it was written.
@@ -25,7 +25,7 @@ pub(super) struct Fields<'a> {
 impl<'a> Fields<'a> {
     /// Nothing at all (`kafka:` with no value) is read as an empty mapping.
     pub fn open(report: &mut Report, node: &'a Node, section: &'static Section) -> Option<Fields<'a>> {
-        let entries = entries(report, node, section.name)?;
+        let entries = entries(report, node, &in_prose(section))?;
         let mut has_unsupported = false;
         for entry in entries {
             if section.key(&entry.key).is_none() {
@@ -112,6 +112,14 @@ pub(super) fn one_or_many(node: &Node) -> &[Node] {
     }
 }
 
+/// A list of so many things is an accident, and comparing each with each would take long.
+pub(super) fn few<T>(report: &mut Report, node: &Node, list: &[T], max: usize, what: &str) -> bool {
+    if list.len() > max {
+        report.error(&node.place, format!("more than {max} {what}"));
+    }
+    list.len() <= max
+}
+
 /// A list.
 pub(super) fn items<'a>(report: &mut Report, node: &'a Node, what: &str) -> Option<&'a [Node]> {
     match &node.content {
@@ -174,7 +182,7 @@ fn unknown_key(section: &'static Section, entry: &Entry) -> Problem {
     let mut message = format!("unknown key in {prose}");
     if entry.key == "<<" {
         message = format!("merge keys mean nothing in {prose}");
-    } else if let Some(home) = home_of(&entry.key) {
+    } else if let Some(home) = home_of(&entry.key, section) {
         message.push_str(&format!(" (it belongs to {home})"));
         return Problem::new(&entry.key_place, message).about(&entry.key);
     }
@@ -184,11 +192,18 @@ fn unknown_key(section: &'static Section, entry: &Entry) -> Problem {
 }
 
 /// The other sections in which a key of this name is at home.
-fn home_of(name: &str) -> Option<String> {
+fn home_of(name: &str, section: &'static Section) -> Option<String> {
+    if std::ptr::eq(section, &TABLE) && TOPIC.key(name).is_some() {
+        return Some("the topic; write it under `topics`".to_owned());
+    }
     let mut homes = Vec::new();
     for_each_section(&mut |section| {
         if section.key(name).is_some() {
-            homes.push(in_prose(section));
+            homes.push(if std::ptr::eq(section, &ROOT) {
+                "the top level".to_owned()
+            } else {
+                in_prose(section)
+            });
         }
     });
     if homes.is_empty() { None } else { Some(homes.join(" or ")) }

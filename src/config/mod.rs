@@ -15,6 +15,7 @@ mod model;
 mod problem;
 mod properties;
 mod scalar;
+pub mod schema;
 mod sections;
 mod tree;
 mod words;
@@ -42,22 +43,16 @@ pub struct Loaded {
 
 /// Reads and checks a file, with `env` (see [`process_environment`]) laid over it. Nothing else is
 /// opened: neither secrets nor the replica.
-pub fn load(
-    path: &path::Path,
-    env: impl Iterator<Item = (String, String)>,
-) -> Result<Loaded, ConfigErrors> {
+pub fn load(path: &path::Path, env: impl Iterator<Item = (String, String)>) -> Result<Loaded, ConfigErrors> {
     let name = path.display().to_string();
     let mut bytes = Vec::new();
     let read = File::open(path).and_then(|file| file.take(FILE_MAX + 1).read_to_end(&mut bytes));
-    match read {
-        Ok(_) => parse_bytes(&bytes, &name, env),
-        Err(error) => {
-            let mut report = Report::default();
-            report.error(&Place::File(name.into()), format!("the configuration cannot be read: {error}"));
-            report.finish(None)
-        }
-        .map(|(config, warnings)| Loaded { config, warnings }),
+    if let Err(error) = read {
+        let message = format!("the configuration cannot be read: {error}");
+        let problem = Problem::new(&Place::File(name.into()), message);
+        return Err(ConfigErrors { problems: vec![problem], warnings: Vec::new() });
     }
+    parse_bytes(&bytes, &name, env)
 }
 
 /// Checks a configuration; `file_name` is what its problems are said to be in.
@@ -104,3 +99,6 @@ fn text_of(bytes: &[u8]) -> Result<&str, ((usize, usize), String)> {
         ((line, column), "the file is not UTF-8 text".to_owned())
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -45,7 +45,7 @@ impl fmt::Display for Place {
 }
 
 /// One problem, or one warning. Displayed on one line:
-/// ``readside.yaml:2:3: unknown key in `kafka`: `brokres`; did you mean `brokers`?``
+/// ``readside.yaml:2:3: `brokres`: unknown key in `kafka`; did you mean `brokers`?``
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     pub place: Place,
@@ -75,10 +75,11 @@ impl Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.place, self.message)?;
+        write!(f, "{}: ", self.place)?;
         if let Some(text) = &self.text {
-            write!(f, ": `{text}`")?;
+            write!(f, "`{text}`: ")?;
         }
+        f.write_str(&self.message)?;
         if let Some(suggestion) = &self.suggestion {
             write!(f, "; did you mean `{suggestion}`?")?;
         }

@@ -27,8 +27,15 @@ pub(super) fn owned(name: &str) -> Option<&'static str> {
         | "group.protocol.type"
         | "group.remote.assignor"
         | "partition.assignment.strategy" => NO_GROUP,
-        "enabled_events" | "interceptors" | "opaque" | "default_topic_conf" | "log.queue" | "ssl_ca"
-        | "ssl_certificate" | "ssl_key" | "ssl_engine_callback_data" => EMBEDDED,
+        "enabled_events"
+        | "interceptors"
+        | "opaque"
+        | "default_topic_conf"
+        | "log.queue"
+        | "ssl_ca"
+        | "ssl_certificate"
+        | "ssl_key"
+        | "ssl_engine_callback_data" => EMBEDDED,
         _ if name.ends_with("_cb") => EMBEDDED,
         _ => return None,
     })

@@ -129,11 +129,17 @@ pub(super) fn log_level(text: &str) -> Result<String, Wrong> {
 pub(super) fn broker(text: &str) -> Result<String, Wrong> {
     let expected = || Wrong::from("expected a broker as `host:port`, such as `kafka:9092`");
     if text.contains("://") {
-        return Err("expected `host:port` without a protocol; `kafka.properties` has `security.protocol`".into());
+        return Err(
+            "expected `host:port` without a protocol; `kafka.properties` has `security.protocol`".into()
+        );
     }
     let (host, port) = text.rsplit_once(':').ok_or_else(expected)?;
     let bracketed = host.starts_with('[') && host.ends_with(']');
-    let is_host = |c: char| c.is_alphanumeric() || matches!(c, '.' | '-' | '_') || (bracketed && matches!(c, ':' | '[' | ']' | '%'));
+    let is_host = |c: char| {
+        c.is_alphanumeric()
+            || matches!(c, '.' | '-' | '_')
+            || (bracketed && matches!(c, ':' | '[' | ']' | '%'))
+    };
     if host.is_empty() || !host.chars().all(is_host) || !matches!(port.parse::<u16>(), Ok(1..)) {
         return Err(expected());
     }
@@ -154,7 +160,9 @@ pub(super) fn table_name(text: &str) -> Result<String, Wrong> {
     let mut chars = text.chars();
     let first = chars.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_');
     if !first || !chars.all(|c| c.is_ascii_alphanumeric() || c == '_') || text.len() > 128 {
-        return Err("the name of a table is at most 128 letters, digits and `_`, and begins with no digit".into());
+        return Err(
+            "the name of a table is at most 128 letters, digits and `_`, and begins with no digit".into()
+        );
     }
     let lower = text.to_ascii_lowercase();
     if lower.starts_with("_readside") || lower.starts_with("sqlite_") {
@@ -179,17 +187,37 @@ mod tests {
 
     #[test]
     fn durations() {
-        for (text, millis) in [("500ms", 500), ("30s", 30_000), ("5m", 300_000), ("1h", 3_600_000), ("7d", 604_800_000), ("0s", 0)] {
+        for (text, millis) in [
+            ("500ms", 500),
+            ("30s", 30_000),
+            ("5m", 300_000),
+            ("1h", 3_600_000),
+            ("7d", 604_800_000),
+            ("0s", 0),
+        ] {
             assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
         }
-        for text in ["", "30", "s", "-1s", "1.5s", "1h30m", "30sec", "99999999999999999999s", "18446744073709551615d", "40000d"] {
+        for text in [
+            "",
+            "30",
+            "s",
+            "-1s",
+            "1.5s",
+            "1h30m",
+            "30sec",
+            "99999999999999999999s",
+            "18446744073709551615d",
+            "40000d",
+        ] {
             assert!(duration(text).is_err(), "{text}");
         }
     }
 
     #[test]
     fn sizes() {
-        for (text, bytes) in [("1B", 1), ("2kB", 2000), ("64KiB", 65_536), ("16 MiB", 16 << 20), ("1GiB", 1 << 30)] {
+        for (text, bytes) in
+            [("1B", 1), ("2kB", 2000), ("64KiB", 65_536), ("16 MiB", 16 << 20), ("1GiB", 1 << 30)]
+        {
             assert_eq!(size(text), Ok(bytes), "{text}");
         }
         for text in ["", "64", "64M", "1.5MiB", "-1B", "99999999999GiB"] {
@@ -202,7 +230,16 @@ mod tests {
         for text in ["kafka:9092", "10.0.0.1:9093", "[::1]:9092", "a-b.c_d:1"] {
             assert!(broker(text).is_ok(), "{text}");
         }
-        for text in ["kafka", "kafka:", ":9092", "kafka:0", "kafka:99999", "PLAINTEXT://kafka:9092", "a b:1", "::1:9092"] {
+        for text in [
+            "kafka",
+            "kafka:",
+            ":9092",
+            "kafka:0",
+            "kafka:99999",
+            "PLAINTEXT://kafka:9092",
+            "a b:1",
+            "::1:9092",
+        ] {
             assert!(broker(text).is_err(), "{text}");
         }
         assert!(topic_name("shop.public.Order_Items-1").is_ok());
@@ -216,7 +253,9 @@ mod tests {
         for text in ["users", "_u1", "Order_Items"] {
             assert!(table_name(text).is_ok(), "{text}");
         }
-        for text in ["", "1a", "a-b", "a b", "größe", "_readside_status", "_READSIDE", "sqlite_master", "Sqlite_x"] {
+        for text in
+            ["", "1a", "a-b", "a b", "größe", "_readside_status", "_READSIDE", "sqlite_master", "Sqlite_x"]
+        {
             assert!(table_name(text).is_err(), "{text}");
         }
         for text in ["a b", "Größe", "select", "\"", "."] {

@@ -89,7 +89,12 @@ pub(super) static ROOT: Section = Section {
             Shape::Word(words::<RebuildPolicy>),
             "Whether a replica built under another mapping is built anew; `auto`: where the log can give back everything.",
         ),
-        key("defaults", Optional, Shape::Section(&DEFAULTS), "What topics and tables do unless they say otherwise."),
+        key(
+            "defaults",
+            Optional,
+            Shape::Section(&DEFAULTS),
+            "What topics and tables do unless they say otherwise.",
+        ),
         key(
             "topics",
             Optional,
@@ -104,7 +109,12 @@ pub(super) static ROOT: Section = Section {
         ),
         key("freshness", Optional, Shape::Section(&FRESHNESS), "How freshness is measured."),
         key("startup", Optional, Shape::Section(&STARTUP), "When the replica counts as started."),
-        key("dead_letters", Optional, Shape::Section(&DEAD_LETTERS), "What is kept of events that could not be applied."),
+        key(
+            "dead_letters",
+            Optional,
+            Shape::Section(&DEAD_LETTERS),
+            "What is kept of events that could not be applied.",
+        ),
         key("http", Optional, Shape::Section(&HTTP), "The read-only listener: metrics and probes."),
         key("admin", Optional, Shape::Section(&ADMIN), "The listener for status and operations."),
         key("log", Optional, Shape::Section(&LOG), "Logs, on stderr."),
@@ -148,7 +158,12 @@ static REPLICA: Section = Section {
     name: "replica",
     help: "The local copy.",
     keys: &[&[
-        key("name", Default("readside"), Shape::Text, "Stored in the replica; another name means that it belongs to somebody else."),
+        key(
+            "name",
+            Default("readside"),
+            Shape::Text,
+            "Stored in the replica; another name means that it belongs to somebody else.",
+        ),
         key("sqlite", Required, Shape::Section(&SQLITE), "A replica in SQLite."),
     ]],
     unsupported: &["redis"],
@@ -157,7 +172,12 @@ static REPLICA: Section = Section {
 static SQLITE: Section = Section {
     name: "replica.sqlite",
     help: "A replica in SQLite.",
-    keys: &[&[key("path", Required, Shape::File, "The database file; its directory is shared with the readers.")]],
+    keys: &[&[key(
+        "path",
+        Required,
+        Shape::File,
+        "The database file; its directory is shared with the readers.",
+    )]],
     unsupported: &[],
 };
 
@@ -177,7 +197,12 @@ static DEFAULTS: Section = Section {
             Shape::Word(words::<OnGap>),
             "What happens when the log no longer has the events that come next.",
         ),
-        key("max_staleness", Default("30s"), Shape::Duration, "Beyond this age readers see a table as stale."),
+        key(
+            "max_staleness",
+            Default("30s"),
+            Shape::Duration,
+            "Beyond this age readers see a table as stale.",
+        ),
     ]],
     unsupported: &[],
 };
@@ -185,9 +210,19 @@ static DEFAULTS: Section = Section {
 /// Valid under `topics` and in an entry of a table's `sources`.
 static TOPIC_KEYS: [Key; 9] = [
     key("format", Optional, Shape::Word(words::<Format>), "How values are encoded; default `json`."),
-    key("key_format", Optional, Shape::Word(words::<KeyFormat>), "How record keys are encoded; default: as the value; `json` reads text for one key column and an object for several."),
+    key(
+        "key_format",
+        Optional,
+        Shape::Word(words::<KeyFormat>),
+        "How record keys are encoded; default: as the value; `json` reads text for one key column and an object for several.",
+    ),
     key("event_type", Optional, Shape::Path, "Where the type of an event is, for tables with `events`."),
-    key("version", Optional, Shape::Path, "Where the version is; default: the format's own, else the position in the log."),
+    key(
+        "version",
+        Optional,
+        Shape::Path,
+        "Where the version is; default: the format's own, else the position in the log.",
+    ),
     key("ignore", Optional, Shape::List(&Shape::Text), "Event types that are skipped and counted."),
     key(
         "otherwise",
@@ -195,9 +230,24 @@ static TOPIC_KEYS: [Key; 9] = [
         Shape::Word(words::<Otherwise>),
         "What becomes of event types that no table names; default `dead_letter`.",
     ),
-    key("on_error", Optional, Shape::Word(words::<OnError>), "What becomes of an event that cannot be applied."),
-    key("on_gap", Optional, Shape::Word(words::<OnGap>), "What happens when the log no longer has the events that come next."),
-    key("placeholder", Optional, Shape::Text, "Debezium's `unavailable.value.placeholder`; default `__debezium_unavailable_value`."),
+    key(
+        "on_error",
+        Optional,
+        Shape::Word(words::<OnError>),
+        "What becomes of an event that cannot be applied.",
+    ),
+    key(
+        "on_gap",
+        Optional,
+        Shape::Word(words::<OnGap>),
+        "What happens when the log no longer has the events that come next.",
+    ),
+    key(
+        "placeholder",
+        Optional,
+        Shape::Text,
+        "Debezium's `unavailable.value.placeholder`; default `__debezium_unavailable_value`.",
+    ),
 ];
 const TOPIC_UNSUPPORTED: &[&str] = &["upcast", "when", "schema"];
 
@@ -258,9 +308,24 @@ pub(super) static TABLE: Section = Section {
                 Shape::List(&Shape::OneOf(&[Shape::Text, Shape::List(&Shape::Text)])),
                 "Further indexes, each a column or a list of columns.",
             ),
-            key("sources", Optional, Shape::List(&Shape::Section(&SOURCE)), "The topics that feed this table, where `topic` is not enough."),
-            key("max_staleness", Optional, Shape::Duration, "Beyond this age readers see this table as stale."),
-            key("delete_marks", Default("7d"), Shape::Duration, "How long a deleted row is remembered, so that a late event cannot bring it back."),
+            key(
+                "sources",
+                Optional,
+                Shape::List(&Shape::Section(&SOURCE)),
+                "The topics that feed this table, where `topic` is not enough.",
+            ),
+            key(
+                "max_staleness",
+                Optional,
+                Shape::Duration,
+                "Beyond this age readers see this table as stale.",
+            ),
+            key(
+                "delete_marks",
+                Default("7d"),
+                Shape::Duration,
+                "How long a deleted row is remembered, so that a late event cannot bring it back.",
+            ),
         ],
         &FEED_KEYS,
     ],
@@ -272,8 +337,18 @@ pub(super) static COLUMN: Section = Section {
     help: "A column whose value is not simply the field of its own name.",
     keys: &[&[
         key("type", Required, Shape::ColumnType, "The column's type; `?` behind it: may be null or absent."),
-        key("from", Optional, Shape::Expression, "Where the value comes from; default: the field of the column's own name."),
-        key("encoding", Optional, Shape::Word(words::<Encoding>), "How a number or a text is to be read, where the type alone does not say."),
+        key(
+            "from",
+            Optional,
+            Shape::Expression,
+            "Where the value comes from; default: the field of the column's own name.",
+        ),
+        key(
+            "encoding",
+            Optional,
+            Shape::Word(words::<Encoding>),
+            "How a number or a text is to be read, where the type alone does not say.",
+        ),
     ]],
     unsupported: &[],
 };
@@ -313,7 +388,12 @@ pub(super) static RULE: Section = Section {
 static FRESHNESS: Section = Section {
     name: "freshness",
     help: "How freshness is measured.",
-    keys: &[&[key("interval", Default("1s"), Shape::Duration, "How often the brokers are asked for the ends of the log.")]],
+    keys: &[&[key(
+        "interval",
+        Default("1s"),
+        Shape::Duration,
+        "How often the brokers are asked for the ends of the log.",
+    )]],
     unsupported: &[],
 };
 
@@ -337,7 +417,12 @@ static DEAD_LETTERS: Section = Section {
     help: "What is kept of events that could not be applied.",
     keys: &[&[
         key("max", Default("1000"), Shape::Count, "More than this many stop the daemon."),
-        key("keep", Default("coordinates"), Shape::Word(words::<Keep>), "Whether the bytes of the record are kept in the replica too."),
+        key(
+            "keep",
+            Default("coordinates"),
+            Shape::Word(words::<Keep>),
+            "Whether the bytes of the record are kept in the replica too.",
+        ),
         key("max_bytes", Default("16MiB"), Shape::Size, "Bound on the kept bytes of records."),
     ]],
     unsupported: &["topic"],
@@ -362,7 +447,12 @@ static LOG: Section = Section {
     help: "Logs, on stderr.",
     keys: &[&[
         key("level", Default("info"), Shape::Text, "A level, or levels by module: `info,readside=debug`."),
-        key("format", Default("auto"), Shape::Word(words::<LogFormat>), "`auto`: JSON when stderr is not a terminal."),
+        key(
+            "format",
+            Default("auto"),
+            Shape::Word(words::<LogFormat>),
+            "`auto`: JSON when stderr is not a terminal.",
+        ),
     ]],
     unsupported: &[],
 };

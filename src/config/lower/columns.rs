@@ -140,12 +140,15 @@ fn column_type(text: &str) -> Result<Type, Wrong> {
     match word::<ColumnType>(name) {
         Ok(ty) => Ok(Type { ty, nullable }),
         Err(_) => {
-            let list = words::<ColumnType>();
+            if let Some(ours) = also_known_as(name) {
+                return Err(format!("unknown column type; it is called `{ours}` here").into());
+            }
+            let valid = words::<ColumnType>();
             let message = format!(
                 "unknown column type; the types are {}, with `?` behind them for columns that may be null",
-                list.join(", ")
+                valid.join(", ")
             );
-            Err(Wrong { message, valid: also_known_as(name).map_or(list, |ty| vec![ty]) })
+            Err(Wrong { message, valid })
         }
     }
 }
@@ -191,8 +194,9 @@ fn expression(report: &mut Report, node: &Node, column: &Draft) -> Option<Expres
     };
     match expression {
         Ok(Expression::Literal(literal)) => {
-            if let Some(message) = column.ty.and_then(|ty| misfit(&literal, ty, column.encoding)) {
-                let message = format!("{message} `{}`", column.name);
+            if let Some(message) =
+                column.ty.and_then(|ty| misfit(&column.name, &literal, ty, column.encoding))
+            {
                 report.push(Problem::new(&node.place, message).about(&literal));
                 return None;
             }
@@ -207,14 +211,19 @@ fn expression(report: &mut Report, node: &Node, column: &Draft) -> Option<Expres
     }
 }
 
-/// Why a literal can never be a value of this type; the name of the column is to follow.
+/// Why a literal can never be a value of this column.
 ///
 /// Texts of dates, numbers and the like are left to the conversion of values, which knows them.
-fn misfit(literal: &str, Type { ty, nullable }: Type, encoding: Option<Encoding>) -> Option<String> {
+fn misfit(
+    column: &str,
+    literal: &str,
+    Type { ty, nullable }: Type,
+    encoding: Option<Encoding>,
+) -> Option<String> {
     use ColumnType::*;
     let fits = match literal.as_bytes().first() {
         Some(b'n') if nullable => return None,
-        Some(b'n') => return Some("null does not fit the column that may not be null,".to_owned()),
+        Some(b'n') => return Some(format!("the column `{column}` may not be null")),
         Some(b't' | b'f') => matches!(ty, Boolean | Json),
         Some(b'"') => !matches!(ty, Integer | Real | Boolean),
         _ => match ty {
@@ -225,7 +234,7 @@ fn misfit(literal: &str, Type { ty, nullable }: Type, encoding: Option<Encoding>
             Text | Boolean | Blob | Uuid => false,
         },
     };
-    if fits { None } else { Some(format!("this constant does not fit the type {ty} of the column")) }
+    if fits { None } else { Some(format!("this constant does not fit the column `{column}` of type {ty}")) }
 }
 
 #[cfg(test)]
@@ -235,26 +244,43 @@ mod tests {
     #[test]
     fn constants_fit_their_column_or_are_refused() {
         use ColumnType::*;
-        let fits = |literal, ty| misfit(literal, Type { ty, nullable: false }, None).is_none();
+        let fits = |literal, ty| misfit("c", literal, Type { ty, nullable: false }, None).is_none();
         for (literal, ty) in [
-            ("42", Integer), ("-1", Integer), ("1.5", Real), ("1", Real), ("1.10", Decimal), ("\"1.10\"", Decimal),
-            ("true", Boolean), ("\"a\"", Text), ("\"a\"", Json), ("{", Json), ("\"2020-01-01\"", Date),
+            ("42", Integer),
+            ("-1", Integer),
+            ("1.5", Real),
+            ("1", Real),
+            ("1.10", Decimal),
+            ("\"1.10\"", Decimal),
+            ("true", Boolean),
+            ("\"a\"", Text),
+            ("\"a\"", Json),
+            ("{", Json),
+            ("\"2020-01-01\"", Date),
         ] {
             assert!(fits(literal, ty), "{literal} {ty}");
         }
         for (literal, ty) in [
-            ("1.5", Integer), ("9223372036854775808", Integer), ("\"42\"", Integer), ("1e999", Real),
-            ("true", Integer), ("0", Boolean), ("\"true\"", Boolean), ("42", Text), ("5", Timestamp), ("null", Text),
+            ("1.5", Integer),
+            ("9223372036854775808", Integer),
+            ("\"42\"", Integer),
+            ("1e999", Real),
+            ("true", Integer),
+            ("0", Boolean),
+            ("\"true\"", Boolean),
+            ("42", Text),
+            ("5", Timestamp),
+            ("null", Text),
         ] {
             assert!(!fits(literal, ty), "{literal} {ty}");
         }
-        assert_eq!(misfit("5", Type { ty: Timestamp, nullable: false }, Some(Encoding::Millis)), None);
-        assert_eq!(misfit("null", Type { ty: Text, nullable: true }, None), None);
+        assert_eq!(misfit("c", "5", Type { ty: Timestamp, nullable: false }, Some(Encoding::Millis)), None);
+        assert_eq!(misfit("c", "null", Type { ty: Text, nullable: true }, None), None);
     }
 
     #[test]
     fn a_type_of_another_system_is_recognised() {
-        assert_eq!(column_type("varchar").unwrap_err().valid, ["text"]);
+        assert!(column_type("varchar?").unwrap_err().message.ends_with("called `text` here"));
         assert_eq!(column_type("text ?").map(|ty| ty.nullable), Ok(true));
         assert!(column_type("?").is_err());
     }

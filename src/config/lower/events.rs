@@ -86,8 +86,8 @@ fn assignments(
     let mut complete = true;
     for entry in entries(report, node, what)? {
         let column = target.columns.find(report, &entry.key, &entry.key_place);
-        let expression =
-            column.and_then(|column| Some((column, target.columns.expression(report, column, &entry.value)?)));
+        let expression = column
+            .and_then(|column| Some((column, target.columns.expression(report, column, &entry.value)?)));
         match expression {
             Some((column, expression)) => {
                 assigned.insert(column, expression);
@@ -108,7 +108,9 @@ fn check_key(
 ) {
     for column in missing_key(columns, target) {
         let name = target.columns.name(column);
-        let message = format!("the rule for `{event}` does not give the key column `{name}`; write where it is, such as `{name}: .{name}`");
+        let message = format!(
+            "the rule for `{event}` does not give the key column `{name}`; write where it is, such as `{name}: .{name}`"
+        );
         report.error(&node.place, message);
     }
 }
@@ -163,7 +165,8 @@ fn check_delete(
     }
     let missing = missing_key(key, target);
     if !missing.is_empty() && missing.len() < target.key.len() {
-        let message = "deleting all rows with a part of the key is not supported by this version; give the whole key";
+        let message =
+            "deleting all rows with a part of the key is not supported by this version; give the whole key";
         report.error(&node.place, message);
     } else {
         check_key(report, node, event, key, target);

@@ -139,7 +139,8 @@ fn secret_file(report: &mut Report, entry: &Entry) -> Option<PathBuf> {
     match file(written) {
         Ok(path) => {
             if !written.contains('/') {
-                let message = format!("`{}` takes the path of a file that holds the secret, not the secret", entry.key);
+                let message =
+                    format!("`{}` takes the path of a file that holds the secret, not the secret", entry.key);
                 report.warn(place, message);
             }
             Some(path)

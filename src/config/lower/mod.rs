@@ -37,11 +37,14 @@ pub(super) fn lower(report: &mut Report, root: &Node) -> Option<Config> {
     let root = Fields::open(report, root, &ROOT)?;
     // Evaluated one by one, so that every section's problems are found.
     let kafka = required_section(report, &root, "kafka").and_then(|fields| kafka::lower(report, &fields));
-    let replica = required_section(report, &root, "replica").and_then(|fields| lower_replica(report, &root, &fields));
+    let replica =
+        required_section(report, &root, "replica").and_then(|fields| lower_replica(report, &fields));
+    let rebuild = root.value(report, "rebuild_when_mapping_changes", word::<RebuildPolicy>);
     let defaults = section(report, &root, "defaults").and_then(|fields| lower_defaults(report, &fields));
     let freshness = section(report, &root, "freshness").and_then(|fields| lower_freshness(report, &fields));
     let startup = section(report, &root, "startup").and_then(|fields| lower_startup(report, &fields));
-    let dead_letters = section(report, &root, "dead_letters").and_then(|fields| lower_dead_letters(report, &fields));
+    let dead_letters =
+        section(report, &root, "dead_letters").and_then(|fields| lower_dead_letters(report, &fields));
     let listeners = lower_listeners(report, &root);
     let log = section(report, &root, "log").and_then(|fields| lower_log(report, &fields));
 
@@ -54,12 +57,14 @@ pub(super) fn lower(report: &mut Report, root: &Node) -> Option<Config> {
 
     let (defaults, tables, freshness) = (defaults?, tables?, freshness?);
     let topic_names = topics.names();
-    let tables =
-        tables.into_iter().filter_map(|table| table.finish(report, &topic_names, &defaults, &freshness)).collect();
+    let tables = tables
+        .into_iter()
+        .filter_map(|table| table.finish(report, &topic_names, &defaults, &freshness))
+        .collect();
     let (http, admin) = listeners?;
     Some(Config {
         kafka: kafka?,
-        replica: replica?,
+        replica: Replica { rebuild_when_mapping_changes: rebuild?.value, ..replica? },
         topics: topics.finish(&defaults),
         tables,
         freshness,
@@ -92,22 +97,23 @@ fn described(parent: &'static Section, name: &str) -> Option<&'static Section> {
     }
 }
 
-fn lower_replica(report: &mut Report, root: &Fields, fields: &Fields) -> Option<Replica> {
+/// With the default policy for rebuilds, which is given outside this section.
+fn lower_replica(report: &mut Report, fields: &Fields) -> Option<Replica> {
     let name = fields.value(report, "name", text);
-    let rebuild = root.value(report, "rebuild_when_mapping_changes", word::<RebuildPolicy>);
     let sqlite = required_section(report, fields, "sqlite");
     let path = sqlite.and_then(|sqlite| sqlite.value(report, "path", file));
     Some(Replica {
         name: name?.value,
         sqlite: Sqlite { path: path?.value },
-        rebuild_when_mapping_changes: rebuild?.value,
+        rebuild_when_mapping_changes: RebuildPolicy::Auto,
     })
 }
 
 fn lower_defaults(report: &mut Report, fields: &Fields) -> Option<Defaults> {
     let on_error = fields.value(report, "on_error", word::<OnError>);
     let on_gap = fields.value(report, "on_gap", word::<OnGap>);
-    let max_staleness = fields.value(report, "max_staleness", duration).and_then(|given| staleness(report, given));
+    let max_staleness =
+        fields.value(report, "max_staleness", duration).and_then(|given| staleness(report, given));
     Some(Defaults { on_error: on_error?.value, on_gap: on_gap?.value, max_staleness: max_staleness? })
 }
 

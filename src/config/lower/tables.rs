@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::config::expression::parse_path;
-use crate::config::fields::{Fields, Given, entries, items, one_or_many, scalar, wrong_value};
+use crate::config::fields::{Fields, Given, entries, few, items, one_or_many, scalar, wrong_value};
 use crate::config::model::{Column, Expression, Freshness, Mapping, Path, Root, Table, TableSource};
 use crate::config::problem::{Place, Problem, Report};
 use crate::config::scalar::{Wrong, duration, table_name, text, topic_name};
@@ -16,6 +16,10 @@ use super::columns::Columns;
 use super::events::{self, Target};
 use super::topics::{Order, Topics, Use, wrong_expression};
 use super::{Defaults, staleness};
+
+const TABLES_MAX: usize = 1_000;
+const SOURCES_MAX: usize = 100;
+const INDEXES_MAX: usize = 64;
 
 /// A table whose topics are names yet, because indexes are known when all tables are read.
 pub(super) struct Draft {
@@ -39,6 +43,9 @@ pub(super) fn lower(report: &mut Report, node: &Node, topics: &mut Topics) -> Op
     let tables = entries(report, node, "`tables`")?;
     if tables.is_empty() {
         report.error(&node.place, "`tables` needs at least one table");
+        return None;
+    }
+    if !few(report, node, tables, TABLES_MAX, "tables") {
         return None;
     }
     let mut drafts = Vec::new();
@@ -66,7 +73,10 @@ fn lower_table(report: &mut Report, entry: &Entry, topics: &mut Topics) -> Optio
     let indexes = fields.get("indexes").map(|node| lower_indexes(report, node, &columns, &key));
     let target = Target { columns: &columns, key: &key };
     let sources = lower_sources(report, entry, &fields, &target, topics);
-    let max_staleness = fields.value(report, "max_staleness", duration);
+    let max_staleness = fields.value(report, "max_staleness", duration).and_then(|given| {
+        let place = given.place.clone();
+        Some(Given { value: staleness(report, given)?, place })
+    });
     let delete_marks = fields.value(report, "delete_marks", duration);
     Some(Draft {
         name: entry.key.clone(),
@@ -97,7 +107,7 @@ impl Draft {
                     );
                     report.warn(&given.place, message);
                 }
-                staleness(report, given)?
+                given.value
             }
             None => defaults.max_staleness,
         };
@@ -155,7 +165,11 @@ fn lower_key(report: &mut Report, node: &Node, columns: &Columns) -> Vec<usize> 
 
 fn lower_indexes(report: &mut Report, node: &Node, columns: &Columns, key: &[usize]) -> Vec<Vec<usize>> {
     let mut indexes: Vec<Vec<usize>> = Vec::new();
-    for item in items(report, node, "`indexes`").unwrap_or_default() {
+    let list = items(report, node, "`indexes`").unwrap_or_default();
+    if !few(report, node, list, INDEXES_MAX, "indexes of one table") {
+        return indexes;
+    }
+    for item in list {
         let index = column_list(report, item, columns);
         if index.is_empty() {
             continue;
@@ -171,7 +185,9 @@ fn lower_indexes(report: &mut Report, node: &Node, columns: &Columns, key: &[usi
         }
         if index == key {
             report.warn(&item.place, "the key has an index already");
-        } else if indexes.contains(&index) {
+            continue;
+        }
+        if indexes.contains(&index) {
             report.error(&item.place, "this index is listed twice");
         }
         indexes.push(index);
@@ -196,9 +212,13 @@ fn lower_sources(
             report.error(&node.place, message);
         }
     }
-    let Some(list) = items(report, list, "`sources`") else {
+    let node = list;
+    let Some(list) = items(report, node, "`sources`") else {
         return Vec::new();
     };
+    if !few(report, node, list, SOURCES_MAX, "sources of one table") {
+        return Vec::new();
+    }
     if list.is_empty() {
         report.push(Problem::new(&entry.key_place, "a table needs at least one source").about(&entry.key));
     }
@@ -228,7 +248,12 @@ fn lower_source(
         Some(node) => lower_key_from(report, node, target),
         None => BTreeMap::new(),
     };
-    let topic = fields.require(report, "topic").and_then(|node| scalar(report, node, topic_name))?;
+    let Some(topic) = fields.get("topic") else {
+        let message = "the topic that the rows come from is missing: give `topic`, or `sources` for several";
+        report.error(&fields.place, message);
+        return None;
+    };
+    let topic = scalar(report, topic, topic_name)?;
     if std::ptr::eq(fields.section, &SOURCE) {
         topics.settle(report, &topic.value, fields);
     }
@@ -253,7 +278,9 @@ fn check_key_of_deletes(
     for column in target.key.iter().filter(|column| !key_from.contains_key(column)) {
         let name = target.columns.name(*column);
         let other_name = match target.columns.from(*column) {
-            Some(Expression::Path(path)) => path.root != Root::Key && path.fields.last().is_none_or(|last| last != name),
+            Some(Expression::Path(path)) => {
+                path.root != Root::Key && path.fields.last().is_none_or(|last| last != name)
+            }
             _ => false,
         };
         if other_name && target.key.len() > 1 {
@@ -295,17 +322,15 @@ fn check_common_order(report: &mut Report, sources: &[Source], topics: &Topics) 
     if rest.is_empty() {
         return;
     }
-    let orders: Vec<Order> = sources.iter().map(|source| topics.order(&source.topic)).collect();
+    let orders: Vec<Option<Order>> = sources.iter().map(|source| topics.order(&source.topic)).collect();
     for (source, order) in sources.iter().zip(&orders) {
-        if *order == Order::Position {
+        if *order == Some(Order::Position) {
             let message = "a table with several sources needs a `version` for each of their topics, or events of different topics have no order";
             report.push(Problem::new(&source.place, message).about(&source.topic));
         }
     }
-    let declared = orders.contains(&Order::Declared);
-    if declared && orders.contains(&Order::Debezium) {
+    if orders.contains(&Some(Order::Declared)) && orders.contains(&Some(Order::Debezium)) {
         let message = "all sources of a table need the same kind of version: give `version` for all of them or, with `debezium-json`, for none";
         report.error(&first.place, message);
     }
 }
-

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::config::expression::{ExpressionError, parse_path};
-use crate::config::fields::{Fields, Given, entries, items, scalar, scalar_text};
+use crate::config::fields::{Fields, Given, entries, few, items, scalar, scalar_text};
 use crate::config::model::{Format, KeyFormat, OnError, OnGap, Otherwise, Path, Root, Topic};
 use crate::config::problem::{Place, Problem, Report};
 use crate::config::scalar::{Wrong, text, topic_name, word};
@@ -14,6 +14,9 @@ use super::Defaults;
 
 /// What Debezium sends unless `unavailable.value.placeholder` says otherwise.
 const PLACEHOLDER: &str = "__debezium_unavailable_value";
+
+const TOPICS_MAX: usize = 1_000;
+const IGNORED_MAX: usize = 1_000;
 
 /// All topics by name: declared ones and those that tables name.
 #[derive(Default)]
@@ -36,6 +39,8 @@ struct Draft {
     on_gap: Option<Given<OnGap>>,
     placeholder: Option<Given<String>>,
     uses: Vec<Use>,
+    /// A setting was wrong, and reported: what follows from it is not checked.
+    broken: bool,
 }
 
 /// A table that is fed by the topic.
@@ -49,7 +54,11 @@ pub(super) struct Use {
 impl Topics {
     /// Reads `topics`.
     pub fn declare(&mut self, report: &mut Report, node: &Node) {
-        for entry in entries(report, node, "`topics`").unwrap_or_default() {
+        let topics = entries(report, node, "`topics`").unwrap_or_default();
+        if !few(report, node, topics, TOPICS_MAX, "topics") {
+            return;
+        }
+        for entry in topics {
             if let Err(wrong) = topic_name(&entry.key) {
                 report.push(Problem::new(&entry.key_place, wrong.message).about(&entry.key));
                 continue;
@@ -83,12 +92,13 @@ impl Topics {
         self.drafts.keys().cloned().collect()
     }
 
-    /// Whether the versions of this topic's events come from the events, and how.
-    pub fn order(&self, topic: &str) -> Order {
+    /// What orders the events of this topic; `None` where that cannot be told after a problem.
+    pub fn order(&self, topic: &str) -> Option<Order> {
         match self.drafts.get(topic) {
-            Some(draft) if draft.version.is_some() => Order::Declared,
-            Some(draft) if draft.format() == Format::DebeziumJson => Order::Debezium,
-            _ => Order::Position,
+            Some(draft) if draft.broken => None,
+            Some(draft) if draft.version.is_some() => Some(Order::Declared),
+            Some(draft) if draft.format() == Format::DebeziumJson => Some(Order::Debezium),
+            _ => Some(Order::Position),
         }
     }
 
@@ -113,7 +123,7 @@ impl Draft {
 
     /// Reads the topic's own keys, from `topics` or from a source.
     fn settle(&mut self, report: &mut Report, fields: &Fields, topic: &str) {
-        let mut agree = Agree { report, topic };
+        let mut agree = Agree { report, topic, broken: false };
         agree.take(&mut self.format, fields, "format", |report, node| scalar(report, node, word));
         agree.take(&mut self.key_format, fields, "key_format", |report, node| scalar(report, node, word));
         agree.take(&mut self.event_type, fields, "event_type", field_of_event);
@@ -123,6 +133,7 @@ impl Draft {
         agree.take(&mut self.on_error, fields, "on_error", |report, node| scalar(report, node, word));
         agree.take(&mut self.on_gap, fields, "on_gap", |report, node| scalar(report, node, word));
         agree.take(&mut self.placeholder, fields, "placeholder", |report, node| scalar(report, node, text));
+        self.broken |= agree.broken;
     }
 
     fn check(&self, report: &mut Report, name: &str) {
@@ -130,6 +141,7 @@ impl Draft {
             report.push_warning(Problem::new(declared, "no table is fed by this topic").about(name));
         }
         match self.format() {
+            _ if self.broken => {}
             Format::DebeziumJson => self.check_rows(report, name),
             Format::Json => self.check_json(report, name),
         }
@@ -154,7 +166,8 @@ impl Draft {
 
     fn check_json(&self, report: &mut Report, name: &str) {
         if let Some(placeholder) = &self.placeholder {
-            let message = format!("`placeholder` means something in the format `debezium-json` only, not for `{name}`");
+            let message =
+                format!("`placeholder` means something in the format `debezium-json` only, not for `{name}`");
             report.error(&placeholder.place, message);
         }
         if self.event_type.is_none() {
@@ -172,7 +185,10 @@ impl Draft {
                     (self.otherwise.as_ref().map(|given| &given.place), "otherwise"),
                 ] {
                     if let Some(place) = place {
-                        report.error(place, format!("`{key}` needs `event_type`, which is not given for `{name}`"));
+                        report.error(
+                            place,
+                            format!("`{key}` needs `event_type`, which is not given for `{name}`"),
+                        );
                     }
                 }
             }
@@ -217,6 +233,7 @@ impl Draft {
 struct Agree<'a> {
     report: &'a mut Report,
     topic: &'a str,
+    broken: bool,
 }
 
 impl Agree<'_> {
@@ -227,7 +244,9 @@ impl Agree<'_> {
         key: &str,
         read: impl FnOnce(&mut Report, &Node) -> Option<Given<T>>,
     ) {
-        let Some(given) = fields.get(key).and_then(|node| read(self.report, node)) else {
+        let Some(node) = fields.get(key) else { return };
+        let Some(given) = read(self.report, node) else {
+            self.broken = true;
             return;
         };
         match slot {
@@ -263,10 +282,15 @@ pub(super) fn wrong_expression(error: ExpressionError) -> Wrong {
 fn event_types(report: &mut Report, node: &Node) -> Option<Given<Vec<String>>> {
     let mut types: Vec<String> = Vec::new();
     let mut complete = true;
-    for item in items(report, node, "`ignore`")? {
+    let list = items(report, node, "`ignore`")?;
+    if !few(report, node, list, IGNORED_MAX, "event types") {
+        return None;
+    }
+    for item in list {
         match scalar(report, item, text) {
             Some(given) if types.contains(&given.value) => {
-                report.push(Problem::new(&given.place, "this event type is listed twice").about(&given.value));
+                report
+                    .push(Problem::new(&given.place, "this event type is listed twice").about(&given.value));
             }
             Some(given) => types.push(given.value),
             None => complete = false,
