@@ -1,3 +1,4 @@
 //! The integration tests: one binary, against a real Apache Kafka.
 
 mod kafka;
+mod source;
