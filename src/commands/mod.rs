@@ -5,11 +5,14 @@ pub mod client;
 pub mod completions;
 pub mod health;
 pub mod man;
+pub mod schema;
 pub mod status;
+pub mod validate;
 pub mod wait;
 
 use std::io::{self, Write};
 
+use crate::config::ConfigErrors;
 use crate::store::{StopCode, StoreError};
 use crate::telemetry::TelemetryError;
 
@@ -54,7 +57,7 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
                 StoreError::Stop { exit: StopCode::Io, .. } | StoreError::Retry { .. } => IO,
             };
         }
-        if cause.is::<TelemetryError>() {
+        if cause.is::<ConfigErrors>() || cause.is::<TelemetryError>() {
             return USAGE;
         }
         if cause.is::<io::Error>() {

@@ -15,6 +15,8 @@ use super::version::{Coordinates, Version};
 /// applies the same thing.
 #[derive(Debug, Default)]
 pub struct Batch {
+    /// Tells a retry of a batch whose reply was lost from another writer's batch; 0: never a retry.
+    pub id: u64,
     /// To be applied in this order.
     pub entries: Vec<Entry>,
     /// Where each touched partition stood before and stands after this batch.
@@ -100,11 +102,13 @@ pub struct BatchBuilder {
     /// Hash of (table, key) to the entry that a further change of the key may be folded into.
     open: HashMap<u64, usize>,
     hasher: RandomState,
+    /// Batches sealed so far.
+    sealed: u64,
 }
 
 impl Default for BatchBuilder {
     fn default() -> Self {
-        BatchBuilder { batch: Batch::default(), open: HashMap::new(), hasher: RandomState::new() }
+        BatchBuilder { batch: Batch::default(), open: HashMap::new(), hasher: RandomState::new(), sealed: 0 }
     }
 }
 
@@ -147,9 +151,12 @@ impl BatchBuilder {
                 && entry.table == change.table
                 && table.key_of(&state.values).eq(table.key_of(&incoming.values))
             {
+                let before: usize = state.values.iter().map(Value::size).sum();
                 state.absorb(table, incoming);
                 entry.events[effect as usize] += 1;
                 entry.topic = topic;
+                let after: usize = state.values.iter().map(Value::size).sum();
+                self.batch.bytes = (self.batch.bytes + after).saturating_sub(before);
                 return;
             }
         }
@@ -210,6 +217,9 @@ impl BatchBuilder {
         self.open.clear();
         let mut batch = std::mem::take(&mut self.batch);
         batch.observed = observed;
+        // The hasher's keys are random per process, so ids of two writers do not meet.
+        self.sealed += 1;
+        batch.id = self.hasher.hash_one(self.sealed).max(1);
         batch
     }
 }
