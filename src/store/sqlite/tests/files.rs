@@ -184,6 +184,13 @@ fn a_first_copy_starts_over_after_the_machine_went_down() {
     assert!(again.checkpoint().unwrap().positions.is_empty());
     again.apply(&Batch { advances: advance(None, 10), ..batch([upsert(1, 10)]) }).unwrap();
 
+    // Somebody else's file in its place is still somebody else's.
+    let taken = crashed(&bench);
+    fs::write(lock(&taken), "building another-boot").unwrap();
+    fs::write(taken.path(), "dear diary").unwrap();
+    stopped(taken.try_open(), StopCode::Foreign);
+    assert_eq!(fs::read_to_string(taken.path()).unwrap(), "dear diary");
+
     // Closed in order: as good as complete, on any machine.
     drop(store);
     assert_eq!(fs::read_to_string(lock(&bench)).unwrap(), "");
