@@ -69,7 +69,8 @@ fn log(build: Option<&Build>, connected: bool) {
 
 fn bar(build: Option<&Build>, connected: bool) -> String {
     let Some(build) = build else {
-        return if connected { "asking for the ends of all partitions" } else { "connecting to Kafka" }.to_owned();
+        return if connected { "asking for the ends of all partitions" } else { "connecting to Kafka" }
+            .to_owned();
     };
     let done = build.total_records.saturating_sub(build.remaining_records);
     // An empty log is a whole copy.
@@ -112,11 +113,26 @@ mod tests {
     #[test]
     fn the_bar_fills_as_records_arrive() {
         for (build, expected) in [
-            (build(1000, 1000, None), "[..............................]   0 %  0/1000 records  1234/s  time left unknown"),
-            (build(500, 1000, Some(65.0)), "[###############...............]  50 %  500/1000 records  1234/s  1:05 left"),
-            (build(1, 1000, Some(0.2)), "[#############################.]  99 %  999/1000 records  1234/s  0:01 left"),
-            (build(0, 1000, Some(0.0)), "[##############################] 100 %  1000/1000 records  1234/s  0:00 left"),
-            (build(0, 0, Some(7384.0)), "[##############################] 100 %  0/0 records  1234/s  2:03:04 left"),
+            (
+                build(1000, 1000, None),
+                "[..............................]   0 %  0/1000 records  1234/s  time left unknown",
+            ),
+            (
+                build(500, 1000, Some(65.0)),
+                "[###############...............]  50 %  500/1000 records  1234/s  1:05 left",
+            ),
+            (
+                build(1, 1000, Some(0.2)),
+                "[#############################.]  99 %  999/1000 records  1234/s  0:01 left",
+            ),
+            (
+                build(0, 1000, Some(0.0)),
+                "[##############################] 100 %  1000/1000 records  1234/s  0:00 left",
+            ),
+            (
+                build(0, 0, Some(7384.0)),
+                "[##############################] 100 %  0/0 records  1234/s  2:03:04 left",
+            ),
         ] {
             assert_eq!(bar(Some(&build), true), expected);
         }
