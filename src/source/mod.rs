@@ -3,6 +3,8 @@
 //! [`Source`] has two real implementations: Kafka (`kafka/`) and the scripted one of the
 //! simulation. Both are pulled by the pipeline's thread; record bytes are borrowed, not copied.
 
+pub mod kafka;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
