@@ -264,7 +264,13 @@ impl Step<'_> {
                 ),
             }));
         }
-        passage.changes.push(Change { table, operation: self.operation, values, version });
+        passage.changes.push(Change {
+            table,
+            topic: passage.record.at.topic,
+            operation: self.operation,
+            values,
+            version,
+        });
         Ok(())
     }
 

@@ -241,22 +241,12 @@ impl Replica {
         }
         self.identify(catalog, &batch.observed)?;
         let mut applied = Applied::default();
-        let mut counts = vec![(0u64, 0u64); catalog.tables.len()];
-        for entry in &batch.entries {
-            let (stale, ignored) = &mut counts[entry.table];
+        for (index, entry) in batch.entries.iter().enumerate() {
             match self.step(&catalog.tables[entry.table], entry, batch.observed.heartbeat_ms) {
                 Outcome::Changed => {}
-                Outcome::Stale => *stale += u64::from(entry.events),
-                Outcome::Ignored => *ignored += u64::from(entry.events),
+                Outcome::Stale => applied.stale.push(index),
+                Outcome::Ignored => applied.missing_row.push(index),
                 Outcome::Rejected(letter) => applied.dead_letters.push(letter),
-            }
-        }
-        for (table, (stale, ignored)) in counts.into_iter().enumerate() {
-            if stale > 0 {
-                applied.stale.push((table, stale));
-            }
-            if ignored > 0 {
-                applied.ignored.push((table, ignored));
             }
         }
         for letter in batch.dead_letters.iter().chain(&applied.dead_letters) {

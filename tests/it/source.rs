@@ -234,7 +234,7 @@ fn an_open_transaction_holds_the_end_but_not_the_high_watermark() {
     assert_eq!((records.len(), end), (2, 2));
     let seen = ends(&reader.observation(), 0);
     assert_eq!((seen.high_watermark, seen.last_stable), (5, Some(2)));
-    reader.source.gate_opened();
+    reader.source.want_details(false);
     reader.until("a round without the last stable offset", |event| match event {
         Seen::Observation(observation) => ends(observation, 0).last_stable.is_none().then_some(()),
         _ => None,

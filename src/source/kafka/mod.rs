@@ -94,11 +94,6 @@ impl KafkaSource {
         })
     }
 
-    /// The start-up gate has opened: the last stable offset need not be asked for any more.
-    pub fn gate_opened(&self) {
-        self.observer.open_gate();
-    }
-
     fn observed(&self, max: usize, each: &mut dyn FnMut(SourceEvent<'_>)) -> usize {
         let mut handed = 0;
         while handed < max {
@@ -273,6 +268,10 @@ impl Source for KafkaSource {
             let name = name.to_string_lossy();
             tracing::error!(%name, partition = at.partition, offset = from.next_offset, "cannot be read");
         }
+    }
+
+    fn want_details(&mut self, wanted: bool) {
+        self.observer.want_details(wanted);
     }
 }
 

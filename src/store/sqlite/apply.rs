@@ -144,26 +144,17 @@ impl Work<'_> {
         let now_ms = batch.observed.heartbeat_ms;
         let mut applied = Applied::default();
         let mut writers: Vec<Option<TableWriter<'_>>> = self.catalog.tables.iter().map(|_| None).collect();
-        let mut skipped = vec![(0u64, 0u64); self.catalog.tables.len()];
-        for entry in &batch.entries {
+        for (index, entry) in batch.entries.iter().enumerate() {
             let shape = &self.catalog.tables[entry.table];
             let writer = writers[entry.table]
                 .get_or_insert_with(|| TableWriter::new(self.conn, shape, &self.sql[entry.table], now_ms));
             match writer.step(&mut self.memory.tables[entry.table], &entry.step)? {
                 Outcome::Changed => {}
-                Outcome::Stale => skipped[entry.table].0 += u64::from(entry.events),
-                Outcome::Ignored => skipped[entry.table].1 += u64::from(entry.events),
+                Outcome::Stale => applied.stale.push(index),
+                Outcome::Ignored => applied.missing_row.push(index),
                 Outcome::MissingRow(at) => {
                     applied.dead_letters.push(rules::missing_row(entry.table, shape, at, now_ms));
                 }
-            }
-        }
-        for (table, (stale, ignored)) in skipped.into_iter().enumerate() {
-            if stale > 0 {
-                applied.stale.push((table, stale));
-            }
-            if ignored > 0 {
-                applied.ignored.push((table, ignored));
             }
         }
         Ok(applied)
