@@ -93,11 +93,6 @@ impl KafkaSource {
         })
     }
 
-    /// The start-up gate has opened: the last stable offset need not be asked for any more.
-    pub fn gate_opened(&self) {
-        self.observer.open_gate();
-    }
-
     /// What is wrong with a partition, while something is.
     fn error(&self, at: TopicPartition) -> Option<&str> {
         self.errors.get(&at)?.last()
@@ -277,6 +272,10 @@ impl Source for KafkaSource {
             let name = name.to_string_lossy();
             tracing::error!(%name, partition = at.partition, offset = from.next_offset, "cannot be read");
         }
+    }
+
+    fn want_details(&mut self, wanted: bool) {
+        self.observer.want_details(wanted);
     }
 }
 

@@ -30,10 +30,10 @@ pub(super) struct Observer {
     thread: Option<JoinHandle<()>>,
 }
 
-#[derive(Default)]
 struct Shared {
     stop: AtomicBool,
-    gate_open: AtomicBool,
+    /// See [`crate::source::Source::want_details`].
+    details: AtomicBool,
 }
 
 /// The consumer, as far as the observer touches it.
@@ -52,7 +52,7 @@ impl Observer {
     ) -> Result<Observer, SourceError> {
         let asker = Asker::new(Client::new(config, Some("observer"))?, topics)?;
         let (outbox, inbox) = sync_channel(WAITING_MAX);
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared { stop: AtomicBool::new(false), details: AtomicBool::new(true) });
         let work = Work {
             asker,
             config: config.clone(),
@@ -79,8 +79,8 @@ impl Observer {
         })
     }
 
-    pub fn open_gate(&self) {
-        self.shared.gate_open.store(true, Ordering::Relaxed);
+    pub fn want_details(&self, wanted: bool) {
+        self.shared.details.store(wanted, Ordering::Relaxed);
     }
 }
 
@@ -125,10 +125,8 @@ impl Work {
     fn run(mut self) {
         while !self.shared.stop.load(Ordering::Relaxed) {
             let start = Instant::now();
-            let extras = Extras {
-                log_start: self.reconnected,
-                last_stable: !self.shared.gate_open.load(Ordering::Relaxed),
-            };
+            let details = self.shared.details.load(Ordering::Relaxed);
+            let extras = Extras { log_start: details || self.reconnected, last_stable: details };
             let limit = Limit { deadline: start + ROUND, stop: &self.shared.stop };
             let told = match self.asker.round(extras, limit) {
                 Ok(round) => self.report(round),
