@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use readside::config::Kafka;
 use readside::domain::checkpoint::{Position, TopicPartition};
-use readside::source::kafka::KafkaSource;
+use readside::source::kafka::{KafkaSource, probe};
 use readside::source::{Ends, Observation, Source, SourceEvent};
 
 use crate::kafka::{self, Broker, Message, Transaction};
@@ -525,6 +525,37 @@ fn a_log_that_was_truncated_and_grew_again_is_a_gap() {
     let (records, end) = reader.until_end(0);
     assert_eq!((records.len(), end), (20, 20));
     assert!(records[0].leader_epoch > epoch);
+}
+
+#[test]
+fn a_probe_tells_each_topic_by_itself() {
+    let Some(broker) = kafka::shared() else { return };
+    let week = [("cleanup.policy", "delete"), ("retention.ms", "604800000")];
+    let pruned = topic(broker, "pruned", 3, &week);
+    broker.produce(&pruned, numbered(5));
+    let compacted = topic(broker, "kept", 1, &[("cleanup.policy", "compact")]);
+    let missing = kafka::topic_name("missing");
+    let topics = [pruned, missing, compacted];
+    let found = probe(&config(&broker.bootstrap()), &topics, Duration::from_secs(20)).expect("a probe");
+    assert!(found.cluster.is_ok_and(|cluster| !cluster.is_empty()));
+    let [pruned, missing, compacted] = found.topics.as_slice() else { panic!("three topics") };
+    let pruned = pruned.as_ref().expect("there and readable");
+    let deletes_after = pruned.cleanup.as_ref().and_then(|cleanup| cleanup.deletes_after);
+    assert_eq!((pruned.partitions, deletes_after), (3, Some(Duration::from_secs(604_800))));
+    assert_eq!(missing.as_ref().err().map(String::as_str), Some("it does not exist"));
+    let cleanup = compacted.as_ref().expect("there and readable").cleanup.as_ref().expect("visible");
+    assert!(cleanup.compacts && cleanup.deletes_after.is_none());
+}
+
+#[test]
+fn a_probe_ends_in_time_when_nobody_answers() {
+    // Accepts connections and says nothing.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = silent.local_addr().expect("its address").to_string();
+    let start = Instant::now();
+    let found = probe(&config(&address), &["t".into()], Duration::from_secs(2)).expect("a probe");
+    assert!(found.cluster.is_err() && found.topics.is_empty());
+    assert!(start.elapsed() < Duration::from_secs(4), "it took {:?}", start.elapsed());
 }
 
 fn readside_now_ms() -> i64 {
