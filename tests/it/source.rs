@@ -564,6 +564,61 @@ fn a_probe_ends_in_time_when_nobody_answers() {
     assert!(start.elapsed() < Duration::from_secs(4), "it took {:?}", start.elapsed());
 }
 
+fn secured(broker: &Broker, user: &str, password: &std::path::Path) -> Kafka {
+    let mut config = config(&broker.sasl_bootstrap());
+    for (name, value) in
+        [("security.protocol", "SASL_PLAINTEXT"), ("sasl.mechanism", "PLAIN"), ("sasl.username", user)]
+    {
+        config.properties.insert(name.into(), value.into());
+    }
+    config.secrets.insert("sasl.password".into(), password.to_path_buf());
+    config
+}
+
+#[test]
+fn a_refused_password_is_told_and_read_again_when_its_file_changes() {
+    let Some(broker) = kafka::shared() else { return };
+    let topic = topic(broker, "secured", 1, &[]);
+    broker.produce(&topic, numbered(2));
+    let dir = tempfile::tempdir().expect("a directory");
+    let password = dir.path().join("password");
+    std::fs::write(&password, "wrong-canary\n").expect("written");
+    let config = secured(broker, kafka::USER, &password);
+    let source = KafkaSource::start(&config, &[topic], INTERVAL).expect("a source");
+    let mut reader = Reader { source, seen: Vec::new() };
+    reader.assign(0, 0, -1);
+    let reason = reader.until("refused", |event| match event {
+        Seen::Unreachable(reason) => Some(reason.clone()),
+        _ => None,
+    });
+    assert!(reason.to_lowercase().contains("authentication failed"), "{reason}");
+    assert!(!reason.contains("canary"), "{reason}");
+    std::fs::write(&password, format!("{}\n", kafka::PASSWORD)).expect("written");
+    assert_eq!(offsets(&reader.until_end(0).0), [0, 1]);
+    reader.observation();
+}
+
+#[test]
+fn a_user_who_may_not_read_a_topic_is_told_which() {
+    let Some(broker) = kafka::shared() else { return };
+    let topic = topic(broker, "forbidden", 1, &[]);
+    let dir = tempfile::tempdir().expect("a directory");
+    let password = dir.path().join("password");
+    std::fs::write(&password, kafka::PASSWORD).expect("written");
+    let config = secured(broker, kafka::STRANGER, &password);
+    let source = KafkaSource::start(&config, std::slice::from_ref(&topic), INTERVAL).expect("a source");
+    let mut reader = Reader { source, seen: Vec::new() };
+    let reason = reader.until("forbidden", |event| match event {
+        Seen::Unreachable(reason) => Some(reason.clone()),
+        _ => None,
+    });
+    assert!(reason.contains(&topic) && reason.contains("not authorized"), "{reason}");
+    drop(reader);
+    let found = probe(&config, std::slice::from_ref(&topic), Duration::from_secs(20)).expect("a probe");
+    let refused = found.topics.first().and_then(|topic| topic.as_ref().err());
+    assert!(refused.is_some_and(|reason| reason.contains("not authorized")), "{found:?}");
+}
+
 fn readside_now_ms() -> i64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
     i64::try_from(since.as_millis()).expect("before the year 292 million")

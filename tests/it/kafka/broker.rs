@@ -11,9 +11,14 @@ use std::{fs, io, thread};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 
+pub const USER: &str = "reader";
+pub const STRANGER: &str = "stranger";
+pub const PASSWORD: &str = "secret-canary";
+
 pub struct Broker {
     dir: PathBuf,
     port: u16,
+    sasl_port: u16,
     /// `None` while it is down.
     process: Mutex<Option<Child>>,
 }
@@ -39,6 +44,12 @@ impl Broker {
     /// `host:port`.
     pub fn bootstrap(&self) -> String {
         format!("127.0.0.1:{}", self.port)
+    }
+
+    /// `host:port` of the listener that wants a user (SASL_PLAINTEXT, PLAIN): [`USER`] may do
+    /// everything, [`STRANGER`] nothing, and both have [`PASSWORD`].
+    pub fn sasl_bootstrap(&self) -> String {
+        format!("127.0.0.1:{}", self.sasl_port)
     }
 
     /// Asks it to end and waits until it has.
@@ -83,17 +94,18 @@ impl Broker {
         let dir = brokers_dir().join(format!("{}-{nth}", std::process::id()));
         fs::create_dir_all(&dir).expect("the broker's directory");
         // Held together, so that they differ.
-        let (first, second) = (free_port(), free_port());
-        let (port, controller) = (local_port(&first), local_port(&second));
-        drop((first, second));
-        fs::write(dir.join("server.properties"), properties(&dir, port, controller)).expect("its properties");
+        let held = [free_port(), free_port(), free_port()];
+        let [port, sasl_port, controller] = held.each_ref().map(local_port);
+        drop(held);
+        let ports = Ports { port, sasl_port, controller };
+        fs::write(dir.join("server.properties"), properties(&dir, &ports)).expect("its properties");
         let formatted = java()
             .args(["kafka.tools.StorageTool", "format", "-t", &cluster_id(nth), "-c"])
             .arg(dir.join("server.properties"))
             .output()
             .expect("java");
         assert!(formatted.status.success(), "kafka format: {}", String::from_utf8_lossy(&formatted.stderr));
-        Broker { dir, port, process: Mutex::new(None) }
+        Broker { dir, port, sasl_port, process: Mutex::new(None) }
     }
 
     /// Returns when it answers, or what it said before it ended.
@@ -248,16 +260,29 @@ fn cluster_id(nth: u32) -> String {
     base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(number.to_be_bytes())
 }
 
-fn properties(dir: &Path, port: u16, controller: u16) -> String {
+struct Ports {
+    port: u16,
+    sasl_port: u16,
+    controller: u16,
+}
+
+fn properties(dir: &Path, ports: &Ports) -> String {
     let log = dir.join("log");
+    let Ports { port, sasl_port, controller } = ports;
     format!(
         "\
 process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller}
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
+listeners=PLAINTEXT://127.0.0.1:{port},SASL_PLAINTEXT://127.0.0.1:{sasl_port},CONTROLLER://127.0.0.1:{controller}
 controller.listener.names=CONTROLLER
-listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT
+sasl.enabled.mechanisms=PLAIN
+listener.name.sasl_plaintext.plain.sasl.jaas.config=\
+ org.apache.kafka.common.security.plain.PlainLoginModule required \
+ user_{USER}=\"{PASSWORD}\" user_{STRANGER}=\"{PASSWORD}\";
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+super.users=User:ANONYMOUS;User:{USER}
 log.dirs={log}
 auto.create.topics.enable=false
 group.initial.rebalance.delay.ms=0
