@@ -10,6 +10,7 @@ use crate::admin::parse_duration;
 use crate::commands;
 use crate::commands::client::Endpoint;
 use crate::commands::health::Probe;
+use crate::commands::status::Sources;
 use crate::config::{self, Loaded};
 
 /// Where the configuration is when nobody says.
@@ -55,8 +56,8 @@ enum Command {
     },
     /// Show how fresh the replica is
     ///
-    /// Asks the running daemon. The same is in the replica itself, for SQL: SELECT * FROM
-    /// _readside_status.
+    /// Asks the running daemon and, where that does not answer, the replica itself. The same is
+    /// there for SQL: SELECT * FROM _readside_status.
     #[command(after_long_help = "Examples:\n  readside status\n  readside status --verbose --watch\n  \
                                  readside status -o json | jq -r .state")]
     Status {
@@ -207,13 +208,20 @@ impl ConfigFile {
 }
 
 impl Admin {
-    fn endpoint(self) -> anyhow::Result<Endpoint> {
-        if let Some(endpoint) = self.admin {
-            return Ok(endpoint);
+    /// The daemon of the configuration has a replica that can be asked, too; one that is named by
+    /// its address may be anywhere.
+    fn sources(self) -> anyhow::Result<Sources> {
+        if let Some(admin) = self.admin {
+            return Ok(Sources { admin, replica: None });
         }
         match self.config.load_if_there()? {
-            Some(loaded) => Ok(Endpoint::of_listener(loaded.config.admin.listen)),
-            None => Ok(ADMIN_DEFAULT.parse().map_err(commands::Exit::usage)?),
+            Some(Loaded { config, .. }) => Ok(Sources {
+                admin: Endpoint::of_listener(config.admin.listen),
+                replica: Some(config.replica.sqlite.path),
+            }),
+            None => {
+                Ok(Sources { admin: ADMIN_DEFAULT.parse().map_err(commands::Exit::usage)?, replica: None })
+            }
         }
     }
 }
@@ -235,7 +243,7 @@ impl Cli {
             Command::Validate { config, output } => commands::validate::run(config.path(), output.is_json()),
             Command::Status { admin, output, verbose, watch } => {
                 let options = commands::status::Options { json: output.is_json(), verbose, watch };
-                commands::status::run(&admin.endpoint()?, options)
+                commands::status::run(&admin.sources()?, options)
             }
             Command::Wait { topic, partition, offset, table, key, version, timeout, admin, output } => {
                 let target = match (topic, partition, offset, table, key, version) {
@@ -251,7 +259,7 @@ impl Cli {
                         return Err(commands::Exit::usage(message).into());
                     }
                 };
-                commands::wait::run(&admin.endpoint()?, &target, timeout, output.is_json())
+                commands::wait::run(&admin.sources()?.admin, &target, timeout, output.is_json())
             }
             Command::Health { probe, http, config, timeout } => {
                 commands::health::run(&http_endpoint(http, &config)?, probe.0, timeout)
@@ -339,6 +347,6 @@ mod tests {
             admin: Some("127.0.0.1:1".parse().unwrap()),
             config: ConfigFile { config: Some("/nowhere.yaml".into()) },
         };
-        assert_eq!(admin.endpoint().unwrap().to_string(), "http://127.0.0.1:1");
+        assert_eq!(admin.sources().unwrap().admin.to_string(), "http://127.0.0.1:1");
     }
 }

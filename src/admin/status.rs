@@ -22,6 +22,8 @@ struct Body {
     /// When this was read, ms since 1970: ages are differences to it.
     now_ms: i64,
     version: &'static str,
+    /// Always true here; `readside status` says false when it has to read the replica itself.
+    daemon: bool,
     /// Whether the start-up gate has opened in this process.
     gate_open: bool,
     /// Whether the last round of questions to the brokers was answered.
@@ -44,6 +46,7 @@ pub(super) async fn status(State(server): Shared) -> Response {
         message: None,
         now_ms,
         version: env!("CARGO_PKG_VERSION"),
+        daemon: true,
         gate_open,
         connected: shared.connected,
         build: shared.build,
