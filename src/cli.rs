@@ -44,6 +44,14 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Keep the replica up to date until SIGTERM or SIGINT
+    ///
+    /// Shows its progress while the first copy is being built; logs to stderr.
+    #[command(after_long_help = "Example:\n  readside run --config readside.yaml")]
+    Run {
+        #[command(flatten)]
+        config: ConfigFile,
+    },
     /// Check the configuration without any network
     ///
     /// Reports all problems at once, each with file, line and column.
@@ -240,6 +248,7 @@ impl Cli {
     /// Does what was asked and returns the exit code.
     pub fn dispatch(self) -> anyhow::Result<u8> {
         match self.command {
+            Command::Run { config } => commands::run::run(config.path()),
             Command::Validate { config, output } => commands::validate::run(config.path(), output.is_json()),
             Command::Status { admin, output, verbose, watch } => {
                 let options = commands::status::Options { json: output.is_json(), verbose, watch };

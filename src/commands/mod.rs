@@ -5,6 +5,7 @@ pub mod client;
 pub mod completions;
 pub mod health;
 pub mod man;
+pub mod run;
 pub mod schema;
 pub mod status;
 pub mod validate;
