@@ -44,9 +44,11 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Keep the replica up to date until SIGTERM or SIGINT
+    /// Keep the replica fresh until told to stop
     ///
-    /// Shows its progress while the first copy is being built; logs to stderr.
+    /// Reads every partition of the configured topics from the position stored in the replica,
+    /// and keeps going on. SIGTERM or SIGINT commits what is complete and ends with exit code 0; a
+    /// second signal ends at once.
     #[command(after_long_help = "Example:\n  readside run --config readside.yaml")]
     Run {
         #[command(flatten)]
@@ -302,6 +304,9 @@ mod tests {
     #[test]
     fn what_people_type_is_understood() {
         for line in [
+            "run",
+            "run --config readside.yaml",
+            "run -c readside.yaml",
             "validate -o json",
             "status --watch --verbose --admin http://127.0.0.1:9465",
             "wait --topic users --partition 3 --offset 1042 --timeout 500ms",
@@ -347,7 +352,7 @@ mod tests {
             }
         }
         let names: Vec<_> = Cli::command().get_subcommands().map(|each| each.get_name().to_owned()).collect();
-        assert_eq!(names, ["validate", "status", "wait", "health", "schema", "completions", "man"]);
+        assert_eq!(names, ["run", "validate", "status", "wait", "health", "schema", "completions", "man"]);
     }
 
     #[test]
