@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::pipeline::progress::Build;
 use crate::store::Status;
 
-use super::{Shared, now_ms};
+use super::{OfServer, now_ms};
 
 #[derive(Serialize)]
 struct Body {
@@ -35,7 +35,7 @@ struct Body {
 }
 
 /// 200; 503 when the replica cannot be read, with what the daemon itself knows.
-pub(super) async fn status(State(server): Shared) -> Response {
+pub(super) async fn status(State(server): OfServer) -> Response {
     let now_ms = now_ms();
     let replica = server.ask(move |reader| reader.status(now_ms)).await;
     let progress = &server.context.progress;
