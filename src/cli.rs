@@ -64,6 +64,20 @@ enum Command {
         #[command(flatten)]
         output: OutputFormat,
     },
+    /// Check that everything the daemon needs is there: brokers, topics, replica
+    ///
+    /// Connects, names what failed and what to do, and ends within the time limit: with exit code 0,
+    /// or 69 when something is missing.
+    #[command(after_long_help = "Example:\n  readside check --config readside.yaml --timeout 5s")]
+    Check {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Give up after this time
+        #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
+        timeout: Duration,
+        #[command(flatten)]
+        output: OutputFormat,
+    },
     /// Show how fresh the replica is
     ///
     /// Asks the running daemon and, where that does not answer, the replica itself. The same is
@@ -252,6 +266,9 @@ impl Cli {
         match self.command {
             Command::Run { config } => commands::run::run(config.path()),
             Command::Validate { config, output } => commands::validate::run(config.path(), output.is_json()),
+            Command::Check { config, timeout, output } => {
+                commands::check::run(&config.load()?.config, timeout, output.is_json())
+            }
             Command::Status { admin, output, verbose, watch } => {
                 let options = commands::status::Options { json: output.is_json(), verbose, watch };
                 commands::status::run(&admin.sources()?, options)
@@ -308,6 +325,7 @@ mod tests {
             "run --config readside.yaml",
             "run -c readside.yaml",
             "validate -o json",
+            "check --timeout 5s -o json",
             "status --watch --verbose --admin http://127.0.0.1:9465",
             "wait --topic users --partition 3 --offset 1042 --timeout 500ms",
             "wait --table users --key [42] --version -7",
@@ -352,7 +370,10 @@ mod tests {
             }
         }
         let names: Vec<_> = Cli::command().get_subcommands().map(|each| each.get_name().to_owned()).collect();
-        assert_eq!(names, ["run", "validate", "status", "wait", "health", "schema", "completions", "man"]);
+        assert_eq!(
+            names,
+            ["run", "validate", "check", "status", "wait", "health", "schema", "completions", "man"]
+        );
     }
 
     #[test]
