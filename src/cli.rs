@@ -10,6 +10,7 @@ use crate::admin::parse_duration;
 use crate::commands;
 use crate::commands::client::Endpoint;
 use crate::commands::health::Probe;
+use crate::commands::status::Sources;
 use crate::config::{self, Loaded};
 
 /// Where the configuration is when nobody says.
@@ -43,9 +44,11 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Keep the replica up to date until SIGTERM or SIGINT
+    /// Keep the replica fresh until told to stop
     ///
-    /// Shows its progress while the first copy is being built; logs to stderr.
+    /// Reads every partition of the configured topics from the position stored in the replica,
+    /// and keeps going on. SIGTERM or SIGINT commits what is complete and ends with exit code 0; a
+    /// second signal ends at once.
     #[command(after_long_help = "Example:\n  readside run --config readside.yaml")]
     Run {
         #[command(flatten)]
@@ -77,8 +80,8 @@ enum Command {
     },
     /// Show how fresh the replica is
     ///
-    /// Asks the running daemon. The same is in the replica itself, for SQL: SELECT * FROM
-    /// _readside_status.
+    /// Asks the running daemon and, where that does not answer, the replica itself. The same is
+    /// there for SQL: SELECT * FROM _readside_status.
     #[command(after_long_help = "Examples:\n  readside status\n  readside status --verbose --watch\n  \
                                  readside status -o json | jq -r .state")]
     Status {
@@ -229,13 +232,20 @@ impl ConfigFile {
 }
 
 impl Admin {
-    fn endpoint(self) -> anyhow::Result<Endpoint> {
-        if let Some(endpoint) = self.admin {
-            return Ok(endpoint);
+    /// The daemon of the configuration has a replica that can be asked, too; one that is named by
+    /// its address may be anywhere.
+    fn sources(self) -> anyhow::Result<Sources> {
+        if let Some(admin) = self.admin {
+            return Ok(Sources { admin, replica: None });
         }
         match self.config.load_if_there()? {
-            Some(loaded) => Ok(Endpoint::of_listener(loaded.config.admin.listen)),
-            None => Ok(ADMIN_DEFAULT.parse().map_err(commands::Exit::usage)?),
+            Some(Loaded { config, .. }) => Ok(Sources {
+                admin: Endpoint::of_listener(config.admin.listen),
+                replica: Some(config.replica.sqlite.path),
+            }),
+            None => {
+                Ok(Sources { admin: ADMIN_DEFAULT.parse().map_err(commands::Exit::usage)?, replica: None })
+            }
         }
     }
 }
@@ -257,12 +267,11 @@ impl Cli {
             Command::Run { config } => commands::run::run(config.path()),
             Command::Validate { config, output } => commands::validate::run(config.path(), output.is_json()),
             Command::Check { config, timeout, output } => {
-                let loaded = config::load(config.path(), config::process_environment())?;
-                commands::check::run(&loaded.config, timeout, output.is_json())
+                commands::check::run(&config.load()?.config, timeout, output.is_json())
             }
             Command::Status { admin, output, verbose, watch } => {
                 let options = commands::status::Options { json: output.is_json(), verbose, watch };
-                commands::status::run(&admin.endpoint()?, options)
+                commands::status::run(&admin.sources()?, options)
             }
             Command::Wait { topic, partition, offset, table, key, version, timeout, admin, output } => {
                 let target = match (topic, partition, offset, table, key, version) {
@@ -278,7 +287,7 @@ impl Cli {
                         return Err(commands::Exit::usage(message).into());
                     }
                 };
-                commands::wait::run(&admin.endpoint()?, &target, timeout, output.is_json())
+                commands::wait::run(&admin.sources()?.admin, &target, timeout, output.is_json())
             }
             Command::Health { probe, http, config, timeout } => {
                 commands::health::run(&http_endpoint(http, &config)?, probe.0, timeout)
@@ -312,7 +321,11 @@ mod tests {
     #[test]
     fn what_people_type_is_understood() {
         for line in [
+            "run",
+            "run --config readside.yaml",
+            "run -c readside.yaml",
             "validate -o json",
+            "check --timeout 5s -o json",
             "status --watch --verbose --admin http://127.0.0.1:9465",
             "wait --topic users --partition 3 --offset 1042 --timeout 500ms",
             "wait --table users --key [42] --version -7",
@@ -369,6 +382,6 @@ mod tests {
             admin: Some("127.0.0.1:1".parse().unwrap()),
             config: ConfigFile { config: Some("/nowhere.yaml".into()) },
         };
-        assert_eq!(admin.endpoint().unwrap().to_string(), "http://127.0.0.1:1");
+        assert_eq!(admin.sources().unwrap().admin.to_string(), "http://127.0.0.1:1");
     }
 }

@@ -1,8 +1,6 @@
 //! `readside run`: keep the replica until told to stop.
 
-use std::io::IsTerminal;
 use std::path::Path;
-use std::sync::Arc;
 
 use tracing::warn;
 
@@ -17,9 +15,9 @@ pub fn run(path: &Path) -> anyhow::Result<u8> {
     for warning in &loaded.warnings {
         warn!("{warning}");
     }
-    let terminal = std::io::stderr().is_terminal();
+    let watched = telemetry::is_watched(&loaded.config.log);
     app::run(&loaded.config, move |progress| async move {
-        admin::show_building(&Arc::clone(&progress), terminal).await;
+        admin::show_building(&progress, watched).await;
     })
     .map_err(|failure| Exit { code: failure.exit_code, message: failure.reason })?;
     Ok(DONE)
