@@ -15,6 +15,8 @@ use super::version::{Coordinates, Version};
 /// applies the same thing.
 #[derive(Debug, Default)]
 pub struct Batch {
+    /// Tells a retry of a batch whose reply was lost from another writer's batch; 0: never a retry.
+    pub id: u64,
     /// To be applied in this order.
     pub entries: Vec<Entry>,
     /// Where each touched partition stood before and stands after this batch.
@@ -26,8 +28,6 @@ pub struct Batch {
     pub records: u64,
     /// Approximate memory, in bytes.
     pub bytes: usize,
-    /// Applied and superseded changes for the counters, by (topic index, table index, effect).
-    pub effects: BTreeMap<(usize, usize, Effect), u64>,
     /// Record timestamps (topic index, ms) of applied changes, for event-to-visible; at most one a
     /// partition and poll, the oldest.
     pub timestamps: Vec<(usize, i64)>,
@@ -37,8 +37,23 @@ pub struct Batch {
 pub struct Entry {
     pub table: usize,
     pub step: Step,
-    /// Events folded into this entry.
-    pub events: u32,
+    /// Topic index of the newest event in it.
+    pub topic: usize,
+    /// Events folded into this entry, by [`Effect`] (`Effect as usize`).
+    pub events: [u32; Effect::ALL.len()],
+}
+
+impl Entry {
+    pub fn new(table: usize, topic: usize, effect: Effect, step: Step) -> Entry {
+        let mut events = [0; Effect::ALL.len()];
+        events[effect as usize] = 1;
+        Entry { table, step, topic, events }
+    }
+
+    /// All events in it.
+    pub fn event_count(&self) -> u64 {
+        self.events.iter().map(|count| u64::from(*count)).sum()
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -87,11 +102,13 @@ pub struct BatchBuilder {
     /// Hash of (table, key) to the entry that a further change of the key may be folded into.
     open: HashMap<u64, usize>,
     hasher: RandomState,
+    /// Batches sealed so far.
+    sealed: u64,
 }
 
 impl Default for BatchBuilder {
     fn default() -> Self {
-        BatchBuilder { batch: Batch::default(), open: HashMap::new(), hasher: RandomState::new() }
+        BatchBuilder { batch: Batch::default(), open: HashMap::new(), hasher: RandomState::new(), sealed: 0 }
     }
 }
 
@@ -99,10 +116,10 @@ impl BatchBuilder {
     /// Adds a change; folds it into an earlier one of the same key where that keeps its meaning.
     pub fn push(&mut self, catalog: &Catalog, change: Change) {
         let table = &catalog.tables[change.table];
-        let at = change.version.at();
-        *self.batch.effects.entry((at.topic as usize, change.table, change.effect())).or_default() += 1;
+        let topic = change.topic;
+        let effect = change.effect();
         if change.operation == Operation::Truncate {
-            self.append(change.table, Step::Truncate { version: change.version });
+            self.append(Entry::new(change.table, topic, effect, Step::Truncate { version: change.version }));
             return;
         }
         let hash = self.hasher.hash_one(KeyHash { table: change.table, catalog, values: &change.values });
@@ -112,7 +129,8 @@ impl BatchBuilder {
                 if if_missing.needs_row() && !row.is_full() {
                     // Depends on the row that is there: later changes must come behind it.
                     self.open.remove(&hash);
-                    self.append(change.table, Step::PatchIfPresent { patch: row, if_missing });
+                    let step = Step::PatchIfPresent { patch: row, if_missing };
+                    self.append(Entry::new(change.table, topic, effect, step));
                     return;
                 }
                 row
@@ -120,7 +138,8 @@ impl BatchBuilder {
             Operation::Delete => RowState::deleted(table, change.values, change.version),
             Operation::Tombstone => {
                 self.open.remove(&hash);
-                self.append(change.table, Step::Tombstone { values: change.values, at });
+                let step = Step::Tombstone { values: change.values, at: change.version.at() };
+                self.append(Entry::new(change.table, topic, effect, step));
                 return;
             }
             Operation::Truncate => return,
@@ -132,23 +151,27 @@ impl BatchBuilder {
                 && entry.table == change.table
                 && table.key_of(&state.values).eq(table.key_of(&incoming.values))
             {
+                let before: usize = state.values.iter().map(Value::size).sum();
                 state.absorb(table, incoming);
-                entry.events += 1;
+                entry.events[effect as usize] += 1;
+                entry.topic = topic;
+                let after: usize = state.values.iter().map(Value::size).sum();
+                self.batch.bytes = (self.batch.bytes + after).saturating_sub(before);
                 return;
             }
         }
         self.open.insert(hash, self.batch.entries.len());
-        self.append(change.table, Step::Row(incoming));
+        self.append(Entry::new(change.table, topic, effect, Step::Row(incoming)));
     }
 
-    fn append(&mut self, table: usize, step: Step) {
-        let values: &[Value] = match &step {
+    fn append(&mut self, entry: Entry) {
+        let values: &[Value] = match &entry.step {
             Step::Row(row) | Step::PatchIfPresent { patch: row, .. } => &row.values,
             Step::Tombstone { values, .. } => values,
             Step::Truncate { .. } => &[],
         };
         self.batch.bytes += size_of::<Entry>() + values.iter().map(Value::size).sum::<usize>();
-        self.batch.entries.push(Entry { table, step, events: 1 });
+        self.batch.entries.push(entry);
     }
 
     pub fn push_dead_letter(&mut self, letter: DeadLetter) {
@@ -194,6 +217,9 @@ impl BatchBuilder {
         self.open.clear();
         let mut batch = std::mem::take(&mut self.batch);
         batch.observed = observed;
+        // The hasher's keys are random per process, so ids of two writers do not meet.
+        self.sealed += 1;
+        batch.id = self.hasher.hash_one(self.sealed).max(1);
         batch
     }
 }

@@ -7,6 +7,8 @@ use super::version::Version;
 pub struct Change {
     /// Index into [`super::catalog::Catalog::tables`].
     pub table: usize,
+    /// Index into [`super::catalog::Catalog::topics`] of the topic it came from.
+    pub topic: usize,
     pub operation: Operation,
     /// One value per column of the table, in declared order. Key columns are set (except for
     /// `Truncate`, where the list is empty); what the operation does not carry is `Absent`.

@@ -15,3 +15,6 @@ pub mod row;
 pub mod state;
 pub mod value;
 pub mod version;
+
+#[cfg(test)]
+mod tests;

@@ -85,11 +85,14 @@ impl RowState {
     pub fn absorb(&mut self, table: &Table, mut other: RowState) -> bool {
         if self.is_uniform() && other.is_uniform() && other.deleted.is_none() && other.is_full() {
             // The usual case, a whole row over a whole row: the newer one wins.
-            if other.version <= self.version.max(self.deleted) {
+            if other.version > self.newest() {
+                *self = other;
+                return true;
+            }
+            // An older one may still fill what a patch left open.
+            if self.is_full() || other.version <= self.deleted {
                 return false;
             }
-            *self = other;
-            return true;
         }
         let before = self.clone();
         let deleted = self.deleted.max(other.deleted);
@@ -135,6 +138,22 @@ impl RowState {
         }
         let mark = RowState::deleted(table, self.values.clone(), version);
         self.absorb(table, mark)
+    }
+
+    /// Takes away what is not newer than the table's truncate mark. The mark itself is left to the
+    /// table, which holds it for all keys. Returns whether anything changed.
+    pub fn truncate(&mut self, table: &Table, mark: Version) -> bool {
+        let before = self.clone();
+        self.absorb(table, RowState::deleted(table, self.values.clone(), mark));
+        if self.deleted <= Some(mark) {
+            self.deleted = None;
+        }
+        *self != before
+    }
+
+    /// Whether nothing is known but the key: such a row need not be kept.
+    pub fn is_unknown(&self) -> bool {
+        self.newest().is_none()
     }
 
     fn is_uniform(&self) -> bool {

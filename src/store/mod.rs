@@ -43,10 +43,10 @@ pub trait Reader: Send + Sync {
 
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Applied {
-    /// Events that changed nothing because the replica had newer: (table index, events).
-    pub stale: Vec<(usize, u64)>,
-    /// Patches dropped because their row is not there: (table index, events).
-    pub ignored: Vec<(usize, u64)>,
+    /// Indexes of the batch's entries that changed nothing because the replica had newer.
+    pub stale: Vec<usize>,
+    /// Indexes of entries that were patches of a row that is not there.
+    pub missing_row: Vec<usize>,
     /// Dead letters the store itself found (patches with `if_missing: dead_letter`).
     pub dead_letters: Vec<DeadLetter>,
     /// Kept dead letters after this batch.

@@ -1,1 +1,3 @@
+//! The integration tests: one binary, against a real Apache Kafka.
 
+mod kafka;

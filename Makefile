@@ -1,0 +1,33 @@
+# `make demo` and `make test` are all that a newcomer needs; both install what they need on Debian and
+# Ubuntu, or say what is missing.
+
+CARGO ?= cargo
+KAFKA_LIB := .cache/kafka/lib
+
+.PHONY: demo test setup services clean-services
+
+demo:
+	@tests/setup cc make perl
+	$(CARGO) run --quiet -- demo
+
+# The same as CI: format, lints, unit and integration tests (a real Kafka in a temporary directory),
+# documentation.
+test: setup services
+	$(CARGO) fmt --check
+	$(CARGO) clippy --all-targets -- -D warnings
+	$(CARGO) test
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps
+
+setup:
+	@tests/setup
+
+services: $(KAFKA_LIB)/.complete
+
+$(KAFKA_LIB)/.complete: tests/kafka/pom.xml
+	@tests/setup java mvn
+	rm -rf $(KAFKA_LIB)
+	mvn -q -B -f tests/kafka/pom.xml dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/$(KAFKA_LIB)
+	touch $@
+
+clean-services:
+	rm -rf .cache/kafka

@@ -1,0 +1,430 @@
+//! Metrics: every name, help text and label in one place, and methods named for what happened.
+//!
+//! Every series exists from the start, as far as the catalog can name it; a partition's series
+//! appear with the partition. What is unknown is NaN and never 0. Gauges that depend on the time
+//! are computed when they are read, so that they turn bad by themselves.
+
+pub mod names;
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use prometheus::core::Collector;
+use prometheus::{
+    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry,
+    TextEncoder,
+};
+
+use crate::domain::catalog::Catalog;
+use crate::domain::change::{Effect, Skip};
+use crate::domain::checkpoint::TopicPartition;
+use crate::domain::dead_letter::Reason;
+use crate::domain::freshness::worst;
+use crate::domain::retry::RetryReason;
+use crate::domain::state::{Facts, State, state};
+use names::Family;
+
+/// From a millisecond to five minutes: an idle daemon applies within milliseconds, and beyond five
+/// minutes the lag gauges tell more.
+const EVENT_TO_VISIBLE_BUCKETS: &[f64] =
+    &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0];
+const APPLY_DURATION_BUCKETS: &[f64] =
+    &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+const BATCH_EVENTS_BUCKETS: &[f64] =
+    &[1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1_000.0, 3_000.0, 10_000.0, 30_000.0, 100_000.0];
+
+/// The `reason` label of `readside_source_errors_total`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SourceErrorKind {
+    Unreachable,
+    TopicMissing,
+    OutOfRange,
+    Fatal,
+}
+
+impl SourceErrorKind {
+    pub const ALL: [SourceErrorKind; 4] = [
+        SourceErrorKind::Unreachable,
+        SourceErrorKind::TopicMissing,
+        SourceErrorKind::OutOfRange,
+        SourceErrorKind::Fatal,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            SourceErrorKind::Unreachable => "unreachable",
+            SourceErrorKind::TopicMissing => "topic_missing",
+            SourceErrorKind::OutOfRange => "out_of_range",
+            SourceErrorKind::Fatal => "fatal",
+        }
+    }
+}
+
+/// The `reason` label of `readside_gaps_total`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum GapReason {
+    /// The log starts behind the replica's position.
+    Retention,
+    /// The topic has another id.
+    Recreated,
+    /// The log ends before the replica's position.
+    Truncated,
+    /// The brokers belong to another cluster.
+    Cluster,
+}
+
+impl GapReason {
+    pub const ALL: [GapReason; 4] =
+        [GapReason::Retention, GapReason::Recreated, GapReason::Truncated, GapReason::Cluster];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            GapReason::Retention => "retention",
+            GapReason::Recreated => "recreated",
+            GapReason::Truncated => "truncated",
+            GapReason::Cluster => "cluster",
+        }
+    }
+}
+
+/// All metrics of one process. Topics and tables are given by their index in the catalog; an index
+/// that is not in it is ignored.
+pub struct Metrics {
+    registry: Registry,
+    topics: Vec<String>,
+    tables: Vec<String>,
+    known: Mutex<Known>,
+
+    state: GaugeVec,
+    fresh_as_of: GaugeVec,
+    lag_seconds: GaugeVec,
+    lag_records: GaugeVec,
+    caught_up: Gauge,
+    bootstrap_remaining: Gauge,
+    event_to_visible: HistogramVec,
+    events_applied: IntCounterVec,
+    events_skipped: IntCounterVec,
+    dead_letters_total: IntCounterVec,
+    dead_letters: GaugeVec,
+    apply_duration: Histogram,
+    batch_events: Histogram,
+    store_retries: IntCounterVec,
+    source_errors: IntCounterVec,
+    gaps: IntCounterVec,
+    kafka_connected: Gauge,
+    store_connected: Gauge,
+    table_rows: GaugeVec,
+    held_rows: GaugeVec,
+    delete_marks: GaugeVec,
+    delete_marks_dropped: IntCounter,
+    replica_size: Gauge,
+    wal_size: Gauge,
+    wal_pages_pinned: Gauge,
+}
+
+/// How large the replica is; counts by table index.
+#[derive(Debug, Clone, Copy)]
+pub struct Sizes<'a> {
+    pub rows: &'a [u64],
+    pub held: &'a [u64],
+    pub delete_marks: &'a [u64],
+    pub replica_bytes: u64,
+    pub wal_bytes: u64,
+}
+
+/// What the gauges that depend on the time are computed from.
+struct Known {
+    partitions: BTreeMap<TopicPartition, Partition>,
+    /// By table index.
+    facts: Vec<Facts>,
+}
+
+struct Partition {
+    next_offset: i64,
+    end_offset: Option<i64>,
+    fresh_as_of_ms: Option<i64>,
+}
+
+impl Metrics {
+    /// Creates every series the catalog can name.
+    ///
+    /// Until the first [`Metrics::facts`] a table counts as `building`: nothing is known to be
+    /// complete yet, and a start that hangs must look like one.
+    pub fn new(catalog: &Catalog) -> Metrics {
+        let registry = Registry::new();
+        let metrics = Metrics {
+            topics: catalog.topics.clone(),
+            tables: catalog.tables.iter().map(|table| table.name.clone()).collect(),
+            known: Mutex::new(Known {
+                partitions: BTreeMap::new(),
+                facts: catalog.tables.iter().map(|table| nothing_known(table.max_staleness_ms)).collect(),
+            }),
+            state: gauges(&registry, &names::STATE),
+            fresh_as_of: gauges(&registry, &names::FRESH_AS_OF),
+            lag_seconds: gauges(&registry, &names::LAG_SECONDS),
+            lag_records: gauges(&registry, &names::LAG_RECORDS),
+            caught_up: gauge(&registry, &names::CAUGHT_UP, 0.0),
+            bootstrap_remaining: gauge(&registry, &names::BOOTSTRAP_REMAINING, f64::NAN),
+            event_to_visible: histograms(&registry, &names::EVENT_TO_VISIBLE, EVENT_TO_VISIBLE_BUCKETS),
+            events_applied: counters(&registry, &names::EVENTS_APPLIED),
+            events_skipped: counters(&registry, &names::EVENTS_SKIPPED),
+            dead_letters_total: counters(&registry, &names::DEAD_LETTERS_TOTAL),
+            dead_letters: gauges(&registry, &names::DEAD_LETTERS),
+            apply_duration: histogram(&registry, &names::APPLY_DURATION, APPLY_DURATION_BUCKETS),
+            batch_events: histogram(&registry, &names::BATCH_EVENTS, BATCH_EVENTS_BUCKETS),
+            store_retries: counters(&registry, &names::STORE_RETRIES),
+            source_errors: counters(&registry, &names::SOURCE_ERRORS),
+            gaps: counters(&registry, &names::GAPS),
+            kafka_connected: gauge(&registry, &names::KAFKA_CONNECTED, 0.0),
+            store_connected: gauge(&registry, &names::STORE_CONNECTED, 0.0),
+            table_rows: gauges(&registry, &names::TABLE_ROWS),
+            held_rows: gauges(&registry, &names::HELD_ROWS),
+            delete_marks: gauges(&registry, &names::DELETE_MARKS),
+            delete_marks_dropped: counters(&registry, &names::DELETE_MARKS_DROPPED)
+                .with_label_values(&[] as &[&str]),
+            replica_size: gauge(&registry, &names::REPLICA_SIZE, f64::NAN),
+            wal_size: gauge(&registry, &names::WAL_SIZE, f64::NAN),
+            wal_pages_pinned: gauge(&registry, &names::WAL_PAGES_PINNED, f64::NAN),
+            registry,
+        };
+        metrics.create_series(catalog);
+        metrics
+    }
+
+    fn create_series(&self, catalog: &Catalog) {
+        let max_staleness = gauges(&self.registry, &names::MAX_STALENESS);
+        for table in &catalog.tables {
+            max_staleness.with_label_values(&[&table.name]).set(seconds(table.max_staleness_ms));
+            for family in [&self.table_rows, &self.held_rows, &self.delete_marks] {
+                family.with_label_values(&[&table.name]).set(f64::NAN);
+            }
+            for topic in table.topics.iter().filter_map(|&topic| catalog.topics.get(topic)) {
+                for effect in Effect::ALL {
+                    self.events_applied.with_label_values(&[topic, table.name.as_str(), effect.name()]);
+                }
+            }
+        }
+        for topic in &catalog.topics {
+            self.event_to_visible.with_label_values(&[topic]);
+            self.dead_letters.with_label_values(&[topic]).set(f64::NAN);
+            for skip in Skip::ALL {
+                self.events_skipped.with_label_values(&[topic, skip.name()]);
+            }
+            for reason in Reason::ALL {
+                self.dead_letters_total.with_label_values(&[topic, reason.name()]);
+            }
+        }
+        for reason in RetryReason::ALL {
+            self.store_retries.with_label_values(&[reason.name()]);
+        }
+        for reason in SourceErrorKind::ALL {
+            self.source_errors.with_label_values(&[reason.name()]);
+        }
+        for reason in GapReason::ALL {
+            self.gaps.with_label_values(&[reason.name()]);
+        }
+        // A process that runs has read its configuration.
+        gauge(&self.registry, &names::CONFIG_RELOAD_SUCCESS, 1.0);
+        gauges(&self.registry, &names::BUILD_INFO)
+            .with_label_values(&[env!("CARGO_PKG_VERSION"), std::env::consts::OS, std::env::consts::ARCH])
+            .set(1.0);
+    }
+
+    /// The text format of Prometheus (0.0.4).
+    pub fn render(&self, now_ms: i64) -> String {
+        let known = self.known();
+        for (name, facts) in self.tables.iter().zip(&known.facts) {
+            let current = state(facts, now_ms);
+            for possible in State::ALL {
+                let holds = f64::from(u8::from(possible == current));
+                self.state.with_label_values(&[name.as_str(), possible.name()]).set(holds);
+            }
+            self.fresh_as_of.with_label_values(&[name]).set(or_nan(facts.fresh_as_of_ms.map(seconds)));
+        }
+        for (index, name) in self.topics.iter().enumerate() {
+            let partitions = known.partitions.iter().filter(|(at, _)| at.topic == index);
+            let fresh_as_of_ms = worst(partitions.map(|(_, partition)| partition.fresh_as_of_ms));
+            let lag = fresh_as_of_ms.map(|at| seconds(now_ms.saturating_sub(at)).max(0.0));
+            self.lag_seconds.with_label_values(&[name]).set(or_nan(lag));
+        }
+        for (at, partition) in &known.partitions {
+            let Some(topic) = self.topics.get(at.topic) else { continue };
+            // The position may be ahead of an end that was observed before it moved.
+            let lag = partition.end_offset.map(|end| end.saturating_sub(partition.next_offset).max(0) as f64);
+            self.lag_records.with_label_values(&[topic, &at.partition.to_string()]).set(or_nan(lag));
+        }
+        // Under the lock, so that two readers cannot mix their times in one answer.
+        let mut text = String::with_capacity(16 * 1024);
+        if let Err(error) = TextEncoder::new().encode_utf8(&self.registry.gather(), &mut text) {
+            tracing::error!(%error, "cannot encode the metrics");
+        }
+        text
+    }
+
+    pub fn events_applied(&self, topic: usize, table: usize, effect: Effect, count: u64) {
+        if let (Some(topic), Some(table)) = (self.topics.get(topic), self.tables.get(table)) {
+            self.events_applied.with_label_values(&[topic, table, effect.name()]).inc_by(count);
+        }
+    }
+
+    pub fn events_skipped(&self, topic: usize, skip: Skip, count: u64) {
+        if let Some(topic) = self.topics.get(topic) {
+            self.events_skipped.with_label_values(&[topic, skip.name()]).inc_by(count);
+        }
+    }
+
+    pub fn dead_letter(&self, topic: usize, reason: Reason) {
+        if let Some(topic) = self.topics.get(topic) {
+            self.dead_letters_total.with_label_values(&[topic, reason.name()]).inc();
+        }
+    }
+
+    pub fn dead_letters_kept(&self, topic: usize, count: u64) {
+        if let Some(topic) = self.topics.get(topic) {
+            self.dead_letters.with_label_values(&[topic]).set(count as f64);
+        }
+    }
+
+    /// One batch is committed.
+    pub fn batch_applied(&self, events: u64, took: Duration) {
+        self.batch_events.observe(events as f64);
+        self.apply_duration.observe(took.as_secs_f64());
+    }
+
+    /// From a record's timestamp to its commit. A producer whose clock is ahead of ours counts as 0.
+    pub fn became_visible(&self, topic: usize, seconds: f64) {
+        if let Some(topic) = self.topics.get(topic) {
+            self.event_to_visible.with_label_values(&[topic]).observe(seconds.max(0.0));
+        }
+    }
+
+    pub fn store_retried(&self, reason: RetryReason) {
+        self.store_retries.with_label_values(&[reason.name()]).inc();
+    }
+
+    pub fn source_error(&self, reason: SourceErrorKind) {
+        self.source_errors.with_label_values(&[reason.name()]).inc();
+    }
+
+    pub fn gap(&self, reason: GapReason) {
+        self.gaps.with_label_values(&[reason.name()]).inc();
+    }
+
+    pub fn kafka_connected(&self, yes: bool) {
+        self.kafka_connected.set(f64::from(u8::from(yes)));
+    }
+
+    pub fn store_connected(&self, yes: bool) {
+        self.store_connected.set(f64::from(u8::from(yes)));
+    }
+
+    /// Where a partition stands in the replica and what is known about its log. A topic is as fresh
+    /// as its worst partition, so every partition has to be named, also those that are empty.
+    pub fn partition(
+        &self,
+        at: TopicPartition,
+        next_offset: i64,
+        end_offset: Option<i64>,
+        fresh_as_of_ms: Option<i64>,
+    ) {
+        self.known().partitions.insert(at, Partition { next_offset, end_offset, fresh_as_of_ms });
+    }
+
+    /// `remaining`: records up to the ends captured at start; `None` while these are unknown.
+    pub fn gate(&self, caught_up: bool, remaining: Option<u64>) {
+        self.caught_up.set(f64::from(u8::from(caught_up)));
+        self.bootstrap_remaining.set(or_nan(remaining.map(|records| records as f64)));
+    }
+
+    /// What the state and the freshness of a table follow from; they are computed when somebody asks.
+    pub fn facts(&self, table: usize, facts: Facts) {
+        if let Some(stored) = self.known().facts.get_mut(table) {
+            *stored = facts;
+        }
+    }
+
+    pub fn sizes(&self, sizes: Sizes<'_>) {
+        for (family, counts) in [
+            (&self.table_rows, sizes.rows),
+            (&self.held_rows, sizes.held),
+            (&self.delete_marks, sizes.delete_marks),
+        ] {
+            for (name, count) in self.tables.iter().zip(counts) {
+                family.with_label_values(&[name]).set(*count as f64);
+            }
+        }
+        self.replica_size.set(sizes.replica_bytes as f64);
+        self.wal_size.set(sizes.wal_bytes as f64);
+    }
+
+    pub fn delete_marks_dropped(&self, count: u64) {
+        self.delete_marks_dropped.inc_by(count);
+    }
+
+    pub fn wal_pages_pinned(&self, pages: u64) {
+        self.wal_pages_pinned.set(pages as f64);
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn nothing_known(max_staleness_ms: i64) -> Facts {
+    Facts {
+        stopped: false,
+        complete: false,
+        connected: false,
+        heartbeat_ms: None,
+        heartbeat_limit_ms: 0,
+        fresh_as_of_ms: None,
+        max_staleness_ms,
+        missing_events: false,
+        rebuilding: false,
+    }
+}
+
+fn seconds(ms: i64) -> f64 {
+    ms as f64 / 1000.0
+}
+
+fn or_nan(value: Option<f64>) -> f64 {
+    value.unwrap_or(f64::NAN)
+}
+
+// Names and labels are constants of this room and each is registered once, so that creating a
+// family cannot fail; the tests below create all of them.
+const CONSTANT: &str = "metric names and labels are valid and unique";
+
+fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: prometheus::Result<C>) -> C {
+    let collector = collector.expect(CONSTANT);
+    registry.register(Box::new(collector.clone())).expect(CONSTANT);
+    collector
+}
+
+fn gauges(registry: &Registry, family: &Family) -> GaugeVec {
+    register(registry, GaugeVec::new(Opts::new(family.name, family.help), family.labels))
+}
+
+fn gauge(registry: &Registry, family: &Family, start: f64) -> Gauge {
+    let gauge = gauges(registry, family).with_label_values(&[] as &[&str]);
+    gauge.set(start);
+    gauge
+}
+
+fn counters(registry: &Registry, family: &Family) -> IntCounterVec {
+    register(registry, IntCounterVec::new(Opts::new(family.name, family.help), family.labels))
+}
+
+fn histograms(registry: &Registry, family: &Family, buckets: &[f64]) -> HistogramVec {
+    let options = HistogramOpts::new(family.name, family.help).buckets(buckets.to_vec());
+    register(registry, HistogramVec::new(options, family.labels))
+}
+
+fn histogram(registry: &Registry, family: &Family, buckets: &[f64]) -> Histogram {
+    histograms(registry, family, buckets).with_label_values(&[] as &[&str])
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,551 @@
+//! Intake: what the source hands over becomes a batch in the making.
+//!
+//! Everything here is arithmetic on values; the threads and channels are in the parent module.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tracing::{info, warn};
+
+use super::gate::{GateRule, StartupGate};
+use super::identity::{Identity, Verdict};
+use super::{Context, Failure, Positions};
+use crate::config::{Config, Keep, OnError};
+use crate::domain::batch::{Batch, BatchBuilder, Observed};
+use crate::domain::catalog::Catalog;
+use crate::domain::change::{Change, Skip};
+use crate::domain::checkpoint::{Checkpoint, Position, TopicPartition};
+use crate::domain::dead_letter::{DeadLetter, Reason, RecordBytes, Rejection};
+use crate::domain::freshness::{self, PartitionFreshness};
+use crate::domain::record::{Headers, Record};
+use crate::domain::state::Facts;
+use crate::mapping::{Outcome, Plan};
+use crate::metrics::{GapReason, SourceErrorKind};
+use crate::source::{Ends, Observation, SourceEvent, TopicObservation};
+
+pub struct Intake {
+    plan: Plan,
+    catalog: Arc<Catalog>,
+    context: Context,
+    policies: Vec<OnError>,
+    keep: Keep,
+    dead_letters_max: u64,
+    max_record_bytes: usize,
+    heartbeat_limit_ms: i64,
+    builder: BatchBuilder,
+    partitions: BTreeMap<TopicPartition, Partition>,
+    /// Positions as the store has them.
+    committed: Positions,
+    pub gate: StartupGate,
+    identity: Identity,
+    /// To be written with the next batch.
+    news: News,
+    /// Set when the daemon stops for good; written with the last batch.
+    pub stopped: Option<String>,
+    assignments: Vec<(TopicPartition, Position)>,
+    /// The first thing that went wrong in a poll; what follows in that poll is left alone.
+    failure: Option<Failure>,
+    connected: bool,
+    /// A new partition could not be started because the start of its log is not known.
+    lacks_log_start: bool,
+    /// `asked_ms` of the last round that counted, by topic.
+    counted_ms: BTreeMap<usize, i64>,
+    /// Scratch, kept for its memory.
+    changes: Vec<Change>,
+}
+
+/// One partition as the batch in the making will leave it.
+struct Partition {
+    position: Position,
+    /// Position of the last sealed batch; `None` when the store does not know the partition.
+    sealed: Option<i64>,
+    freshness: PartitionFreshness,
+    end: Option<i64>,
+    moved: bool,
+    /// A timestamp was noted for this batch.
+    timed: bool,
+}
+
+#[derive(Default)]
+struct News {
+    any: bool,
+    ends: BTreeMap<TopicPartition, i64>,
+    cluster_id: Option<String>,
+    topic_ids: BTreeMap<usize, String>,
+    clear_stopped: bool,
+}
+
+impl Intake {
+    pub fn new(config: &Config, plan: Plan, checkpoint: Checkpoint, gate: GateRule, context: Context) -> Intake {
+        let catalog = Arc::clone(plan.catalog());
+        let identity = Identity::restored(&checkpoint);
+        let committed: Positions =
+            checkpoint.positions.iter().map(|(at, position)| (*at, position.next_offset)).collect();
+        let partitions = checkpoint
+            .positions
+            .into_iter()
+            .map(|(at, position)| {
+                let fresh = checkpoint.fresh_as_of_ms.get(&at).copied();
+                let partition = Partition {
+                    sealed: Some(position.next_offset),
+                    position,
+                    freshness: PartitionFreshness::restored(fresh),
+                    end: None,
+                    moved: false,
+                    timed: false,
+                };
+                (at, partition)
+            })
+            .collect();
+        let mut intake = Intake {
+            plan,
+            catalog,
+            policies: config.topics.iter().map(|topic| topic.on_error).collect(),
+            keep: config.dead_letters.keep,
+            dead_letters_max: config.dead_letters.max,
+            max_record_bytes: config.kafka.max_record_bytes,
+            heartbeat_limit_ms: crate::store::heartbeat_limit(config.freshness.interval).as_millis() as i64,
+            builder: BatchBuilder::default(),
+            partitions,
+            gate: StartupGate::new(gate),
+            identity,
+            news: News::default(),
+            stopped: None,
+            assignments: Vec::new(),
+            failure: None,
+            connected: false,
+            lacks_log_start: false,
+            counted_ms: BTreeMap::new(),
+            changes: Vec::new(),
+            committed: Positions::new(),
+            context,
+        };
+        intake.committed(&committed);
+        if intake.gate.is_open() {
+            intake.open_gate();
+        }
+        intake
+    }
+
+    /// Where to start reading what the replica knows.
+    pub fn positions(&self) -> Vec<(TopicPartition, Position)> {
+        self.partitions.iter().map(|(at, partition)| (*at, partition.position.clone())).collect()
+    }
+
+    pub fn take_assignments(&mut self) -> Vec<(TopicPartition, Position)> {
+        std::mem::take(&mut self.assignments)
+    }
+
+    /// What went wrong in the last poll, if anything.
+    pub fn outcome(&mut self) -> Result<(), Failure> {
+        self.failure.take().map_or(Ok(()), Err)
+    }
+
+    pub fn records(&self) -> u64 {
+        self.builder.records()
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.builder.bytes()
+    }
+
+    pub fn has_changes(&self) -> bool {
+        self.builder.records() > 0 || self.partitions.values().any(|partition| partition.moved)
+    }
+
+    /// Something readers should see although no record came.
+    pub fn has_news(&self) -> bool {
+        self.news.any
+    }
+
+    pub fn take(&mut self, event: SourceEvent<'_>) {
+        if self.failure.is_some() {
+            return;
+        }
+        let taken = match event {
+            SourceEvent::Record(record) => self.take_record(&record),
+            SourceEvent::EndOfPartition { at, offset } => {
+                self.take_end(at, offset);
+                Ok(())
+            }
+            SourceEvent::Observation(observation) => self.take_observation(&observation),
+            SourceEvent::Unreachable { reason } => {
+                self.context.metrics.source_error(SourceErrorKind::Unreachable);
+                self.disconnected(&reason);
+                Ok(())
+            }
+            SourceEvent::OutOfRange { at, position } => self.take_out_of_range(at, position),
+            SourceEvent::TopicMissing { topic } => {
+                self.context.metrics.source_error(SourceErrorKind::TopicMissing);
+                warn!(topic = %self.catalog.topics[topic], "the topic does not exist; waiting for it");
+                Ok(())
+            }
+            SourceEvent::Fatal { reason } => {
+                self.context.metrics.source_error(SourceErrorKind::Fatal);
+                Err(Failure::unavailable(format!("the Kafka client cannot go on: {reason}")))
+            }
+        };
+        if let Err(failure) = taken {
+            self.failure = Some(failure);
+        }
+    }
+
+    fn take_record(&mut self, record: &Record<'_>) -> Result<(), Failure> {
+        let Some(partition) = self.partitions.get_mut(&record.at) else { return Ok(()) };
+        if record.offset < partition.position.next_offset {
+            self.context.metrics.events_skipped(record.at.topic, Skip::Duplicate, 1);
+            return Ok(());
+        }
+        let size = record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len);
+        let outcome = if size > self.max_record_bytes {
+            Outcome::Rejected(Rejection {
+                table: None,
+                path: String::new(),
+                reason: Reason::TooLarge,
+                message: format!(
+                    "the record has {size} bytes, kafka.max_record_bytes allows {}",
+                    self.max_record_bytes
+                ),
+            })
+        } else {
+            self.plan.translate(record, &mut partition.position.memory, &mut self.changes)
+        };
+        match outcome {
+            Outcome::Changes => {
+                for change in self.changes.drain(..) {
+                    self.builder.push(&self.catalog, change);
+                }
+                if let Some(timestamp_ms) = record.timestamp_ms
+                    && !partition.timed
+                    && self.gate.is_open()
+                {
+                    partition.timed = true;
+                    self.builder.note_timestamp(record.at.topic, timestamp_ms);
+                }
+            }
+            Outcome::Skipped(skip) => self.context.metrics.events_skipped(record.at.topic, skip, 1),
+            Outcome::Rejected(rejection) => match self.policies[record.at.topic] {
+                OnError::DeadLetter => {
+                    let oversize = rejection.reason == Reason::TooLarge;
+                    let letter = DeadLetter {
+                        at: record.at,
+                        offset: record.offset,
+                        rejection,
+                        first_seen_ms: self.context.now_ms(),
+                        record: (self.keep == Keep::Bytes).then(|| bytes_of(record, oversize)),
+                    };
+                    self.builder.push_dead_letter(letter);
+                }
+                OnError::Skip => self.context.metrics.events_skipped(record.at.topic, Skip::Rejected, 1),
+                OnError::Stop => return Err(self.refused(record, &rejection)),
+            },
+            Outcome::Stop(rejection) => return Err(self.refused(record, &rejection)),
+        }
+        self.changes.clear();
+        let partition = self.partitions.get_mut(&record.at);
+        if let Some(partition) = partition {
+            partition.position.next_offset = record.offset + 1;
+            if record.leader_epoch >= 0 {
+                partition.position.leader_epoch = record.leader_epoch;
+            }
+            partition.moved = true;
+        }
+        self.builder.count_record();
+        Ok(())
+    }
+
+    fn refused(&self, record: &Record<'_>, rejection: &Rejection) -> Failure {
+        Failure::other(format!(
+            "topic {} partition {} offset {}: {}{}: {}; the policy is to stop: repair the event or change \
+             on_error (or otherwise) of the topic",
+            self.catalog.topics[record.at.topic],
+            record.at.partition,
+            record.offset,
+            rejection.reason.name(),
+            if rejection.path.is_empty() { String::new() } else { format!(" at {}", rejection.path) },
+            rejection.message
+        ))
+    }
+
+    fn take_end(&mut self, at: TopicPartition, offset: i64) {
+        if let Some(partition) = self.partitions.get_mut(&at)
+            && offset > partition.position.next_offset
+        {
+            partition.position.next_offset = offset;
+            partition.moved = true;
+        }
+    }
+
+    fn disconnected(&mut self, reason: &str) {
+        if self.connected {
+            warn!(reason, "no answer from the brokers; trying again");
+            self.news.any = true;
+        }
+        self.connected = false;
+        self.context.metrics.kafka_connected(false);
+        self.context.progress.update(|shared| shared.connected = false);
+    }
+
+    fn take_out_of_range(&mut self, at: TopicPartition, position: i64) -> Result<(), Failure> {
+        self.context.metrics.source_error(SourceErrorKind::OutOfRange);
+        self.context.metrics.gap(GapReason::Retention);
+        Err(Failure::foreign(format!(
+            "topic {} partition {}: position {position} is not in the log; records were removed by retention \
+             or the log was truncated; remove the replica to build it anew from what the log still holds",
+            self.catalog.topics[at.topic], at.partition
+        )))
+    }
+
+    fn take_observation(&mut self, seen: &Observation) -> Result<(), Failure> {
+        if !self.connected {
+            info!(cluster_id = %seen.cluster_id, "connected");
+        }
+        self.connected = true;
+        self.context.metrics.kafka_connected(true);
+        let verdict = self
+            .identity
+            .judge(&self.catalog, seen, |at| self.partitions.get(&at).map(|known| known.position.next_offset));
+        match verdict {
+            Verdict::Gap { reason, failure } => {
+                self.context.metrics.gap(reason);
+                return Err(failure);
+            }
+            Verdict::Suspect => {
+                for partition in self.partitions.values_mut() {
+                    partition.freshness.distrust();
+                }
+                return Ok(());
+            }
+            Verdict::Same { new_cluster_id, new_topic_ids } => {
+                self.news.cluster_id = new_cluster_id.or(self.news.cluster_id.take());
+                self.news.topic_ids.extend(new_topic_ids);
+            }
+        }
+        self.lacks_log_start = false;
+        for (topic, observed) in &seen.topics {
+            // A round is proof only of a topic all of whose partitions are being read.
+            if self.can_count(*topic, observed) {
+                for (partition, ends) in &observed.partitions {
+                    self.meet(TopicPartition { topic: *topic, partition: *partition }, ends, seen.asked_ms);
+                }
+                self.counted_ms.insert(*topic, seen.asked_ms);
+            }
+        }
+        self.capture_gate(seen);
+        self.news.any = true;
+        self.news.clear_stopped = true;
+        Ok(())
+    }
+
+    /// Whether every partition of the topic is known or can be started now, and none is missing.
+    fn can_count(&mut self, topic: usize, observed: &TopicObservation) -> bool {
+        let known = self.partitions.keys().filter(|at| at.topic == topic);
+        if known.clone().any(|at| !observed.partitions.contains_key(&at.partition)) {
+            return false;
+        }
+        let startable = observed.partitions.iter().all(|(partition, ends)| {
+            ends.log_start.is_some()
+                || self.partitions.contains_key(&TopicPartition { topic, partition: *partition })
+        });
+        self.lacks_log_start |= !startable;
+        startable
+    }
+
+    /// Whether the next rounds have to ask for log starts and last stable offsets too.
+    pub fn wants_details(&self) -> bool {
+        !self.connected || self.lacks_log_start || self.gate.wants_ends()
+    }
+
+    /// Takes a partition's ends as proof; starts reading it when it is new.
+    fn meet(&mut self, at: TopicPartition, ends: &Ends, asked_ms: i64) {
+        if let (false, Some(log_start)) = (self.partitions.contains_key(&at), ends.log_start) {
+            // It did not exist in the last round that counted, so nothing committed before that
+            // round can be missing from it.
+            let stored = self
+                .partitions
+                .iter()
+                .filter(|(other, _)| other.topic == at.topic)
+                .map(|(_, other)| other.freshness.fresh_as_of_ms());
+            let fresh = self.counted_ms.get(&at.topic).copied().or_else(|| freshness::worst(stored));
+            let position = Position { next_offset: log_start, ..Position::start() };
+            if self.gate.is_complete() {
+                info!(topic = %self.catalog.topics[at.topic], partition = at.partition, "new partition");
+            }
+            self.assignments.push((at, position.clone()));
+            let partition = Partition {
+                position,
+                sealed: None,
+                freshness: PartitionFreshness::restored(fresh),
+                end: None,
+                moved: true,
+                timed: false,
+            };
+            self.partitions.insert(at, partition);
+        }
+        if let Some(partition) = self.partitions.get_mut(&at) {
+            partition.freshness.observe(asked_ms, ends.high_watermark);
+            partition.end = Some(ends.high_watermark);
+            self.news.ends.insert(at, ends.high_watermark);
+        }
+    }
+
+    /// The first round in which every topic exists and every partition is known tells the ends
+    /// that the start-up gate waits for.
+    fn capture_gate(&mut self, seen: &Observation) {
+        if !self.gate.wants_ends() || seen.topics.len() < self.catalog.topics.len() {
+            return;
+        }
+        let mut ends = BTreeMap::new();
+        for (topic, observed) in &seen.topics {
+            for (partition, found) in &observed.partitions {
+                let at = TopicPartition { topic: *topic, partition: *partition };
+                if !self.partitions.contains_key(&at) {
+                    return;
+                }
+                ends.insert(at, found.last_stable.unwrap_or(found.high_watermark));
+            }
+        }
+        let positions: Positions =
+            self.partitions.iter().map(|(at, partition)| (*at, partition.position.next_offset)).collect();
+        let remaining = super::gate::remaining(&ends, &positions);
+        info!(partitions = ends.len(), remaining_records = remaining, "reading up to the end of the log");
+        self.gate.capture(ends, remaining, self.context.now_ms());
+        self.publish_gate();
+    }
+
+    /// Hands over the batch in the making, with what was observed.
+    pub fn seal(&mut self, now_ms: i64) -> Batch {
+        let mut fresh_as_of_ms = BTreeMap::new();
+        for (at, partition) in &mut self.partitions {
+            if partition.moved {
+                self.builder.advance(*at, partition.sealed, &partition.position);
+                partition.sealed = Some(partition.position.next_offset);
+                partition.moved = false;
+            }
+            partition.timed = false;
+            let before = partition.freshness.fresh_as_of_ms();
+            partition.freshness.reach(partition.position.next_offset);
+            let after = partition.freshness.fresh_as_of_ms();
+            if let Some(after) = after
+                && (before != Some(after) || !self.committed.contains_key(at))
+            {
+                fresh_as_of_ms.insert(*at, after);
+            }
+        }
+        let news = std::mem::take(&mut self.news);
+        let stopped = match (&self.stopped, news.clear_stopped) {
+            (Some(reason), _) => Some(reason.clone()),
+            (None, true) => Some(String::new()),
+            (None, false) => None,
+        };
+        self.builder.seal(Observed {
+            heartbeat_ms: now_ms,
+            connected: self.connected,
+            fresh_as_of_ms,
+            end_offsets: news.ends,
+            topic_ids: news.topic_ids,
+            cluster_id: news.cluster_id,
+            stopped,
+        })
+    }
+
+    /// The store has these positions now.
+    pub fn committed(&mut self, positions: &Positions) {
+        self.committed.extend(positions.iter().map(|(at, offset)| (*at, *offset)));
+        if self.gate.check(&self.committed) {
+            self.open_gate();
+        }
+        self.publish();
+    }
+
+    pub fn check_dead_letters(&mut self, kept: u64) -> Result<(), Failure> {
+        if kept <= self.dead_letters_max {
+            return Ok(());
+        }
+        Err(Failure::other(format!(
+            "{kept} dead letters are kept, dead_letters.max allows {}: the mapping and the events do not fit; \
+             see _readside_dead_letters, repair the mapping or raise the limit",
+            self.dead_letters_max
+        )))
+    }
+
+    pub fn open_gate(&mut self) {
+        if !self.context.progress.is_gate_open() {
+            info!("the copy may be used: start-up gate open");
+        }
+        self.context.progress.open_gate();
+        self.publish();
+    }
+
+    fn publish(&self) {
+        let metrics = &self.context.metrics;
+        for (at, partition) in &self.partitions {
+            if let Some(next_offset) = self.committed.get(at) {
+                metrics.partition(*at, *next_offset, partition.end, partition.freshness.fresh_as_of_ms());
+            }
+        }
+        for (index, table) in self.catalog.tables.iter().enumerate() {
+            let known = |topic: &usize| {
+                freshness::worst(
+                    self.partitions
+                        .iter()
+                        .filter(move |(at, _)| at.topic == *topic)
+                        .map(|(_, partition)| partition.freshness.fresh_as_of_ms()),
+                )
+            };
+            metrics.facts(
+                index,
+                Facts {
+                    stopped: self.stopped.is_some(),
+                    complete: self.gate.is_complete(),
+                    connected: self.connected,
+                    heartbeat_ms: Some(self.context.now_ms()),
+                    heartbeat_limit_ms: self.heartbeat_limit_ms,
+                    fresh_as_of_ms: freshness::worst(table.topics.iter().map(known)),
+                    max_staleness_ms: table.max_staleness_ms,
+                    missing_events: false,
+                    rebuilding: false,
+                },
+            );
+        }
+        self.publish_gate();
+    }
+
+    fn publish_gate(&self) {
+        let remaining = self.gate.remaining(&self.committed);
+        self.context.metrics.gate(self.gate.is_caught_up() && self.gate.is_complete(), remaining);
+        let build = self.gate.build(&self.committed, self.context.now_ms());
+        self.context.progress.update(|shared| shared.build = build);
+    }
+}
+
+/// What a dead letter keeps of its record; of one that is too large, only the key and only if that
+/// is small.
+fn bytes_of(record: &Record<'_>, oversize: bool) -> RecordBytes {
+    const KEY_MAX: usize = 4096;
+    let key = record.key.filter(|key| !oversize || key.len() <= KEY_MAX);
+    RecordBytes {
+        key: key.map(<[u8]>::to_vec),
+        value: if oversize { None } else { record.value.map(<[u8]>::to_vec) },
+        headers: headers_json(record.headers),
+    }
+}
+
+/// Headers as a JSON object text; a name that comes twice keeps its last value.
+fn headers_json(headers: Headers<'_>) -> Option<String> {
+    let list = headers.0?;
+    let mut object = serde_json::Map::new();
+    list.each(&mut |name, value| {
+        let text = match value.map(std::str::from_utf8) {
+            None => serde_json::Value::Null,
+            Some(Ok(text)) => text.into(),
+            Some(Err(_)) => {
+                use base64::Engine;
+                let bytes = value.unwrap_or_default();
+                format!("base64:{}", base64::engine::general_purpose::STANDARD.encode(bytes)).into()
+            }
+        };
+        object.insert(name.to_owned(), text);
+    });
+    (!object.is_empty()).then(|| serde_json::Value::Object(object).to_string())
+}

@@ -1,0 +1,261 @@
+//! The writer: the one thread that owns the store.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tracing::{info, warn};
+
+use super::{Context, Failure, Positions};
+use crate::domain::batch::Batch;
+use crate::domain::change::{Effect, Skip};
+use crate::domain::retry::Backoff;
+use crate::metrics::Sizes;
+use crate::store::{Applied, Store, StoreError};
+
+/// Wait for work before housekeeping gets its turn.
+const IDLE: Duration = Duration::from_millis(500);
+/// Housekeeping comes at least this often, also under load.
+const MAINTAIN_EVERY: Duration = Duration::from_secs(5);
+const RETRY_FIRST: Duration = Duration::from_millis(50);
+const RETRY_MAX: Duration = Duration::from_secs(5);
+/// A failure that goes on is logged this often.
+const RETRY_LOG_EVERY: Duration = Duration::from_secs(30);
+
+pub enum Work {
+    Batch(Box<Batch>),
+    /// The first copy is whole.
+    Complete,
+}
+
+pub enum Done {
+    Applied { positions: Positions, dead_letters_kept: u64 },
+    Completed,
+    Failed(Failure),
+}
+
+/// Handle of the writer's thread. Dropping the work channel ends it.
+pub struct Writer {
+    pub context: Context,
+    channels: Option<(SyncSender<Work>, Receiver<Done>)>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Writer {
+    pub fn spawn<T: Store + 'static>(store: T, context: Context) -> std::io::Result<Writer> {
+        // No queue: a batch is handed over when the writer waits for one.
+        let (work_tx, work_rx) = sync_channel(0);
+        let (done_tx, done_rx) = sync_channel(1);
+        let inside = context.clone();
+        let thread = std::thread::Builder::new().name("writer".into()).spawn(move || {
+            WriterLoop {
+                store,
+                context: inside,
+                work: work_rx,
+                done: done_tx,
+                maintained: Instant::now(),
+                topics: HashMap::new(),
+            }
+            .run();
+        })?;
+        Ok(Writer { context, channels: Some((work_tx, done_rx)), thread: Some(thread) })
+    }
+
+    /// The two ends for the pipeline; they exist once.
+    pub(super) fn channels(&mut self) -> (SyncSender<Work>, Receiver<Done>) {
+        self.channels.take().unwrap_or_else(|| {
+            // A second pipeline on one writer finds a writer that ended.
+            let (work, _) = sync_channel(0);
+            let (_, done) = sync_channel(0);
+            (work, done)
+        })
+    }
+
+    /// Waits for the thread after the pipeline has ended: the store is closed then.
+    pub fn join(mut self) {
+        drop(self.channels.take());
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            warn!("the writer thread panicked");
+        }
+    }
+}
+
+struct WriterLoop<T: Store> {
+    store: T,
+    context: Context,
+    work: Receiver<Work>,
+    done: SyncSender<Done>,
+    maintained: Instant,
+    /// Dead letters by topic that were counted so far, to count only new ones.
+    topics: HashMap<usize, u64>,
+}
+
+impl<T: Store> WriterLoop<T> {
+    fn run(mut self) {
+        self.publish_figures();
+        loop {
+            self.context.progress.tick_writer(self.context.now_ms());
+            match self.work.recv_timeout(IDLE) {
+                Ok(Work::Batch(batch)) => {
+                    let done = match self.apply(&batch) {
+                        Ok(Some(done)) => done,
+                        // Told to stop while the store refused: the log has it still.
+                        Ok(None) => return,
+                        Err(failure) => Done::Failed(failure),
+                    };
+                    if self.done.send(done).is_err() {
+                        return;
+                    }
+                }
+                Ok(Work::Complete) => {
+                    let done = match self.retrying(|store| store.complete()) {
+                        Ok(Some(())) => Done::Completed,
+                        Ok(None) => return,
+                        Err(failure) => Done::Failed(failure),
+                    };
+                    if self.done.send(done).is_err() {
+                        return;
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => self.maintain(),
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            if self.maintained.elapsed() >= MAINTAIN_EVERY {
+                self.maintain();
+            }
+        }
+    }
+
+    fn apply(&mut self, batch: &Batch) -> Result<Option<Done>, Failure> {
+        let started = Instant::now();
+        let Some(applied) = self.retrying(|store| store.apply(batch))? else { return Ok(None) };
+        self.count(batch, &applied, started.elapsed());
+        let positions: Positions =
+            batch.advances.iter().map(|(at, advance)| (*at, advance.to.next_offset)).collect();
+        self.context.progress.update(|shared| {
+            shared.positions.extend(positions.iter().map(|(at, offset)| (*at, *offset)));
+            shared.connected = batch.observed.connected;
+        });
+        Ok(Some(Done::Applied { positions, dead_letters_kept: applied.dead_letters_kept }))
+    }
+
+    /// Retries with backoff until it works, cannot work, or the daemon stops (`None`).
+    fn retrying<R>(&mut self, mut call: impl FnMut(&mut T) -> Result<R, StoreError>) -> Result<Option<R>, Failure> {
+        let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX);
+        let mut logged: Option<Instant> = None;
+        loop {
+            match call(&mut self.store) {
+                Ok(result) => {
+                    if backoff.attempts() > 0 {
+                        info!(attempts = backoff.attempts(), "the store takes batches again");
+                        self.context.metrics.store_connected(true);
+                        self.context.progress.update(|shared| shared.store_failing = None);
+                    }
+                    return Ok(Some(result));
+                }
+                Err(StoreError::Retry { reason, message }) => {
+                    self.context.metrics.store_retried(reason);
+                    self.context.metrics.store_connected(false);
+                    if logged.is_none_or(|at| at.elapsed() >= RETRY_LOG_EVERY) {
+                        logged = Some(Instant::now());
+                        warn!(reason = reason.name(), error = %message, "the store refuses; trying again");
+                        self.context.progress.update(|shared| shared.store_failing = Some(message.clone()));
+                    }
+                    if !self.pause(backoff.next(random())) {
+                        return Ok(None);
+                    }
+                }
+                Err(error @ StoreError::Stop { .. }) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Sleeps in slices; false when the daemon stops meanwhile.
+    fn pause(&self, wait: Duration) -> bool {
+        let until = Instant::now() + wait;
+        loop {
+            self.context.progress.tick_writer(self.context.now_ms());
+            if self.context.is_stopping() {
+                return false;
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return true;
+            }
+            std::thread::sleep(left.min(Duration::from_millis(100)));
+        }
+    }
+
+    fn maintain(&mut self) {
+        self.maintained = Instant::now();
+        match self.store.maintain(self.context.now_ms()) {
+            Ok(done) => {
+                self.context.metrics.delete_marks_dropped(done.delete_marks_dropped);
+                self.context.metrics.wal_pages_pinned(done.wal_pages_pinned);
+            }
+            // The next batch meets the same trouble and deals with it.
+            Err(error) => warn!(%error, "housekeeping of the store failed"),
+        }
+        self.publish_figures();
+    }
+
+    fn publish_figures(&mut self) {
+        let figures = self.store.figures();
+        let metrics = &self.context.metrics;
+        metrics.sizes(Sizes {
+            rows: &figures.rows,
+            held: &figures.held,
+            delete_marks: &figures.delete_marks,
+            replica_bytes: figures.replica_bytes,
+            wal_bytes: figures.wal_bytes,
+        });
+        for (topic, kept) in figures.dead_letters.iter().enumerate() {
+            if self.topics.insert(topic, *kept) != Some(*kept) {
+                metrics.dead_letters_kept(topic, *kept);
+            }
+        }
+    }
+
+    fn count(&self, batch: &Batch, applied: &Applied, took: Duration) {
+        let metrics = &self.context.metrics;
+        let now = self.context.now_ms();
+        let mut counts: BTreeMap<(usize, usize), [u64; Effect::ALL.len()]> = BTreeMap::new();
+        let mut stale = applied.stale.iter().copied().peekable();
+        let mut missing = applied.missing_row.iter().copied().peekable();
+        for (index, entry) in batch.entries.iter().enumerate() {
+            if stale.next_if_eq(&index).is_some() {
+                metrics.events_skipped(entry.topic, Skip::Stale, entry.event_count());
+            } else if missing.next_if_eq(&index).is_some() {
+                metrics.events_skipped(entry.topic, Skip::MissingRow, entry.event_count());
+            } else {
+                let sums = counts.entry((entry.topic, entry.table)).or_default();
+                for (sum, events) in sums.iter_mut().zip(entry.events) {
+                    *sum += u64::from(events);
+                }
+            }
+        }
+        for ((topic, table), sums) in counts {
+            for (effect, events) in Effect::ALL.into_iter().zip(sums) {
+                if events > 0 {
+                    metrics.events_applied(topic, table, effect, events);
+                }
+            }
+        }
+        for letter in batch.dead_letters.iter().chain(&applied.dead_letters) {
+            metrics.dead_letter(letter.at.topic, letter.rejection.reason);
+        }
+        for (topic, timestamp_ms) in &batch.timestamps {
+            metrics.became_visible(*topic, (now - timestamp_ms).max(0) as f64 / 1000.0);
+        }
+        metrics.batch_applied(batch.records, took);
+    }
+}
+
+/// Jitter only: the address of a new allocation and the time are random enough.
+fn random() -> u64 {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+    RandomState::new().build_hasher().finish()
+}

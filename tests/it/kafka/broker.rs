@@ -1,0 +1,283 @@
+//! The broker as a process.
+
+use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::{fs, io, thread};
+
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+
+pub struct Broker {
+    dir: PathBuf,
+    port: u16,
+    /// `None` while it is down.
+    process: Mutex<Option<Child>>,
+}
+
+impl Broker {
+    /// Formats a new directory and starts a broker in it; returns when it answers.
+    ///
+    /// A free port can be taken by somebody else before the broker binds it, so a broker that ends
+    /// while starting gets another try with other ports.
+    pub fn start() -> Broker {
+        remove_leftovers();
+        let mut last_words = String::new();
+        for _ in 0..3 {
+            let broker = Broker::format();
+            match broker.launch() {
+                Ok(()) => return broker,
+                Err(words) => last_words = words,
+            }
+        }
+        panic!("kafka does not start:\n{last_words}");
+    }
+
+    /// `host:port`.
+    pub fn bootstrap(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Asks it to end and waits until it has.
+    pub fn stop(&self) {
+        self.end_with(libc::SIGTERM);
+    }
+
+    /// Ends it without a chance to tidy up.
+    pub fn kill(&self) {
+        self.end_with(libc::SIGKILL);
+    }
+
+    /// Stops it in its tracks: connections stay open, nothing answers.
+    pub fn freeze(&self) {
+        self.signal(libc::SIGSTOP);
+    }
+
+    pub fn thaw(&self) {
+        self.signal(libc::SIGCONT);
+    }
+
+    /// Starts it again after [`Broker::stop`] or [`Broker::kill`]: same ports, same log.
+    pub fn restart(&self) {
+        self.launch().unwrap_or_else(|words| panic!("kafka does not start again:\n{words}"));
+    }
+
+    /// Where the logs of partitions are, one directory each (`topic-partition`).
+    pub fn log_dir(&self) -> PathBuf {
+        self.dir.join("log")
+    }
+
+    /// Kills it and removes its directory. It cannot be started again.
+    pub fn discard(&self) {
+        self.kill();
+        // Nobody is left to tell, and the next run removes what stays.
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+
+    fn format() -> Broker {
+        static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let nth = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let dir = brokers_dir().join(format!("{}-{nth}", std::process::id()));
+        fs::create_dir_all(&dir).expect("the broker's directory");
+        // Held together, so that they differ.
+        let (first, second) = (free_port(), free_port());
+        let (port, controller) = (local_port(&first), local_port(&second));
+        drop((first, second));
+        fs::write(dir.join("server.properties"), properties(&dir, port, controller)).expect("its properties");
+        let formatted = java()
+            .args(["kafka.tools.StorageTool", "format", "-t", &cluster_id(nth), "-c"])
+            .arg(dir.join("server.properties"))
+            .output()
+            .expect("java");
+        assert!(formatted.status.success(), "kafka format: {}", String::from_utf8_lossy(&formatted.stderr));
+        Broker { dir, port, process: Mutex::new(None) }
+    }
+
+    /// Returns when it answers, or what it said before it ended.
+    fn launch(&self) -> Result<(), String> {
+        let output = fs::OpenOptions::new().create(true).append(true).open(self.dir.join("output"));
+        let output = output.map_err(|error| error.to_string())?;
+        let mut command = java();
+        command
+            .args(["kafka.Kafka"])
+            .arg(self.dir.join("server.properties"))
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().map_err(|error| error.to_string())?)
+            .stderr(output);
+        // SAFETY: prctl is async-signal-safe.
+        unsafe {
+            command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
+                0 => Ok(()),
+                _ => Err(io::Error::last_os_error()),
+            })
+        };
+        let child = spawn_from_keeper(command).map_err(|error| error.to_string())?;
+        *self.process.lock().unwrap_or_else(PoisonError::into_inner) = Some(child);
+        let ended = super::eventually("kafka answers", 90, || {
+            if self.answers() {
+                return Some(false);
+            }
+            let mut process = self.process.lock().unwrap_or_else(PoisonError::into_inner);
+            match process.as_mut().map(Child::try_wait) {
+                Some(Ok(None)) => None,
+                _ => Some(true),
+            }
+        });
+        if !ended {
+            return Ok(());
+        }
+        Err(fs::read_to_string(self.dir.join("output")).unwrap_or_default())
+    }
+
+    fn answers(&self) -> bool {
+        let probe: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", self.bootstrap())
+            .set("log_level", "0")
+            .create()
+            .expect("a client");
+        probe
+            .fetch_metadata(None, std::time::Duration::from_secs(1))
+            .is_ok_and(|metadata| !metadata.brokers().is_empty())
+    }
+
+    fn signal(&self, signal: libc::c_int) {
+        if let Some(child) = self.process.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            // SAFETY: a child that was not waited for keeps its id.
+            unsafe { libc::kill(child.id() as libc::pid_t, signal) };
+        }
+    }
+
+    fn end_with(&self, signal: libc::c_int) {
+        self.signal(signal);
+        // A frozen one hears a polite signal only when it goes on.
+        self.signal(libc::SIGCONT);
+        if let Some(mut child) = self.process.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            child.wait().expect("the broker's end");
+        }
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        self.discard();
+    }
+}
+
+/// What is missing for a broker, and how to get it.
+pub fn available() -> Result<(), String> {
+    static FOUND: OnceLock<Result<(), String>> = OnceLock::new();
+    FOUND
+        .get_or_init(|| {
+            if !library().join(".complete").exists() {
+                return Err("the jars of Apache Kafka are missing: run `make services`".to_owned());
+            }
+            match Command::new("java").arg("-version").stdout(Stdio::null()).stderr(Stdio::null()).status() {
+                Ok(status) if status.success() => Ok(()),
+                _ => Err("java is missing: run `make setup`".to_owned()),
+            }
+        })
+        .clone()
+}
+
+/// A child is killed when the *thread* that started it ends (`PR_SET_PDEATHSIG`), and tests come
+/// and go: brokers are started from one thread that lives as long as the process.
+fn spawn_from_keeper(command: Command) -> io::Result<Child> {
+    type Request = (Command, SyncSender<io::Result<Child>>);
+    static KEEPER: OnceLock<Mutex<SyncSender<Request>>> = OnceLock::new();
+    let keeper = KEEPER.get_or_init(|| {
+        let (requests, inbox) = sync_channel::<Request>(1);
+        let serve = move || {
+            for (mut command, reply) in inbox {
+                // The asker waits for exactly one reply.
+                let _ = reply.send(command.spawn());
+            }
+        };
+        thread::Builder::new().name("kafka-keeper".into()).spawn(serve).expect("a thread");
+        Mutex::new(requests)
+    });
+    let (reply, answer) = sync_channel(1);
+    let requests = keeper.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    requests.send((command, reply)).expect("the keeper lives");
+    answer.recv().expect("the keeper answers")
+}
+
+fn library() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(".cache/kafka/lib")
+}
+
+fn brokers_dir() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("kafka")
+}
+
+/// Directories of test processes that were killed.
+fn remove_leftovers() {
+    let Ok(entries) = fs::read_dir(brokers_dir()) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let Some((process, _)) = name.to_str().and_then(|name| name.split_once('-')) else { continue };
+        if !Path::new("/proc").join(process).exists() {
+            // Another process may be removing it at the same time.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+fn java() -> Command {
+    let mut command = Command::new("java");
+    // A small heap and the first compiler only: it starts in half the time.
+    command.args(["-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]);
+    command.arg("-cp").arg(library().join("*"));
+    command
+}
+
+fn free_port() -> TcpListener {
+    TcpListener::bind("127.0.0.1:0").expect("a free port")
+}
+
+fn local_port(listener: &TcpListener) -> u16 {
+    listener.local_addr().expect("its address").port()
+}
+
+/// 16 bytes in unpadded URL-safe base64, different for every broker.
+fn cluster_id(nth: u32) -> String {
+    use base64::Engine;
+    let number = (u128::from(std::process::id()) << 64) | u128::from(nth) << 8 | 1;
+    base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(number.to_be_bytes())
+}
+
+fn properties(dir: &Path, port: u16, controller: u16) -> String {
+    let log = dir.join("log");
+    format!(
+        "\
+process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:{controller}
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
+controller.listener.names=CONTROLLER
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
+log.dirs={log}
+auto.create.topics.enable=false
+group.initial.rebalance.delay.ms=0
+offsets.topic.num.partitions=1
+offsets.topic.replication.factor=1
+transaction.state.log.num.partitions=1
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+share.coordinator.state.topic.num.partitions=1
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+num.network.threads=2
+num.io.threads=2
+background.threads=2
+log.cleaner.backoff.ms=100
+log.cleaner.dedupe.buffer.size=4194304
+log.initial.task.delay.ms=500
+log.retention.check.interval.ms=500
+file.delete.delay.ms=100
+",
+        log = log.display()
+    )
+}

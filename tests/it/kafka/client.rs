@@ -1,0 +1,216 @@
+//! Writing to the broker: producers and the admin API. Everything here waits until it is done and
+//! panics when it fails.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
+use rdkafka::{ClientConfig, ClientContext, Message as _, Offset, TopicPartitionList};
+
+use super::Broker;
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// One record to write.
+#[derive(Debug, Clone, Default)]
+pub struct Message {
+    partition: Option<i32>,
+    key: Option<Vec<u8>>,
+    value: Option<Vec<u8>>,
+    headers: Vec<(String, Vec<u8>)>,
+    timestamp_ms: Option<i64>,
+}
+
+impl Message {
+    pub fn new(key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Message {
+        let (key, value) = (Some(key.as_ref().to_vec()), Some(value.as_ref().to_vec()));
+        Message { key, value, ..Message::default() }
+    }
+
+    pub fn tombstone(key: impl AsRef<[u8]>) -> Message {
+        Message { key: Some(key.as_ref().to_vec()), ..Message::default() }
+    }
+
+    pub fn without_key(value: impl AsRef<[u8]>) -> Message {
+        Message { value: Some(value.as_ref().to_vec()), ..Message::default() }
+    }
+
+    /// The partition; by the key's hash otherwise.
+    pub fn to(self, partition: i32) -> Message {
+        Message { partition: Some(partition), ..self }
+    }
+
+    /// CreateTime, ms since 1970.
+    pub fn at(self, timestamp_ms: i64) -> Message {
+        Message { timestamp_ms: Some(timestamp_ms), ..self }
+    }
+
+    pub fn header(mut self, name: &str, value: &[u8]) -> Message {
+        self.headers.push((name.to_owned(), value.to_vec()));
+        self
+    }
+}
+
+impl Broker {
+    pub fn create_topic(&self, topic: &str, partitions: i32, configs: &[(&str, &str)]) {
+        let mut new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
+        for (name, value) in configs {
+            new = new.set(name, value);
+        }
+        for result in wait(self.admin().create_topics([&new], &options())).expect("create topics") {
+            result.unwrap_or_else(|error| panic!("create topic: {error:?}"));
+        }
+    }
+
+    pub fn delete_topic(&self, topic: &str) {
+        for result in wait(self.admin().delete_topics(&[topic], &options())).expect("delete topics") {
+            result.unwrap_or_else(|error| panic!("delete topic: {error:?}"));
+        }
+    }
+
+    /// Raises the number of partitions to `total`.
+    pub fn add_partitions(&self, topic: &str, total: usize) {
+        let new = NewPartitions::new(topic, total);
+        for result in wait(self.admin().create_partitions([&new], &options())).expect("create partitions") {
+            result.unwrap_or_else(|error| panic!("add partitions: {error:?}"));
+        }
+    }
+
+    /// Moves the start of the log to `before`, as retention does.
+    pub fn delete_records(&self, topic: &str, partition: i32, before: i64) {
+        let mut upto = TopicPartitionList::new();
+        upto.add_partition_offset(topic, partition, Offset::Offset(before)).expect("an offset");
+        wait(self.admin().delete_records(&upto, &options())).expect("delete records");
+    }
+
+    /// Writes the messages, in order, and returns (partition, offset) of each.
+    pub fn produce(&self, topic: &str, messages: impl IntoIterator<Item = Message>) -> Vec<(i32, i64)> {
+        produce(&self.producer(&[]), topic, messages)
+    }
+
+    /// High watermark.
+    pub fn end_offset(&self, topic: &str, partition: i32) -> i64 {
+        let consumer: BaseConsumer =
+            self.client_config().set("isolation.level", "read_uncommitted").create().expect("a client");
+        super::eventually("the end offset", LIMIT.as_secs(), || {
+            consumer.fetch_watermarks(topic, partition, LIMIT).ok().map(|(_, end)| end)
+        })
+    }
+
+    /// A producer with acknowledgements and order; `properties` are added.
+    fn producer(&self, properties: &[(&str, &str)]) -> BaseProducer<Delivered> {
+        let mut config = self.client_config();
+        config.set("enable.idempotence", "true").set("linger.ms", "1").set("message.max.bytes", "20000000");
+        for (name, value) in properties {
+            config.set(*name, *value);
+        }
+        config.create_with_context(Delivered::default()).expect("a producer")
+    }
+
+    fn admin(&self) -> AdminClient<DefaultClientContext> {
+        self.client_config().create().expect("an admin client")
+    }
+
+    fn client_config(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", self.bootstrap()).set("log_level", "3");
+        config
+    }
+}
+
+/// An open transaction; dropped without an end it stays open until the broker times it out.
+pub struct Transaction {
+    producer: BaseProducer<Delivered>,
+}
+
+impl Transaction {
+    pub fn begin(broker: &Broker, id: &str) -> Transaction {
+        let producer = broker.producer(&[("transactional.id", id)]);
+        producer.init_transactions(LIMIT).expect("init transactions");
+        producer.begin_transaction().expect("begin");
+        Transaction { producer }
+    }
+
+    pub fn produce(&self, topic: &str, messages: impl IntoIterator<Item = Message>) -> Vec<(i32, i64)> {
+        produce(&self.producer, topic, messages)
+    }
+
+    /// The markers reach the partitions a moment later.
+    pub fn commit(self) {
+        self.producer.commit_transaction(LIMIT).expect("commit");
+    }
+
+    /// The markers reach the partitions a moment later.
+    pub fn abort(self) {
+        self.producer.abort_transaction(LIMIT).expect("abort");
+    }
+}
+
+/// Collects what became of each message, by its place in the call.
+#[derive(Default)]
+struct Delivered {
+    results: Mutex<Vec<(usize, Result<(i32, i64), String>)>>,
+}
+
+impl ClientContext for Delivered {}
+
+impl ProducerContext for Delivered {
+    type DeliveryOpaque = Box<usize>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, nth: Box<usize>) {
+        let result = match result {
+            Ok(message) => Ok((message.partition(), message.offset())),
+            Err((error, _)) => Err(error.to_string()),
+        };
+        self.results.lock().expect("no panic in delivery").push((*nth, result));
+    }
+}
+
+fn produce(
+    producer: &BaseProducer<Delivered>,
+    topic: &str,
+    messages: impl IntoIterator<Item = Message>,
+) -> Vec<(i32, i64)> {
+    for (nth, message) in messages.into_iter().enumerate() {
+        let mut record = BaseRecord::<[u8], [u8], _>::with_opaque_to(topic, Box::new(nth));
+        record.key = message.key.as_deref();
+        record.payload = message.value.as_deref();
+        record.partition = message.partition;
+        record.timestamp = message.timestamp_ms;
+        if !message.headers.is_empty() {
+            let mut headers = OwnedHeaders::new();
+            for (name, value) in &message.headers {
+                headers = headers.insert(Header { key: name, value: Some(value) });
+            }
+            record.headers = Some(headers);
+        }
+        let mut waiting = Some(record);
+        super::eventually("room in the producer's queue", LIMIT.as_secs(), || {
+            match producer.send(waiting.take()?) {
+                Ok(()) => Some(()),
+                Err((error, record)) => {
+                    assert_eq!(error.rdkafka_error_code(), Some(rdkafka::types::RDKafkaErrorCode::QueueFull));
+                    waiting = Some(record);
+                    producer.poll(Duration::from_millis(10));
+                    None
+                }
+            }
+        });
+    }
+    producer.flush(LIMIT).expect("flush");
+    let mut results = std::mem::take(&mut *producer.context().results.lock().expect("no panic in delivery"));
+    results.sort_by_key(|(nth, _)| *nth);
+    results.into_iter().map(|(_, result)| result.expect("delivered")).collect()
+}
+
+fn options() -> AdminOptions {
+    AdminOptions::new().request_timeout(Some(LIMIT)).operation_timeout(Some(LIMIT))
+}
+
+fn wait<T>(answer: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().build().expect("a runtime").block_on(answer)
+}

@@ -1,0 +1,106 @@
+//! A real Apache Kafka for tests: KRaft, one node, on free ports and in a directory of its own.
+//!
+//! [`shared`] is the broker that all tests of the process share (topic names must be unique:
+//! [`topic_name`]); [`Broker::start`] starts a private one for tests that stop, freeze or kill it.
+//! Where Java or the jars are missing (`make services` gets them) a test skips and says so on
+//! stderr, unless `READSIDE_REQUIRE_SERVICES=1`, which makes it fail.
+
+mod broker;
+mod client;
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+pub use broker::Broker;
+pub use client::{Message, Transaction};
+
+/// The broker of this test process, started when first asked for; `None`: skip the test.
+pub fn shared() -> Option<&'static Broker> {
+    shared_cell().get_or_init(|| private("shared")).as_ref()
+}
+
+fn shared_cell() -> &'static OnceLock<Option<Broker>> {
+    static SHARED: OnceLock<Option<Broker>> = OnceLock::new();
+    // Statics are not dropped: what the shared broker leaves is removed when the process exits.
+    extern "C" fn at_exit() {
+        if let Some(Some(broker)) = SHARED.get() {
+            broker.discard();
+        }
+    }
+    static REGISTERED: OnceLock<()> = OnceLock::new();
+    REGISTERED.get_or_init(|| {
+        // SAFETY: a plain function without arguments, called once on the way out.
+        unsafe { libc::atexit(at_exit) };
+    });
+    &SHARED
+}
+
+/// A broker of the caller's own; `None`: skip the test. `what` names it in messages.
+pub fn private(what: &str) -> Option<Broker> {
+    if let Err(missing) = broker::available() {
+        let required = std::env::var("READSIDE_REQUIRE_SERVICES").is_ok_and(|value| value == "1");
+        assert!(!required, "READSIDE_REQUIRE_SERVICES=1, but {missing}");
+        eprintln!("SKIPPED, no Kafka ({what}): {missing}");
+        return None;
+    }
+    Some(Broker::start())
+}
+
+/// A topic name that no other test of this process uses.
+pub fn topic_name(about: &str) -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!("{about}-{}", NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Asks again until `done` gives something; panics after `seconds`. Between two questions it lets
+/// other threads run: for states that nothing announces (a broker coming up, a log being cleaned).
+pub fn eventually<T>(what: &str, seconds: u64, mut done: impl FnMut() -> Option<T>) -> T {
+    let start = std::time::Instant::now();
+    loop {
+        if let Some(value) = done() {
+            return value;
+        }
+        assert!(start.elapsed().as_secs() < seconds, "not within {seconds} s: {what}");
+        std::thread::park_timeout(std::time::Duration::from_millis(10));
+    }
+}
+
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shared_broker_takes_records_transactions_and_deletions() {
+        let Some(broker) = shared() else { return };
+        let topic = topic_name("harness");
+        broker.create_topic(&topic, 2, &[("cleanup.policy", "compact")]);
+        let written = broker.produce(
+            &topic,
+            [
+                Message::new("a", "1").to(1).at(1_700_000_000_000).header("h", b"v"),
+                Message::tombstone("a").to(1),
+                Message::new("b", "2").to(0),
+            ],
+        );
+        assert_eq!(written, [(1, 0), (1, 1), (0, 0)]);
+        let aborted = Transaction::begin(broker, &topic_name("transaction"));
+        aborted.produce(&topic, [Message::new("c", "3").to(0)]);
+        aborted.abort();
+        eventually("the abort's marker takes an offset", 10, || {
+            (broker.end_offset(&topic, 0) == 3).then_some(())
+        });
+        broker.add_partitions(&topic, 3);
+        assert_eq!(broker.end_offset(&topic, 2), 0);
+        broker.delete_topic(&topic);
+    }
+
+    #[test]
+    fn a_private_broker_keeps_its_log_over_a_kill_and_a_restart() {
+        let Some(broker) = private("restart") else { return };
+        let topic = topic_name("harness");
+        broker.create_topic(&topic, 1, &[]);
+        broker.produce(&topic, [Message::new("a", "1")]);
+        broker.kill();
+        broker.restart();
+        assert_eq!(broker.end_offset(&topic, 0), 1);
+    }
+}
