@@ -1,3 +1,5 @@
 //! Subcommands, one file each.
 
 pub mod demo;
+pub mod schema;
+pub mod validate;

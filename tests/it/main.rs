@@ -1,3 +1,10 @@
 //! The integration tests: one binary, against a real Apache Kafka.
 
+mod bad_input;
+mod bounds;
+mod crash;
+mod daemon;
+mod gaps;
 mod kafka;
+mod layers;
+mod replica;

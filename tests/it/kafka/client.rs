@@ -101,6 +101,13 @@ impl Broker {
         })
     }
 
+    /// Names of all consumer groups.
+    pub fn groups(&self) -> Vec<String> {
+        let consumer: BaseConsumer = self.client_config().create().expect("a client");
+        let list = consumer.fetch_group_list(None, LIMIT).expect("the list of groups");
+        list.groups().iter().map(|group| group.name().to_owned()).collect()
+    }
+
     /// A producer with acknowledgements and order; `properties` are added.
     fn producer(&self, properties: &[(&str, &str)]) -> BaseProducer<Delivered> {
         let mut config = self.client_config();

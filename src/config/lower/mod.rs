@@ -1,0 +1,182 @@
+//! From the located tree to the checked model: one file per part of the configuration.
+//!
+//! Nothing stops at the first problem. A function gives `None` where it reported one; what depends
+//! on the missing value is then left unchecked rather than reported twice.
+
+mod columns;
+mod events;
+mod kafka;
+mod tables;
+mod topics;
+
+use std::time::Duration;
+
+use super::fields::{Fields, Given};
+use super::model::{
+    Config, DeadLetters, Freshness, Listener, Log, OnError, OnGap, RebuildPolicy, Replica, Sqlite, Startup,
+};
+use super::problem::{Problem, Report};
+use super::scalar::{address, count, duration, file, log_level, size, text, word};
+use super::sections::{ROOT, Section, Shape};
+use super::tree::Node;
+use topics::Topics;
+
+const MAX_STALENESS_MIN: Duration = Duration::from_millis(100);
+const INTERVAL_MIN: Duration = Duration::from_millis(100);
+const INTERVAL_MAX: Duration = Duration::from_secs(3600);
+
+/// What topics and tables do unless they say otherwise.
+struct Defaults {
+    on_error: OnError,
+    on_gap: OnGap,
+    max_staleness: Duration,
+}
+
+/// `None` means that at least one problem was reported; a value does not mean that none was.
+pub(super) fn lower(report: &mut Report, root: &Node) -> Option<Config> {
+    let root = Fields::open(report, root, &ROOT)?;
+    // Evaluated one by one, so that every section's problems are found.
+    let kafka = required_section(report, &root, "kafka").and_then(|fields| kafka::lower(report, &fields));
+    let replica =
+        required_section(report, &root, "replica").and_then(|fields| lower_replica(report, &fields));
+    let rebuild = root.value(report, "rebuild_when_mapping_changes", word::<RebuildPolicy>);
+    let defaults = section(report, &root, "defaults").and_then(|fields| lower_defaults(report, &fields));
+    let freshness = section(report, &root, "freshness").and_then(|fields| lower_freshness(report, &fields));
+    let startup = section(report, &root, "startup").and_then(|fields| lower_startup(report, &fields));
+    let dead_letters =
+        section(report, &root, "dead_letters").and_then(|fields| lower_dead_letters(report, &fields));
+    let listeners = lower_listeners(report, &root);
+    let log = section(report, &root, "log").and_then(|fields| lower_log(report, &fields));
+
+    let mut topics = Topics::default();
+    if let Some(node) = root.get("topics") {
+        topics.declare(report, node);
+    }
+    let tables = root.require(report, "tables").and_then(|node| tables::lower(report, node, &mut topics));
+    topics.check(report);
+
+    let (defaults, tables, freshness) = (defaults?, tables?, freshness?);
+    let topic_names = topics.names();
+    let tables = tables
+        .into_iter()
+        .filter_map(|table| table.finish(report, &topic_names, &defaults, &freshness))
+        .collect();
+    let (http, admin) = listeners?;
+    Some(Config {
+        kafka: kafka?,
+        replica: Replica { rebuild_when_mapping_changes: rebuild?.value, ..replica? },
+        topics: topics.finish(&defaults),
+        tables,
+        freshness,
+        startup: startup?,
+        dead_letters: dead_letters?,
+        http,
+        admin,
+        log: log?,
+    })
+}
+
+/// The fields of a section, all defaults if it is not written.
+fn section<'a>(report: &mut Report, parent: &Fields<'a>, name: &str) -> Option<Fields<'a>> {
+    let description = described(parent.section, name)?;
+    match parent.get(name) {
+        Some(node) => Fields::open(report, node, description),
+        None => Some(Fields::absent(description, &parent.place)),
+    }
+}
+
+fn required_section<'a>(report: &mut Report, parent: &Fields<'a>, name: &str) -> Option<Fields<'a>> {
+    let node = parent.require(report, name)?;
+    Fields::open(report, node, described(parent.section, name)?)
+}
+
+fn described(parent: &'static Section, name: &str) -> Option<&'static Section> {
+    match parent.key(name).map(|key| &key.shape) {
+        Some(Shape::Section(section)) => Some(section),
+        _ => None,
+    }
+}
+
+/// With the default policy for rebuilds, which is given outside this section.
+fn lower_replica(report: &mut Report, fields: &Fields) -> Option<Replica> {
+    let name = fields.value(report, "name", text);
+    let sqlite = required_section(report, fields, "sqlite");
+    let path = sqlite.and_then(|sqlite| sqlite.value(report, "path", file));
+    Some(Replica {
+        name: name?.value,
+        sqlite: Sqlite { path: path?.value },
+        rebuild_when_mapping_changes: RebuildPolicy::Auto,
+    })
+}
+
+fn lower_defaults(report: &mut Report, fields: &Fields) -> Option<Defaults> {
+    let on_error = fields.value(report, "on_error", word::<OnError>);
+    let on_gap = fields.value(report, "on_gap", word::<OnGap>);
+    let max_staleness =
+        fields.value(report, "max_staleness", duration).and_then(|given| staleness(report, given));
+    Some(Defaults { on_error: on_error?.value, on_gap: on_gap?.value, max_staleness: max_staleness? })
+}
+
+fn staleness(report: &mut Report, given: Given<Duration>) -> Option<Duration> {
+    within(report, given, MAX_STALENESS_MIN..=Duration::MAX, "`max_staleness` cannot be shorter than 100ms")
+}
+
+fn within<T: PartialOrd>(
+    report: &mut Report,
+    given: Given<T>,
+    range: std::ops::RangeInclusive<T>,
+    message: &str,
+) -> Option<T> {
+    if range.contains(&given.value) {
+        return Some(given.value);
+    }
+    report.error(&given.place, message);
+    None
+}
+
+fn lower_freshness(report: &mut Report, fields: &Fields) -> Option<Freshness> {
+    let interval = fields.value(report, "interval", duration)?;
+    let message = "`freshness.interval` is between 100ms and 1h";
+    Some(Freshness { interval: within(report, interval, INTERVAL_MIN..=INTERVAL_MAX, message)? })
+}
+
+fn lower_startup(report: &mut Report, fields: &Fields) -> Option<Startup> {
+    let gate = fields.value(report, "gate", word);
+    let max_age = fields.value(report, "max_age", duration);
+    Some(Startup { gate: gate?.value, max_age: max_age?.value })
+}
+
+fn lower_dead_letters(report: &mut Report, fields: &Fields) -> Option<DeadLetters> {
+    let max = fields.value(report, "max", count);
+    let keep = fields.value(report, "keep", word);
+    let max_bytes = fields.value(report, "max_bytes", size);
+    Some(DeadLetters { max: max?.value, keep: keep?.value, max_bytes: max_bytes?.value })
+}
+
+fn lower_listeners(report: &mut Report, root: &Fields) -> Option<(Listener, Listener)> {
+    let http = section(report, root, "http").and_then(|fields| fields.value(report, "listen", address));
+    let admin = section(report, root, "admin").and_then(|fields| fields.value(report, "listen", address));
+    let (http, admin) = (http?, admin?);
+    if http.value == admin.value && http.value.port() != 0 {
+        report.push(
+            Problem::new(&admin.place, "`http.listen` and `admin.listen` cannot be the same")
+                .about(&admin.value.to_string()),
+        );
+    }
+    if !admin.value.ip().is_loopback() {
+        report.push_warning(
+            Problem::new(
+                &admin.place,
+                "`admin.listen` can be reached from other machines, and asks nobody for a password",
+            )
+            .about(&admin.value.to_string()),
+        );
+    }
+    Some((Listener { listen: http.value }, Listener { listen: admin.value }))
+}
+
+fn lower_log(report: &mut Report, fields: &Fields) -> Option<Log> {
+    let level = fields.value(report, "level", log_level);
+    let format = fields.value(report, "format", word);
+    Some(Log { level: level?.value, format: format?.value })
+}

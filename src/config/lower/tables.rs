@@ -1,0 +1,336 @@
+//! `tables`: columns, key, indexes and the topics that feed them.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::config::expression::parse_path;
+use crate::config::fields::{Fields, Given, entries, few, items, one_or_many, scalar, wrong_value};
+use crate::config::model::{Column, Expression, Freshness, Mapping, Path, Root, Table, TableSource};
+use crate::config::problem::{Place, Problem, Report};
+use crate::config::scalar::{Wrong, duration, table_name, text, topic_name};
+use crate::config::sections::{SOURCE, TABLE};
+use crate::config::tree::{Entry, Node};
+use crate::domain::value::ColumnType;
+
+use super::columns::Columns;
+use super::events::{self, Target};
+use super::topics::{Order, Topics, Use, wrong_expression};
+use super::{Defaults, staleness};
+
+const TABLES_MAX: usize = 1_000;
+const SOURCES_MAX: usize = 100;
+const INDEXES_MAX: usize = 64;
+
+/// A table whose topics are names yet, because indexes are known when all tables are read.
+pub(super) struct Draft {
+    name: String,
+    columns: Vec<Column>,
+    key: Vec<usize>,
+    indexes: Vec<Vec<usize>>,
+    sources: Vec<Source>,
+    max_staleness: Option<Given<Duration>>,
+    delete_marks: Duration,
+}
+
+struct Source {
+    topic: String,
+    place: Place,
+    mapping: Mapping,
+    key_from: BTreeMap<usize, Path>,
+}
+
+pub(super) fn lower(report: &mut Report, node: &Node, topics: &mut Topics) -> Option<Vec<Draft>> {
+    let tables = entries(report, node, "`tables`")?;
+    if tables.is_empty() {
+        report.error(&node.place, "`tables` needs at least one table");
+        return None;
+    }
+    if !few(report, node, tables, TABLES_MAX, "tables") {
+        return None;
+    }
+    let mut drafts = Vec::new();
+    for (index, entry) in tables.iter().enumerate() {
+        if let Err(wrong) = table_name(&entry.key) {
+            report.push(Problem::new(&entry.key_place, wrong.message).about(&entry.key));
+        }
+        if tables.iter().take(index).any(|earlier| earlier.key.eq_ignore_ascii_case(&entry.key)) {
+            let message = "another table has this name, apart from upper and lower case";
+            report.push(Problem::new(&entry.key_place, message).about(&entry.key));
+        }
+        drafts.extend(lower_table(report, entry, topics));
+    }
+    (drafts.len() == tables.len()).then_some(drafts)
+}
+
+fn lower_table(report: &mut Report, entry: &Entry, topics: &mut Topics) -> Option<Draft> {
+    let fields = Fields::open(report, &entry.value, &TABLE)?;
+    let columns = match fields.require(report, "columns") {
+        Some(node) => Columns::lower(report, node),
+        None => Columns::default(),
+    };
+    let key = fields.require(report, "key").map(|node| lower_key(report, node, &columns));
+    let key = key.unwrap_or_default();
+    let indexes = fields.get("indexes").map(|node| lower_indexes(report, node, &columns, &key));
+    let target = Target { columns: &columns, key: &key };
+    let sources = lower_sources(report, entry, &fields, &target, topics);
+    let max_staleness = fields.value(report, "max_staleness", duration).and_then(|given| {
+        let place = given.place.clone();
+        Some(Given { value: staleness(report, given)?, place })
+    });
+    let delete_marks = fields.value(report, "delete_marks", duration);
+    Some(Draft {
+        name: entry.key.clone(),
+        columns: columns.finish()?,
+        key,
+        indexes: indexes.unwrap_or_default(),
+        sources,
+        max_staleness,
+        delete_marks: delete_marks?.value,
+    })
+}
+
+impl Draft {
+    /// `topics` are all topics in ascending order.
+    pub fn finish(
+        self,
+        report: &mut Report,
+        topics: &[String],
+        defaults: &Defaults,
+        freshness: &Freshness,
+    ) -> Option<Table> {
+        let max_staleness = match self.max_staleness {
+            Some(given) => {
+                if given.value <= freshness.interval {
+                    let message = format!(
+                        "`max_staleness` is not longer than `freshness.interval`: `{}` would look stale most of the time",
+                        self.name
+                    );
+                    report.warn(&given.place, message);
+                }
+                given.value
+            }
+            None => defaults.max_staleness,
+        };
+        let mut sources = Vec::with_capacity(self.sources.len());
+        for Source { topic, mapping, key_from, .. } in self.sources {
+            sources.push(TableSource { topic: topics.binary_search(&topic).ok()?, mapping, key_from });
+        }
+        Some(Table {
+            name: self.name,
+            columns: self.columns,
+            key: self.key,
+            indexes: self.indexes,
+            sources,
+            max_staleness,
+            delete_marks: self.delete_marks,
+        })
+    }
+}
+
+/// The columns that one name or a list of names stand for.
+fn column_list(report: &mut Report, node: &Node, columns: &Columns) -> Vec<usize> {
+    let mut list = Vec::new();
+    for item in one_or_many(node) {
+        let Some(name) = scalar(report, item, text) else { continue };
+        let Some(column) = columns.find(report, &name.value, &name.place) else { continue };
+        if list.contains(&column) {
+            report.push(Problem::new(&name.place, "this column is listed twice").about(&name.value));
+            continue;
+        }
+        list.push(column);
+    }
+    if one_or_many(node).is_empty() {
+        report.error(&node.place, "at least one column is needed here");
+    }
+    list
+}
+
+fn lower_key(report: &mut Report, node: &Node, columns: &Columns) -> Vec<usize> {
+    let key = column_list(report, node, columns);
+    for &column in &key {
+        let name = columns.name(column);
+        if columns.ty(column).is_some() && columns.is_nullable(column) {
+            let message = "a column of the key cannot be null: take the `?` from its type";
+            report.push(Problem::new(&node.place, message).about(name));
+        }
+        if let Some(ty @ (ColumnType::Real | ColumnType::Decimal | ColumnType::Json)) = columns.ty(column) {
+            let message = format!(
+                "the column `{name}` of the key has the type {ty}: equal values that are written differently (1.0, 1.00) are different keys"
+            );
+            report.warn(&node.place, message);
+        }
+    }
+    key
+}
+
+fn lower_indexes(report: &mut Report, node: &Node, columns: &Columns, key: &[usize]) -> Vec<Vec<usize>> {
+    let mut indexes: Vec<Vec<usize>> = Vec::new();
+    let list = items(report, node, "`indexes`").unwrap_or_default();
+    if !few(report, node, list, INDEXES_MAX, "indexes of one table") {
+        return indexes;
+    }
+    for item in list {
+        let index = column_list(report, item, columns);
+        if index.is_empty() {
+            continue;
+        }
+        for &column in &index {
+            if columns.ty(column) == Some(ColumnType::Decimal) {
+                let message = format!(
+                    "the index on `{0}` orders decimals as text (`10` before `9`); compare with CAST({0} AS REAL)",
+                    columns.name(column)
+                );
+                report.warn(&item.place, message);
+            }
+        }
+        if index == key {
+            report.warn(&item.place, "the key has an index already");
+            continue;
+        }
+        if indexes.contains(&index) {
+            report.error(&item.place, "this index is listed twice");
+        }
+        indexes.push(index);
+    }
+    indexes
+}
+
+/// Either `topic` in the table itself, or `sources`.
+fn lower_sources(
+    report: &mut Report,
+    entry: &Entry,
+    table: &Fields,
+    target: &Target,
+    topics: &mut Topics,
+) -> Vec<Source> {
+    let Some(list) = table.get("sources") else {
+        return lower_source(report, table, target, topics).into_iter().collect();
+    };
+    for name in ["topic", "events", "key_from"] {
+        if let Some(node) = table.get(name) {
+            let message = format!("`{name}` belongs into the entries of `sources`, where a table has them");
+            report.error(&node.place, message);
+        }
+    }
+    let node = list;
+    let Some(list) = items(report, node, "`sources`") else {
+        return Vec::new();
+    };
+    if !few(report, node, list, SOURCES_MAX, "sources of one table") {
+        return Vec::new();
+    }
+    if list.is_empty() {
+        report.push(Problem::new(&entry.key_place, "a table needs at least one source").about(&entry.key));
+    }
+    let mut sources: Vec<Source> = Vec::new();
+    for node in list {
+        let Some(fields) = Fields::open(report, node, &SOURCE) else { continue };
+        let Some(source) = lower_source(report, &fields, target, topics) else { continue };
+        if sources.iter().any(|earlier| earlier.topic == source.topic) {
+            let message = "this topic feeds the table already; put all of it into one source";
+            report.push(Problem::new(&source.place, message).about(&source.topic));
+        }
+        sources.push(source);
+    }
+    check_common_order(report, &sources, topics);
+    sources
+}
+
+/// `fields` are those of a source, or of a table with one topic.
+fn lower_source(
+    report: &mut Report,
+    fields: &Fields,
+    target: &Target,
+    topics: &mut Topics,
+) -> Option<Source> {
+    let rules = fields.get("events").map(|node| events::lower(report, node, target));
+    let key_from = match fields.get("key_from") {
+        Some(node) => lower_key_from(report, node, target),
+        None => BTreeMap::new(),
+    };
+    let Some(topic) = fields.get("topic") else {
+        let message = "the topic that the rows come from is missing: give `topic`, or `sources` for several";
+        report.error(&fields.place, message);
+        return None;
+    };
+    let topic = scalar(report, topic, topic_name)?;
+    if std::ptr::eq(fields.section, &SOURCE) {
+        topics.settle(report, &topic.value, fields);
+    }
+    let (mapping, events) = match rules {
+        Some((rules, types)) => (Mapping::Events(rules), Some(types)),
+        None => (Mapping::Rows, None),
+    };
+    if events.is_none() {
+        check_key_of_deletes(report, &topic.place, target, &key_from);
+    }
+    topics.add_use(&topic.value, Use { place: topic.place.clone(), events });
+    Some(Source { topic: topic.value, place: topic.place, mapping, key_from })
+}
+
+/// A record without a value deletes; all that it has is the record key.
+fn check_key_of_deletes(
+    report: &mut Report,
+    place: &Place,
+    target: &Target,
+    key_from: &BTreeMap<usize, Path>,
+) {
+    for column in target.key.iter().filter(|column| !key_from.contains_key(column)) {
+        let name = target.columns.name(*column);
+        let other_name = match target.columns.from(*column) {
+            Some(Expression::Path(path)) => {
+                path.root != Root::Key && path.fields.last().is_none_or(|last| last != name)
+            }
+            _ => false,
+        };
+        if other_name && target.key.len() > 1 {
+            let message = format!(
+                "deletes look for `{name}` in the record key; if it has another name there, give `key_from: {{ {name}: $key.… }}`"
+            );
+            report.warn(place, message);
+        }
+    }
+}
+
+fn lower_key_from(report: &mut Report, node: &Node, target: &Target) -> BTreeMap<usize, Path> {
+    let mut paths = BTreeMap::new();
+    for entry in entries(report, node, "`key_from`").unwrap_or_default() {
+        let Some(column) = target.columns.find(report, &entry.key, &entry.key_place) else { continue };
+        if !target.key.contains(&column) {
+            report.push(Problem::new(&entry.key_place, "this column is not in the key").about(&entry.key));
+            continue;
+        }
+        let path = scalar(report, &entry.value, |text| parse_path(text).map_err(wrong_expression));
+        match path {
+            Some(path) if path.value.root == Root::Key => {
+                paths.insert(column, path.value);
+            }
+            Some(_) => {
+                let text = scalar(report, &entry.value, text).map(|given| given.value).unwrap_or_default();
+                let wrong = Wrong::from("expected a path into the record key, such as `$key` or `$key.id`");
+                report.push(wrong_value(&entry.value, &text, wrong));
+            }
+            None => {}
+        }
+    }
+    paths
+}
+
+/// Offsets of several topics say nothing about order: all sources need one kind of version.
+fn check_common_order(report: &mut Report, sources: &[Source], topics: &Topics) {
+    let [first, rest @ ..] = sources else { return };
+    if rest.is_empty() {
+        return;
+    }
+    let orders: Vec<Option<Order>> = sources.iter().map(|source| topics.order(&source.topic)).collect();
+    for (source, order) in sources.iter().zip(&orders) {
+        if *order == Some(Order::Position) {
+            let message = "a table with several sources needs a `version` for each of their topics, or events of different topics have no order";
+            report.push(Problem::new(&source.place, message).about(&source.topic));
+        }
+    }
+    if orders.contains(&Some(Order::Declared)) && orders.contains(&Some(Order::Debezium)) {
+        let message = "all sources of a table need the same kind of version: give `version` for all of them or, with `debezium-json`, for none";
+        report.error(&first.place, message);
+    }
+}

@@ -1,0 +1,300 @@
+//! `topics`, and what the sources of tables say about their topics.
+
+use std::collections::BTreeMap;
+
+use crate::config::expression::{ExpressionError, parse_path};
+use crate::config::fields::{Fields, Given, entries, few, items, scalar, scalar_text};
+use crate::config::model::{Format, KeyFormat, OnError, OnGap, Otherwise, Path, Root, Topic};
+use crate::config::problem::{Place, Problem, Report};
+use crate::config::scalar::{Wrong, text, topic_name, word};
+use crate::config::sections::TOPIC;
+use crate::config::tree::Node;
+
+use super::Defaults;
+
+/// What Debezium sends unless `unavailable.value.placeholder` says otherwise.
+const PLACEHOLDER: &str = "__debezium_unavailable_value";
+
+const TOPICS_MAX: usize = 1_000;
+const IGNORED_MAX: usize = 1_000;
+
+/// All topics by name: declared ones and those that tables name.
+#[derive(Default)]
+pub(super) struct Topics {
+    drafts: BTreeMap<String, Draft>,
+}
+
+/// What is known about one topic; each setting may be repeated but not contradicted.
+#[derive(Default)]
+struct Draft {
+    /// Where it stands under `topics`.
+    declared: Option<Place>,
+    format: Option<Given<Format>>,
+    key_format: Option<Given<KeyFormat>>,
+    event_type: Option<Given<Path>>,
+    version: Option<Given<Path>>,
+    ignore: Option<Given<Vec<String>>>,
+    otherwise: Option<Given<Otherwise>>,
+    on_error: Option<Given<OnError>>,
+    on_gap: Option<Given<OnGap>>,
+    placeholder: Option<Given<String>>,
+    uses: Vec<Use>,
+    /// A setting was wrong, and reported: what follows from it is not checked.
+    broken: bool,
+}
+
+/// A table that is fed by the topic.
+pub(super) struct Use {
+    /// Where the table names the topic.
+    pub place: Place,
+    /// Where its `events` are, and the types they name.
+    pub events: Option<Given<Vec<Given<String>>>>,
+}
+
+impl Topics {
+    /// Reads `topics`.
+    pub fn declare(&mut self, report: &mut Report, node: &Node) {
+        let topics = entries(report, node, "`topics`").unwrap_or_default();
+        if !few(report, node, topics, TOPICS_MAX, "topics") {
+            return;
+        }
+        for entry in topics {
+            if let Err(wrong) = topic_name(&entry.key) {
+                report.push(Problem::new(&entry.key_place, wrong.message).about(&entry.key));
+                continue;
+            }
+            let draft = self.drafts.entry(entry.key.clone()).or_default();
+            draft.declared = Some(entry.key_place.clone());
+            if let Some(fields) = Fields::open(report, &entry.value, &TOPIC) {
+                draft.settle(report, &fields, &entry.key);
+            }
+        }
+    }
+
+    /// Adds what a source of a table says about its topic.
+    pub fn settle(&mut self, report: &mut Report, topic: &str, fields: &Fields) {
+        self.drafts.entry(topic.to_owned()).or_default().settle(report, fields, topic);
+    }
+
+    pub fn add_use(&mut self, topic: &str, used: Use) {
+        self.drafts.entry(topic.to_owned()).or_default().uses.push(used);
+    }
+
+    /// Checks each topic against the tables that it feeds.
+    pub fn check(&self, report: &mut Report) {
+        for (name, draft) in &self.drafts {
+            draft.check(report, name);
+        }
+    }
+
+    /// In ascending order: the position in this list is the topic's index.
+    pub fn names(&self) -> Vec<String> {
+        self.drafts.keys().cloned().collect()
+    }
+
+    /// What orders the events of this topic; `None` where that cannot be told after a problem.
+    pub fn order(&self, topic: &str) -> Option<Order> {
+        match self.drafts.get(topic) {
+            Some(draft) if draft.broken => None,
+            Some(draft) if draft.version.is_some() => Some(Order::Declared),
+            Some(draft) if draft.format() == Format::DebeziumJson => Some(Order::Debezium),
+            _ => Some(Order::Position),
+        }
+    }
+
+    pub fn finish(self, defaults: &Defaults) -> Vec<Topic> {
+        self.drafts.into_iter().map(|(name, draft)| draft.finish(name, defaults)).collect()
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Order {
+    /// By the field that `version` names.
+    Declared,
+    /// By Debezium's `source.sequence`.
+    Debezium,
+    Position,
+}
+
+impl Draft {
+    fn format(&self) -> Format {
+        self.format.as_ref().map_or(Format::Json, |given| given.value)
+    }
+
+    /// Reads the topic's own keys, from `topics` or from a source.
+    fn settle(&mut self, report: &mut Report, fields: &Fields, topic: &str) {
+        let mut agree = Agree { report, topic, broken: false };
+        agree.take(&mut self.format, fields, "format", |report, node| scalar(report, node, word));
+        agree.take(&mut self.key_format, fields, "key_format", |report, node| scalar(report, node, word));
+        agree.take(&mut self.event_type, fields, "event_type", field_of_event);
+        agree.take(&mut self.version, fields, "version", field_of_event);
+        agree.take(&mut self.ignore, fields, "ignore", event_types);
+        agree.take(&mut self.otherwise, fields, "otherwise", |report, node| scalar(report, node, word));
+        agree.take(&mut self.on_error, fields, "on_error", |report, node| scalar(report, node, word));
+        agree.take(&mut self.on_gap, fields, "on_gap", |report, node| scalar(report, node, word));
+        agree.take(&mut self.placeholder, fields, "placeholder", |report, node| scalar(report, node, text));
+        self.broken |= agree.broken;
+    }
+
+    fn check(&self, report: &mut Report, name: &str) {
+        if let (Some(declared), true) = (&self.declared, self.uses.is_empty()) {
+            report.push_warning(Problem::new(declared, "no table is fed by this topic").about(name));
+        }
+        match self.format() {
+            _ if self.broken => {}
+            Format::DebeziumJson => self.check_rows(report, name),
+            Format::Json => self.check_json(report, name),
+        }
+    }
+
+    /// Debezium's records are rows; nothing in them chooses a rule.
+    fn check_rows(&self, report: &mut Report, name: &str) {
+        let not_here = "topics in the format `debezium-json` carry rows and have no event types";
+        for (given, key) in [
+            (self.event_type.as_ref().map(|given| &given.place), "event_type"),
+            (self.ignore.as_ref().map(|given| &given.place), "ignore"),
+            (self.otherwise.as_ref().map(|given| &given.place), "otherwise"),
+        ] {
+            if let Some(place) = given {
+                report.error(place, format!("`{key}` cannot be given for `{name}`: {not_here}"));
+            }
+        }
+        for events in self.uses.iter().filter_map(|used| used.events.as_ref()) {
+            report.error(&events.place, format!("`events` cannot be given for `{name}`: {not_here}"));
+        }
+    }
+
+    fn check_json(&self, report: &mut Report, name: &str) {
+        if let Some(placeholder) = &self.placeholder {
+            let message =
+                format!("`placeholder` means something in the format `debezium-json` only, not for `{name}`");
+            report.error(&placeholder.place, message);
+        }
+        if self.event_type.is_none() {
+            let with_events: Vec<&Place> =
+                self.uses.iter().filter_map(|used| Some(&used.events.as_ref()?.place)).collect();
+            for place in &with_events {
+                let message = format!(
+                    "`events` needs to know where the type is: give `event_type` for the topic `{name}`, such as `event_type: .type`"
+                );
+                report.error(place, message);
+            }
+            if with_events.is_empty() {
+                for (place, key) in [
+                    (self.ignore.as_ref().map(|given| &given.place), "ignore"),
+                    (self.otherwise.as_ref().map(|given| &given.place), "otherwise"),
+                ] {
+                    if let Some(place) = place {
+                        report.error(
+                            place,
+                            format!("`{key}` needs `event_type`, which is not given for `{name}`"),
+                        );
+                    }
+                }
+            }
+            return;
+        }
+        for used in &self.uses {
+            if used.events.is_none() {
+                let message = format!(
+                    "the topic `{name}` has an `event_type`: this table needs `events` that say what each type does"
+                );
+                report.error(&used.place, message);
+            }
+        }
+        let ignored = self.ignore.as_ref();
+        for events in self.uses.iter().filter_map(|used| used.events.as_ref()) {
+            for event in &events.value {
+                if ignored.is_some_and(|ignored| ignored.value.contains(&event.value)) {
+                    let message = format!("the topic `{name}` ignores an event type that this table names");
+                    report.push(Problem::new(&event.place, message).about(&event.value));
+                }
+            }
+        }
+    }
+
+    fn finish(self, name: String, defaults: &Defaults) -> Topic {
+        Topic {
+            name,
+            format: self.format(),
+            key_format: self.key_format.map(|given| given.value),
+            event_type: self.event_type.map(|given| given.value),
+            version: self.version.map(|given| given.value),
+            ignore: self.ignore.map(|given| given.value).unwrap_or_default(),
+            otherwise: self.otherwise.map_or(Otherwise::DeadLetter, |given| given.value),
+            on_error: self.on_error.map_or(defaults.on_error, |given| given.value),
+            on_gap: self.on_gap.map_or(defaults.on_gap, |given| given.value),
+            placeholder: self.placeholder.map_or_else(|| PLACEHOLDER.to_owned(), |given| given.value),
+        }
+    }
+}
+
+/// Takes settings of one topic from several places, which may repeat but not contradict.
+struct Agree<'a> {
+    report: &'a mut Report,
+    topic: &'a str,
+    broken: bool,
+}
+
+impl Agree<'_> {
+    fn take<T: PartialEq>(
+        &mut self,
+        slot: &mut Option<Given<T>>,
+        fields: &Fields,
+        key: &str,
+        read: impl FnOnce(&mut Report, &Node) -> Option<Given<T>>,
+    ) {
+        let Some(node) = fields.get(key) else { return };
+        let Some(given) = read(self.report, node) else {
+            self.broken = true;
+            return;
+        };
+        match slot {
+            Some(earlier) if earlier.value != given.value => {
+                let message = format!(
+                    "`{key}` of the topic `{}` is given differently at {}; say it once, under `topics`",
+                    self.topic, earlier.place
+                );
+                self.report.error(&given.place, message);
+            }
+            Some(_) => {}
+            None => *slot = Some(given),
+        }
+    }
+}
+
+/// A path to a field of the event: not the event itself, not the record key.
+fn field_of_event(report: &mut Report, node: &Node) -> Option<Given<Path>> {
+    let given = scalar(report, node, |text| parse_path(text).map_err(wrong_expression))?;
+    if given.value.root == Root::Key || given.value.fields.is_empty() {
+        let message = "expected a path to a field of the event, such as `.type`";
+        let text = scalar_text(report, node).unwrap_or_default();
+        report.push(Problem::new(&given.place, message).about(text));
+        return None;
+    }
+    Some(given)
+}
+
+pub(super) fn wrong_expression(error: ExpressionError) -> Wrong {
+    error.to_string().into()
+}
+
+fn event_types(report: &mut Report, node: &Node) -> Option<Given<Vec<String>>> {
+    let mut types: Vec<String> = Vec::new();
+    let mut complete = true;
+    let list = items(report, node, "`ignore`")?;
+    if !few(report, node, list, IGNORED_MAX, "event types") {
+        return None;
+    }
+    for item in list {
+        match scalar(report, item, text) {
+            Some(given) if types.contains(&given.value) => {
+                report
+                    .push(Problem::new(&given.place, "this event type is listed twice").about(&given.value));
+            }
+            Some(given) => types.push(given.value),
+            None => complete = false,
+        }
+    }
+    complete.then(|| Given { value: types, place: node.place.clone() })
+}

@@ -1,0 +1,278 @@
+//! Single values: from the text of one to what it means.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::words::{Word, words};
+
+/// Longer durations overflow what a store can compare; this is about a hundred years.
+const DURATION_MAX: Duration = Duration::from_secs(36_500 * 86_400);
+
+/// Why a text is not a valid value: a sentence without the text, and the valid words if few.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Wrong {
+    pub message: String,
+    pub valid: Vec<&'static str>,
+}
+
+impl<T: Into<String>> From<T> for Wrong {
+    fn from(message: T) -> Wrong {
+        Wrong { message: message.into(), valid: Vec::new() }
+    }
+}
+
+pub(super) fn text(text: &str) -> Result<String, Wrong> {
+    if text.contains('\0') {
+        return Err("text cannot hold a NUL character".into());
+    }
+    if text.is_empty() { Err("a value is missing".into()) } else { Ok(text.to_owned()) }
+}
+
+/// A whole number behind which comes a unit.
+fn number_and_unit(text: &str) -> Option<(u64, &str)> {
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    Some((text[..end].parse().ok()?, text[end..].trim_start()))
+}
+
+pub(super) fn duration(text: &str) -> Result<Duration, Wrong> {
+    let expected = || Wrong::from("expected a duration such as `500ms`, `30s`, `5m`, `1h` or `7d`");
+    let (number, unit) = number_and_unit(text).ok_or_else(expected)?;
+    let millis = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return Err(expected()),
+    };
+    match number.checked_mul(millis).map(Duration::from_millis) {
+        Some(duration) if duration <= DURATION_MAX => Ok(duration),
+        _ => Err("a duration of more than 36500 days is not possible".into()),
+    }
+}
+
+/// Bytes.
+pub(super) fn size(text: &str) -> Result<u64, Wrong> {
+    let expected = || Wrong::from("expected a size such as `64KiB`, `1MiB` or `2GiB`");
+    let (number, unit) = number_and_unit(text).ok_or_else(expected)?;
+    let bytes: u64 = match unit {
+        "B" => 1,
+        "kB" | "KB" => 1_000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return Err(expected()),
+    };
+    match number.checked_mul(bytes) {
+        Some(bytes) if bytes <= i64::MAX as u64 => Ok(bytes),
+        _ => Err("this size is too large".into()),
+    }
+}
+
+pub(super) fn count(text: &str) -> Result<u64, Wrong> {
+    match text.parse::<u64>() {
+        Ok(number) if number <= i64::MAX as u64 && !text.starts_with('+') => Ok(number),
+        _ => Err("expected a whole number".into()),
+    }
+}
+
+pub(super) fn address(text: &str) -> Result<SocketAddr, Wrong> {
+    text.parse()
+        .map_err(|_| "expected an IP address and a port such as `0.0.0.0:9464` or `[::1]:9464`".into())
+}
+
+pub(super) fn file(path: &str) -> Result<PathBuf, Wrong> {
+    let path = text(path)?;
+    if path.ends_with('/') {
+        return Err("expected the path of a file, not of a directory".into());
+    }
+    Ok(PathBuf::from(path))
+}
+
+pub(super) fn word<W: Word>(text: &str) -> Result<W, Wrong> {
+    if let Some(value) = W::from_word(text) {
+        return Ok(value);
+    }
+    let valid = words::<W>();
+    let list = valid.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ");
+    if W::UNSUPPORTED.contains(&text) {
+        return Err(format!("this version does not support this; it supports {list}").into());
+    }
+    Err(Wrong { message: format!("expected one of {list}"), valid })
+}
+
+/// A filter of `tracing-subscriber`, of which only levels by module are of use: its own grammar
+/// takes a misspelt level for the name of a module.
+pub(super) fn log_level(text: &str) -> Result<String, Wrong> {
+    const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
+    for part in text.split(',') {
+        let (module, level) = match part.split_once('=') {
+            Some((module, level)) => (Some(module.trim()), level.trim()),
+            None => (None, part.trim()),
+        };
+        if !LEVELS.contains(&level.to_ascii_lowercase().as_str()) {
+            let message = "expected `error`, `warn`, `info`, `debug`, `trace` or `off`, or levels by module such as `info,readside=debug`";
+            return Err(Wrong { message: message.into(), valid: LEVELS.to_vec() });
+        }
+        let is_module = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
+        if module.is_some_and(|module| module.is_empty() || !module.chars().all(is_module)) {
+            return Err("expected the name of a module before `=`".into());
+        }
+    }
+    Ok(text.to_owned())
+}
+
+/// `host:port`.
+pub(super) fn broker(text: &str) -> Result<String, Wrong> {
+    let expected = || Wrong::from("expected a broker as `host:port`, such as `kafka:9092`");
+    if text.contains("://") {
+        return Err(
+            "expected `host:port` without a protocol; `kafka.properties` has `security.protocol`".into()
+        );
+    }
+    let (host, port) = text.rsplit_once(':').ok_or_else(expected)?;
+    let bracketed = host.starts_with('[') && host.ends_with(']');
+    let is_host = |c: char| {
+        c.is_alphanumeric()
+            || matches!(c, '.' | '-' | '_')
+            || (bracketed && matches!(c, ':' | '[' | ']' | '%'))
+    };
+    if host.is_empty() || !host.chars().all(is_host) || !matches!(port.parse::<u16>(), Ok(1..)) {
+        return Err(expected());
+    }
+    Ok(text.to_owned())
+}
+
+/// The rule for topic names is Kafka's (`org.apache.kafka.common.internals.Topic`).
+pub(super) fn topic_name(text: &str) -> Result<String, Wrong> {
+    let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if text.is_empty() || text.len() > 249 || text == "." || text == ".." || !text.chars().all(valid) {
+        return Err("expected the name of a topic: at most 249 letters, digits, `.`, `_` and `-`".into());
+    }
+    Ok(text.to_owned())
+}
+
+/// Stricter than SQLite, so that the same name can be used in every store and unquoted in SQL.
+pub(super) fn table_name(text: &str) -> Result<String, Wrong> {
+    let mut chars = text.chars();
+    let first = chars.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_');
+    if !first || !chars.all(|c| c.is_ascii_alphanumeric() || c == '_') || text.len() > 128 {
+        return Err(
+            "the name of a table is at most 128 letters, digits and `_`, and begins with no digit".into()
+        );
+    }
+    let lower = text.to_ascii_lowercase();
+    if lower.starts_with("_readside") || lower.starts_with("sqlite_") {
+        return Err("names that begin with `_readside` or `sqlite_` are reserved".into());
+    }
+    Ok(text.to_owned())
+}
+
+pub(super) fn column_name(text: &str) -> Result<String, Wrong> {
+    if text.is_empty() || text.contains('\0') || text.len() > 256 {
+        return Err("the name of a column is 1 to 256 bytes of text without NUL".into());
+    }
+    if text.to_ascii_lowercase().starts_with("_readside") {
+        return Err("names that begin with `_readside` are reserved".into());
+    }
+    Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        for (text, millis) in [
+            ("500ms", 500),
+            ("30s", 30_000),
+            ("5m", 300_000),
+            ("1h", 3_600_000),
+            ("7d", 604_800_000),
+            ("0s", 0),
+        ] {
+            assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for text in [
+            "",
+            "30",
+            "s",
+            "-1s",
+            "1.5s",
+            "1h30m",
+            "30sec",
+            "99999999999999999999s",
+            "18446744073709551615d",
+            "40000d",
+        ] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes() {
+        for (text, bytes) in
+            [("1B", 1), ("2kB", 2000), ("64KiB", 65_536), ("16 MiB", 16 << 20), ("1GiB", 1 << 30)]
+        {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "64", "64M", "1.5MiB", "-1B", "99999999999GiB"] {
+            assert!(size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn brokers_and_topics() {
+        for text in ["kafka:9092", "10.0.0.1:9093", "[::1]:9092", "a-b.c_d:1"] {
+            assert!(broker(text).is_ok(), "{text}");
+        }
+        for text in [
+            "kafka",
+            "kafka:",
+            ":9092",
+            "kafka:0",
+            "kafka:99999",
+            "PLAINTEXT://kafka:9092",
+            "a b:1",
+            "::1:9092",
+        ] {
+            assert!(broker(text).is_err(), "{text}");
+        }
+        assert!(topic_name("shop.public.Order_Items-1").is_ok());
+        for text in ["", ".", "..", "a b", "ä", &"x".repeat(250)] {
+            assert!(topic_name(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn names_of_tables_and_columns() {
+        for text in ["users", "_u1", "Order_Items"] {
+            assert!(table_name(text).is_ok(), "{text}");
+        }
+        for text in
+            ["", "1a", "a-b", "a b", "größe", "_readside_status", "_READSIDE", "sqlite_master", "Sqlite_x"]
+        {
+            assert!(table_name(text).is_err(), "{text}");
+        }
+        for text in ["a b", "Größe", "select", "\"", "."] {
+            assert!(column_name(text).is_ok(), "{text}");
+        }
+        for text in ["", "a\0b", "_readside_version", &"x".repeat(300)] {
+            assert!(column_name(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_misspelt_level_is_not_taken_for_a_module() {
+        for text in ["info", "WARN", "info,readside=debug", "off, readside::source=trace"] {
+            assert!(log_level(text).is_ok(), "{text}");
+        }
+        for text in ["", "inof", "readside", "info,", "=info", "info,read side=debug", "[span]=info"] {
+            assert!(log_level(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,487 @@
+//! The one description of the configuration file: its sections, their keys, their defaults.
+//!
+//! Unknown keys, suggestions, environment variables, defaults and the JSON Schema all come from
+//! here; the lowering asks for keys by name and is checked against it.
+
+use crate::domain::change::IfMissing;
+
+use super::model::{
+    Encoding, Format, Gate, Keep, KeyFormat, LogFormat, OnError, OnGap, Otherwise, RebuildPolicy,
+};
+use super::words::words;
+
+pub(super) struct Section {
+    /// Its name in messages and in the schema's definitions.
+    pub name: &'static str,
+    pub help: &'static str,
+    /// In groups, so that sections can share keys.
+    pub keys: &'static [&'static [Key]],
+    pub unsupported: &'static [&'static str],
+}
+
+pub(super) struct Key {
+    pub name: &'static str,
+    pub help: &'static str,
+    pub shape: Shape,
+    pub presence: Presence,
+}
+
+#[derive(Clone, Copy)]
+pub(super) enum Presence {
+    Required,
+    Optional,
+    /// Absent means this text.
+    Default(&'static str),
+}
+
+pub(super) enum Shape {
+    /// Any text that is not empty.
+    Text,
+    Duration,
+    Size,
+    Count,
+    /// `address:port` to listen on.
+    Address,
+    /// The path of a file.
+    File,
+    Word(fn() -> Vec<&'static str>),
+    /// A plain jq path.
+    Path,
+    /// A plain jq path or a literal.
+    Expression,
+    /// A column type, `?` behind it for columns that may be null.
+    ColumnType,
+    Section(&'static Section),
+    /// Free names, each with a value.
+    Map {
+        names: &'static str,
+        value: &'static Shape,
+    },
+    List(&'static Shape),
+    OneOf(&'static [Shape]),
+}
+
+impl Section {
+    pub fn keys(&self) -> impl Iterator<Item = &'static Key> + use<> {
+        self.keys.iter().copied().flatten()
+    }
+
+    pub fn key(&self, name: &str) -> Option<&'static Key> {
+        self.keys().find(|key| key.name == name)
+    }
+}
+
+use Presence::{Default, Optional, Required};
+
+const fn key(name: &'static str, presence: Presence, shape: Shape, help: &'static str) -> Key {
+    Key { name, help, shape, presence }
+}
+
+pub(super) static ROOT: Section = Section {
+    name: "the configuration",
+    help: "Configuration of readside.",
+    keys: &[&[
+        key("kafka", Required, Shape::Section(&KAFKA), "The cluster that the events come from."),
+        key("replica", Required, Shape::Section(&REPLICA), "The local copy."),
+        key(
+            "rebuild_when_mapping_changes",
+            Default("auto"),
+            Shape::Word(words::<RebuildPolicy>),
+            "Whether a replica built under another mapping is built anew; `auto`: where the log can give back everything.",
+        ),
+        key(
+            "defaults",
+            Optional,
+            Shape::Section(&DEFAULTS),
+            "What topics and tables do unless they say otherwise.",
+        ),
+        key(
+            "topics",
+            Optional,
+            Shape::Map { names: "topic", value: &Shape::Section(&TOPIC) },
+            "What belongs to a topic, by its name.",
+        ),
+        key(
+            "tables",
+            Required,
+            Shape::Map { names: "table", value: &Shape::Section(&TABLE) },
+            "The tables of the replica, by name.",
+        ),
+        key("freshness", Optional, Shape::Section(&FRESHNESS), "How freshness is measured."),
+        key("startup", Optional, Shape::Section(&STARTUP), "When the replica counts as started."),
+        key(
+            "dead_letters",
+            Optional,
+            Shape::Section(&DEAD_LETTERS),
+            "What is kept of events that could not be applied.",
+        ),
+        key("http", Optional, Shape::Section(&HTTP), "The read-only listener: metrics and probes."),
+        key("admin", Optional, Shape::Section(&ADMIN), "The listener for status and operations."),
+        key("log", Optional, Shape::Section(&LOG), "Logs, on stderr."),
+    ]],
+    unsupported: &["schema_registry", "redis"],
+};
+
+static KAFKA: Section = Section {
+    name: "kafka",
+    help: "The cluster that the events come from.",
+    keys: &[&[
+        key(
+            "brokers",
+            Required,
+            Shape::OneOf(&[Shape::Text, Shape::List(&Shape::Text)]),
+            "Brokers to begin with, `host:port`: a list, or text with commas.",
+        ),
+        key(
+            "properties",
+            Optional,
+            Shape::Map { names: "librdkafka property", value: &Shape::Text },
+            "librdkafka properties, passed through.",
+        ),
+        key(
+            "secrets",
+            Optional,
+            Shape::Map { names: "librdkafka property", value: &Shape::File },
+            "librdkafka properties whose value is read from a file.",
+        ),
+        key(
+            "max_record_bytes",
+            Default("1MiB"),
+            Shape::Size,
+            "Larger records become dead letters without their value.",
+        ),
+    ]],
+    unsupported: &[],
+};
+
+static REPLICA: Section = Section {
+    name: "replica",
+    help: "The local copy.",
+    keys: &[&[
+        key(
+            "name",
+            Default("readside"),
+            Shape::Text,
+            "Stored in the replica; another name means that it belongs to somebody else.",
+        ),
+        key("sqlite", Required, Shape::Section(&SQLITE), "A replica in SQLite."),
+    ]],
+    unsupported: &["redis"],
+};
+
+static SQLITE: Section = Section {
+    name: "replica.sqlite",
+    help: "A replica in SQLite.",
+    keys: &[&[key(
+        "path",
+        Required,
+        Shape::File,
+        "The database file; its directory is shared with the readers.",
+    )]],
+    unsupported: &[],
+};
+
+static DEFAULTS: Section = Section {
+    name: "defaults",
+    help: "What topics and tables do unless they say otherwise.",
+    keys: &[&[
+        key(
+            "on_error",
+            Default("dead_letter"),
+            Shape::Word(words::<OnError>),
+            "What becomes of an event that cannot be applied.",
+        ),
+        key(
+            "on_gap",
+            Default("auto"),
+            Shape::Word(words::<OnGap>),
+            "What happens when the log no longer has the events that come next.",
+        ),
+        key(
+            "max_staleness",
+            Default("30s"),
+            Shape::Duration,
+            "Beyond this age readers see a table as stale.",
+        ),
+    ]],
+    unsupported: &[],
+};
+
+/// Valid under `topics` and in an entry of a table's `sources`.
+static TOPIC_KEYS: [Key; 9] = [
+    key("format", Optional, Shape::Word(words::<Format>), "How values are encoded; default `json`."),
+    key(
+        "key_format",
+        Optional,
+        Shape::Word(words::<KeyFormat>),
+        "How record keys are encoded; default: as the value; `json` reads text for one key column and an object for several.",
+    ),
+    key("event_type", Optional, Shape::Path, "Where the type of an event is, for tables with `events`."),
+    key(
+        "version",
+        Optional,
+        Shape::Path,
+        "Where the version is; default: the format's own, else the position in the log.",
+    ),
+    key("ignore", Optional, Shape::List(&Shape::Text), "Event types that are skipped and counted."),
+    key(
+        "otherwise",
+        Optional,
+        Shape::Word(words::<Otherwise>),
+        "What becomes of event types that no table names; default `dead_letter`.",
+    ),
+    key(
+        "on_error",
+        Optional,
+        Shape::Word(words::<OnError>),
+        "What becomes of an event that cannot be applied.",
+    ),
+    key(
+        "on_gap",
+        Optional,
+        Shape::Word(words::<OnGap>),
+        "What happens when the log no longer has the events that come next.",
+    ),
+    key(
+        "placeholder",
+        Optional,
+        Shape::Text,
+        "Debezium's `unavailable.value.placeholder`; default `__debezium_unavailable_value`.",
+    ),
+];
+const TOPIC_UNSUPPORTED: &[&str] = &["upcast", "when", "schema"];
+
+pub(super) static TOPIC: Section = Section {
+    name: "a topic",
+    help: "What belongs to a topic.",
+    keys: &[&TOPIC_KEYS],
+    unsupported: TOPIC_UNSUPPORTED,
+};
+
+/// Valid in a table with one topic and in an entry of `sources`.
+static FEED_KEYS: [Key; 3] = [
+    key("topic", Optional, Shape::Text, "The topic that the rows come from."),
+    key(
+        "key_from",
+        Optional,
+        Shape::Map { names: "key column", value: &Shape::Path },
+        "Where a key column is in the record key, when names differ: `$key` or `$key.name`.",
+    ),
+    key(
+        "events",
+        Optional,
+        Shape::Map { names: "event type", value: &Shape::Section(&RULE) },
+        "What events of a type do to this table.",
+    ),
+];
+
+pub(super) static SOURCE: Section = Section {
+    name: "a source",
+    help: "One of several topics that feed a table.",
+    keys: &[&FEED_KEYS, &TOPIC_KEYS],
+    unsupported: TOPIC_UNSUPPORTED,
+};
+
+pub(super) static TABLE: Section = Section {
+    name: "a table",
+    help: "A table of the replica.",
+    keys: &[
+        &[
+            key(
+                "columns",
+                Required,
+                Shape::Map {
+                    names: "column",
+                    value: &Shape::OneOf(&[Shape::ColumnType, Shape::Section(&COLUMN)]),
+                },
+                "Columns in order, each with its type.",
+            ),
+            key(
+                "key",
+                Required,
+                Shape::OneOf(&[Shape::Text, Shape::List(&Shape::Text)]),
+                "The column or columns that identify a row.",
+            ),
+            key(
+                "indexes",
+                Optional,
+                Shape::List(&Shape::OneOf(&[Shape::Text, Shape::List(&Shape::Text)])),
+                "Further indexes, each a column or a list of columns.",
+            ),
+            key(
+                "sources",
+                Optional,
+                Shape::List(&Shape::Section(&SOURCE)),
+                "The topics that feed this table, where `topic` is not enough.",
+            ),
+            key(
+                "max_staleness",
+                Optional,
+                Shape::Duration,
+                "Beyond this age readers see this table as stale.",
+            ),
+            key(
+                "delete_marks",
+                Default("7d"),
+                Shape::Duration,
+                "How long a deleted row is remembered, so that a late event cannot bring it back.",
+            ),
+        ],
+        &FEED_KEYS,
+    ],
+    unsupported: &["when"],
+};
+
+pub(super) static COLUMN: Section = Section {
+    name: "a column",
+    help: "A column whose value is not simply the field of its own name.",
+    keys: &[&[
+        key("type", Required, Shape::ColumnType, "The column's type; `?` behind it: may be null or absent."),
+        key(
+            "from",
+            Optional,
+            Shape::Expression,
+            "Where the value comes from; default: the field of the column's own name.",
+        ),
+        key(
+            "encoding",
+            Optional,
+            Shape::Word(words::<Encoding>),
+            "How a number or a text is to be read, where the type alone does not say.",
+        ),
+    ]],
+    unsupported: &[],
+};
+
+pub(super) static RULE: Section = Section {
+    name: "a rule",
+    help: "What an event does: one of `upsert`, `patch` and `delete`.",
+    keys: &[&[
+        key(
+            "upsert",
+            Optional,
+            Shape::Map { names: "column", value: &Shape::Expression },
+            "Sets the whole row; columns that are not named take the field of their own name.",
+        ),
+        key(
+            "patch",
+            Optional,
+            Shape::Map { names: "column", value: &Shape::Expression },
+            "Sets the named columns and keeps the others.",
+        ),
+        key(
+            "delete",
+            Optional,
+            Shape::Map { names: "key column", value: &Shape::Expression },
+            "Deletes the row with this key.",
+        ),
+        key(
+            "if_missing",
+            Optional,
+            Shape::Word(words::<IfMissing>),
+            "What a patch does when there is no row; default `hold`.",
+        ),
+    ]],
+    unsupported: &["replace", "each", "row", "when"],
+};
+
+static FRESHNESS: Section = Section {
+    name: "freshness",
+    help: "How freshness is measured.",
+    keys: &[&[key(
+        "interval",
+        Default("1s"),
+        Shape::Duration,
+        "How often the brokers are asked for the ends of the log.",
+    )]],
+    unsupported: &[],
+};
+
+static STARTUP: Section = Section {
+    name: "startup",
+    help: "When the replica counts as started.",
+    keys: &[&[
+        key(
+            "gate",
+            Default("auto"),
+            Shape::Word(words::<Gate>),
+            "What opens /startupz; `auto`: a complete copy that is young enough, else having caught up.",
+        ),
+        key("max_age", Default("1h"), Shape::Duration, "How old a complete copy may be to start with it."),
+    ]],
+    unsupported: &[],
+};
+
+static DEAD_LETTERS: Section = Section {
+    name: "dead_letters",
+    help: "What is kept of events that could not be applied.",
+    keys: &[&[
+        key("max", Default("1000"), Shape::Count, "More than this many stop the daemon."),
+        key(
+            "keep",
+            Default("coordinates"),
+            Shape::Word(words::<Keep>),
+            "Whether the bytes of the record are kept in the replica too.",
+        ),
+        key("max_bytes", Default("16MiB"), Shape::Size, "Bound on the kept bytes of records."),
+    ]],
+    unsupported: &["topic"],
+};
+
+static HTTP: Section = Section {
+    name: "http",
+    help: "The read-only listener: metrics and probes.",
+    keys: &[&[key("listen", Default("0.0.0.0:9464"), Shape::Address, "Address and port.")]],
+    unsupported: &[],
+};
+
+static ADMIN: Section = Section {
+    name: "admin",
+    help: "The listener for status and operations.",
+    keys: &[&[key("listen", Default("127.0.0.1:9465"), Shape::Address, "Address and port.")]],
+    unsupported: &[],
+};
+
+static LOG: Section = Section {
+    name: "log",
+    help: "Logs, on stderr.",
+    keys: &[&[
+        key("level", Default("info"), Shape::Text, "A level, or levels by module: `info,readside=debug`."),
+        key(
+            "format",
+            Default("auto"),
+            Shape::Word(words::<LogFormat>),
+            "`auto`: JSON when stderr is not a terminal.",
+        ),
+    ]],
+    unsupported: &[],
+};
+
+/// Calls `visit` for every section that can be reached from the root, once each.
+pub(super) fn for_each_section(visit: &mut dyn FnMut(&'static Section)) {
+    let mut seen: Vec<&str> = Vec::new();
+    let mut todo: Vec<&'static Section> = vec![&ROOT];
+    while let Some(section) = todo.pop() {
+        if seen.contains(&section.name) {
+            continue;
+        }
+        seen.push(section.name);
+        visit(section);
+        for key in section.keys() {
+            sections_in(&key.shape, &mut todo);
+        }
+    }
+}
+
+fn sections_in(shape: &'static Shape, found: &mut Vec<&'static Section>) {
+    match shape {
+        Shape::Section(section) => found.push(section),
+        Shape::Map { value, .. } | Shape::List(value) => sections_in(value, found),
+        Shape::OneOf(shapes) => {
+            for shape in *shapes {
+                sections_in(shape, found);
+            }
+        }
+        _ => {}
+    }
+}
