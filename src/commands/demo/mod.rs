@@ -37,13 +37,30 @@ const CATCH_UP_MAX: Duration = Duration::from_secs(30);
 /// end, 1 when it was not, 64 or 74 when `directory` cannot be used.
 pub fn run(for_: Option<Duration>, directory: PathBuf) -> anyhow::Result<u8> {
     let deadline = for_.and_then(|length| Instant::now().checked_add(length));
-    let outcome = Demo::prepare(&directory).and_then(|demo| app::runtime()?.block_on(demo.play(deadline)));
+    let outcome = app::runtime().and_then(|runtime| {
+        let outcome = runtime.block_on(perform(directory, deadline));
+        // What still blocks after a signal must not hold up the end.
+        runtime.shutdown_background();
+        outcome
+    });
     match outcome {
         Ok(exit_code) => Ok(exit_code),
         Err(failure) => {
             eprintln!("readside: {failure}");
             Ok(failure.exit_code)
         }
+    }
+}
+
+async fn perform(directory: PathBuf, deadline: Option<Instant>) -> Result<u8, Failure> {
+    let mut signals = Signals::new().map_err(|error| Failure::other(format!("signals: {error}")))?;
+    let preparing = tokio::task::spawn_blocking(move || Demo::prepare(&directory));
+    tokio::select! {
+        demo = preparing => {
+            let demo = demo.map_err(|error| Failure::other(format!("start: {error}")))??;
+            demo.play(signals, deadline).await
+        }
+        () = signals.next() => Ok(stopped_early()),
     }
 }
 
@@ -80,10 +97,13 @@ impl Demo {
         Ok(Demo { shop, producer, config, clock, broker, home })
     }
 
-    async fn play(self, deadline: Option<Instant>) -> Result<u8, Failure> {
+    async fn play(self, mut signals: Signals, deadline: Option<Instant>) -> Result<u8, Failure> {
         let Demo { shop, producer, config, clock, broker, home } = self;
-        let mut signals = Signals::new().map_err(|error| Failure::other(format!("signals: {error}")))?;
-        let mut running = app::start(&config).await?;
+        // A replica that cannot be opened for now is waited for.
+        let mut running = tokio::select! {
+            running = app::start(&config) => running?,
+            () = signals.next() => return Ok(stopped_early()),
+        };
         let view = View::new(&running, Arc::clone(&clock));
         let mut producing = Producing::start(shop, producer, move || clock())
             .map_err(|error| Failure::other(format!("cannot start a thread: {error}")))?;
@@ -99,17 +119,14 @@ impl Demo {
         };
         let outcome = match ended {
             Ok(()) if view.is_gate_open() => {
-                words::say("\nstopping the shop and comparing the replica with its books …\n");
+                words::say("\nThe shop has closed; comparing the replica with its books …\n");
                 tokio::select! {
                     ended = running.ended() => Err(unexpected(ended)),
                     proven = prove(&mut producing, &view) => proven,
                     () = signals.next() => Err(Failure::other("interrupted before the replica was compared")),
                 }
             }
-            Ok(()) => {
-                words::say("stopped before the first copy was complete");
-                Ok(0)
-            }
+            Ok(()) => Ok(stopped_early()),
             Err(failure) => Err(failure),
         };
         let closed = close(running).await;
@@ -140,6 +157,11 @@ async fn close(mut running: Running) -> Result<(), Failure> {
     let ended = running.ended().await;
     running.finish().await;
     ended
+}
+
+fn stopped_early() -> u8 {
+    words::say("stopped before the first copy was complete");
+    0
 }
 
 fn unexpected(ended: Result<(), Failure>) -> Failure {

@@ -29,7 +29,7 @@ pub fn program() -> String {
 pub fn heading(replica: &Path) -> String {
     format!(
         "A shop in this process publishes users, products and orders to Kafka topics;\n\
-         readside keeps a replica of them in {}.\n",
+         readside keeps a replica of them in {}.",
         replica.display()
     )
 }
@@ -41,7 +41,8 @@ pub fn guide(program: &str, config: &Config, config_path: &Path) -> String {
     let program = quoted(program);
     let (http, admin) = (config.http.listen, config.admin.listen);
     format!(
-        r#"Try in another terminal:
+        r#"
+Try in another terminal:
 
   the rows, as an application reads them
     sqlite3 -box {replica} "SELECT id, name, country, plan, balance FROM users LIMIT 5"
@@ -56,7 +57,8 @@ pub fn guide(program: &str, config: &Config, config_path: &Path) -> String {
     cat {config_path}
 
 The shop goes on trading, about 20 events a second: users register, change and leave, orders are
-placed, shipped and cancelled, events come twice or too late. Ctrl-C ends it."#
+placed, shipped and cancelled, events come twice or too late. Ctrl-C ends it.
+"#
     )
 }
 
@@ -77,7 +79,7 @@ pub fn status_line(status: &Status, now_ms: i64) -> String {
 pub fn first_copy(status: &Status, took: Duration) -> String {
     let tables: Vec<String> =
         status.tables.iter().map(|table| format!("{} {}", grouped(table.rows), table.table_name)).collect();
-    format!("first copy complete: {} in {:.1} s\n", tables.join(", "), took.as_secs_f64())
+    format!("first copy complete: {} in {:.1} s", tables.join(", "), took.as_secs_f64())
 }
 
 pub fn summary(sent: Sent, comparisons: &[Comparison], status: &Status, now_ms: i64) -> String {

@@ -103,12 +103,17 @@ impl Shop {
         }
         for nth in 1..=OPENING_ORDERS {
             let at = opened_ms + OPENING_AGO_MS / OPENING_ORDERS * nth;
+            self.release();
             self.order(at);
             match self.random.between(0, 100) {
                 0..75 => self.ship(at),
                 75..80 => self.cancel(at),
                 80..90 => self.change_user(at),
                 90..92 => self.lose_user(at),
+                92..94 => self.repeat_order_event(),
+                94..95 => self.overtake_user(at),
+                95..96 => self.overtake_order(at),
+                96 if nth % 10 == 0 => self.restart_connector(),
                 _ => {}
             }
         }
