@@ -1,1 +1,315 @@
 //! Wiring, supervision and shutdown of `readside run`: the only place that knows everything.
+//!
+//! [`start`] builds every part in order and gives back what is running; [`run`] adds signals and
+//! the progress display. The main thread serves HTTP, the pipeline and the writer have a thread
+//! each, the Kafka client brings its own.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::oneshot;
+use tracing::{info, warn};
+
+use crate::admin;
+use crate::config::Config;
+use crate::domain::catalog::Catalog;
+use crate::domain::retry::Backoff;
+use crate::mapping::Plan;
+use crate::metrics::Metrics;
+use crate::pipeline::progress::Progress;
+use crate::pipeline::{Clock, Context, Failure, Pipeline, start_writer};
+use crate::source::kafka::KafkaSource;
+use crate::store::{Reader, Settings, SqliteReader, SqliteStore, Store, StoreError, heartbeat_limit};
+
+/// A shutdown that takes longer than this ends the process anyway: the replica is consistent at
+/// any moment, only the last batch would be read again.
+const SHUTDOWN_MAX: Duration = Duration::from_secs(5);
+
+/// The parts of a running daemon.
+pub struct Running {
+    pub catalog: Arc<Catalog>,
+    pub metrics: Arc<Metrics>,
+    pub progress: Arc<Progress>,
+    pub reader: Arc<dyn Reader>,
+    stop: Arc<AtomicBool>,
+    ended: Option<oneshot::Receiver<Result<(), Failure>>>,
+    pipeline: Option<JoinHandle<()>>,
+    http_stop: oneshot::Sender<()>,
+    http: tokio::task::JoinHandle<std::io::Result<()>>,
+    /// Where the listeners are, also when the configuration left the port open.
+    pub http_address: SocketAddr,
+    pub admin_address: SocketAddr,
+}
+
+/// The wall clock, ms since 1970.
+pub fn clock() -> Clock {
+    Arc::new(|| {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+    })
+}
+
+/// Runs until SIGTERM, SIGINT or a failure that needs a person.
+///
+/// A first signal commits what is complete and returns `Ok`; a second one ends the process at once.
+/// `display` shows the progress of the start for as long as it likes.
+pub fn run<F>(config: &Config, display: impl FnOnce(Arc<Progress>) -> F) -> Result<(), Failure>
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let runtime = runtime()?;
+    runtime.block_on(async {
+        let mut signals = Signals::new().map_err(|error| Failure::other(format!("signals: {error}")))?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let starting = {
+            let (config, stop) = (config.clone(), Arc::clone(&stop));
+            tokio::task::spawn_blocking(move || prepare(&config, &stop))
+        };
+        let prepared = tokio::select! {
+            prepared = starting => prepared.map_err(|error| Failure::other(format!("start: {error}")))??,
+            name = signals.next() => {
+                info!(signal = name, "stopping before the start was complete");
+                stop.store(true, Ordering::Relaxed);
+                return Ok(());
+            }
+        };
+        let Some(prepared) = prepared else { return Ok(()) };
+        let mut running = prepared.start(config, stop).await?;
+        let display = tokio::spawn(display(Arc::clone(&running.progress)));
+        let outcome = tokio::select! {
+            outcome = running.ended() => outcome,
+            name = signals.next() => {
+                info!(signal = name, "stopping: committing what is complete");
+                running.stop();
+                tokio::select! {
+                    outcome = running.ended() => outcome,
+                    name = signals.next() => {
+                        warn!(signal = name, "second signal: ending at once");
+                        std::process::exit(1);
+                    }
+                    () = tokio::time::sleep(SHUTDOWN_MAX) => {
+                        warn!("the store does not finish; ending without its last batch");
+                        std::process::exit(0);
+                    }
+                }
+            }
+        };
+        display.abort();
+        running.finish().await;
+        outcome
+    })
+}
+
+/// One thread is enough for two listeners that answer probes.
+pub fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(8)
+        .build()
+        .map_err(|error| Failure::other(format!("cannot start the runtime: {error}")))
+}
+
+/// Starts everything for a caller that brings its own signals, such as the demo.
+pub async fn start(config: &Config) -> Result<Running, Failure> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let prepared = {
+        let (config, stop) = (config.clone(), Arc::clone(&stop));
+        tokio::task::spawn_blocking(move || prepare(&config, &stop))
+            .await
+            .map_err(|error| Failure::other(format!("start: {error}")))??
+    };
+    match prepared {
+        Some(prepared) => prepared.start(config, stop).await,
+        None => Err(Failure::other("stopped before the start was complete")),
+    }
+}
+
+/// What can fail before anything runs: listeners, mapping, replica.
+struct Prepared {
+    plan: Plan,
+    store: SqliteStore,
+    reader: Arc<dyn Reader>,
+    listeners: admin::Listeners,
+}
+
+/// `None` when it was told to stop while the replica could not be opened yet.
+fn prepare(config: &Config, stop: &AtomicBool) -> Result<Option<Prepared>, Failure> {
+    let listeners = admin::Listeners {
+        http: listen("http.listen", config.http.listen)?,
+        admin: listen("admin.listen", config.admin.listen)?,
+    };
+    let mut plan = Plan::compile(config);
+    let Some(mut store) = open_store(config, plan.catalog(), stop)? else { return Ok(None) };
+    for (table, kind) in store.version_kinds()?.into_iter().enumerate() {
+        if let Some(kind) = kind {
+            plan.set_version_kind(table, kind);
+        }
+    }
+    let reader = SqliteReader::new(&config.replica.sqlite.path, Arc::clone(plan.catalog()));
+    Ok(Some(Prepared { plan, store, reader: Arc::new(reader), listeners }))
+}
+
+fn listen(key: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
+    admin::bind(address).map_err(|error| Failure {
+        exit_code: 74,
+        reason: format!("{key}: {error}; is another readside running? choose another address"),
+    })
+}
+
+/// Opens the replica; what may go away (a full disk, a directory not mounted yet) is waited for.
+fn open_store(
+    config: &Config,
+    catalog: &Arc<Catalog>,
+    stop: &AtomicBool,
+) -> Result<Option<SqliteStore>, Failure> {
+    let settings = Settings {
+        replica_name: config.replica.name.clone(),
+        heartbeat_limit: heartbeat_limit(config.freshness.interval),
+        dead_letter_bytes_max: config.dead_letters.max_bytes,
+    };
+    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+    loop {
+        match SqliteStore::open(&config.replica.sqlite.path, Arc::clone(catalog), settings.clone()) {
+            Ok(store) => return Ok(Some(store)),
+            Err(StoreError::Retry { message, .. }) => {
+                if backoff.attempts() == 0 {
+                    warn!(error = %message, "the replica cannot be opened; trying again");
+                }
+                std::thread::sleep(backoff.next(0));
+                if stop.load(Ordering::Relaxed) {
+                    return Ok(None);
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+impl Prepared {
+    async fn start(mut self, config: &Config, stop: Arc<AtomicBool>) -> Result<Running, Failure> {
+        let catalog = Arc::clone(self.plan.catalog());
+        let metrics = Arc::new(Metrics::new(&catalog));
+        let progress = Arc::new(Progress::default());
+        let context = Context {
+            clock: clock(),
+            metrics: Arc::clone(&metrics),
+            progress: Arc::clone(&progress),
+            stop: Arc::clone(&stop),
+        };
+        progress.tick_pipeline(context.now_ms());
+        progress.tick_writer(context.now_ms());
+        let checkpoint = self.store.checkpoint()?;
+        info!(
+            replica = %config.replica.sqlite.path.display(),
+            complete = checkpoint.complete,
+            partitions = checkpoint.positions.len(),
+            "replica opened"
+        );
+        let source = KafkaSource::start(&config.kafka, &catalog.topics, config.freshness.interval)
+            .map_err(|error| Failure::other(format!("kafka: {error}")))?;
+        let http_address = local_address(&self.listeners.http)?;
+        let admin_address = local_address(&self.listeners.admin)?;
+        info!(http = %http_address, admin = %admin_address, "listening");
+        let (http_stop, http_stopped) = oneshot::channel();
+        let http = tokio::spawn(admin::serve(
+            admin::Context {
+                catalog: Arc::clone(&catalog),
+                metrics: Arc::clone(&metrics),
+                progress: Arc::clone(&progress),
+                reader: Arc::clone(&self.reader),
+            },
+            self.listeners,
+            async {
+                let _ = http_stopped.await;
+            },
+        ));
+        let mut writer = start_writer(self.store, context.clone())
+            .map_err(|error| Failure::other(format!("cannot start a thread: {error}")))?;
+        let pipeline = Pipeline::new(config, self.plan, source, checkpoint, &mut writer);
+        let (ended_tx, ended) = oneshot::channel();
+        let thread = std::thread::Builder::new()
+            .name("pipeline".into())
+            .spawn(move || {
+                let outcome = pipeline.run();
+                // The store is closed when the writer has ended.
+                writer.join();
+                let _ = ended_tx.send(outcome);
+            })
+            .map_err(|error| Failure::other(format!("cannot start a thread: {error}")))?;
+        Ok(Running {
+            catalog,
+            metrics,
+            progress,
+            reader: self.reader,
+            stop,
+            ended: Some(ended),
+            pipeline: Some(thread),
+            http_stop,
+            http,
+            http_address,
+            admin_address,
+        })
+    }
+}
+
+fn local_address(listener: &TcpListener) -> Result<SocketAddr, Failure> {
+    listener.local_addr().map_err(|error| Failure::other(format!("listener: {error}")))
+}
+
+impl Running {
+    /// Asks both loops to commit what is complete and end.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
+    /// Resolves when the pipeline has ended and the replica is closed.
+    pub async fn ended(&mut self) -> Result<(), Failure> {
+        match &mut self.ended {
+            Some(ended) => {
+                let outcome = ended.await;
+                self.ended = None;
+                outcome.unwrap_or_else(|_| Err(Failure::other("the pipeline ended unexpectedly")))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Closes the listeners. To be called after [`Running::ended`].
+    pub async fn finish(mut self) {
+        let _ = self.http_stop.send(());
+        if tokio::time::timeout(Duration::from_secs(1), self.http).await.is_err() {
+            warn!("the HTTP listeners did not end in time");
+        }
+        if let Some(thread) = self.pipeline.take()
+            && thread.join().is_err()
+        {
+            warn!("the pipeline thread panicked");
+        }
+    }
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Signals> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}

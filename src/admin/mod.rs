@@ -5,6 +5,7 @@
 //! for people: `/status`, `/wait`, `/`. Every answer but metrics and the page is JSON; an error is
 //! `{"error": <one word>, "message": <a sentence>}`.
 
+mod building;
 mod listener;
 mod page;
 mod parameters;
@@ -33,6 +34,7 @@ use crate::metrics::Metrics;
 use crate::pipeline::progress::Progress;
 use crate::store::{Reader, StoreError};
 
+pub use building::show_building;
 pub use parameters::parse_duration;
 
 /// Requests that wait at the same time; more are told to come back (429).

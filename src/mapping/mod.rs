@@ -2,9 +2,28 @@
 //!
 //! [`Plan::compile`] turns the checked configuration into one decoder per topic and one list of
 //! column sources per table; [`Plan::translate`] is what the pipeline calls for every record.
+//! What a value becomes in a column is the table at the head of `convert.rs`.
 
-use crate::domain::change::Skip;
+mod compile;
+mod convert;
+mod decimal;
+mod fingerprint;
+mod json_text;
+mod row;
+mod time;
+mod topic;
+mod version;
+
+use std::sync::Arc;
+
+use crate::config::Config;
+use crate::domain::catalog::{Catalog, Column, Table};
+use crate::domain::change::{Change, Skip};
+use crate::domain::checkpoint::PartitionMemory;
 use crate::domain::dead_letter::Rejection;
+use crate::domain::record::Record;
+use crate::domain::version::VersionKind;
+use topic::{Passage, TopicPlan};
 
 /// What became of a record. One record is applied to all its tables or to none.
 #[derive(Debug, PartialEq)]
@@ -18,3 +37,97 @@ pub enum Outcome {
     /// An event type that nobody names on a topic with `otherwise: stop`.
     Stop(Rejection),
 }
+
+/// A compiled mapping. Owned by one thread: it keeps buffers between records.
+#[derive(Debug)]
+pub struct Plan {
+    catalog: Arc<Catalog>,
+    /// By topic index.
+    topics: Vec<TopicPlan>,
+    /// By table index: the kind of its first version, which all others must have.
+    kinds: Vec<Option<VersionKind>>,
+}
+
+impl Plan {
+    /// `config` is already checked: its indexes point at what is there.
+    pub fn compile(config: &Config) -> Plan {
+        let topics = (0..config.topics.len()).map(|index| compile::topic(config, index)).collect();
+        Plan { catalog: Arc::new(catalog(config)), topics, kinds: vec![None; config.tables.len()] }
+    }
+
+    pub fn catalog(&self) -> &Arc<Catalog> {
+        &self.catalog
+    }
+
+    /// The kind of the versions that a table already has, as its store knows after a start.
+    pub fn set_version_kind(&mut self, table: usize, kind: VersionKind) {
+        if let Some(known) = self.kinds.get_mut(table) {
+            *known = Some(kind);
+        }
+    }
+
+    /// Appends the changes of one record to `changes`, those of all its tables or none, and brings
+    /// `memory` of the record's partition up to date.
+    pub fn translate(
+        &mut self,
+        record: &Record<'_>,
+        memory: &mut PartitionMemory,
+        changes: &mut Vec<Change>,
+    ) -> Outcome {
+        if let Some(timestamp_ms) = record.timestamp_ms {
+            memory.max_timestamp_ms = memory.max_timestamp_ms.max(timestamp_ms);
+        }
+        // Whatever this record is, the next one is no longer right behind the delete.
+        let after_delete = memory.after_delete.take();
+        let Some(topic) = self.topics.get_mut(record.at.topic) else {
+            return Outcome::Skipped(Skip::Ignored);
+        };
+        let start = changes.len();
+        let kinds = &mut self.kinds;
+        let passage = Passage { record, memory, after_delete, kinds, changes: &mut *changes };
+        topic.translate(passage).unwrap_or_else(|refused| {
+            changes.truncate(start);
+            refused
+        })
+    }
+}
+
+fn catalog(config: &Config) -> Catalog {
+    let topics: Vec<String> = config.topics.iter().map(|topic| topic.name.clone()).collect();
+    let tables: Vec<Table> = config
+        .tables
+        .iter()
+        .map(|table| {
+            let mut topics: Vec<usize> = table.sources.iter().map(|source| source.topic).collect();
+            topics.sort_unstable();
+            topics.dedup();
+            let columns = table.columns.iter().enumerate().map(|(index, column)| Column {
+                name: column.name.clone(),
+                ty: column.ty,
+                nullable: column.nullable && !table.key.contains(&index),
+            });
+            Table {
+                name: table.name.clone(),
+                columns: columns.collect(),
+                key: table.key.clone(),
+                indexes: table.indexes.clone(),
+                ordered_by_position: !topics
+                    .iter()
+                    .any(|&topic| compile::has_versions(&config.topics[topic])),
+                topics,
+                max_staleness_ms: millis(table.max_staleness),
+                delete_marks_ms: millis(table.delete_marks),
+                fingerprint: fingerprint::table(config, table),
+            }
+        })
+        .collect();
+    let fingerprint = fingerprint::catalog(&topics, tables.iter().map(|table| table.fingerprint.clone()));
+    Catalog { topics, tables, fingerprint }
+}
+
+fn millis(duration: std::time::Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests;

@@ -28,10 +28,16 @@ pub struct Identity {
 #[derive(Debug)]
 pub enum Verdict {
     /// The same log. `new` ids are to be stored.
-    Same { new_cluster_id: Option<String>, new_topic_ids: BTreeMap<usize, String> },
+    Same {
+        new_cluster_id: Option<String>,
+        new_topic_ids: BTreeMap<usize, String>,
+    },
     /// Not proven otherwise, but freshness must stand still.
     Suspect,
-    Gap { reason: GapReason, failure: Failure },
+    Gap {
+        reason: GapReason,
+        failure: Failure,
+    },
 }
 
 impl Identity {
@@ -161,10 +167,17 @@ mod tests {
     fn the_first_contact_is_remembered_and_later_ones_must_agree() {
         let mut identity = Identity::default();
         let first = identity.judge(&catalog(), &seen("c1", "t1", 0, 10), |_| Some(5));
-        assert!(matches!(first, Verdict::Same { new_cluster_id: Some(_), ref new_topic_ids } if new_topic_ids.len() == 1));
+        assert!(
+            matches!(first, Verdict::Same { new_cluster_id: Some(_), ref new_topic_ids } if new_topic_ids.len() == 1)
+        );
         let again = identity.judge(&catalog(), &seen("c1", "t1", 0, 10), |_| Some(5));
-        assert!(matches!(again, Verdict::Same { new_cluster_id: None, ref new_topic_ids } if new_topic_ids.is_empty()));
-        assert_eq!(reason(identity.judge(&catalog(), &seen("c2", "t1", 0, 10), |_| Some(5))), Some(GapReason::Cluster));
+        assert!(
+            matches!(again, Verdict::Same { new_cluster_id: None, ref new_topic_ids } if new_topic_ids.is_empty())
+        );
+        assert_eq!(
+            reason(identity.judge(&catalog(), &seen("c2", "t1", 0, 10), |_| Some(5))),
+            Some(GapReason::Cluster)
+        );
         // Also when the new topic has grown past our offset.
         assert_eq!(
             reason(identity.judge(&catalog(), &seen("c1", "t2", 0, 99), |_| Some(5))),
@@ -186,7 +199,10 @@ mod tests {
     fn an_end_below_the_position_is_suspect_at_once_and_a_gap_when_it_stays() {
         let mut identity = Identity::default();
         for _ in 1..BEHIND_ROUNDS {
-            assert!(matches!(identity.judge(&catalog(), &seen("c", "t", 0, 4), |_| Some(5)), Verdict::Suspect));
+            assert!(matches!(
+                identity.judge(&catalog(), &seen("c", "t", 0, 4), |_| Some(5)),
+                Verdict::Suspect
+            ));
         }
         assert_eq!(
             reason(identity.judge(&catalog(), &seen("c", "t", 0, 4), |_| Some(5))),
@@ -198,8 +214,14 @@ mod tests {
     fn a_high_watermark_that_lags_for_a_moment_is_forgiven() {
         let mut identity = Identity::default();
         for _ in 0..20 {
-            assert!(matches!(identity.judge(&catalog(), &seen("c", "t", 0, 4), |_| Some(5)), Verdict::Suspect));
-            assert!(matches!(identity.judge(&catalog(), &seen("c", "t", 0, 5), |_| Some(5)), Verdict::Same { .. }));
+            assert!(matches!(
+                identity.judge(&catalog(), &seen("c", "t", 0, 4), |_| Some(5)),
+                Verdict::Suspect
+            ));
+            assert!(matches!(
+                identity.judge(&catalog(), &seen("c", "t", 0, 5), |_| Some(5)),
+                Verdict::Same { .. }
+            ));
         }
     }
 }

@@ -9,6 +9,7 @@ use tracing::{info, warn};
 
 use super::gate::{GateRule, StartupGate};
 use super::identity::{Identity, Verdict};
+use super::writer::Committed;
 use super::{Context, Failure, Positions};
 use crate::config::{Config, Keep, OnError};
 use crate::domain::batch::{Batch, BatchBuilder, Observed};
@@ -34,8 +35,9 @@ pub struct Intake {
     heartbeat_limit_ms: i64,
     builder: BatchBuilder,
     partitions: BTreeMap<TopicPartition, Partition>,
-    /// Positions as the store has them.
+    /// Positions and freshness as the store has them; what metrics show.
     committed: Positions,
+    committed_fresh_ms: BTreeMap<TopicPartition, i64>,
     pub gate: StartupGate,
     identity: Identity,
     /// To be written with the next batch.
@@ -76,7 +78,13 @@ struct News {
 }
 
 impl Intake {
-    pub fn new(config: &Config, plan: Plan, checkpoint: Checkpoint, gate: GateRule, context: Context) -> Intake {
+    pub fn new(
+        config: &Config,
+        plan: Plan,
+        checkpoint: Checkpoint,
+        gate: GateRule,
+        context: Context,
+    ) -> Intake {
         let catalog = Arc::clone(plan.catalog());
         let identity = Identity::restored(&checkpoint);
         let committed: Positions =
@@ -117,10 +125,13 @@ impl Intake {
             lacks_log_start: false,
             counted_ms: BTreeMap::new(),
             changes: Vec::new(),
-            committed: Positions::new(),
+            committed,
+            committed_fresh_ms: checkpoint.fresh_as_of_ms,
             context,
         };
-        intake.committed(&committed);
+        let positions = intake.committed.clone();
+        intake.context.progress.update(|shared| shared.positions = positions);
+        intake.publish();
         if intake.gate.is_open() {
             intake.open_gate();
         }
@@ -302,9 +313,9 @@ impl Intake {
         }
         self.connected = true;
         self.context.metrics.kafka_connected(true);
-        let verdict = self
-            .identity
-            .judge(&self.catalog, seen, |at| self.partitions.get(&at).map(|known| known.position.next_offset));
+        let verdict = self.identity.judge(&self.catalog, seen, |at| {
+            self.partitions.get(&at).map(|known| known.position.next_offset)
+        });
         match verdict {
             Verdict::Gap { reason, failure } => {
                 self.context.metrics.gap(reason);
@@ -449,9 +460,10 @@ impl Intake {
         })
     }
 
-    /// The store has these positions now.
-    pub fn committed(&mut self, positions: &Positions) {
-        self.committed.extend(positions.iter().map(|(at, offset)| (*at, *offset)));
+    /// The store has this now.
+    pub fn committed(&mut self, now: &Committed) {
+        self.committed.extend(now.positions.iter().map(|(at, offset)| (*at, *offset)));
+        self.committed_fresh_ms.extend(now.fresh_as_of_ms.iter().map(|(at, fresh)| (*at, *fresh)));
         if self.gate.check(&self.committed) {
             self.open_gate();
         }
@@ -481,16 +493,17 @@ impl Intake {
         let metrics = &self.context.metrics;
         for (at, partition) in &self.partitions {
             if let Some(next_offset) = self.committed.get(at) {
-                metrics.partition(*at, *next_offset, partition.end, partition.freshness.fresh_as_of_ms());
+                let fresh = self.committed_fresh_ms.get(at).copied();
+                metrics.partition(*at, *next_offset, partition.end, fresh);
             }
         }
         for (index, table) in self.catalog.tables.iter().enumerate() {
             let known = |topic: &usize| {
                 freshness::worst(
                     self.partitions
-                        .iter()
-                        .filter(move |(at, _)| at.topic == *topic)
-                        .map(|(_, partition)| partition.freshness.fresh_as_of_ms()),
+                        .keys()
+                        .filter(move |at| at.topic == *topic)
+                        .map(|at| self.committed_fresh_ms.get(at).copied()),
                 )
             };
             metrics.facts(

@@ -1,3 +1,323 @@
 //! The pipeline: the one loop that turns records into batches and hands them to the store.
+//!
+//! Two threads share the work: this loop polls, decodes, maps and coalesces; the [`writer`] owns
+//! the store and applies one batch at a time. A batch goes out at once when the writer has nothing
+//! to do and grows while it is busy: throughput under load and low latency otherwise come from one
+//! rule.
 
+mod gate;
+mod identity;
+mod intake;
 pub mod progress;
+mod writer;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError};
+use std::time::{Duration, Instant};
+
+use tracing::{error, info};
+
+use crate::config::{Config, Gate};
+use crate::domain::checkpoint::{Checkpoint, TopicPartition};
+use crate::domain::freshness;
+use crate::mapping::Plan;
+use crate::metrics::Metrics;
+use crate::source::Source;
+use crate::store::{StopCode, Store, StoreError};
+
+pub use gate::GateRule;
+use intake::Intake;
+use progress::Progress;
+pub use writer::Writer;
+use writer::{Done, Work};
+
+/// Records a batch holds at most; also the most taken from the source in one poll.
+pub const BATCH_RECORDS_MAX: u64 = 4096;
+/// Approximate bytes a batch holds at most, one record more or less. At most three batches exist at
+/// a time: one in the making, a full one that waits, one in the store.
+pub const BATCH_BYTES_MAX: usize = 2 << 20;
+/// Batches handed over and not yet reported back. Only a full one is handed to a busy writer.
+const IN_FLIGHT_MAX: usize = 2;
+/// Records of one poll.
+const POLL_RECORDS_MAX: usize = 1024;
+/// Wait for records when there is nothing to write: bounds the delay of everything else in the loop.
+const IDLE_WAIT: Duration = Duration::from_millis(100);
+/// Wait for records while a batch waits for the writer.
+const BUSY_WAIT: Duration = Duration::from_millis(1);
+/// Wait for the writer when nothing more fits.
+const FULL_WAIT: Duration = Duration::from_millis(20);
+/// How long a shutdown waits for the store to take what is complete.
+const FLUSH_MAX: Duration = Duration::from_millis(1500);
+
+/// Wall clock, ms since 1970; an argument so that tests and simulations own time.
+pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
+
+/// What both threads share.
+#[derive(Clone)]
+pub struct Context {
+    pub clock: Clock,
+    pub metrics: Arc<Metrics>,
+    pub progress: Arc<Progress>,
+    /// Set once to end both loops.
+    pub stop: Arc<AtomicBool>,
+}
+
+impl Context {
+    pub fn now_ms(&self) -> i64 {
+        (self.clock)()
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+}
+
+/// Why the pipeline cannot go on. The process ends with this exit code.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct Failure {
+    pub exit_code: u8,
+    pub reason: String,
+}
+
+impl Failure {
+    pub fn foreign(reason: impl Into<String>) -> Failure {
+        Failure { exit_code: 78, reason: reason.into() }
+    }
+
+    pub fn other(reason: impl Into<String>) -> Failure {
+        Failure { exit_code: 1, reason: reason.into() }
+    }
+
+    pub fn unavailable(reason: impl Into<String>) -> Failure {
+        Failure { exit_code: 69, reason: reason.into() }
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Failure {
+        let exit_code = match &error {
+            StoreError::Retry { .. } => 74,
+            StoreError::Stop { exit: StopCode::Io, .. } => 74,
+            StoreError::Stop { exit: StopCode::Foreign, .. } => 78,
+        };
+        Failure { exit_code, reason: error.to_string() }
+    }
+}
+
+pub struct Pipeline<S: Source> {
+    source: S,
+    intake: Intake,
+    context: Context,
+    work: SyncSender<Work>,
+    done: Receiver<Done>,
+    /// Handed over and not yet reported back, at most [`IN_FLIGHT_MAX`].
+    in_flight: usize,
+    heartbeat_ms: i64,
+    interval_ms: i64,
+}
+
+impl<S: Source> Pipeline<S> {
+    /// `checkpoint` is what the store that stands behind `writer` has.
+    pub fn new(
+        config: &Config,
+        plan: Plan,
+        source: S,
+        checkpoint: Checkpoint,
+        writer: &mut Writer,
+    ) -> Pipeline<S> {
+        let context = writer.context.clone();
+        let fresh = freshness::worst(
+            checkpoint.positions.keys().map(|at| checkpoint.fresh_as_of_ms.get(at).copied()),
+        );
+        let gate = GateRule {
+            complete: checkpoint.complete,
+            open_at_once: match config.startup.gate {
+                Gate::CaughtUp => false,
+                Gate::CompleteCopy | Gate::Auto => {
+                    let oldest = context.now_ms() - config.startup.max_age.as_millis() as i64;
+                    checkpoint.complete && fresh.is_some_and(|at| at >= oldest)
+                }
+            },
+        };
+        let (work, done) = writer.channels();
+        Pipeline {
+            source,
+            intake: Intake::new(config, plan, checkpoint, gate, context.clone()),
+            context,
+            work,
+            done,
+            in_flight: 0,
+            heartbeat_ms: 0,
+            interval_ms: config.freshness.interval.as_millis().max(1) as i64,
+        }
+    }
+
+    /// Runs until it is told to stop or cannot go on. What is complete is in the replica then.
+    pub fn run(mut self) -> Result<(), Failure> {
+        for (at, position) in self.intake.positions() {
+            self.source.assign(at, &position);
+        }
+        let ended = loop {
+            match self.round() {
+                Ok(true) => {}
+                Ok(false) => break Ok(()),
+                Err(failure) => break Err(failure),
+            }
+        };
+        if let Err(failure) = &ended {
+            error!(reason = %failure, exit_code = failure.exit_code, "stopping: a person is needed");
+            self.context.progress.update(|shared| shared.stopped = Some(failure.reason.clone()));
+            self.intake.stopped = Some(failure.reason.clone());
+        }
+        let flushed = self.flush(ended.is_err());
+        // The first failure is the cause; what the flush says then only follows from it.
+        ended.and(flushed)
+    }
+
+    /// One round of the loop; false when it was told to stop.
+    fn round(&mut self) -> Result<bool, Failure> {
+        let now = self.context.now_ms();
+        self.context.progress.tick_pipeline(now);
+        self.take_done()?;
+        if self.context.is_stopping() {
+            return Ok(false);
+        }
+        let full = self.is_full();
+        let idle = if full && self.in_flight >= IN_FLIGHT_MAX {
+            self.wait_done(FULL_WAIT)?;
+            false
+        } else if full {
+            false
+        } else {
+            let wait = match (self.intake.has_changes(), self.in_flight) {
+                (false, _) => IDLE_WAIT,
+                (true, 0) => Duration::ZERO,
+                (true, _) => BUSY_WAIT,
+            };
+            let room = (BATCH_RECORDS_MAX - self.intake.records()).min(POLL_RECORDS_MAX as u64) as usize;
+            let intake = &mut self.intake;
+            let events = self.source.poll(wait, room, &mut |event| intake.take(event));
+            self.intake.outcome()?;
+            for (at, position) in self.intake.take_assignments() {
+                self.source.assign(at, &position);
+            }
+            self.source.want_details(self.intake.wants_details());
+            events == 0
+        };
+        self.hand_over(idle)?;
+        Ok(true)
+    }
+
+    fn is_full(&self) -> bool {
+        self.intake.records() >= BATCH_RECORDS_MAX || self.intake.bytes() >= BATCH_BYTES_MAX
+    }
+
+    /// Seals and hands over when it is worth it and the writer can take it.
+    fn hand_over(&mut self, idle: bool) -> Result<(), Failure> {
+        if self.in_flight >= IN_FLIGHT_MAX || (self.in_flight > 0 && !self.is_full()) {
+            return Ok(());
+        }
+        let now = self.context.now_ms();
+        let overdue = now - self.heartbeat_ms >= self.interval_ms || now < self.heartbeat_ms;
+        // While nobody reads yet, larger batches are worth waiting for.
+        let ripe =
+            self.intake.has_changes() && (idle || self.is_full() || self.context.progress.is_gate_open());
+        if ripe || overdue || self.intake.has_news() {
+            self.heartbeat_ms = now;
+            let batch = self.intake.seal(now);
+            return self.send(Work::Batch(Box::new(batch)));
+        }
+        if self.intake.gate.wants_completion() {
+            info!("every partition reached its end: completing the copy");
+            return self.send(Work::Complete);
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, work: Work) -> Result<(), Failure> {
+        // The channel has room for all that may be in flight.
+        match self.work.try_send(work) {
+            Ok(()) => {
+                self.in_flight += 1;
+                Ok(())
+            }
+            Err(_) => Err(Failure::other("the writer thread ended unexpectedly")),
+        }
+    }
+
+    fn take_done(&mut self) -> Result<(), Failure> {
+        loop {
+            match self.done.try_recv() {
+                Ok(done) => self.on_done(done)?,
+                Err(TryRecvError::Empty) => return Ok(()),
+                Err(TryRecvError::Disconnected) => {
+                    return Err(Failure::other("the writer thread ended unexpectedly"));
+                }
+            }
+        }
+    }
+
+    fn wait_done(&mut self, wait: Duration) -> Result<(), Failure> {
+        match self.done.recv_timeout(wait) {
+            Ok(done) => self.on_done(done),
+            Err(RecvTimeoutError::Timeout) => Ok(()),
+            Err(RecvTimeoutError::Disconnected) => {
+                Err(Failure::other("the writer thread ended unexpectedly"))
+            }
+        }
+    }
+
+    fn on_done(&mut self, done: Done) -> Result<(), Failure> {
+        self.in_flight -= 1;
+        match done {
+            Done::Applied(committed) => {
+                self.intake.committed(&committed);
+                self.intake.check_dead_letters(committed.dead_letters_kept)
+            }
+            Done::Completed => {
+                self.intake.gate.completed();
+                self.intake.open_gate();
+                Ok(())
+            }
+            Done::Failed(failure) => Err(failure),
+        }
+    }
+
+    /// Gives the writer what is complete and waits, within bounds, until it has it.
+    fn flush(&mut self, failed: bool) -> Result<(), Failure> {
+        let deadline = Instant::now() + FLUSH_MAX;
+        let mut sealed = false;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                info!("the store did not take the last batch in time; the log has it still");
+                return Ok(());
+            }
+            if self.in_flight > 0 {
+                match self.wait_done(left) {
+                    // What failed before is the reason for being here.
+                    Err(_) if failed => return Ok(()),
+                    other => other?,
+                }
+                continue;
+            }
+            if sealed {
+                return Ok(());
+            }
+            sealed = true;
+            let batch = self.intake.seal(self.context.now_ms());
+            self.send(Work::Batch(Box::new(batch)))?;
+        }
+    }
+}
+
+/// Positions by topic and partition, as committed.
+pub type Positions = BTreeMap<TopicPartition, i64>;
+
+/// Spawns the thread that owns the store.
+pub fn start_writer<T: Store + 'static>(store: T, context: Context) -> std::io::Result<Writer> {
+    Writer::spawn(store, context)
+}

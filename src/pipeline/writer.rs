@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
-use super::{Context, Failure, Positions};
+use super::{Context, Failure, IN_FLIGHT_MAX, Positions};
 use crate::domain::batch::Batch;
 use crate::domain::change::{Effect, Skip};
+use crate::domain::checkpoint::TopicPartition;
 use crate::domain::retry::Backoff;
 use crate::metrics::Sizes;
 use crate::store::{Applied, Store, StoreError};
@@ -30,9 +31,16 @@ pub enum Work {
 }
 
 pub enum Done {
-    Applied { positions: Positions, dead_letters_kept: u64 },
+    Applied(Committed),
     Completed,
     Failed(Failure),
+}
+
+/// What readers see now.
+pub struct Committed {
+    pub positions: Positions,
+    pub fresh_as_of_ms: BTreeMap<TopicPartition, i64>,
+    pub dead_letters_kept: u64,
 }
 
 /// Handle of the writer's thread. Dropping the work channel ends it.
@@ -44,9 +52,8 @@ pub struct Writer {
 
 impl Writer {
     pub fn spawn<T: Store + 'static>(store: T, context: Context) -> std::io::Result<Writer> {
-        // No queue: a batch is handed over when the writer waits for one.
-        let (work_tx, work_rx) = sync_channel(0);
-        let (done_tx, done_rx) = sync_channel(1);
+        let (work_tx, work_rx) = sync_channel(IN_FLIGHT_MAX);
+        let (done_tx, done_rx) = sync_channel(IN_FLIGHT_MAX);
         let inside = context.clone();
         let thread = std::thread::Builder::new().name("writer".into()).spawn(move || {
             WriterLoop {
@@ -139,11 +146,18 @@ impl<T: Store> WriterLoop<T> {
             shared.positions.extend(positions.iter().map(|(at, offset)| (*at, *offset)));
             shared.connected = batch.observed.connected;
         });
-        Ok(Some(Done::Applied { positions, dead_letters_kept: applied.dead_letters_kept }))
+        Ok(Some(Done::Applied(Committed {
+            positions,
+            fresh_as_of_ms: batch.observed.fresh_as_of_ms.clone(),
+            dead_letters_kept: applied.dead_letters_kept,
+        })))
     }
 
     /// Retries with backoff until it works, cannot work, or the daemon stops (`None`).
-    fn retrying<R>(&mut self, mut call: impl FnMut(&mut T) -> Result<R, StoreError>) -> Result<Option<R>, Failure> {
+    fn retrying<R>(
+        &mut self,
+        mut call: impl FnMut(&mut T) -> Result<R, StoreError>,
+    ) -> Result<Option<R>, Failure> {
         let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX);
         let mut logged: Option<Instant> = None;
         loop {

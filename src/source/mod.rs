@@ -3,6 +3,8 @@
 //! [`Source`] has two real implementations: Kafka (`kafka/`) and the scripted one of the
 //! simulation. Both are pulled by the pipeline's thread; record bytes are borrowed, not copied.
 
+pub mod kafka;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -17,6 +19,9 @@ pub trait Source {
     /// Starts reading a partition at its position, or again from there when it is already read.
     /// Takes effect with the next poll.
     fn assign(&mut self, at: TopicPartition, from: &Position);
+
+    /// Whether the next rounds of observations have to include log starts and last stable offsets.
+    fn want_details(&mut self, wanted: bool);
 }
 
 #[derive(Debug)]

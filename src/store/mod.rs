@@ -3,7 +3,17 @@
 //! Behind [`Store`] stand SQLite (`sqlite/`) and the in-memory reference model (`memory.rs`) that
 //! the contract suite compares it with.
 
+mod memory;
+mod rules;
+mod sqlite;
+
+#[cfg(test)]
+mod contract;
+
 use std::time::Duration;
+
+pub use memory::{Fault, MemoryReader, MemoryStore};
+pub use sqlite::{Settings, SqliteReader, SqliteStore, sqlite_status};
 
 use crate::domain::batch::Batch;
 use crate::domain::checkpoint::Checkpoint;

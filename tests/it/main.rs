@@ -8,3 +8,4 @@ mod gaps;
 mod kafka;
 mod layers;
 mod replica;
+mod source;

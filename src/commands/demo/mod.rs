@@ -24,6 +24,7 @@ use self::producing::{Producing, produce_opening};
 use self::shop::{Shop, TOPICS};
 use self::view::View;
 use crate::app::{self, Running};
+use crate::commands::Exit;
 use crate::config::{self, Config};
 use crate::pipeline::{Clock, Failure};
 use crate::source::kafka::mock::{MockBroker, MockError, Producer};
@@ -43,13 +44,7 @@ pub fn run(for_: Option<Duration>, directory: PathBuf) -> anyhow::Result<u8> {
         runtime.shutdown_background();
         outcome
     });
-    match outcome {
-        Ok(exit_code) => Ok(exit_code),
-        Err(failure) => {
-            eprintln!("readside: {failure}");
-            Ok(failure.exit_code)
-        }
-    }
+    outcome.map_err(|Failure { exit_code, reason }| Exit { code: exit_code, message: reason }.into())
 }
 
 async fn perform(directory: PathBuf, deadline: Option<Instant>) -> Result<u8, Failure> {

@@ -261,10 +261,16 @@ fn lower_source(
         Some((rules, types)) => (Mapping::Events(rules), Some(types)),
         None => (Mapping::Rows, None),
     };
+    let is_constant = |column: &&usize| matches!(target.columns.from(**column), Some(Expression::Literal(_)));
+    let key_columns = target.key.iter().filter(|column| !is_constant(column)).count();
+    if !target.key.is_empty() && key_columns == 0 {
+        report
+            .error(&topic.place, "every column of the key is a constant, so that there can be one row only");
+    }
     if events.is_none() {
         check_key_of_deletes(report, &topic.place, target, &key_from);
     }
-    topics.add_use(&topic.value, Use { place: topic.place.clone(), events });
+    topics.add_use(&topic.value, Use { place: topic.place.clone(), events, key_columns });
     Some(Source { topic: topic.value, place: topic.place, mapping, key_from })
 }
 

@@ -49,6 +49,8 @@ pub(super) struct Use {
     pub place: Place,
     /// Where its `events` are, and the types they name.
     pub events: Option<Given<Vec<Given<String>>>>,
+    /// How many columns of the table's key are not constant.
+    pub key_columns: usize,
 }
 
 impl Topics {
@@ -140,10 +142,23 @@ impl Draft {
         if let (Some(declared), true) = (&self.declared, self.uses.is_empty()) {
             report.push_warning(Problem::new(declared, "no table is fed by this topic").about(name));
         }
+        self.check_key_format(report, name);
         match self.format() {
             _ if self.broken => {}
             Format::DebeziumJson => self.check_rows(report, name),
             Format::Json => self.check_json(report, name),
+        }
+    }
+
+    /// A record key that is one text cannot say which row of a table with several key columns goes.
+    fn check_key_format(&self, report: &mut Report, name: &str) {
+        let Some(Given { value: KeyFormat::Text, .. }) = self.key_format else { return };
+        for used in self.uses.iter().filter(|used| used.events.is_none() && used.key_columns > 1) {
+            let message = format!(
+                "record keys of the topic `{name}` are single texts (`key_format: text`), and this table has {} key columns",
+                used.key_columns
+            );
+            report.error(&used.place, message);
         }
     }
 

@@ -1,1 +1,390 @@
+//! The log in Apache Kafka, read through librdkafka.
+//!
+//! Every partition is read by itself from the position the replica holds: no consumer group, no
+//! rebalance, nothing committed to Kafka. All partitions feed one bounded queue.
+//!
+//! - `read_committed`; an end of partition is what librdkafka reports at the last stable offset, so
+//!   control records and compacted tails count as read.
+//! - A position with a leader epoch is validated before the first record (KIP-320), so that a log
+//!   that was truncated and grew again is a gap and not a silent difference.
+//! - librdkafka goes on behind a batch that it cannot read (checksum, compression, unknown
+//!   version). We do not: the partition is sent back to its position until it can be read.
+
+mod assignment;
+mod client;
 pub mod mock;
+mod observer;
+mod questions;
+mod repeats;
+mod settings;
+
+use std::collections::BTreeMap;
+use std::ffi::{CString, c_char, c_void};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use std::{ptr, slice};
+
+use rdkafka::bindings as sys;
+
+use crate::config::Kafka;
+use crate::domain::checkpoint::{Position, TopicPartition};
+use crate::domain::record::{HeaderList, Headers, Record};
+
+use self::assignment::Assignment;
+use self::client::{Client, PartitionList, Queue, Topic, code, millis};
+use self::observer::{Consumer, Observer};
+use self::repeats::Repeats;
+use super::{Source, SourceEvent};
+
+/// Records taken from librdkafka at once.
+const BATCH: usize = 1024;
+
+/// Why a source cannot be started. Brokers that do not answer are no reason.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    #[error("kafka property {name}: {reason}")]
+    Property { name: String, reason: String },
+    #[error("kafka.secrets.{property}: cannot read {}: {source}", path.display())]
+    Secret { property: String, path: PathBuf, source: std::io::Error },
+    #[error("topic {topic}: {reason}")]
+    Topic { topic: String, reason: String },
+    #[error("no kafka client: {reason}")]
+    Client { reason: String },
+}
+
+pub struct KafkaSource {
+    // In the order in which they are dropped: librdkafka's client last.
+    observer: Observer,
+    topics: Vec<(CString, Topic)>,
+    queue: Arc<Queue>,
+    client: Arc<Client>,
+    assignment: Assignment,
+    /// By partition with an error.
+    errors: BTreeMap<TopicPartition, Repeats>,
+    /// Messages of one poll; empty between polls.
+    batch: Vec<*mut sys::rd_kafka_message_t>,
+}
+
+// SAFETY: librdkafka's handles are thread-safe, and the batch is empty whenever a caller could move
+// the source.
+unsafe impl Send for KafkaSource {}
+
+impl KafkaSource {
+    /// Starts to connect and to ask, every `interval`, where the logs end. The index of a topic is
+    /// its place in `topics`.
+    pub fn start(config: &Kafka, topics: &[String], interval: Duration) -> Result<KafkaSource, SourceError> {
+        let client = Arc::new(Client::new(config, None)?);
+        let mut handles = Vec::new();
+        for (index, name) in topics.iter().enumerate() {
+            let topic = Topic::new(&client, name, index)?;
+            // Topic::new refuses a NUL.
+            handles.push((CString::new(name.as_str()).unwrap_or_default(), topic));
+        }
+        let queue = Arc::new(Queue::new(&client));
+        let consumer = Consumer { queue: Arc::clone(&queue), client: Arc::clone(&client) };
+        let observer = Observer::start(config, topics, interval, consumer)?;
+        Ok(KafkaSource {
+            observer,
+            topics: handles,
+            queue,
+            client,
+            assignment: Assignment::default(),
+            errors: BTreeMap::new(),
+            batch: Vec::with_capacity(BATCH),
+        })
+    }
+
+    fn observed(&self, max: usize, each: &mut dyn FnMut(SourceEvent<'_>)) -> usize {
+        let mut handed = 0;
+        while handed < max {
+            let Some(event) = self.observer.next() else { break };
+            each(event);
+            handed += 1;
+        }
+        handed
+    }
+
+    /// Reads what has arrived, waiting for the first of it. (librdkafka's own wait is for a full
+    /// batch.)
+    fn fill(&mut self, wait: Duration, max: usize) {
+        let max = max.min(BATCH);
+        self.read(Duration::ZERO, max);
+        if self.batch.is_empty() && !wait.is_zero() && max > 0 {
+            self.read(wait, 1);
+            if !self.batch.is_empty() {
+                self.read(Duration::ZERO, max - 1);
+            }
+        }
+    }
+
+    fn read(&mut self, wait: Duration, max: usize) {
+        let room = max.min(self.batch.capacity() - self.batch.len());
+        // SAFETY: librdkafka writes at most `room` pointers behind the ones that are there, and says
+        // how many.
+        unsafe {
+            let end = self.batch.as_mut_ptr().add(self.batch.len());
+            let count = sys::rd_kafka_consume_batch_queue(self.queue.ptr(), millis(wait), end, room);
+            let count = usize::try_from(count).unwrap_or(0);
+            self.batch.set_len(self.batch.len() + count);
+        }
+    }
+
+    /// What a message means. `None`: nothing to hand over.
+    ///
+    /// # Safety
+    /// `message` must be a live message of this client.
+    unsafe fn interpret<'a>(
+        &mut self,
+        message: *const sys::rd_kafka_message_t,
+        headers: &'a RawHeaders,
+    ) -> Option<SourceEvent<'a>> {
+        // SAFETY: a live message. Its error is read as the number it is, because the bindings' enum
+        // cannot hold every code.
+        let (error, topic, partition, offset) = unsafe {
+            let error = (&raw const (*message).err).cast::<i32>().read();
+            let topic = (!(*message).rkt.is_null()).then(|| Topic::index_of((*message).rkt));
+            (error, topic, (*message).partition, (*message).offset)
+        };
+        let Some(topic) = topic else {
+            // About the client as a whole; the observer says what is wrong with the brokers.
+            tracing::debug!(error = client::describe(error), "consumer error");
+            return None;
+        };
+        let at = TopicPartition { topic, partition };
+        match error {
+            code::NONE => {
+                // SAFETY: a live message.
+                let leader_epoch = unsafe { sys::rd_kafka_message_leader_epoch(message) };
+                if !self.assignment.take(at, offset, leader_epoch) {
+                    return None;
+                }
+                self.well(at);
+                // SAFETY: the record's slices live as long as the message, which outlives the
+                // callback, as do the headers.
+                Some(SourceEvent::Record(unsafe { record(message, at, leader_epoch, headers) }))
+            }
+            code::END_OF_PARTITION => {
+                let counts = self.assignment.end(at, offset);
+                self.well(at);
+                counts.then_some(SourceEvent::EndOfPartition { at, offset })
+            }
+            code::OUT_OF_RANGE => {
+                let position = self.assignment.out_of_range(at)?;
+                Some(SourceEvent::OutOfRange { at, position })
+            }
+            // It may appear yet, or its topic is being recreated: the observer tells.
+            code::LOCAL_UNKNOWN_PARTITION | code::LOCAL_UNKNOWN_TOPIC | code::UNKNOWN_TOPIC_OR_PART => None,
+            _ => {
+                let now = Instant::now();
+                self.assignment.hold(at, now);
+                let name = self.topics.get(topic).map(|(name, _)| name.to_string_lossy());
+                let name = name.unwrap_or_default();
+                // SAFETY: a live message with an error; its text lives as long.
+                let why = unsafe { client::text(sys::rd_kafka_message_errstr(message)) };
+                let why = if why.is_empty() { questions::explain(error) } else { why };
+                let reason = format!("{name} [{partition}]: {why}");
+                let due = self.errors.entry(at).or_default().is_due(&reason, now);
+                due.then_some(SourceEvent::Unreachable { reason })
+            }
+        }
+    }
+
+    fn well(&mut self, at: TopicPartition) {
+        if !self.errors.is_empty() {
+            self.errors.remove(&at);
+        }
+    }
+
+    /// Sends partitions back to their positions, where that is due.
+    fn send_back(&mut self) {
+        let now = Instant::now();
+        if self.assignment.next_due().is_none_or(|due| due > now) {
+            return;
+        }
+        let mut list = PartitionList::new();
+        let mut listed = Vec::new();
+        for (at, next, epoch) in self.assignment.due(now) {
+            let Some((name, _)) = self.topics.get(at.topic) else { continue };
+            list.add(name, at.partition, next, epoch);
+            listed.push(at);
+        }
+        // SAFETY: handle and list live. Without a timeout it does not wait: what arrived before is
+        // outdated as soon as the call returns.
+        unsafe {
+            let error = sys::rd_kafka_seek_partitions(self.client.ptr(), list.ptr(), 0);
+            if !error.is_null() {
+                sys::rd_kafka_error_destroy(error);
+            }
+        }
+        for (at, error) in listed.into_iter().zip(list.errors()) {
+            let taken = error == code::NONE || error == code::IN_PROGRESS;
+            self.assignment.sent_back(at, taken, now);
+        }
+    }
+}
+
+impl Source for KafkaSource {
+    fn poll(&mut self, wait: Duration, max: usize, each: &mut dyn FnMut(SourceEvent<'_>)) -> usize {
+        let mut handed = self.observed(max, each);
+        self.client.serve();
+        if let Some(reason) = self.client.take_fatal() {
+            each(SourceEvent::Fatal { reason });
+            handed += 1;
+        }
+        self.send_back();
+        let until_due = self.assignment.next_due().map(|due| due.saturating_duration_since(Instant::now()));
+        let wait = if handed > 0 { Duration::ZERO } else { wait.min(until_due.unwrap_or(wait)) };
+        self.fill(wait, max.saturating_sub(handed));
+        let mut batch = Batch { messages: std::mem::take(&mut self.batch), next: 0 };
+        while let Some(message) = batch.next() {
+            let headers = RawHeaders(message);
+            // SAFETY: the batch keeps the message alive until it is asked for the next one.
+            if let Some(event) = unsafe { self.interpret(message, &headers) } {
+                each(event);
+                handed += 1;
+            }
+        }
+        self.batch = batch.into_empty();
+        if handed == 0 { self.observed(max, each) } else { handed }
+    }
+
+    fn assign(&mut self, at: TopicPartition, from: &Position) {
+        let Some((name, topic)) = self.topics.get(at.topic) else {
+            tracing::error!(topic = at.topic, "assigned a topic that is not configured");
+            return;
+        };
+        let now = Instant::now();
+        self.errors.remove(&at);
+        if self.assignment.put(at, from.next_offset, from.leader_epoch, now) {
+            // SAFETY: the topic lives. It waits for librdkafka's own thread, not for a broker.
+            unsafe { sys::rd_kafka_consume_stop(topic.ptr(), at.partition) };
+        }
+        // SAFETY: topic and queue live.
+        let started = unsafe {
+            let (topic, queue) = (topic.ptr(), self.queue.ptr());
+            sys::rd_kafka_consume_start_queue(topic, at.partition, from.next_offset, queue)
+        };
+        if started != 0 {
+            let name = name.to_string_lossy();
+            tracing::error!(%name, partition = at.partition, offset = from.next_offset, "cannot be read");
+        }
+    }
+
+    fn want_details(&mut self, wanted: bool) {
+        self.observer.want_details(wanted);
+    }
+}
+
+impl Drop for KafkaSource {
+    fn drop(&mut self) {
+        for at in self.assignment.all() {
+            if let Some((_, topic)) = self.topics.get(at.topic) {
+                // SAFETY: the topic lives; see `assign`.
+                unsafe { sys::rd_kafka_consume_stop(topic.ptr(), at.partition) };
+            }
+        }
+    }
+}
+
+/// Messages that are freed one after the other, the rest also when a callback panics.
+struct Batch {
+    messages: Vec<*mut sys::rd_kafka_message_t>,
+    /// All before this one but the last are freed.
+    next: usize,
+}
+
+impl Batch {
+    /// The next message; the one before it is freed.
+    fn next(&mut self) -> Option<*const sys::rd_kafka_message_t> {
+        self.free_last();
+        let message = *self.messages.get(self.next)?;
+        self.next += 1;
+        Some(message)
+    }
+
+    fn free_last(&mut self) {
+        let Some(last) = self.next.checked_sub(1).and_then(|last| self.messages.get_mut(last)) else {
+            return;
+        };
+        let message = std::mem::replace(last, ptr::null_mut());
+        if !message.is_null() {
+            // SAFETY: freed once: its place is null now.
+            unsafe { sys::rd_kafka_message_destroy(message) };
+        }
+    }
+
+    /// The memory of the list, for the next batch.
+    fn into_empty(mut self) -> Vec<*mut sys::rd_kafka_message_t> {
+        self.free_all();
+        std::mem::take(&mut self.messages)
+    }
+
+    fn free_all(&mut self) {
+        while self.next().is_some() {}
+        self.messages.clear();
+        self.next = 0;
+    }
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        self.free_all();
+    }
+}
+
+/// # Safety
+/// `message` must be a live message without error, and live for `'a`.
+unsafe fn record<'a>(
+    message: *const sys::rd_kafka_message_t,
+    at: TopicPartition,
+    leader_epoch: i32,
+    headers: &'a RawHeaders,
+) -> Record<'a> {
+    // SAFETY: key and payload have their lengths and live as long as the message.
+    unsafe {
+        let mut kind = sys::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
+        let timestamp = sys::rd_kafka_message_timestamp(message, &mut kind);
+        let known = kind != sys::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
+        Record {
+            at,
+            offset: (*message).offset,
+            leader_epoch,
+            timestamp_ms: (known && timestamp >= 0).then_some(timestamp),
+            key: bytes((*message).key, (*message).key_len),
+            value: bytes((*message).payload, (*message).len),
+            headers: Headers(Some(headers)),
+        }
+    }
+}
+
+/// # Safety
+/// `start` must be null or the start of `length` bytes that live for `'a`.
+unsafe fn bytes<'a>(start: *const c_void, length: usize) -> Option<&'a [u8]> {
+    // SAFETY: see above.
+    (!start.is_null()).then(|| unsafe { slice::from_raw_parts(start.cast(), length) })
+}
+
+/// The headers of a message, parsed by librdkafka when they are first asked for.
+struct RawHeaders(*const sys::rd_kafka_message_t);
+
+impl HeaderList for RawHeaders {
+    fn each(&self, visit: &mut dyn FnMut(&str, Option<&[u8]>)) {
+        let mut headers = ptr::null_mut();
+        // SAFETY: the message outlives the list, and the headers' parts live as long as the message.
+        unsafe {
+            let none = sys::rd_kafka_message_headers(self.0, &mut headers) as i32 != code::NONE;
+            if none || headers.is_null() {
+                return;
+            }
+            for nth in 0.. {
+                let (mut name, mut value, mut length) = (ptr::null::<c_char>(), ptr::null(), 0);
+                let error = sys::rd_kafka_header_get_all(headers, nth, &mut name, &mut value, &mut length);
+                if error as i32 != code::NONE {
+                    return;
+                }
+                visit(&client::text(name), bytes(value, length));
+            }
+        }
+    }
+}

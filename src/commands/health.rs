@@ -1,0 +1,72 @@
+//! `readside health`: a probe for where no HTTP client is at hand, such as an image without a shell.
+
+use std::time::Duration;
+
+use super::client::{Endpoint, block_on, get};
+use super::{DONE, Exit, print};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Probe {
+    Startup,
+    Ready,
+    Live,
+}
+
+impl Probe {
+    pub const ALL: [Probe; 3] = [Probe::Startup, Probe::Ready, Probe::Live];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Probe::Startup => "startup",
+            Probe::Ready => "ready",
+            Probe::Live => "live",
+        }
+    }
+
+    fn path(self) -> &'static str {
+        match self {
+            Probe::Startup => "/startupz",
+            Probe::Ready => "/readyz",
+            Probe::Live => "/livez",
+        }
+    }
+}
+
+/// 0 when the probe is answered with 200, else 69.
+pub fn run(http: &Endpoint, probe: Probe, timeout: Duration) -> anyhow::Result<u8> {
+    let answer = block_on(async { Ok(get(http, probe.path(), timeout).await?) })?;
+    if answer.status == 200 {
+        print(&format!("{}\n", answer.body.trim_end()))?;
+        return Ok(DONE);
+    }
+    Err(Exit::unavailable(format!("not {}: {}", probe.name(), answer.message())).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::client::tests::{answering, response};
+    use super::super::{UNAVAILABLE, exit_code};
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    #[test]
+    fn each_probe_has_its_path() {
+        for (probe, path) in
+            [(Probe::Startup, "/startupz"), (Probe::Ready, "/readyz"), (Probe::Live, "/livez")]
+        {
+            let (endpoint, asked) = answering(response("200 OK", "{}"));
+            assert_eq!(run(&endpoint, probe, PATIENCE).unwrap(), DONE);
+            assert!(asked.join().unwrap().starts_with(&format!("GET {path} ")));
+        }
+    }
+
+    #[test]
+    fn a_probe_that_fails_is_exit_code_69_with_the_reason() {
+        let body = r#"{"error":"starting","message":"the gate is closed"}"#;
+        let (endpoint, _asked) = answering(response("503 Service Unavailable", body));
+        let error = run(&endpoint, Probe::Ready, PATIENCE).unwrap_err();
+        assert_eq!(exit_code(&error), UNAVAILABLE);
+        assert_eq!(error.to_string(), "not ready: the gate is closed");
+    }
+}

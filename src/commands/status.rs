@@ -1,0 +1,360 @@
+//! `readside status`: how fresh the replica is, for people and (`-o json`) for programs.
+
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::client::{Answer, Endpoint, block_on, get};
+use super::{DONE, Exit, print, printable};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+const REFRESH: Duration = Duration::from_secs(2);
+/// Cursor home, clear to the end of the screen.
+const CLEAR: &str = "\x1b[H\x1b[2J";
+
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options {
+    pub json: bool,
+    /// Positions of all partitions, too.
+    pub verbose: bool,
+    /// Again every two seconds until interrupted.
+    pub watch: bool,
+}
+
+/// 0 when the replica's status was answered, whatever it is; 69 when nobody answers or the replica
+/// cannot be read.
+pub fn run(admin: &Endpoint, options: Options) -> anyhow::Result<u8> {
+    block_on(async {
+        if options.watch {
+            return watch(admin, options).await;
+        }
+        let answer = get(admin, "/status", PATIENCE).await?;
+        print(&show(&answer, options)?)?;
+        if answer.status != 200 {
+            return Err(Exit::unavailable(answer.message()).into());
+        }
+        Ok(DONE)
+    })
+}
+
+/// A daemon that does not answer for a while is what a watcher wants to see, not the end.
+async fn watch(admin: &Endpoint, options: Options) -> anyhow::Result<u8> {
+    let clear = if std::io::stdout().is_terminal() && !options.json { CLEAR } else { "" };
+    let mut ticks = tokio::time::interval(REFRESH);
+    loop {
+        tokio::select! {
+            interrupted = tokio::signal::ctrl_c() => {
+                interrupted?;
+                return Ok(DONE);
+            }
+            _ = ticks.tick() => {}
+        }
+        let text = match get(admin, "/status", PATIENCE).await {
+            Ok(answer) => show(&answer, options)?,
+            Err(exit) if options.json => {
+                format!("{}\n", serde_json::json!({ "error": "no_answer", "message": exit.message }))
+            }
+            Err(exit) => format!("{exit}\n"),
+        };
+        print(&format!("{clear}{text}"))?;
+    }
+}
+
+/// An answer as a text that ends with a line feed.
+fn show(answer: &Answer, options: Options) -> Result<String, Exit> {
+    if options.json {
+        return Ok(format!("{}\n", answer.body.trim_end()));
+    }
+    match serde_json::from_str(&answer.body) {
+        Ok(status) => Ok(render(&status, options.verbose)),
+        Err(_) => Err(Exit::unavailable(format!("this is not readside's answer: {}", answer.message()))),
+    }
+}
+
+/// What `/status` answers; the parts about the replica are missing when it cannot be read.
+#[derive(Debug, Deserialize)]
+struct Status {
+    replica: Option<String>,
+    state: Option<String>,
+    fresh_as_of: Option<String>,
+    fresh_as_of_ms: Option<i64>,
+    stopped: Option<String>,
+    #[serde(default)]
+    tables: Vec<Table>,
+    #[serde(default)]
+    positions: Vec<Position>,
+    now_ms: i64,
+    version: String,
+    gate_open: bool,
+    connected: bool,
+    build: Option<Build>,
+    store_failing: Option<String>,
+    message: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Table {
+    table_name: String,
+    state: String,
+    fresh_as_of: Option<String>,
+    fresh_as_of_ms: Option<i64>,
+    lag_records: Option<i64>,
+    rows: u64,
+    dead_letters: u64,
+}
+
+#[derive(Debug, Deserialize)]
+struct Position {
+    topic: String,
+    partition: i32,
+    next_offset: i64,
+    end_offset: Option<i64>,
+    fresh_as_of_ms: Option<i64>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Build {
+    remaining_records: u64,
+    total_records: u64,
+    rate: f64,
+    eta_seconds: Option<f64>,
+}
+
+const UNKNOWN: &str = "unknown";
+
+fn render(status: &Status, verbose: bool) -> String {
+    let mut text = headline(status);
+    for (what, reason) in [
+        ("cannot read the replica", &status.message),
+        ("stopped", &status.stopped),
+        ("the store refuses batches, they are retried", &status.store_failing),
+    ] {
+        if let Some(reason) = reason {
+            text.push_str(&format!("{what}: {}\n", printable(reason)));
+        }
+    }
+    if let Some(build) = status.build.as_ref().filter(|_| !status.gate_open) {
+        text.push_str(&format!(
+            "building: {} of {} records to go, {:.0} records/s, {}\n",
+            build.remaining_records,
+            build.total_records,
+            build.rate,
+            build
+                .eta_seconds
+                .map_or("time left unknown".to_owned(), |eta| format!("about {} left", age_text(eta)))
+        ));
+    }
+    if !status.tables.is_empty() {
+        text.push('\n');
+        text.push_str(&tables(status));
+    }
+    if verbose && !status.positions.is_empty() {
+        text.push('\n');
+        text.push_str(&positions(status));
+    }
+    text
+}
+
+fn headline(status: &Status) -> String {
+    let freshness = match (&status.fresh_as_of, status.fresh_as_of_ms) {
+        (Some(at), Some(ms)) => {
+            format!("fresh as of {} ({} ago)", printable(at), age(status.now_ms, Some(ms)))
+        }
+        _ => "freshness unknown".to_owned(),
+    };
+    format!(
+        "{}  {}  {freshness}  Kafka {}  version {}\n",
+        printable(status.replica.as_deref().unwrap_or("readside")),
+        printable(status.state.as_deref().unwrap_or(UNKNOWN)),
+        if status.connected { "connected" } else { "not connected" },
+        printable(&status.version),
+    )
+}
+
+fn tables(status: &Status) -> String {
+    let mut lines =
+        Lines::new(&["TABLE", "STATE", "FRESH AS OF", "AGE", "BEHIND", "ROWS", "DEAD LETTERS"], 3);
+    for table in &status.tables {
+        lines.push([
+            printable(&table.table_name),
+            printable(&table.state),
+            printable(table.fresh_as_of.as_deref().unwrap_or(UNKNOWN)),
+            age(status.now_ms, table.fresh_as_of_ms),
+            or_unknown(table.lag_records),
+            table.rows.to_string(),
+            table.dead_letters.to_string(),
+        ]);
+    }
+    lines.finish()
+}
+
+fn positions(status: &Status) -> String {
+    let mut lines = Lines::new(&["TOPIC", "PARTITION", "NEXT OFFSET", "END OFFSET", "BEHIND", "AGE"], 1);
+    for at in &status.positions {
+        lines.push([
+            printable(&at.topic),
+            at.partition.to_string(),
+            at.next_offset.to_string(),
+            or_unknown(at.end_offset),
+            or_unknown(at.end_offset.map(|end| end.saturating_sub(at.next_offset).max(0))),
+            age(status.now_ms, at.fresh_as_of_ms),
+        ]);
+    }
+    lines.finish()
+}
+
+fn or_unknown(number: Option<i64>) -> String {
+    number.map_or(UNKNOWN.to_owned(), |number| number.to_string())
+}
+
+fn age(now_ms: i64, then_ms: Option<i64>) -> String {
+    let Some(then_ms) = then_ms else { return UNKNOWN.to_owned() };
+    age_text(now_ms.saturating_sub(then_ms).max(0) as f64 / 1000.0)
+}
+
+fn age_text(seconds: f64) -> String {
+    match seconds {
+        ..10.0 => format!("{seconds:.1} s"),
+        ..120.0 => format!("{seconds:.0} s"),
+        ..7200.0 => format!("{:.0} min", seconds / 60.0),
+        _ => format!("{:.0} h", seconds / 3600.0),
+    }
+}
+
+/// Lines with aligned columns; those from `right` on are aligned to the right.
+struct Lines {
+    cells: Vec<Vec<String>>,
+    right: usize,
+}
+
+impl Lines {
+    fn new(titles: &[&str], right: usize) -> Lines {
+        Lines { cells: vec![titles.iter().map(|title| (*title).to_owned()).collect()], right }
+    }
+
+    fn push(&mut self, cells: impl IntoIterator<Item = String>) {
+        self.cells.push(cells.into_iter().collect());
+    }
+
+    fn finish(&self) -> String {
+        let width = |column: usize| {
+            let cells = self.cells.iter().filter_map(|line| line.get(column));
+            cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+        };
+        let mut text = String::new();
+        for line in &self.cells {
+            let mut shown = String::new();
+            for (column, cell) in line.iter().enumerate() {
+                let width = width(column);
+                if column >= self.right {
+                    shown.push_str(&format!("{cell:>width$}  "));
+                } else {
+                    shown.push_str(&format!("{cell:<width$}  "));
+                }
+            }
+            text.push_str(shown.trim_end());
+            text.push('\n');
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::client::tests::{answering, response};
+    use super::super::{UNAVAILABLE, exit_code};
+    use super::*;
+
+    fn shown(body: &serde_json::Value, options: Options) -> String {
+        show(&Answer { status: 200, body: body.to_string() }, options).unwrap()
+    }
+
+    fn live() -> serde_json::Value {
+        json!({
+            "replica": "orders-side", "state": "stale", "complete": true,
+            "fresh_as_of": "2026-01-31T10:30:00.000000Z", "fresh_as_of_ms": 1_000_000,
+            "lag_records": 3, "dead_letters": 1, "stopped": null, "cluster_id": null,
+            "tables": [
+                { "table_name": "users", "state": "stale", "fresh_as_of": "2026-01-31T10:30:00.000000Z",
+                  "fresh_as_of_ms": 1_000_000, "lag_records": 3, "rows": 1_234, "dead_letters": 0 },
+                { "table_name": "o\u{1b}[2J", "state": "live", "fresh_as_of": null, "fresh_as_of_ms": null,
+                  "lag_records": null, "rows": 5, "dead_letters": 1 },
+            ],
+            "positions": [
+                { "topic": "users", "partition": 0, "next_offset": 97, "end_offset": 100, "fresh_as_of_ms": 999_500 },
+                { "topic": "users", "partition": 11, "next_offset": 5, "end_offset": null, "fresh_as_of_ms": null },
+            ],
+            "now_ms": 1_042_400, "version": "0.1.0", "gate_open": true, "connected": true,
+            "build": null, "store_failing": null,
+        })
+    }
+
+    #[test]
+    fn people_get_a_table() {
+        assert_eq!(
+            shown(&live(), Options::default()),
+            "\
+orders-side  stale  fresh as of 2026-01-31T10:30:00.000000Z (42 s ago)  Kafka connected  version 0.1.0
+
+TABLE  STATE  FRESH AS OF                      AGE   BEHIND  ROWS  DEAD LETTERS
+users  stale  2026-01-31T10:30:00.000000Z     42 s        3  1234             0
+o\u{fffd}[2J  live   unknown                      unknown  unknown     5             1
+"
+        );
+        let text = shown(&live(), Options { verbose: true, ..Options::default() });
+        let positions = "
+TOPIC  PARTITION  NEXT OFFSET  END OFFSET   BEHIND      AGE
+users          0           97         100        3     43 s
+users         11            5     unknown  unknown  unknown
+";
+        assert!(text.ends_with(positions), "{text}");
+    }
+
+    #[test]
+    fn programs_get_what_the_endpoint_says() {
+        let text = shown(&live(), Options { json: true, ..Options::default() });
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), live());
+    }
+
+    #[test]
+    fn a_first_copy_says_how_long_it_takes() {
+        let mut body = live();
+        body["gate_open"] = json!(false);
+        body["build"] =
+            json!({ "remaining_records": 250, "total_records": 1000, "rate": 125.4, "eta_seconds": 2.0 });
+        body["store_failing"] = json!("disk full");
+        body["stopped"] = json!("topic recreated");
+        let text = shown(&body, Options::default());
+        for line in [
+            "building: 250 of 1000 records to go, 125 records/s, about 2.0 s left\n",
+            "the store refuses batches, they are retried: disk full\n",
+            "stopped: topic recreated\n",
+        ] {
+            assert!(text.contains(line), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_replica_that_cannot_be_read_is_shown_and_is_exit_code_69() {
+        let body = json!({
+            "error": "replica_unreadable", "message": "the file is gone", "now_ms": 1, "version": "0.1.0",
+            "gate_open": false, "connected": false, "build": null, "store_failing": null,
+        });
+        let (endpoint, _asked) = answering(response("503 Service Unavailable", &body.to_string()));
+        let error = run(&endpoint, Options::default()).unwrap_err();
+        assert_eq!((exit_code(&error), error.to_string().as_str()), (UNAVAILABLE, "the file is gone"));
+        let text = shown(&body, Options::default());
+        assert!(text.contains("cannot read the replica: the file is gone"), "{text}");
+    }
+
+    #[test]
+    fn another_server_is_not_taken_for_readside() {
+        let (endpoint, _asked) = answering(response("200 OK", "<html>"));
+        let error = run(&endpoint, Options::default()).unwrap_err();
+        assert_eq!(exit_code(&error), UNAVAILABLE);
+        assert!(error.to_string().contains("not readside's answer"), "{error}");
+    }
+}

@@ -1,0 +1,219 @@
+//! `debezium-json`: Debezium's change envelope, with or without embedded schemas.
+//!
+//! Rows come from `after` alone: `before` of a delete holds invented values. Paths of the mapping
+//! start at `after`; `$event` is the envelope.
+
+use std::borrow::Cow;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use super::connect::Document;
+use super::{DecodeError, EventKind, Field, OwnVersion, Wanted};
+use crate::config::{Path, Root};
+use crate::domain::dead_letter::Reason;
+
+const SEQUENCE: &str = "$event.source.sequence";
+
+#[derive(Debug)]
+pub struct Decoder {
+    value: Document,
+    key: Document,
+    op: usize,
+    sequence: usize,
+    /// Slots of the row: where a placeholder can stand.
+    row: Vec<usize>,
+    placeholder: Placeholder,
+}
+
+impl Decoder {
+    pub fn new(wanted: &Wanted, placeholder: &str) -> Decoder {
+        let mut paths: Vec<Vec<String>> = wanted.value.iter().map(absolute).collect();
+        let row = (0..paths.len()).filter(|&slot| paths[slot].first().is_some_and(|first| first == "after"));
+        let row = row.collect();
+        let op = paths.len();
+        paths.push(vec!["op".to_owned()]);
+        let sequence = paths.len();
+        paths.push(vec!["source".to_owned(), "sequence".to_owned()]);
+        Decoder {
+            value: Document::with_schema("$event", paths),
+            key: Document::with_schema("$key", wanted.key.iter().map(|path| path.fields.clone()).collect()),
+            op,
+            sequence,
+            row,
+            placeholder: Placeholder::new(placeholder),
+        }
+    }
+
+    pub fn value<'a>(
+        &mut self,
+        bytes: &'a [u8],
+        fields: &mut Vec<Field<'a>>,
+    ) -> Result<EventKind, DecodeError> {
+        self.value.read(bytes, fields)?;
+        self.value.require_object()?;
+        let Field::Json(op) = fields[self.op] else {
+            return Err(DecodeError::malformed("$event.op", "is missing: not a Debezium change event"));
+        };
+        match op {
+            "\"c\"" | "\"r\"" | "\"u\"" => {
+                for &slot in &self.row {
+                    if let Field::Json(text) = fields[slot]
+                        && self.placeholder.is(text)
+                    {
+                        fields[slot] = Field::Unavailable;
+                    }
+                }
+                Ok(EventKind::Row)
+            }
+            "\"d\"" => Ok(EventKind::Delete),
+            "\"t\"" => Ok(EventKind::Truncate),
+            // A logical decoding message (`pg_logical_emit_message`): not about a row.
+            "\"m\"" => Ok(EventKind::Ignored),
+            _ => Err(DecodeError {
+                path: "$event.op".to_owned(),
+                reason: Reason::UnknownType,
+                message: "is not an operation of Debezium's (c, r, u, d, t, m)".to_owned(),
+            }),
+        }
+    }
+
+    pub fn key<'a>(&mut self, bytes: &'a [u8], fields: &mut Vec<Field<'a>>) -> Result<(), DecodeError> {
+        self.key.read(bytes, fields)
+    }
+
+    /// `source.sequence`: a string that holds a JSON array of two decimal strings, the first null
+    /// until the first commit after a start. Null is read as the second, so that a later whole
+    /// snapshot sorts behind everything before it. The LSN alone goes back within a partition.
+    pub fn own_version(&self, fields: &[Field<'_>]) -> OwnVersion {
+        match fields.get(self.sequence) {
+            Some(Field::Json(text)) if *text != "null" => match sequence(text) {
+                Some(integers) => OwnVersion::Integers(integers),
+                None => OwnVersion::Unusable(no_version("is not a pair of log positions")),
+            },
+            _ => OwnVersion::Unusable(no_version(
+                "is missing: this connector sends no sequence, name another field in the topic's `version`",
+            )),
+        }
+    }
+}
+
+fn no_version(message: &str) -> DecodeError {
+    DecodeError { path: SEQUENCE.to_owned(), reason: Reason::Version, message: message.to_owned() }
+}
+
+fn absolute(path: &Path) -> Vec<String> {
+    match path.root {
+        Root::Row => std::iter::once("after".to_owned()).chain(path.fields.iter().cloned()).collect(),
+        Root::Event | Root::Key => path.fields.clone(),
+    }
+}
+
+/// Where a column of the deleted row stands, for events without a record key: the table then has
+/// no primary key and its replica identity is the whole row, so that `before` is real.
+pub fn deleted_row(fields: &[String]) -> Path {
+    let fields = std::iter::once("before".to_owned()).chain(fields.iter().cloned()).collect();
+    Path { root: Root::Event, fields }
+}
+
+fn sequence(text: &str) -> Option<[i64; 2]> {
+    let inner: Cow<'_, str> = match text.strip_prefix('"')?.strip_suffix('"')? {
+        plain if !plain.contains('\\') => Cow::Borrowed(plain),
+        _ => Cow::Owned(serde_json::from_str::<String>(text).ok()?),
+    };
+    let (first, second): (Option<&str>, &str) = serde_json::from_str(&inner).ok()?;
+    let second = position(second)?;
+    let first = match first {
+        Some(first) => position(first)?,
+        None => second,
+    };
+    Some([first, second])
+}
+
+fn position(text: &str) -> Option<i64> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
+}
+
+/// What stands for a value that was stored out of line and not touched (`unavailable.value.placeholder`),
+/// in the forms the column types give it.
+#[derive(Debug)]
+struct Placeholder {
+    /// Text, JSON and hex columns.
+    text: String,
+    /// `bytea` with `binary.handling.mode=bytes`: base64 of the text.
+    base64: String,
+    /// Arrays of text.
+    text_array: String,
+    /// Arrays of integers: the text's bytes.
+    integer_array: String,
+}
+
+impl Placeholder {
+    fn new(text: &str) -> Placeholder {
+        // Quoting a string cannot fail.
+        let quoted = serde_json::to_string(text).unwrap_or_default();
+        let bytes: Vec<String> = text.bytes().map(|byte| byte.to_string()).collect();
+        Placeholder {
+            base64: format!("\"{}\"", STANDARD.encode(text)),
+            text_array: format!("[{quoted}]"),
+            integer_array: format!("[{}]", bytes.join(",")),
+            text: quoted,
+        }
+    }
+
+    fn is(&self, value: &str) -> bool {
+        if value.starts_with('[') {
+            let same = |form: &str| without_space(value).eq(without_space(form));
+            return same(&self.text_array) || same(&self.integer_array);
+        }
+        value == self.text || value == self.base64
+    }
+}
+
+fn without_space(text: &str) -> impl Iterator<Item = u8> {
+    text.bytes().filter(|byte| !byte.is_ascii_whitespace())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sequence_is_a_pair_of_numbers() {
+        let cases = [
+            (r#""[\"135184360\",\"135188664\"]""#, Some([135_184_360, 135_188_664])),
+            (r#""[null,\"144443824\"]""#, Some([144_443_824, 144_443_824])),
+            (r#""[\"1\",null]""#, None),
+            (r#""[\"1\"]""#, None),
+            (r#""[\"1\",\"2\",\"3\"]""#, None),
+            (r#""[1,2]""#, None),
+            (r#""[\"-1\",\"+2\"]""#, None),
+            (r#""[\"\",\"2\"]""#, None),
+            (r#""[\"1\",\"9223372036854775808\"]""#, None),
+            ("[1,2]", None),
+            ("17", None),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(sequence(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_placeholder_is_known_in_every_form() {
+        let placeholder = Placeholder::new("__debezium_unavailable_value");
+        let forms = [
+            r#""__debezium_unavailable_value""#,
+            r#""X19kZWJleml1bV91bmF2YWlsYWJsZV92YWx1ZQ==""#,
+            r#"["__debezium_unavailable_value"]"#,
+            "[95,95,100,101,98,101,122,105,117,109,95,117,110,97,118,97,105,108,97,98,108,101,95,118,97,108,117,101]",
+            "[95, 95, 100,101,98,101,122,105,117,109,95,117,110,97,118,97,105,108,97,98,108,101,95,118,97,108,117,101]",
+        ];
+        for form in forms {
+            assert!(placeholder.is(form), "{form}");
+        }
+        for other in [r#""__debezium""#, "[]", "[95]", "null", r#"["__debezium_unavailable_value",null]"#] {
+            assert!(!placeholder.is(other), "{other}");
+        }
+        assert!(Placeholder::new("gone").is("\"gone\""));
+    }
+}

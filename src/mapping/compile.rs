@@ -1,0 +1,240 @@
+//! From the configuration to one [`TopicPlan`] per topic.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::convert::{Target, convert};
+use super::row::{Assignment, Row, Source};
+use super::topic::{Operation, TableRows, TableRule, TopicPlan, Types, VersionSource};
+use crate::config::{
+    Column, Config, Encoding, Expression, Format, KeyFormat, Mapping, Path, Root, Rule, Table, TableSource,
+    Topic,
+};
+use crate::decode::{Decoder, Field, Wanted, deleted_row, path_text};
+use crate::domain::change::IfMissing;
+use crate::domain::value::ColumnType;
+
+pub(super) fn topic(config: &Config, index: usize) -> TopicPlan {
+    let topic = &config.topics[index];
+    let mut compiler = Compiler { topic, wanted: Wanted::default() };
+    let mut rows = Vec::new();
+    let mut rules = RulesByType::new();
+    let mut has_events = false;
+    for (table_index, table) in config.tables.iter().enumerate() {
+        for source in table.sources.iter().filter(|source| source.topic == index) {
+            let at = At { table, index: table_index, source };
+            match &source.mapping {
+                Mapping::Rows => rows.push(compiler.rows(&at)),
+                Mapping::Events(by_type) => {
+                    has_events = true;
+                    for (event, rule) in by_type {
+                        rules.entry(event.clone()).or_default().push(compiler.rule(&at, rule));
+                    }
+                }
+            }
+        }
+    }
+    let events = has_events.then(|| {
+        // A format with an envelope has its own idea of a type.
+        let of_envelope = || Path { root: Root::Event, fields: vec!["op".to_owned()] };
+        let path = topic.event_type.clone().unwrap_or_else(of_envelope);
+        Types {
+            source: compiler.path(&path, false),
+            path: path_text(&path),
+            rules,
+            ignore: topic.ignore.iter().cloned().collect(),
+            otherwise: topic.otherwise,
+        }
+    });
+    let version = match (&topic.version, topic.format) {
+        (Some(path), _) => VersionSource::Path { source: compiler.path(path, false), path: path_text(path) },
+        (None, Format::DebeziumJson) => VersionSource::Format,
+        (None, Format::Json) => VersionSource::Position,
+    };
+    let decoder = Decoder::compile(topic, &compiler.wanted);
+    TopicPlan::new(decoder, version, rows, events)
+}
+
+/// Whether a topic's versions come from its events rather than from positions.
+pub(super) fn has_versions(topic: &Topic) -> bool {
+    topic.version.is_some() || topic.format == Format::DebeziumJson
+}
+
+struct At<'a> {
+    table: &'a Table,
+    index: usize,
+    source: &'a TableSource,
+}
+
+struct Compiler<'a> {
+    topic: &'a Topic,
+    wanted: Wanted,
+}
+
+impl Compiler<'_> {
+    fn rows(&mut self, at: &At<'_>) -> TableRows {
+        let none = BTreeMap::new();
+        let upsert = self.row(at, |compiler, index, column| {
+            Some(compiler.assignment(at, index, &own(&none, index, column)))
+        });
+        let delete = self.row(at, |compiler, index, column| {
+            at.table.key.contains(&index).then(|| compiler.deleted_key(at, index, column))
+        });
+        // Only where there is no record key at all; see `deleted_row`.
+        let delete_without_key = (self.topic.format == Format::DebeziumJson).then(|| {
+            self.row(at, |compiler, index, column| {
+                let from = match own(&none, index, column) {
+                    Expression::Path(Path { root: Root::Row, fields }) => {
+                        Expression::Path(deleted_row(&fields))
+                    }
+                    other => other,
+                };
+                at.table.key.contains(&index).then(|| compiler.assignment(at, index, &from))
+            })
+        });
+        TableRows { upsert, delete, delete_without_key }
+    }
+
+    fn rule(&mut self, at: &At<'_>, rule: &Rule) -> TableRule {
+        match rule {
+            Rule::Upsert { columns } => TableRule {
+                operation: Operation::Write { if_missing: IfMissing::default() },
+                row: self.row(at, |compiler, index, column| {
+                    Some(compiler.assignment(at, index, &own(columns, index, column)))
+                }),
+            },
+            Rule::Patch { columns, if_missing } => TableRule {
+                operation: Operation::Write { if_missing: *if_missing },
+                row: self.row(at, |compiler, index, column| {
+                    let named = columns.contains_key(&index) || at.table.key.contains(&index);
+                    named.then(|| compiler.assignment(at, index, &own(columns, index, column)))
+                }),
+            },
+            Rule::Delete { key } => TableRule {
+                operation: Operation::Delete,
+                row: self.row(at, |compiler, index, column| {
+                    let is_key = at.table.key.contains(&index);
+                    is_key.then(|| compiler.assignment(at, index, &own(key, index, column)))
+                }),
+            },
+        }
+    }
+
+    fn row(
+        &mut self,
+        at: &At<'_>,
+        mut each: impl FnMut(&mut Self, usize, &Column) -> Option<Assignment>,
+    ) -> Row {
+        let columns = at.table.columns.iter().enumerate();
+        let assignments: Vec<_> = columns.map(|(index, column)| each(self, index, column)).collect();
+        Row::new(at.index, assignments)
+    }
+
+    fn assignment(&mut self, at: &At<'_>, index: usize, from: &Expression) -> Assignment {
+        let mut target = self.target(at, index);
+        match from {
+            Expression::Path(path) => {
+                Assignment { source: self.path(path, self.has_text_key(at)), path: path_text(path), target }
+            }
+            Expression::Literal(text) => {
+                target.json_in_text = false;
+                // Converted once. A literal that does not fit is refused when the configuration is
+                // checked; should one get here, every event that uses it says so.
+                Assignment {
+                    source: Source::Literal(convert(Field::Json(text.trim()), &target)),
+                    path: text.clone(),
+                    target,
+                }
+            }
+        }
+    }
+
+    /// Where a key column of a deleted row stands: in the record key.
+    fn deleted_key(&mut self, at: &At<'_>, index: usize, column: &Column) -> Assignment {
+        let key = |fields: Vec<String>| Expression::Path(Path { root: Root::Key, fields });
+        if let Some(path) = at.source.key_from.get(&index) {
+            return self.assignment(at, index, &Expression::Path(path.clone()));
+        }
+        let from_envelope = |path: &Path| {
+            self.topic.format == Format::DebeziumJson
+                && !matches!(path.fields.first().map(String::as_str), None | Some("before" | "after"))
+        };
+        match &column.from {
+            Some(literal @ Expression::Literal(_)) => self.assignment(at, index, literal),
+            Some(Expression::Path(path)) if path.root == Root::Key => {
+                self.assignment(at, index, &Expression::Path(path.clone()))
+            }
+            Some(Expression::Path(path)) if path.root == Root::Event && from_envelope(path) => {
+                self.assignment(at, index, &Expression::Path(path.clone()))
+            }
+            // The record key has the source's names.
+            Some(Expression::Path(path))
+                if path.root == Root::Row && self.topic.format == Format::DebeziumJson =>
+            {
+                self.assignment(at, index, &key(path.fields.clone()))
+            }
+            _ if self.has_text_key(at) => self.assignment(at, index, &key(Vec::new())),
+            _ => {
+                let mut assignment = self.assignment(at, index, &key(vec![column.name.clone()]));
+                if at.table.key.len() == 1
+                    && let Source::Key(field) = assignment.source
+                {
+                    let whole = self.key_slot(&Path { root: Root::Key, fields: Vec::new() });
+                    assignment.source = Source::KeyFieldOrWhole { field, whole };
+                }
+                assignment
+            }
+        }
+    }
+
+    /// `key_format`, or its default: text for one key column of a `json` topic, else JSON.
+    fn has_text_key(&self, at: &At<'_>) -> bool {
+        match self.topic.key_format {
+            Some(format) => format == KeyFormat::Text,
+            None => self.topic.format == Format::Json && at.table.key.len() == 1,
+        }
+    }
+
+    fn path(&mut self, path: &Path, text_key: bool) -> Source {
+        match path.root {
+            Root::Key if path.fields.is_empty() && text_key => Source::TextKey,
+            Root::Key => Source::Key(self.key_slot(path)),
+            Root::Row | Root::Event => Source::Value(slot(&mut self.wanted.value, path)),
+        }
+    }
+
+    fn key_slot(&mut self, path: &Path) -> usize {
+        slot(&mut self.wanted.key, path)
+    }
+
+    fn target(&self, at: &At<'_>, index: usize) -> Target {
+        let column = &at.table.columns[index];
+        let debezium = self.topic.format == Format::DebeziumJson;
+        let days = (debezium && column.ty == ColumnType::Date).then_some(Encoding::Days);
+        let key = at.table.key.contains(&index);
+        Target {
+            ty: column.ty,
+            nullable: column.nullable && !key,
+            key,
+            encoding: column.encoding.or(days),
+            json_in_text: debezium,
+        }
+    }
+}
+
+/// What a rule says of a column, else what the column says, else the field of its own name.
+fn own(rule: &BTreeMap<usize, Expression>, index: usize, column: &Column) -> Expression {
+    rule.get(&index)
+        .or(column.from.as_ref())
+        .cloned()
+        .unwrap_or_else(|| Expression::Path(Path { root: Root::Row, fields: vec![column.name.clone()] }))
+}
+
+fn slot(wanted: &mut Vec<Path>, path: &Path) -> usize {
+    wanted.iter().position(|known| known == path).unwrap_or_else(|| {
+        wanted.push(path.clone());
+        wanted.len() - 1
+    })
+}
+
+/// Rules by event type.
+pub(super) type RulesByType = HashMap<String, Vec<TableRule>>;

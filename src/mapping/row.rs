@@ -1,0 +1,133 @@
+//! One row of one table, put together from the fields of an event.
+
+use super::convert::{Refusal, Target, convert};
+use crate::decode::{DecodeError, Decoder, Field, text_key};
+use crate::domain::dead_letter::Rejection;
+use crate::domain::value::Value;
+
+/// What a column is set to.
+#[derive(Debug)]
+pub struct Assignment {
+    pub source: Source,
+    /// For messages.
+    pub path: String,
+    pub target: Target,
+}
+
+#[derive(Debug)]
+pub enum Source {
+    /// Slot of the value.
+    Value(usize),
+    /// Slot of the record key.
+    Key(usize),
+    /// The record key is an object with this field, or the value itself.
+    KeyFieldOrWhole {
+        field: usize,
+        whole: usize,
+    },
+    /// The record key as plain text.
+    TextKey,
+    Literal(Result<Value, Refusal>),
+}
+
+/// How the values of a change of one table come about.
+#[derive(Debug)]
+pub struct Row {
+    pub table: usize,
+    /// One per column; `None` leaves the column as it is.
+    assignments: Vec<Option<Assignment>>,
+    reads_key: bool,
+}
+
+/// The fields of one record. The key is only looked at when a row asks for it.
+#[derive(Debug, Default)]
+pub struct Inputs<'a> {
+    pub key_bytes: Option<&'a [u8]>,
+    pub value: Vec<Field<'a>>,
+    pub key: Vec<Field<'a>>,
+    pub key_is_read: bool,
+}
+
+impl<'a> Inputs<'a> {
+    pub fn read_key(&mut self, decoder: &mut Decoder) -> Result<(), DecodeError> {
+        if !self.key_is_read {
+            self.key_is_read = true;
+            if let Some(bytes) = self.key_bytes {
+                decoder.key(bytes, &mut self.key)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The field a source names, after reading the key if that takes it.
+    pub fn read(&mut self, source: &Source, decoder: &mut Decoder) -> Result<Field<'a>, DecodeError> {
+        if source.reads_key() {
+            self.read_key(decoder)?;
+        }
+        self.field(source)
+    }
+
+    /// The field a source names; `Absent` where the record has no such part.
+    pub fn field(&self, source: &Source) -> Result<Field<'a>, DecodeError> {
+        let value = |fields: &[Field<'a>], slot: usize| fields.get(slot).copied().unwrap_or_default();
+        Ok(match source {
+            Source::Value(slot) => value(&self.value, *slot),
+            Source::Key(slot) => value(&self.key, *slot),
+            Source::KeyFieldOrWhole { field, whole } => match value(&self.key, *field) {
+                Field::NotAnObject => value(&self.key, *whole),
+                field => field,
+            },
+            Source::TextKey => match self.key_bytes {
+                Some(bytes) => text_key(bytes)?,
+                None => Field::Absent,
+            },
+            Source::Literal(_) => Field::Absent,
+        })
+    }
+}
+
+impl Row {
+    pub fn new(table: usize, assignments: Vec<Option<Assignment>>) -> Row {
+        let reads_key = assignments.iter().flatten().any(|assignment| assignment.source.reads_key());
+        Row { table, assignments, reads_key }
+    }
+
+    /// Whether the record key has to be read first.
+    pub fn reads_key(&self) -> bool {
+        self.reads_key
+    }
+
+    /// One value per column.
+    pub fn values(&self, inputs: &Inputs<'_>) -> Result<Vec<Value>, Rejection> {
+        let mut values = Vec::with_capacity(self.assignments.len());
+        for assignment in &self.assignments {
+            values.push(match assignment {
+                None => Value::Absent,
+                Some(Assignment { source: Source::Literal(value), path, .. }) => {
+                    value.clone().map_err(|refusal| self.rejection(refusal, path))?
+                }
+                Some(Assignment { source, path, target }) => {
+                    let field = inputs.field(source).map_err(|error| rejection(error, Some(self.table)))?;
+                    convert(field, target).map_err(|refusal| self.rejection(refusal, path))?
+                }
+            });
+        }
+        Ok(values)
+    }
+
+    fn rejection(&self, refusal: Refusal, path: &str) -> Rejection {
+        let Refusal { reason, message } = refusal;
+        Rejection { table: Some(self.table), path: path.to_owned(), reason, message }
+    }
+}
+
+impl Source {
+    pub fn reads_key(&self) -> bool {
+        matches!(self, Source::Key(_) | Source::KeyFieldOrWhole { .. })
+    }
+}
+
+pub fn rejection(error: DecodeError, table: Option<usize>) -> Rejection {
+    let DecodeError { path, reason, message } = error;
+    Rejection { table, path, reason, message }
+}

@@ -1,0 +1,85 @@
+//! Versions from events: from a declared path, from the format, or from the position.
+
+use serde::Deserialize;
+
+use super::convert::{Refusal, describe, string};
+use super::time;
+use crate::decode::Field;
+use crate::domain::dead_letter::Reason;
+use crate::domain::version::{MAX_PARTS, VersionKind};
+
+/// The version at a declared path: a JSON integer, an RFC 3339 string, or an array of one to four
+/// integers. Anything else is an error of the event.
+pub fn read(field: Field<'_>) -> Result<(VersionKind, Integers), Refusal> {
+    let text = match field {
+        // A number of days or microseconds since 1970 is an integer like any other.
+        Field::Json(text) | Field::Typed(_, text) => text,
+        Field::Text(text) => {
+            return integer(text).map(|number| (VersionKind::Integer, Integers::one(number)));
+        }
+        Field::Absent => return Err(refused("is missing and should hold the version")),
+        Field::Unavailable => return Err(refused("was left out as unchanged and should hold the version")),
+        Field::NotAnObject => {
+            return Err(refused("cannot be reached: a part of the path is not an object"));
+        }
+    };
+    match text.as_bytes().first() {
+        Some(b'"') => {
+            let [seconds, nanos] = time::instant_from_text(&string(text)?)
+                .map_err(|_| refused(format!("is {}, not an RFC 3339 time", describe(text))))?;
+            Ok((VersionKind::Time, Integers { len: 2, parts: [seconds, nanos, 0, 0] }))
+        }
+        Some(b'[') => {
+            let integers = Integers::from_array(text)
+                .ok_or_else(|| refused(format!("is an array, but not of 1 to {MAX_PARTS} integers")))?;
+            Ok((VersionKind::Integers, integers))
+        }
+        _ => integer(text).map(|number| (VersionKind::Integer, Integers::one(number))),
+    }
+}
+
+fn integer(text: &str) -> Result<i64, Refusal> {
+    text.parse().map_err(|_| refused(format!("is {}, not a version", describe(text))))
+}
+
+fn refused(message: impl Into<String>) -> Refusal {
+    Refusal::new(Reason::Version, message)
+}
+
+/// One to four integers, without an allocation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Integers {
+    len: usize,
+    parts: [i64; MAX_PARTS],
+}
+
+impl Integers {
+    pub fn one(number: i64) -> Integers {
+        Integers { len: 1, parts: [number, 0, 0, 0] }
+    }
+
+    pub fn two([first, second]: [i64; 2]) -> Integers {
+        Integers { len: 2, parts: [first, second, 0, 0] }
+    }
+
+    fn from_array(text: &str) -> Option<Integers> {
+        let mut json = serde_json::Deserializer::from_str(text);
+        let list = Vec::<i64>::deserialize(&mut json).ok()?;
+        let mut integers = Integers { len: list.len(), parts: [0; MAX_PARTS] };
+        integers.parts.get_mut(..list.len())?.copy_from_slice(&list);
+        (!list.is_empty()).then_some(integers)
+    }
+
+    pub fn as_slice(&self) -> &[i64] {
+        &self.parts[..self.len]
+    }
+}
+
+pub fn kind_name(kind: VersionKind) -> &'static str {
+    match kind {
+        VersionKind::Position => "positions",
+        VersionKind::Integer => "integers",
+        VersionKind::Time => "times",
+        VersionKind::Integers => "lists of integers",
+    }
+}

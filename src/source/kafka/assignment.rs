@@ -1,0 +1,198 @@
+//! Which partitions are read, and how far each has come.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use crate::domain::checkpoint::TopicPartition;
+
+/// A partition that had an error is read again after this, doubled each time up to the second.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
+/// How soon to look again whether a partition became known.
+const LOOK: Duration = Duration::from_millis(50);
+
+#[derive(Debug, Default)]
+pub(super) struct Assignment {
+    partitions: BTreeMap<TopicPartition, Reading>,
+}
+
+#[derive(Debug)]
+pub(super) struct Reading {
+    /// Offset of the next record to hand over.
+    pub next: i64,
+    /// Leader epoch of the last record, -1 while unknown.
+    pub epoch: i32,
+    phase: Phase,
+    /// Errors since the last record or end.
+    errors: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Phase {
+    Reading,
+    /// What arrives is dropped until the client was sent back to `next`: the position is not
+    /// validated yet, or an error made librdkafka skip something.
+    SendBack {
+        at: Instant,
+    },
+    /// Out of range: nothing until it is assigned again.
+    Stopped,
+}
+
+impl Assignment {
+    /// Returns whether it was there before.
+    ///
+    /// librdkafka validates the leader epoch (KIP-320) of a seek, but not of a start
+    /// (librdkafka#5158): a position with an epoch is sought before anything is handed over.
+    pub fn put(&mut self, at: TopicPartition, next: i64, epoch: i32, now: Instant) -> bool {
+        let validate = epoch >= 0 && next > 0;
+        let phase = if validate { Phase::SendBack { at: now } } else { Phase::Reading };
+        self.partitions.insert(at, Reading { next, epoch, phase, errors: 0 }).is_some()
+    }
+
+    pub fn all(&self) -> impl Iterator<Item = TopicPartition> {
+        self.partitions.keys().copied()
+    }
+
+    /// Whether the record is the next to hand over; if so, the position is behind it.
+    pub fn take(&mut self, at: TopicPartition, offset: i64, epoch: i32) -> bool {
+        let Some(reading) = self.reading(at) else { return false };
+        if offset < reading.next {
+            return false;
+        }
+        reading.next = offset.saturating_add(1);
+        reading.epoch = epoch;
+        reading.errors = 0;
+        true
+    }
+
+    /// Whether the end counts; if so, the position is at it.
+    pub fn end(&mut self, at: TopicPartition, offset: i64) -> bool {
+        let Some(reading) = self.reading(at) else { return false };
+        if offset < reading.next {
+            return false;
+        }
+        reading.next = offset;
+        reading.errors = 0;
+        true
+    }
+
+    /// Stops a partition whose position is not in the log; returns that position, once.
+    pub fn out_of_range(&mut self, at: TopicPartition) -> Option<i64> {
+        let reading = self.partitions.get_mut(&at)?;
+        if reading.phase == Phase::Stopped {
+            return None;
+        }
+        reading.phase = Phase::Stopped;
+        Some(reading.next)
+    }
+
+    /// After an error librdkafka may go on behind it. We do not: what follows is dropped, and the
+    /// client is sent back to where we are.
+    pub fn hold(&mut self, at: TopicPartition, now: Instant) {
+        let Some(reading) = self.reading(at) else { return };
+        let wait = AGAIN.0.saturating_mul(1 << reading.errors.min(16)).min(AGAIN.1);
+        reading.errors = reading.errors.saturating_add(1);
+        reading.phase = Phase::SendBack { at: now + wait };
+    }
+
+    /// Partitions to be sent back now, with position and epoch.
+    pub fn due(&self, now: Instant) -> Vec<(TopicPartition, i64, i32)> {
+        let due = |reading: &Reading| matches!(reading.phase, Phase::SendBack { at } if at <= now);
+        let due = self.partitions.iter().filter(|(_, reading)| due(reading));
+        due.map(|(at, reading)| (*at, reading.next, reading.epoch)).collect()
+    }
+
+    /// When the next one is due, if one is waiting.
+    pub fn next_due(&self) -> Option<Instant> {
+        let due = |reading: &Reading| match reading.phase {
+            Phase::SendBack { at } => Some(at),
+            _ => None,
+        };
+        self.partitions.values().filter_map(due).min()
+    }
+
+    /// The client took the way back; or it does not know the partition yet.
+    pub fn sent_back(&mut self, at: TopicPartition, taken: bool, now: Instant) {
+        if let Some(reading) = self.partitions.get_mut(&at) {
+            reading.phase = if taken { Phase::Reading } else { Phase::SendBack { at: now + LOOK } };
+        }
+    }
+
+    fn reading(&mut self, at: TopicPartition) -> Option<&mut Reading> {
+        self.partitions.get_mut(&at).filter(|reading| reading.phase == Phase::Reading)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AT: TopicPartition = TopicPartition { topic: 0, partition: 3 };
+
+    #[test]
+    fn a_position_with_an_epoch_is_validated_before_anything_is_taken() {
+        let now = Instant::now();
+        let mut assignment = Assignment::default();
+        assert!(!assignment.put(AT, 10, 4, now));
+        assert!(!assignment.take(AT, 10, 4));
+        assert_eq!(assignment.due(now), [(AT, 10, 4)]);
+        assignment.sent_back(AT, false, now);
+        assert!(assignment.due(now).is_empty());
+        assert_eq!(assignment.due(now + LOOK), [(AT, 10, 4)]);
+        assignment.sent_back(AT, true, now);
+        assert!(assignment.take(AT, 10, 4));
+        assert_eq!(assignment.next_due(), None);
+    }
+
+    #[test]
+    fn the_beginning_and_a_position_without_epoch_need_no_validation() {
+        let mut assignment = Assignment::default();
+        assignment.put(AT, 0, 7, Instant::now());
+        assert!(assignment.take(AT, 0, 7));
+        assert!(assignment.put(AT, 10, -1, Instant::now()));
+        assert!(assignment.take(AT, 12, 7));
+    }
+
+    #[test]
+    fn nothing_is_taken_twice_and_an_end_moves_the_position() {
+        let mut assignment = Assignment::default();
+        assignment.put(AT, 5, -1, Instant::now());
+        assert!(!assignment.take(AT, 4, 0));
+        assert!(assignment.take(AT, 5, 0));
+        assert!(!assignment.take(AT, 5, 0));
+        assert!(!assignment.end(AT, 5));
+        assert!(assignment.end(AT, 9));
+        assert!(!assignment.take(AT, 8, 0));
+    }
+
+    #[test]
+    fn behind_an_error_nothing_is_taken_until_it_was_sent_back() {
+        let now = Instant::now();
+        let mut assignment = Assignment::default();
+        assignment.put(AT, 5, -1, now);
+        assert!(assignment.take(AT, 5, 2));
+        assignment.hold(AT, now);
+        assert!(!assignment.take(AT, 9, 2));
+        assert!(!assignment.end(AT, 10));
+        assert!(assignment.due(now).is_empty());
+        assert_eq!(assignment.due(now + AGAIN.0), [(AT, 6, 2)]);
+        assignment.sent_back(AT, true, now);
+        assignment.hold(AT, now);
+        assert!(assignment.due(now + AGAIN.0).is_empty(), "the second wait is longer");
+        assert_eq!(assignment.due(now + AGAIN.1).len(), 1);
+    }
+
+    #[test]
+    fn out_of_range_is_told_once_and_ends_with_a_new_assignment() {
+        let now = Instant::now();
+        let mut assignment = Assignment::default();
+        assignment.put(AT, 5, -1, now);
+        assert_eq!(assignment.out_of_range(AT), Some(5));
+        assert_eq!(assignment.out_of_range(AT), None);
+        assignment.hold(AT, now);
+        assert_eq!(assignment.next_due(), None);
+        assert!(!assignment.take(AT, 50, 1));
+        assignment.put(AT, 50, -1, now);
+        assert!(assignment.take(AT, 50, 1));
+    }
+}

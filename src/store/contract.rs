@@ -1,0 +1,250 @@
+//! The contract of [`Store`] and [`Reader`]: one suite, run against every store, compared with the
+//! reference model.
+
+mod cases;
+mod histories;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::{MemoryStore, Reader, RowLookup, Settings, SqliteReader, SqliteStore, Store, StoreError};
+use crate::domain::batch::{Advance, Batch, BatchBuilder, Entry, Observed, Step};
+use crate::domain::catalog::{Catalog, Column, Table};
+use crate::domain::change::{Change, IfMissing, Operation};
+use crate::domain::checkpoint::{Position, TopicPartition};
+use crate::domain::value::{ColumnType, Value};
+use crate::domain::version::{Coordinates, Version, VersionKind};
+
+pub(super) const HEARTBEAT_LIMIT: Duration = Duration::from_secs(4);
+/// Heartbeat of every batch that says nothing else.
+pub(super) const NOW_MS: i64 = 1_700_000_000_000;
+
+/// A replica that can be opened, closed and opened again.
+pub(super) trait Bench {
+    type Opened: Store;
+    fn new(catalog: Arc<Catalog>) -> Self;
+    fn open(&self) -> Self::Opened;
+    fn reader(&self) -> Box<dyn Reader>;
+    fn version_kinds(opened: &mut Self::Opened) -> Vec<Option<VersionKind>>;
+}
+
+pub(super) struct InMemory(MemoryStore);
+
+impl Bench for InMemory {
+    type Opened = MemoryStore;
+
+    fn new(catalog: Arc<Catalog>) -> InMemory {
+        InMemory(MemoryStore::new(catalog, HEARTBEAT_LIMIT))
+    }
+
+    fn open(&self) -> MemoryStore {
+        self.0.clone()
+    }
+
+    fn reader(&self) -> Box<dyn Reader> {
+        Box::new(self.0.reader())
+    }
+
+    fn version_kinds(opened: &mut MemoryStore) -> Vec<Option<VersionKind>> {
+        opened.version_kinds().unwrap()
+    }
+}
+
+pub(super) struct InSqlite {
+    directory: TempDir,
+    catalog: Arc<Catalog>,
+}
+
+impl InSqlite {
+    pub fn path(&self) -> std::path::PathBuf {
+        self.directory.path().join("replica.db")
+    }
+
+    pub fn try_open(&self) -> Result<SqliteStore, StoreError> {
+        SqliteStore::open(&self.path(), self.catalog.clone(), settings())
+    }
+}
+
+pub(super) fn settings() -> Settings {
+    Settings { replica_name: "orders".into(), heartbeat_limit: HEARTBEAT_LIMIT, dead_letter_bytes_max: 1_000 }
+}
+
+impl Bench for InSqlite {
+    type Opened = SqliteStore;
+
+    fn new(catalog: Arc<Catalog>) -> InSqlite {
+        InSqlite { directory: TempDir::new().unwrap(), catalog }
+    }
+
+    fn open(&self) -> SqliteStore {
+        self.try_open().unwrap()
+    }
+
+    fn reader(&self) -> Box<dyn Reader> {
+        Box::new(SqliteReader::new(&self.path(), self.catalog.clone()))
+    }
+
+    fn version_kinds(opened: &mut SqliteStore) -> Vec<Option<VersionKind>> {
+        opened.version_kinds().unwrap()
+    }
+}
+
+/// Tables with every kind of key, and names that need care.
+pub(super) fn catalog() -> Catalog {
+    use ColumnType::*;
+    let table = |name: &str, columns: &[(&str, ColumnType, bool)], key: &[usize], topics: &[usize]| Table {
+        name: name.into(),
+        columns: columns
+            .iter()
+            .map(|&(name, ty, nullable)| Column { name: name.into(), ty, nullable })
+            .collect(),
+        key: key.to_vec(),
+        indexes: vec![],
+        topics: topics.to_vec(),
+        max_staleness_ms: 30_000,
+        ordered_by_position: false,
+        delete_marks_ms: 60_000,
+        fingerprint: format!("fingerprint of {name}"),
+    };
+    let mut users = table(
+        "users",
+        &[("id", Integer, false), ("name", Text, false), ("email", Text, true), ("score", Real, true)],
+        &[0],
+        &[0],
+    );
+    users.indexes = vec![vec![2], vec![1, 2]];
+    Catalog {
+        topics: vec!["shop.events".into(), "users.events".into()],
+        tables: vec![
+            users,
+            table(
+                "users_hidden",
+                &[
+                    ("sku", Text, false),
+                    ("photo", Blob, true),
+                    ("tenant", Integer, false),
+                    ("price", Decimal, false),
+                ],
+                &[2, 0],
+                &[0, 1],
+            ),
+            table("Order", &[("group", Uuid, false), ("rowid", Boolean, true)], &[0], &[1]),
+            table("odd \"name\"", &[("it's", Blob, false), ("key", Text, false)], &[0, 1], &[1]),
+        ],
+        fingerprint: "fingerprint".into(),
+    }
+}
+
+/// Key columns of the `nth` key of a table, everything else absent.
+pub(super) fn key_row(table: &Table, nth: i64) -> Vec<Value> {
+    let value = |index: usize, column: &Column| {
+        if !table.is_key(index) {
+            return Value::Absent;
+        }
+        match column.ty {
+            ColumnType::Integer => Value::Integer(nth - 2),
+            ColumnType::Blob => Value::Blob(vec![nth as u8, 0, 255]),
+            _ => Value::Text(format!("k\0{nth}é")),
+        }
+    };
+    table.columns.iter().enumerate().map(|(index, column)| value(index, column)).collect()
+}
+
+pub(super) fn key(table: &Table, nth: i64) -> Vec<Value> {
+    let row = key_row(table, nth);
+    table.key_of(&row).cloned().collect()
+}
+
+/// A row whose content follows from `seed`; columns whose bit in `mask` is clear are absent.
+pub(super) fn row(table: &Table, nth: i64, seed: i64, mask: u8) -> Vec<Value> {
+    let mut values = key_row(table, nth);
+    for (index, column) in table.columns.iter().enumerate() {
+        if table.is_key(index) || mask & (1 << index) == 0 {
+            continue;
+        }
+        values[index] = if column.nullable && (seed + index as i64) % 4 == 0 {
+            Value::Null
+        } else {
+            match column.ty {
+                ColumnType::Integer => Value::Integer(seed),
+                ColumnType::Boolean => Value::Integer(seed & 1),
+                ColumnType::Real => Value::Real(seed as f64 / 8.0),
+                ColumnType::Blob => Value::Blob(seed.to_be_bytes().to_vec()),
+                _ => Value::Text(format!("text {seed} of {index}")),
+            }
+        };
+    }
+    values
+}
+
+pub(super) fn version(number: i64, partition: i32, offset: i64) -> Version {
+    Version::new(VersionKind::Integer, &[number], Coordinates { topic: 0, partition, offset }).unwrap()
+}
+
+/// An upsert of the first table's `nth` row.
+pub(super) fn upsert(nth: i64, number: i64) -> Change {
+    let table = &catalog().tables[0];
+    Change {
+        table: 0,
+        operation: Operation::Write { if_missing: IfMissing::Hold },
+        values: row(table, nth, number, 0xFF),
+        version: version(number, 0, number),
+    }
+}
+
+pub(super) fn patch(nth: i64, number: i64, mask: u8, if_missing: IfMissing) -> Change {
+    let values = row(&catalog().tables[0], nth, number, mask);
+    Change { operation: Operation::Write { if_missing }, values, ..upsert(nth, number) }
+}
+
+pub(super) fn delete(nth: i64, number: i64) -> Change {
+    let values = key_row(&catalog().tables[0], nth);
+    Change { operation: Operation::Delete, values, ..upsert(nth, number) }
+}
+
+pub(super) fn observed() -> Observed {
+    Observed { heartbeat_ms: NOW_MS, connected: true, ..Observed::default() }
+}
+
+/// A batch that moves no partition.
+pub(super) fn batch(changes: impl IntoIterator<Item = Change>) -> Batch {
+    let catalog = catalog();
+    let mut builder = BatchBuilder::default();
+    for change in changes {
+        builder.push(&catalog, change);
+    }
+    builder.seal(observed())
+}
+
+pub(super) const AT: TopicPartition = TopicPartition { topic: 0, partition: 0 };
+
+pub(super) fn advance(from: Option<i64>, next_offset: i64) -> BTreeMap<TopicPartition, Advance> {
+    BTreeMap::from([(AT, Advance { from, to: Position { next_offset, ..Position::start() } })])
+}
+
+/// What readers see of the `nth` row of the first table.
+pub(super) fn look(bench: &impl Bench, nth: i64) -> RowLookup {
+    bench.reader().row(0, &key(&catalog().tables[0], nth)).unwrap()
+}
+
+pub(super) fn visible(nth: i64, number: i64) -> RowLookup {
+    let change = upsert(nth, number);
+    RowLookup::Visible { values: change.values, version: change.version }
+}
+
+/// One entry per change: nothing is folded.
+fn unfolded(catalog: &Catalog, batches: &[Vec<Change>]) -> Vec<Vec<Entry>> {
+    let one = |change: &Change| {
+        let mut builder = BatchBuilder::default();
+        builder.push(catalog, change.clone());
+        builder.seal(Observed::default()).entries
+    };
+    batches.iter().map(|changes| changes.iter().flat_map(one).collect()).collect()
+}
+
+fn is_truncate(entry: &Entry) -> bool {
+    matches!(entry.step, Step::Truncate { .. })
+}

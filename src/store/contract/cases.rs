@@ -1,0 +1,409 @@
+//! The contract, case by case.
+
+use std::sync::Arc;
+
+use super::*;
+use crate::domain::dead_letter::{DeadLetter, Reason, RecordBytes, Rejection};
+use crate::domain::state::State;
+use crate::store::{Applied, StopCode};
+
+macro_rules! contract {
+    ($($case:ident),* $(,)?) => {
+        mod memory {
+            $(#[test] fn $case() { super::$case(&super::fresh::<super::InMemory>()) })*
+        }
+        mod sqlite {
+            $(#[test] fn $case() { super::$case(&super::fresh::<super::InSqlite>()) })*
+        }
+    };
+}
+
+contract! {
+    a_replay_is_stale_and_changes_nothing,
+    a_deleted_row_stays_away_from_late_updates,
+    a_patch_before_its_insert_is_held,
+    a_held_patch_becomes_visible_when_nothing_required_is_missing,
+    a_late_insert_fills_what_a_patch_left_open,
+    an_absent_column_keeps_its_old_value,
+    a_patch_of_a_missing_row_is_ignored_or_a_dead_letter,
+    a_tombstone_takes_only_what_its_partition_wrote,
+    a_truncate_takes_what_is_older_now_and_later,
+    a_position_that_is_not_as_expected_refuses_the_batch,
+    a_refused_batch_leaves_nothing_behind,
+    a_batch_sent_again_is_recognised,
+    another_cluster_or_topic_stops,
+    dead_letters_are_kept_once,
+    delete_marks_go_when_they_are_old,
+    delete_marks_by_position_wait_for_freshness,
+    versions_show_their_kind,
+    states_follow_from_what_is_stored,
+    what_was_stored_is_there_after_opening_again,
+}
+
+fn fresh<B: Bench>() -> B {
+    B::new(Arc::new(catalog()))
+}
+
+fn stale(events: u64) -> Applied {
+    Applied { stale: vec![(0, events)], ..Applied::default() }
+}
+
+fn a_replay_is_stale_and_changes_nothing(bench: &impl Bench) {
+    let mut store = bench.open();
+    let changes = [upsert(1, 10), upsert(2, 11), delete(3, 12)];
+    assert_eq!(store.apply(&batch(changes.clone())).unwrap(), Applied::default());
+    let figures = store.figures().rows;
+    assert_eq!(store.apply(&batch(changes)).unwrap(), stale(3));
+    assert_eq!(store.apply(&batch([upsert(1, 9), upsert(1, 10)])).unwrap(), stale(2));
+    assert_eq!(store.figures().rows, figures);
+    assert_eq!(look(bench, 1), visible(1, 10));
+    assert_eq!(store.apply(&batch([upsert(1, 13)])).unwrap(), Applied::default());
+    assert_eq!(look(bench, 1), visible(1, 13));
+}
+
+fn a_deleted_row_stays_away_from_late_updates(bench: &impl Bench) {
+    let mut store = bench.open();
+    store.apply(&batch([upsert(1, 10)])).unwrap();
+    store.apply(&batch([delete(1, 20)])).unwrap();
+    assert_eq!(look(bench, 1), RowLookup::Deleted { version: version(20, 0, 20) });
+    assert_eq!((store.figures().rows[0], store.figures().delete_marks[0]), (0, 1));
+    assert_eq!(store.apply(&batch([upsert(1, 15)])).unwrap(), stale(1));
+    assert_eq!(store.apply(&batch([delete(1, 12)])).unwrap(), stale(1));
+    assert_eq!(look(bench, 1), RowLookup::Deleted { version: version(20, 0, 20) });
+    // Something newer is a new row, not a merge with the old one.
+    store.apply(&batch([upsert(1, 21)])).unwrap();
+    assert_eq!(look(bench, 1), visible(1, 21));
+    assert_eq!((store.figures().rows[0], store.figures().delete_marks[0]), (1, 0));
+}
+
+fn a_patch_before_its_insert_is_held(bench: &impl Bench) {
+    let mut store = bench.open();
+    store.apply(&batch([patch(1, 20, 0b0100, IfMissing::Hold)])).unwrap();
+    assert_eq!(look(bench, 1), RowLookup::Missing);
+    assert_eq!((store.figures().rows[0], store.figures().held[0]), (0, 1));
+    store.apply(&batch([upsert(1, 10)])).unwrap();
+    let mut values = upsert(1, 10).values;
+    values[2] = upsert(1, 20).values[2].clone();
+    assert_eq!(look(bench, 1), RowLookup::Visible { values, version: version(20, 0, 20) });
+    assert_eq!((store.figures().rows[0], store.figures().held[0]), (1, 0));
+}
+
+fn a_held_patch_becomes_visible_when_nothing_required_is_missing(bench: &impl Bench) {
+    let mut store = bench.open();
+    store.apply(&batch([delete(1, 5)])).unwrap();
+    store.apply(&batch([patch(1, 20, 0b0100, IfMissing::Hold)])).unwrap();
+    assert_eq!(look(bench, 1), RowLookup::Deleted { version: version(5, 0, 5) });
+    store.apply(&batch([patch(1, 21, 0b0010, IfMissing::Hold)])).unwrap();
+    let values = vec![
+        upsert(1, 0).values[0].clone(),
+        upsert(1, 21).values[1].clone(),
+        upsert(1, 20).values[2].clone(),
+        Value::Null,
+    ];
+    assert_eq!(look(bench, 1), RowLookup::Visible { values, version: version(21, 0, 21) });
+}
+
+fn a_late_insert_fills_what_a_patch_left_open(bench: &impl Bench) {
+    let mut store = bench.open();
+    store.apply(&batch([patch(1, 20, 0b0010, IfMissing::Hold)])).unwrap();
+    assert_eq!(store.figures().rows[0], 1);
+    assert_eq!(store.apply(&batch([upsert(1, 10)])).unwrap(), Applied::default());
+    let mut values = upsert(1, 10).values;
+    values[1] = upsert(1, 20).values[1].clone();
+    assert_eq!(look(bench, 1), RowLookup::Visible { values, version: version(20, 0, 20) });
+}
+
+/// A placeholder of Debezium, for one.
+fn an_absent_column_keeps_its_old_value(bench: &impl Bench) {
+    let mut store = bench.open();
+    store.apply(&batch([upsert(1, 10), patch(1, 11, 0b1011, IfMissing::Hold)])).unwrap();
+    store.apply(&batch([patch(1, 13, 0b1011, IfMissing::Hold)])).unwrap();
+    let mut values = upsert(1, 13).values;
+    values[2] = upsert(1, 10).values[2].clone();
+    assert_eq!(look(bench, 1), RowLookup::Visible { values, version: version(13, 0, 13) });
+}
+
+fn a_patch_of_a_missing_row_is_ignored_or_a_dead_letter(bench: &impl Bench) {
+    let mut store = bench.open();
+    let ignored = store.apply(&batch([patch(1, 10, 0b0010, IfMissing::Ignore)])).unwrap();
+    assert_eq!(ignored, Applied { ignored: vec![(0, 1)], ..Applied::default() });
+    let refused = store.apply(&batch([patch(1, 11, 0b0010, IfMissing::DeadLetter)])).unwrap();
+    assert_eq!(refused.dead_letters_kept, 1);
+    let letter = &refused.dead_letters[0];
+    assert_eq!((letter.at, letter.offset), (AT, 11));
+    assert_eq!((letter.rejection.table, letter.rejection.reason), (Some(0), Reason::MissingRow));
+    assert_eq!(look(bench, 1), RowLookup::Missing);
+    store.apply(&batch([upsert(1, 12)])).unwrap();
+    store.apply(&batch([patch(1, 13, 0xFF, IfMissing::DeadLetter)])).unwrap();
+    assert_eq!(look(bench, 1), visible(1, 13));
+    // Behind the delete an old patch is a replay, not a failure.
+    store.apply(&batch([delete(1, 14)])).unwrap();
+    let replayed = store.apply(&batch([patch(1, 13, 0b0010, IfMissing::DeadLetter)])).unwrap();
+    assert_eq!((replayed.stale, replayed.dead_letters), (vec![(0, 1)], vec![]));
+}
+
+fn a_tombstone_takes_only_what_its_partition_wrote(bench: &impl Bench) {
+    let tombstone = |partition, offset| Change {
+        operation: Operation::Tombstone,
+        version: version(0, partition, offset),
+        ..delete(1, 0)
+    };
+    let mut store = bench.open();
+    store.apply(&batch([upsert(1, 10)])).unwrap();
+    assert_eq!(store.apply(&batch([tombstone(1, 99)])).unwrap(), stale(1));
+    assert_eq!(store.apply(&batch([tombstone(0, 10)])).unwrap(), stale(1));
+    assert_eq!(look(bench, 1), visible(1, 10));
+    assert_eq!(store.apply(&batch([tombstone(0, 11)])).unwrap(), Applied::default());
+    assert_eq!(look(bench, 1), RowLookup::Deleted { version: version(10, 0, 10) });
+    assert_eq!(store.apply(&batch([upsert(1, 10)])).unwrap(), stale(1));
+    // In one batch the order of the partition is kept.
+    store.apply(&batch([upsert(1, 20), tombstone(0, 21), upsert(1, 22)])).unwrap();
+    assert_eq!(look(bench, 1), visible(1, 22));
+}
+
+fn a_truncate_takes_what_is_older_now_and_later(bench: &impl Bench) {
+    let truncate = |number| Change { operation: Operation::Truncate, values: vec![], ..delete(0, number) };
+    let mut store = bench.open();
+    let patched = [upsert(3, 5), patch(3, 20, 0b0100, IfMissing::Hold)];
+    store.apply(&batch([upsert(1, 10), upsert(2, 30), delete(4, 6), delete(0, 31)])).unwrap();
+    store.apply(&batch(patched)).unwrap();
+    store.apply(&batch([truncate(15)])).unwrap();
+    assert_eq!(look(bench, 1), RowLookup::Missing);
+    assert_eq!(look(bench, 2), visible(2, 30));
+    // Its name is older than the truncate: what is left of it is held.
+    assert_eq!(look(bench, 3), RowLookup::Missing);
+    let figures = store.figures();
+    assert_eq!((figures.rows[0], figures.held[0], figures.delete_marks[0]), (1, 1, 1));
+    assert_eq!(store.apply(&batch([upsert(4, 14), delete(1, 15), truncate(14)])).unwrap(), stale(3));
+    drop(store);
+    let mut store = bench.open();
+    assert_eq!(store.apply(&batch([upsert(4, 14)])).unwrap(), stale(1));
+    store.apply(&batch([upsert(4, 16)])).unwrap();
+    assert_eq!(look(bench, 4), visible(4, 16));
+}
+
+fn a_position_that_is_not_as_expected_refuses_the_batch(bench: &impl Bench) {
+    let mut store = bench.open();
+    let moving = |from, to| Batch { advances: advance(from, to), ..batch([upsert(1, to)]) };
+    store.apply(&moving(None, 10)).unwrap();
+    for wrong in [moving(None, 20), moving(Some(9), 20), moving(Some(11), 20)] {
+        let refused = store.apply(&wrong);
+        assert!(matches!(refused, Err(StoreError::Stop { exit: StopCode::Foreign, .. })), "{refused:?}");
+    }
+    assert_eq!(look(bench, 1), visible(1, 10));
+    store.apply(&moving(Some(10), 20)).unwrap();
+    assert_eq!(store.checkpoint().unwrap().positions[&AT].next_offset, 20);
+    // A partition nobody has stored yet cannot stand anywhere.
+    let mut unknown = moving(Some(0), 1);
+    unknown.advances = unknown
+        .advances
+        .into_values()
+        .map(|advance| (TopicPartition { topic: 1, partition: 5 }, advance))
+        .collect();
+    assert!(store.apply(&unknown).is_err());
+}
+
+fn a_refused_batch_leaves_nothing_behind(bench: &impl Bench) {
+    let mut store = bench.open();
+    store.apply(&Batch { advances: advance(None, 10), ..batch([upsert(1, 10)]) }).unwrap();
+    let before = (store.checkpoint().unwrap(), store.figures().rows, bench.reader().status(NOW_MS).unwrap());
+    let mut wrong = Batch { advances: advance(Some(5), 20), ..batch([upsert(2, 20), delete(1, 21)]) };
+    wrong.observed.cluster_id = Some("seen too early".into());
+    wrong.observed.stopped = Some("no".into());
+    store.apply(&wrong).unwrap_err();
+    let after = (store.checkpoint().unwrap(), store.figures().rows, bench.reader().status(NOW_MS).unwrap());
+    assert_eq!(before, after);
+    assert_eq!(look(bench, 2), RowLookup::Missing);
+}
+
+fn a_batch_sent_again_is_recognised(bench: &impl Bench) {
+    let mut store = bench.open();
+    let first = Batch { advances: advance(None, 10), ..batch([upsert(1, 10), upsert(1, 9)]) };
+    store.apply(&first).unwrap();
+    store.apply(&first).unwrap();
+    drop(store);
+    let mut store = bench.open();
+    store.apply(&first).unwrap();
+    assert_eq!(store.figures().rows[0], 1);
+    // The same move by somebody else is not ours.
+    let rival = Batch { advances: advance(None, 10), ..batch([upsert(1, 10)]) };
+    assert_ne!(first.id, rival.id);
+    assert!(matches!(store.apply(&rival), Err(StoreError::Stop { exit: StopCode::Foreign, .. })));
+    store.apply(&Batch { advances: advance(Some(10), 20), ..batch([]) }).unwrap();
+    assert!(store.apply(&first).is_err(), "an older batch is not the last one");
+}
+
+fn another_cluster_or_topic_stops(bench: &impl Bench) {
+    let mut store = bench.open();
+    let seen = |cluster: &str, topic: &str| {
+        let mut batch = batch([]);
+        batch.observed.cluster_id = Some(cluster.into());
+        batch.observed.topic_ids.insert(1, topic.into());
+        batch
+    };
+    store.apply(&seen("C", "T")).unwrap();
+    store.apply(&seen("C", "T")).unwrap();
+    drop(store);
+    let mut store = bench.open();
+    for (wrong, word) in [(seen("D", "T"), "kafka.brokers"), (seen("C", "U"), "users.events")] {
+        match store.apply(&wrong) {
+            Err(StoreError::Stop { exit: StopCode::Foreign, message }) => {
+                assert!(message.contains(word), "{message}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    let checkpoint = store.checkpoint().unwrap();
+    assert_eq!(checkpoint.cluster_id.as_deref(), Some("C"));
+    assert_eq!(checkpoint.topic_ids[&1], "T");
+}
+
+fn letter(offset: i64, table: Option<usize>, bytes: usize) -> DeadLetter {
+    DeadLetter {
+        at: AT,
+        offset,
+        rejection: Rejection { table, path: ".id".into(), reason: Reason::WrongType, message: "no".into() },
+        first_seen_ms: NOW_MS,
+        record: Some(RecordBytes { key: None, value: Some(vec![7; bytes]), headers: None }),
+    }
+}
+
+fn dead_letters_are_kept_once(bench: &impl Bench) {
+    let mut store = bench.open();
+    let dead = |letters| Batch { dead_letters: letters, ..batch([]) };
+    let applied = store.apply(&dead(vec![letter(1, Some(0), 10), letter(2, None, 10)])).unwrap();
+    assert_eq!(applied.dead_letters_kept, 2);
+    let applied = store.apply(&dead(vec![letter(2, None, 10), letter(3, Some(1), 10)])).unwrap();
+    assert_eq!(applied.dead_letters_kept, 3);
+    drop(store);
+    assert_eq!(bench.open().figures().dead_letters, [3, 0]);
+    let status = bench.reader().status(NOW_MS).unwrap();
+    assert_eq!(status.dead_letters, 3);
+    // One that failed before any table concerns every table of its topic.
+    let counts: Vec<u64> = status.tables.iter().map(|table| table.dead_letters).collect();
+    assert_eq!(counts, [2, 2, 0, 0]);
+}
+
+fn delete_marks_go_when_they_are_old(bench: &impl Bench) {
+    let mut store = bench.open();
+    store.apply(&batch([delete(1, 10), patch(2, 11, 0b0100, IfMissing::Hold)])).unwrap();
+    assert_eq!(store.maintain(NOW_MS + 60_000).unwrap().delete_marks_dropped, 0);
+    assert_eq!(store.maintain(NOW_MS + 60_001).unwrap().delete_marks_dropped, 1);
+    let figures = store.figures();
+    assert_eq!((figures.delete_marks[0], figures.held[0]), (0, 1), "a held patch is not a mark");
+    assert_eq!(look(bench, 1), RowLookup::Missing);
+    drop(store);
+    assert_eq!(bench.open().figures().delete_marks[0], 0);
+}
+
+fn delete_marks_by_position_wait_for_freshness(bench: &impl Bench) {
+    // A bench of its own: the order of its tables is that of positions.
+    fn run<B: Bench>(_: &B) {
+        let mut catalog = catalog();
+        catalog.tables[0].ordered_by_position = true;
+        let bench = B::new(Arc::new(catalog));
+        let mut store = bench.open();
+        store.apply(&batch([delete(1, 10)])).unwrap();
+        let dropped = |store: &mut B::Opened| store.maintain(i64::MAX / 2).unwrap().delete_marks_dropped;
+        assert_eq!(dropped(&mut store), 0, "freshness is unknown");
+        for (fresh, expected) in [(NOW_MS + 60_000, 0), (NOW_MS + 60_001, 1)] {
+            let mut batch = batch([]);
+            batch.observed.fresh_as_of_ms.insert(AT, fresh);
+            store.apply(&batch).unwrap();
+            assert_eq!(dropped(&mut store), expected);
+        }
+    }
+    run(bench);
+}
+
+fn versions_show_their_kind(bench: &impl Bench) {
+    fn run<B: Bench>(bench: &B) {
+        let mut store = bench.open();
+        assert_eq!(B::version_kinds(&mut store), [None; 4]);
+        store.apply(&batch([delete(1, 10)])).unwrap();
+        let mut change = upsert(1, 1);
+        change.table = 2;
+        change.values = row(&catalog().tables[2], 1, 1, 0xFF);
+        change.version = Version::position(5, Coordinates { topic: 1, partition: 0, offset: 1 });
+        store.apply(&batch([change])).unwrap();
+        let expected = [Some(VersionKind::Integer), None, Some(VersionKind::Position), None];
+        assert_eq!(B::version_kinds(&mut store), expected);
+    }
+    run(bench);
+}
+
+fn states_follow_from_what_is_stored(bench: &impl Bench) {
+    let mut store = bench.open();
+    let reader = bench.reader();
+    let state = |now_ms| reader.status(now_ms).unwrap().state;
+    let apply = |store: &mut dyn Store, change: &dyn Fn(&mut Observed)| {
+        let mut batch = batch([]);
+        change(&mut batch.observed);
+        store.apply(&batch).unwrap();
+    };
+    let other = TopicPartition { topic: 1, partition: 0 };
+    apply(&mut store, &|_| {});
+    assert_eq!(state(NOW_MS), State::Building);
+    store.complete().unwrap();
+    store.complete().unwrap();
+    assert_eq!(state(NOW_MS), State::Stale, "freshness is unknown");
+    apply(&mut store, &|observed| {
+        observed.fresh_as_of_ms.insert(AT, NOW_MS - 10);
+    });
+    assert_eq!(state(NOW_MS), State::Stale, "no partition of the other topic is known");
+    assert_eq!(reader.status(NOW_MS).unwrap().tables[0].state, State::Live);
+    apply(&mut store, &|observed| {
+        observed.fresh_as_of_ms.insert(other, NOW_MS - 20);
+    });
+    assert_eq!(state(NOW_MS), State::Live);
+    let status = reader.status(NOW_MS).unwrap();
+    assert_eq!(status.fresh_as_of_ms, Some(NOW_MS - 20));
+    assert_eq!(status.fresh_as_of.as_deref(), Some("2023-11-14T22:13:19.980Z"));
+    assert_eq!(status.tables[0].fresh_as_of_ms, Some(NOW_MS - 10));
+    // A partition that is new is part of the proof from the moment it exists.
+    apply(&mut store, &|observed| {
+        observed.end_offsets.insert(TopicPartition { topic: 1, partition: 1 }, 7);
+    });
+    assert_eq!(state(NOW_MS), State::Stale);
+    apply(&mut store, &|observed| {
+        observed.fresh_as_of_ms.insert(TopicPartition { topic: 1, partition: 1 }, NOW_MS);
+    });
+    assert_eq!(state(NOW_MS + 4_000), State::Live);
+    assert_eq!(state(NOW_MS + 4_001), State::Disconnected, "no daemon");
+    apply(&mut store, &|observed| observed.connected = false);
+    assert_eq!(state(NOW_MS), State::Disconnected);
+    apply(&mut store, &|observed| observed.stopped = Some("look at me".into()));
+    assert_eq!(state(NOW_MS), State::Stopped);
+    assert_eq!(reader.status(NOW_MS).unwrap().stopped.as_deref(), Some("look at me"));
+    apply(&mut store, &|_| {});
+    assert_eq!(state(NOW_MS), State::Stopped, "only the empty string clears it");
+    apply(&mut store, &|observed| observed.stopped = Some(String::new()));
+    assert_eq!(state(NOW_MS), State::Live);
+}
+
+fn what_was_stored_is_there_after_opening_again(bench: &impl Bench) {
+    use crate::domain::checkpoint::{AfterDelete, PartitionMemory};
+    let mut store = bench.open();
+    let after_delete = AfterDelete { key: vec![0, 1, 255], version: version(7, 1, 3) };
+    let to = Position {
+        next_offset: 42,
+        leader_epoch: 3,
+        memory: PartitionMemory { max_timestamp_ms: NOW_MS, after_delete: Some(after_delete) },
+    };
+    let mut batch = batch([upsert(1, 10)]);
+    batch.advances.insert(AT, Advance { from: None, to });
+    batch.observed.fresh_as_of_ms.insert(AT, NOW_MS);
+    batch.observed.end_offsets.insert(AT, 50);
+    store.apply(&batch).unwrap();
+    store.complete().unwrap();
+    let before = (store.checkpoint().unwrap(), store.figures().rows, bench.reader().status(NOW_MS).unwrap());
+    drop(store);
+    let mut store = bench.open();
+    let after = (store.checkpoint().unwrap(), store.figures().rows, bench.reader().status(NOW_MS).unwrap());
+    assert_eq!(before, after);
+    assert!(after.0.complete);
+    assert_eq!(after.0.positions[&AT], batch.advances[&AT].to);
+    assert_eq!(after.2.tables[0].lag_records, Some(8));
+    assert_eq!(after.2.lag_records, None, "nothing is known of the other topic");
+    assert_eq!(look(bench, 1), visible(1, 10));
+}

@@ -1,0 +1,209 @@
+//! Random histories: whatever happens to a log on its way, every store ends like the model.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::store::Figures;
+
+/// Keys per table: few, so that histories meet.
+const KEYS: i64 = 5;
+
+#[derive(Debug, Clone)]
+struct Event {
+    table: usize,
+    key: i64,
+    kind: u8,
+    mask: u8,
+    number: i64,
+    partition: i32,
+    /// Delivered again after so many further events.
+    again_after: Option<u8>,
+    end_batch: bool,
+    reopen: bool,
+}
+
+fn history() -> impl Strategy<Value = Vec<Event>> {
+    let event = (
+        (0usize..4, 0..KEYS, 0u8..32, any::<u8>(), 0i64..60, 0i32..3),
+        prop::option::weighted(0.2, 0u8..12),
+        prop::bool::weighted(0.2),
+        prop::bool::weighted(0.05),
+    )
+        .prop_map(|((table, key, kind, mask, number, partition), again_after, end_batch, reopen)| Event {
+            table,
+            key,
+            kind,
+            mask,
+            number,
+            partition,
+            again_after,
+            end_batch,
+            reopen,
+        });
+    prop::collection::vec(event, 1..80)
+}
+
+impl Event {
+    fn change(&self, catalog: &Catalog, offset: i64) -> Change {
+        let table = &catalog.tables[self.table];
+        let version = version(self.number, self.partition, offset);
+        let seed = self.number * 1_000 + offset;
+        let whole = row(table, self.key, seed, 0xFF);
+        let part = row(table, self.key, seed, self.mask);
+        let key = key_row(table, self.key);
+        let (operation, values) = match self.kind {
+            0..=10 => (Operation::Write { if_missing: IfMissing::Hold }, whole),
+            11..=17 => (Operation::Write { if_missing: IfMissing::Hold }, part),
+            18 => (Operation::Write { if_missing: IfMissing::Create }, part),
+            19 | 20 => (Operation::Write { if_missing: IfMissing::Ignore }, part),
+            21 | 22 => (Operation::Write { if_missing: IfMissing::DeadLetter }, part),
+            23..=27 => (Operation::Delete, key),
+            28..=30 => (Operation::Tombstone, key),
+            _ => (Operation::Truncate, vec![]),
+        };
+        Change { table: self.table, operation, values, version }
+    }
+}
+
+/// Changes as they arrive, cut into batches; whether the store is opened anew after each.
+fn delivery(catalog: &Catalog, history: &[Event]) -> (Vec<Vec<Change>>, Vec<bool>) {
+    let mut offsets = [0i64; 3];
+    let mut again: BTreeMap<usize, Vec<Change>> = BTreeMap::new();
+    let (mut batches, mut reopens) = (vec![vec![]], vec![false]);
+    for (index, event) in history.iter().enumerate() {
+        let offset = &mut offsets[event.partition as usize];
+        let change = event.change(catalog, *offset);
+        *offset += 1;
+        if let Some(after) = event.again_after {
+            again.entry(index + usize::from(after)).or_default().push(change.clone());
+        }
+        let last = batches.last_mut().unwrap();
+        last.push(change);
+        last.extend(again.remove(&index).into_iter().flatten());
+        if event.end_batch {
+            *reopens.last_mut().unwrap() = event.reopen;
+            batches.push(vec![]);
+            reopens.push(false);
+        }
+    }
+    batches.last_mut().unwrap().extend(again.into_values().flatten());
+    (batches, reopens)
+}
+
+fn folded(catalog: &Catalog, changes: &[Change]) -> BatchBuilder {
+    let mut builder = BatchBuilder::default();
+    for change in changes {
+        builder.push(catalog, change.clone());
+    }
+    builder
+}
+
+/// Positions that the nth batch moves from and to.
+fn seal(mut builder: BatchBuilder, nth: usize) -> Batch {
+    let from = nth.checked_sub(1).map(|before| before as i64 * 10);
+    let to = Position { next_offset: nth as i64 * 10, leader_epoch: nth as i32, ..Position::start() };
+    builder.advance(AT, from, &to);
+    builder.seal(observed())
+}
+
+/// Everything a reader and the daemon can know about a replica.
+#[derive(Debug, PartialEq)]
+struct Picture {
+    rows: Vec<RowLookup>,
+    figures: Figures,
+    checkpoint: crate::domain::checkpoint::Checkpoint,
+    status: crate::store::Status,
+}
+
+fn picture(catalog: &Catalog, store: &mut impl Store, reader: &dyn Reader) -> Picture {
+    let mut rows = vec![];
+    for (index, table) in catalog.tables.iter().enumerate() {
+        for nth in 0..KEYS {
+            rows.push(reader.row(index, &key(table, nth)).unwrap());
+        }
+    }
+    let figures = Figures { replica_bytes: 0, wal_bytes: 0, ..store.figures() };
+    let status = crate::store::Status { replica: String::new(), ..reader.status(NOW_MS).unwrap() };
+    Picture { rows, figures, checkpoint: store.checkpoint().unwrap(), status }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn sqlite_ends_like_the_model(history in history(), complete_at in 0usize..20) {
+        let catalog = Arc::new(catalog());
+        let (batches, reopens) = delivery(&catalog, &history);
+        let model = InMemory::new(catalog.clone());
+        let sqlite = InSqlite::new(catalog.clone());
+        let mut expected = model.open();
+        let mut store = sqlite.open();
+        for (nth, changes) in batches.iter().enumerate() {
+            let batch = seal(folded(&catalog, changes), nth);
+            let applied = store.apply(&batch).unwrap();
+            prop_assert_eq!(&applied, &expected.apply(&batch).unwrap());
+            // The reply got lost, and the batch is sent again.
+            prop_assert_eq!(store.apply(&batch).unwrap().dead_letters_kept, applied.dead_letters_kept);
+            if nth == complete_at {
+                store.complete().unwrap();
+                expected.complete().unwrap();
+            }
+            if reopens[nth] {
+                drop(store);
+                store = sqlite.open();
+            }
+            prop_assert_eq!(
+                picture(&catalog, &mut store, &*sqlite.reader()),
+                picture(&catalog, &mut expected, &*model.reader())
+            );
+        }
+    }
+
+    /// What the coalescer folds means the same as one change after the other.
+    #[test]
+    fn a_folded_batch_is_its_changes_in_order(history in history()) {
+        let catalog = Arc::new(catalog());
+        let (batches, _) = delivery(&catalog, &history);
+        let (one, other) = (InMemory::new(catalog.clone()), InMemory::new(catalog.clone()));
+        let (mut folded_store, mut plain_store) = (one.open(), other.open());
+        for (nth, (changes, entries)) in batches.iter().zip(unfolded(&catalog, &batches)).enumerate() {
+            let batch = seal(folded(&catalog, changes), nth);
+            let events: u32 = batch.entries.iter().map(|entry| entry.events).sum();
+            prop_assert_eq!(events as usize, changes.len());
+            let plain = Batch { entries, ..seal(BatchBuilder::default(), nth) };
+            let (a, b) = (folded_store.apply(&batch).unwrap(), plain_store.apply(&plain).unwrap());
+            prop_assert_eq!(a.dead_letters, b.dead_letters);
+            prop_assert_eq!(
+                picture(&catalog, &mut folded_store, &*one.reader()),
+                picture(&catalog, &mut plain_store, &*other.reader())
+            );
+        }
+    }
+
+    /// Without steps that depend on the row that is there, even the order of arrival is free.
+    #[test]
+    fn the_order_of_arrival_does_not_matter(history in history(), seed in any::<u64>()) {
+        let catalog = Arc::new(catalog());
+        let (batches, _) = delivery(&catalog, &history);
+        let free = |entry: &Entry| matches!(entry.step, Step::Row(_)) || is_truncate(entry);
+        let entries: Vec<Entry> =
+            unfolded(&catalog, &batches).into_iter().flatten().filter(free).collect();
+        let mut shuffled = entries.clone();
+        let mut random = seed;
+        for index in (1..shuffled.len()).rev() {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            shuffled.swap(index, (random >> 33) as usize % (index + 1));
+        }
+        let (one, other) = (InMemory::new(catalog.clone()), InMemory::new(catalog.clone()));
+        for (bench, entries) in [(&one, entries), (&other, shuffled)] {
+            bench.open().apply(&Batch { entries, observed: observed(), ..Batch::default() }).unwrap();
+        }
+        prop_assert_eq!(
+            picture(&catalog, &mut one.open(), &*one.reader()),
+            picture(&catalog, &mut other.open(), &*other.reader())
+        );
+    }
+}

@@ -1,0 +1,491 @@
+//! The reference model: what a replica is, said with maps and the domain's functions only.
+//!
+//! The contract suite compares every other store with it, and the simulation uses it as a store
+//! that can refuse a batch or lose the reply.
+
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::rules;
+use super::{
+    Applied, Figures, Maintenance, PositionStatus, Reader, RowLookup, Status, Store, StoreError, TableStatus,
+};
+use crate::domain::batch::{Batch, Entry, Observed, Step};
+use crate::domain::catalog::{Catalog, Table};
+use crate::domain::change::IfMissing;
+use crate::domain::checkpoint::{Checkpoint, TopicPartition};
+use crate::domain::dead_letter::DeadLetter;
+use crate::domain::freshness::worst;
+use crate::domain::retry::RetryReason;
+use crate::domain::row::RowState;
+use crate::domain::state::{Facts, State, state};
+use crate::domain::value::Value;
+use crate::domain::version::{Version, VersionKind};
+
+/// A replica in memory. Clones share it, as two openings of one file would.
+#[derive(Debug, Clone)]
+pub struct MemoryStore {
+    catalog: Arc<Catalog>,
+    heartbeat_limit_ms: i64,
+    replica: Arc<Mutex<Replica>>,
+}
+
+/// What goes wrong with a coming batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Nothing is applied.
+    Refuse(RetryReason),
+    /// The batch is applied, but the caller hears of an error.
+    LoseReply,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Replica {
+    tables: Vec<MemoryTable>,
+    checkpoint: Checkpoint,
+    end_offsets: BTreeMap<TopicPartition, i64>,
+    dead_letters: BTreeMap<(TopicPartition, i64, Option<usize>), DeadLetter>,
+    heartbeat_ms: Option<i64>,
+    connected: bool,
+    stopped: Option<String>,
+    last_batch: u64,
+    faults: VecDeque<Fault>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+struct MemoryTable {
+    rows: BTreeMap<Key, MemoryRow>,
+    truncated: Option<Version>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct MemoryRow {
+    state: RowState,
+    /// Heartbeat of the batch that last changed it.
+    at_ms: i64,
+}
+
+/// A key with an order, so that maps and comparisons are repeatable.
+#[derive(Debug, Clone, PartialEq)]
+struct Key(Vec<Value>);
+
+impl Eq for Key {}
+
+impl PartialOrd for Key {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Key {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let mut parts = self.0.iter().zip(&other.0).map(|(a, b)| match (a, b) {
+            (Value::Integer(a), Value::Integer(b)) => a.cmp(b),
+            (Value::Real(a), Value::Real(b)) => a.total_cmp(b),
+            (Value::Text(a), Value::Text(b)) => a.cmp(b),
+            (Value::Blob(a), Value::Blob(b)) => a.cmp(b),
+            // Columns are typed: two keys of one table never get here.
+            _ => Ordering::Equal,
+        });
+        parts.find(|order| order.is_ne()).unwrap_or(Ordering::Equal)
+    }
+}
+
+impl Key {
+    fn of(table: &Table, values: &[Value]) -> Key {
+        Key(table.key_of(values).cloned().collect())
+    }
+}
+
+impl MemoryStore {
+    pub fn new(catalog: Arc<Catalog>, heartbeat_limit: std::time::Duration) -> MemoryStore {
+        let tables = vec![MemoryTable::default(); catalog.tables.len()];
+        MemoryStore {
+            catalog,
+            heartbeat_limit_ms: heartbeat_limit.as_millis() as i64,
+            replica: Arc::new(Mutex::new(Replica { tables, ..Replica::default() })),
+        }
+    }
+
+    pub fn reader(&self) -> MemoryReader {
+        MemoryReader(self.clone())
+    }
+
+    /// Something goes wrong with the next batch that has nothing planned for it yet.
+    pub fn plan(&self, fault: Fault) {
+        self.replica().faults.push_back(fault);
+    }
+
+    /// Every visible row of a table, in key order.
+    pub fn rows(&self, table: usize) -> Vec<Vec<Value>> {
+        let shape = &self.catalog.tables[table];
+        let replica = self.replica();
+        let states = replica.tables[table].rows.values().map(|row| &row.state);
+        states.filter(|state| state.is_visible(shape)).map(|state| shown(&state.values)).collect()
+    }
+
+    /// Everything known about a key, readers' view or not.
+    pub fn state_of(&self, table: usize, key: &[Value]) -> Option<RowState> {
+        self.replica().tables[table].rows.get(&Key(key.to_vec())).map(|row| row.state.clone())
+    }
+
+    /// Kept dead letters in the order of their coordinates.
+    pub fn dead_letters(&self) -> Vec<DeadLetter> {
+        self.replica().dead_letters.values().cloned().collect()
+    }
+
+    /// What kind of version a table's rows carry; `None` while it has none.
+    pub fn version_kinds(&mut self) -> Result<Vec<Option<VersionKind>>, StoreError> {
+        let replica = self.replica();
+        let first = |table: &MemoryTable| table.rows.values().find_map(|row| row.state.newest());
+        Ok(replica.tables.iter().map(|table| first(table).map(|version| version.kind())).collect())
+    }
+
+    fn replica(&self) -> MutexGuard<'_, Replica> {
+        self.replica.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What readers see of a row: an unknown column is null.
+fn shown(values: &[Value]) -> Vec<Value> {
+    values.iter().map(|value| if value.is_absent() { Value::Null } else { value.clone() }).collect()
+}
+
+impl Store for MemoryStore {
+    fn checkpoint(&mut self) -> Result<Checkpoint, StoreError> {
+        Ok(self.replica().checkpoint.clone())
+    }
+
+    fn apply(&mut self, batch: &Batch) -> Result<Applied, StoreError> {
+        let mut replica = self.replica();
+        let fault = replica.faults.pop_front();
+        if let Some(Fault::Refuse(reason)) = fault {
+            return Err(StoreError::Retry { reason, message: "refused as planned".into() });
+        }
+        let mut next = replica.clone();
+        let applied = next.apply(&self.catalog, batch)?;
+        *replica = next;
+        if fault == Some(Fault::LoseReply) {
+            return Err(StoreError::Retry {
+                reason: RetryReason::Io,
+                message: "reply lost as planned".into(),
+            });
+        }
+        Ok(applied)
+    }
+
+    fn complete(&mut self) -> Result<(), StoreError> {
+        self.replica().checkpoint.complete = true;
+        Ok(())
+    }
+
+    fn maintain(&mut self, now_ms: i64) -> Result<Maintenance, StoreError> {
+        let mut replica = self.replica();
+        let mut dropped = 0;
+        for (index, shape) in self.catalog.tables.iter().enumerate() {
+            let fresh = replica.fresh_as_of(&shape.topics);
+            let Some(before_ms) = rules::marks_before_ms(shape, fresh, now_ms) else { continue };
+            let rows = &mut replica.tables[index].rows;
+            let all = rows.len();
+            rows.retain(|_, row| row.state.version.is_some() || row.at_ms >= before_ms);
+            dropped += (all - rows.len()) as u64;
+        }
+        Ok(Maintenance { delete_marks_dropped: dropped, wal_pages_pinned: 0 })
+    }
+
+    fn figures(&mut self) -> Figures {
+        let replica = self.replica();
+        let count = |index: usize, wanted: &dyn Fn(&Table, &RowState) -> bool| {
+            let shape = &self.catalog.tables[index];
+            replica.tables[index].rows.values().filter(|row| wanted(shape, &row.state)).count() as u64
+        };
+        let each = |wanted: &dyn Fn(&Table, &RowState) -> bool| -> Vec<u64> {
+            (0..self.catalog.tables.len()).map(|index| count(index, wanted)).collect()
+        };
+        let mut dead_letters = vec![0; self.catalog.topics.len()];
+        for (at, _, _) in replica.dead_letters.keys() {
+            dead_letters[at.topic] += 1;
+        }
+        Figures {
+            rows: each(&|shape, state| state.is_visible(shape)),
+            held: each(&|shape, state| state.version.is_some() && !state.is_visible(shape)),
+            delete_marks: each(&|_, state| state.version.is_none()),
+            dead_letters,
+            replica_bytes: 0,
+            wal_bytes: 0,
+        }
+    }
+}
+
+impl Replica {
+    fn apply(&mut self, catalog: &Catalog, batch: &Batch) -> Result<Applied, StoreError> {
+        let stored = |at: &TopicPartition| self.checkpoint.positions.get(at);
+        if batch.id != 0
+            && batch.id == self.last_batch
+            && batch.advances.iter().all(|(at, advance)| stored(at) == Some(&advance.to))
+        {
+            let kept = self.dead_letters.len() as u64;
+            return Ok(Applied { dead_letters_kept: kept, ..Applied::default() });
+        }
+        for (at, advance) in &batch.advances {
+            let found = stored(at).map(|position| position.next_offset);
+            if found != advance.from {
+                return Err(rules::another_writer(
+                    &catalog.topics[at.topic],
+                    at.partition,
+                    found,
+                    advance.from,
+                ));
+            }
+        }
+        self.identify(catalog, &batch.observed)?;
+        let mut applied = Applied::default();
+        for (index, entry) in batch.entries.iter().enumerate() {
+            match self.step(&catalog.tables[entry.table], entry, batch.observed.heartbeat_ms) {
+                Outcome::Changed => {}
+                Outcome::Stale => applied.stale.push(index),
+                Outcome::Ignored => applied.missing_row.push(index),
+                Outcome::Rejected(letter) => applied.dead_letters.push(letter),
+            }
+        }
+        for letter in batch.dead_letters.iter().chain(&applied.dead_letters) {
+            let id = (letter.at, letter.offset, letter.rejection.table);
+            self.dead_letters.entry(id).or_insert_with(|| letter.clone());
+        }
+        applied.dead_letters_kept = self.dead_letters.len() as u64;
+        for (at, advance) in &batch.advances {
+            self.checkpoint.positions.insert(*at, advance.to.clone());
+        }
+        self.observe(&batch.observed);
+        self.last_batch = batch.id;
+        Ok(applied)
+    }
+
+    fn identify(&mut self, catalog: &Catalog, observed: &Observed) -> Result<(), StoreError> {
+        if let Some(seen) = &observed.cluster_id {
+            let stored = self.checkpoint.cluster_id.get_or_insert_with(|| seen.clone());
+            if stored != seen {
+                return Err(rules::another_cluster(stored, seen));
+            }
+        }
+        for (topic, seen) in &observed.topic_ids {
+            let stored = self.checkpoint.topic_ids.entry(*topic).or_insert_with(|| seen.clone());
+            if stored != seen {
+                return Err(rules::another_topic(&catalog.topics[*topic], stored, seen));
+            }
+        }
+        Ok(())
+    }
+
+    fn observe(&mut self, observed: &Observed) {
+        self.heartbeat_ms = Some(observed.heartbeat_ms);
+        self.connected = observed.connected;
+        self.checkpoint.fresh_as_of_ms.extend(&observed.fresh_as_of_ms);
+        self.end_offsets.extend(&observed.end_offsets);
+        match observed.stopped.as_deref() {
+            None => {}
+            Some("") => self.stopped = None,
+            Some(reason) => self.stopped = Some(reason.into()),
+        }
+    }
+
+    fn step(&mut self, shape: &Table, entry: &Entry, now_ms: i64) -> Outcome {
+        let table = &mut self.tables[entry.table];
+        match &entry.step {
+            Step::Truncate { version } => {
+                if Some(*version) <= table.truncated {
+                    return Outcome::Stale;
+                }
+                table.truncated = Some(*version);
+                table.rows.retain(|_, row| {
+                    row.state.truncate(shape, *version);
+                    !row.state.is_unknown()
+                });
+                Outcome::Changed
+            }
+            Step::Row(incoming) => {
+                let mut incoming = incoming.clone();
+                if let Some(mark) = table.truncated {
+                    incoming.truncate(shape, mark);
+                }
+                let mut state = table.state(shape, &incoming.values);
+                if !state.absorb(shape, incoming) {
+                    return Outcome::Stale;
+                }
+                table.put(shape, state, now_ms);
+                Outcome::Changed
+            }
+            Step::PatchIfPresent { patch, if_missing } => {
+                let mut incoming = patch.clone();
+                if let Some(mark) = table.truncated {
+                    incoming.truncate(shape, mark);
+                }
+                let mut state = table.state(shape, &incoming.values);
+                let visible = state.is_visible(shape);
+                // Stale comes first: a replay must not become a dead letter.
+                if !state.absorb(shape, incoming) {
+                    return Outcome::Stale;
+                }
+                if visible {
+                    table.put(shape, state, now_ms);
+                    return Outcome::Changed;
+                }
+                match (if_missing, patch.version) {
+                    (IfMissing::DeadLetter, Some(version)) => {
+                        Outcome::Rejected(rules::missing_row(entry.table, shape, version.at(), now_ms))
+                    }
+                    _ => Outcome::Ignored,
+                }
+            }
+            Step::Tombstone { values, at } => {
+                let mut state = table.state(shape, values);
+                if !state.bury(shape, *at) {
+                    return Outcome::Stale;
+                }
+                table.put(shape, state, now_ms);
+                Outcome::Changed
+            }
+        }
+    }
+}
+
+enum Outcome {
+    Changed,
+    Stale,
+    Ignored,
+    Rejected(DeadLetter),
+}
+
+impl MemoryTable {
+    fn state(&self, shape: &Table, values: &[Value]) -> RowState {
+        match self.rows.get(&Key::of(shape, values)) {
+            Some(row) => row.state.clone(),
+            None => rules::nothing_known(shape, values),
+        }
+    }
+
+    fn put(&mut self, shape: &Table, state: RowState, at_ms: i64) {
+        self.rows.insert(Key::of(shape, &state.values), MemoryRow { state, at_ms });
+    }
+}
+
+impl Replica {
+    /// Every partition of a topic that the replica has heard of.
+    fn partitions(&self, topic: usize) -> BTreeSet<TopicPartition> {
+        let positions = self.checkpoint.positions.keys();
+        let all = positions.chain(self.checkpoint.fresh_as_of_ms.keys()).chain(self.end_offsets.keys());
+        all.filter(|at| at.topic == topic).copied().collect()
+    }
+
+    /// The worst partition of the worst topic; a topic without known partitions is unknown.
+    fn fresh_as_of(&self, topics: &[usize]) -> Option<i64> {
+        worst(topics.iter().map(|topic| {
+            let partitions = self.partitions(*topic);
+            worst(partitions.iter().map(|at| self.checkpoint.fresh_as_of_ms.get(at).copied()))
+        }))
+    }
+
+    fn lag_records(&self, topics: &[usize]) -> Option<i64> {
+        let mut lag = 0;
+        for topic in topics {
+            let partitions = self.partitions(*topic);
+            if partitions.is_empty() {
+                return None;
+            }
+            for at in partitions {
+                let next = self.checkpoint.positions.get(&at)?.next_offset;
+                lag += (self.end_offsets.get(&at)? - next).max(0);
+            }
+        }
+        Some(lag)
+    }
+}
+
+/// Reads a [`MemoryStore`] while it works.
+#[derive(Debug, Clone)]
+pub struct MemoryReader(MemoryStore);
+
+impl Reader for MemoryReader {
+    fn status(&self, now_ms: i64) -> Result<Status, StoreError> {
+        let catalog = &self.0.catalog;
+        let replica = self.0.replica();
+        let complete = replica.checkpoint.complete;
+        let mut tables = Vec::with_capacity(catalog.tables.len());
+        for (index, shape) in catalog.tables.iter().enumerate() {
+            let fresh_as_of_ms = replica.fresh_as_of(&shape.topics);
+            let facts = Facts {
+                stopped: replica.stopped.is_some(),
+                complete,
+                connected: replica.connected,
+                heartbeat_ms: replica.heartbeat_ms,
+                heartbeat_limit_ms: self.0.heartbeat_limit_ms,
+                fresh_as_of_ms,
+                max_staleness_ms: shape.max_staleness_ms,
+                missing_events: false,
+                rebuilding: false,
+            };
+            let rows = replica.tables[index].rows.values();
+            let letters = replica.dead_letters.keys();
+            tables.push(TableStatus {
+                table_name: shape.name.clone(),
+                state: state(&facts, now_ms),
+                complete,
+                rebuilding: false,
+                fresh_as_of: fresh_as_of_ms.and_then(rfc3339),
+                fresh_as_of_ms,
+                lag_records: replica.lag_records(&shape.topics),
+                max_staleness_ms: shape.max_staleness_ms,
+                rows: rows.filter(|row| row.state.is_visible(shape)).count() as u64,
+                dead_letters: letters
+                    .filter(|(at, _, table)| match table {
+                        Some(table) => *table == index,
+                        None => shape.topics.contains(&at.topic),
+                    })
+                    .count() as u64,
+                generation: 1,
+            });
+        }
+        let topics: Vec<usize> = (0..catalog.topics.len()).collect();
+        let fresh_as_of_ms = replica.fresh_as_of(&topics);
+        let positions = replica.checkpoint.positions.iter().map(|(at, position)| PositionStatus {
+            generation: 1,
+            topic: catalog.topics[at.topic].clone(),
+            partition: at.partition,
+            next_offset: position.next_offset,
+            end_offset: replica.end_offsets.get(at).copied(),
+            leader_epoch: position.leader_epoch,
+            topic_id: replica.checkpoint.topic_ids.get(&at.topic).cloned(),
+            cluster_id: replica.checkpoint.cluster_id.clone(),
+            fresh_as_of_ms: replica.checkpoint.fresh_as_of_ms.get(at).copied(),
+        });
+        Ok(Status {
+            replica: "memory".into(),
+            state: tables.iter().map(|table| table.state).min().unwrap_or(State::Building),
+            complete,
+            fresh_as_of: fresh_as_of_ms.and_then(rfc3339),
+            fresh_as_of_ms,
+            lag_records: replica.lag_records(&topics),
+            dead_letters: replica.dead_letters.len() as u64,
+            stopped: replica.stopped.clone(),
+            cluster_id: replica.checkpoint.cluster_id.clone(),
+            positions: positions.collect(),
+            tables,
+        })
+    }
+
+    fn row(&self, table: usize, key: &[Value]) -> Result<RowLookup, StoreError> {
+        let Some(row) = self.0.state_of(table, key) else { return Ok(RowLookup::Missing) };
+        if let Some(version) = row.version
+            && row.is_visible(&self.0.catalog.tables[table])
+        {
+            return Ok(RowLookup::Visible { values: shown(&row.values), version });
+        }
+        Ok(row.deleted.map_or(RowLookup::Missing, |version| RowLookup::Deleted { version }))
+    }
+}
+
+fn rfc3339(ms: i64) -> Option<String> {
+    let at = jiff::Timestamp::from_millisecond(ms).ok()?;
+    Some(format!("{at:.3}"))
+}

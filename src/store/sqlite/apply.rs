@@ -1,0 +1,296 @@
+//! One batch, one transaction.
+
+use std::collections::BTreeSet;
+
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
+
+use super::layout::{GENERATION, TableSql};
+use super::table::{Outcome, TableWriter};
+use super::{Memory, SqliteStore, Unconfirmed};
+use crate::domain::batch::{Advance, Batch, Observed};
+use crate::domain::catalog::Catalog;
+use crate::domain::checkpoint::{AfterDelete, Checkpoint, PartitionMemory, Position, TopicPartition};
+use crate::domain::dead_letter::DeadLetter;
+use crate::domain::version::Version;
+use crate::store::{Applied, StoreError, rules};
+
+impl SqliteStore {
+    pub(super) fn apply_batch(&mut self, batch: &Batch) -> Result<Applied, StoreError> {
+        let tx = Transaction::new_unchecked(&self.conn, TransactionBehavior::Immediate)?;
+        let mut work = Work {
+            conn: &self.conn,
+            catalog: &self.catalog,
+            sql: &self.sql,
+            memory: self.memory.clone(),
+            dead_letter_bytes_max: i64::try_from(self.settings.dead_letter_bytes_max).unwrap_or(i64::MAX),
+        };
+        if work.was_applied(batch)? {
+            drop(tx);
+            return Ok(self.confirm(batch.id));
+        }
+        let applied = work.write(batch)?;
+        let memory = work.memory;
+        self.unconfirmed = Some(Unconfirmed { batch: batch.id, memory, applied });
+        tx.commit()?;
+        Ok(self.confirm(batch.id))
+    }
+
+    /// The batch is in the file: what is kept in memory follows.
+    fn confirm(&mut self, batch: u64) -> Applied {
+        match self.unconfirmed.take() {
+            Some(last) if last.batch == batch => {
+                self.memory = last.memory;
+                last.applied
+            }
+            // Committed before this process started: memory was loaded with it.
+            _ => {
+                let kept = self.memory.dead_letters.iter().sum();
+                Applied { dead_letters_kept: kept, ..Applied::default() }
+            }
+        }
+    }
+
+    pub(super) fn read_checkpoint(&mut self) -> Result<Checkpoint, StoreError> {
+        let mut checkpoint = Checkpoint {
+            cluster_id: self.memory.cluster_id.clone(),
+            topic_ids: self.memory.topic_ids.clone(),
+            complete: self.complete,
+            ..Checkpoint::default()
+        };
+        let mut statement = self.conn.prepare_cached(
+            "SELECT topic, \"partition\", next_offset, leader_epoch, max_timestamp_ms, after_delete_key, \
+             after_delete_version, fresh_as_of_ms FROM _readside_meta_partitions WHERE generation = ?1",
+        )?;
+        let mut rows = statement.query([GENERATION])?;
+        while let Some(row) = rows.next()? {
+            let Ok(topic) = self.catalog.topics.binary_search(&row.get::<_, String>(0)?) else { continue };
+            let at = TopicPartition { topic, partition: row.get(1)? };
+            if let Some(fresh) = row.get(7)? {
+                checkpoint.fresh_as_of_ms.insert(at, fresh);
+            }
+            let Some(next_offset) = row.get(2)? else { continue };
+            let version: Option<Vec<u8>> = row.get(6)?;
+            let after_delete = match (row.get(5)?, version.as_deref().and_then(Version::from_bytes)) {
+                (Some(key), Some(version)) => Some(AfterDelete { key, version }),
+                _ => None,
+            };
+            let memory = PartitionMemory { max_timestamp_ms: row.get(4)?, after_delete };
+            checkpoint.positions.insert(at, Position { next_offset, leader_epoch: row.get(3)?, memory });
+        }
+        Ok(checkpoint)
+    }
+}
+
+/// A batch on its way into an open transaction. `memory` is what will be true after it.
+struct Work<'a> {
+    conn: &'a Connection,
+    catalog: &'a Catalog,
+    sql: &'a [TableSql],
+    memory: Memory,
+    dead_letter_bytes_max: i64,
+}
+
+impl Work<'_> {
+    /// Whether this very batch is in the file: its reply was lost, and it was sent again.
+    fn was_applied(&self, batch: &Batch) -> Result<bool, StoreError> {
+        let last: i64 = self
+            .conn
+            .prepare_cached("SELECT last_batch FROM _readside_meta_replica WHERE id = 1")?
+            .query_row([], |row| row.get(0))?;
+        if batch.id == 0 || last != batch.id as i64 {
+            return Ok(false);
+        }
+        for (at, advance) in &batch.advances {
+            if self.stored_position(*at)? != Some(advance.to.next_offset) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn write(&mut self, batch: &Batch) -> Result<Applied, StoreError> {
+        for (at, advance) in &batch.advances {
+            self.advance(*at, advance)?;
+        }
+        self.identify(&batch.observed)?;
+        let before = self.memory.tables.clone();
+        let mut applied = self.write_entries(batch)?;
+        for letter in batch.dead_letters.iter().chain(&applied.dead_letters) {
+            self.keep_dead_letter(letter)?;
+        }
+        applied.dead_letters_kept = self.memory.dead_letters.iter().sum();
+        self.observe(batch)?;
+        for (index, table) in self.memory.tables.iter().enumerate() {
+            if before[index] != *table {
+                self.conn
+                    .prepare_cached(
+                        "UPDATE _readside_meta_tables SET rows = ?3, held = ?4, delete_marks = ?5, truncated = ?6 \
+                         WHERE generation = ?1 AND table_name = ?2",
+                    )?
+                    .execute(params![
+                        GENERATION,
+                        self.catalog.tables[index].name,
+                        table.rows,
+                        table.held,
+                        table.marks,
+                        table.truncated.as_ref().map(Version::as_bytes),
+                    ])?;
+            }
+        }
+        Ok(applied)
+    }
+
+    fn write_entries(&mut self, batch: &Batch) -> Result<Applied, StoreError> {
+        let now_ms = batch.observed.heartbeat_ms;
+        let mut applied = Applied::default();
+        let mut writers: Vec<Option<TableWriter<'_>>> = self.catalog.tables.iter().map(|_| None).collect();
+        for (index, entry) in batch.entries.iter().enumerate() {
+            let shape = &self.catalog.tables[entry.table];
+            let writer = writers[entry.table]
+                .get_or_insert_with(|| TableWriter::new(self.conn, shape, &self.sql[entry.table], now_ms));
+            match writer.step(&mut self.memory.tables[entry.table], &entry.step)? {
+                Outcome::Changed => {}
+                Outcome::Stale => applied.stale.push(index),
+                Outcome::Ignored => applied.missing_row.push(index),
+                Outcome::MissingRow(at) => {
+                    applied.dead_letters.push(rules::missing_row(entry.table, shape, at, now_ms));
+                }
+            }
+        }
+        Ok(applied)
+    }
+
+    /// Compare and set, in one statement.
+    fn advance(&self, at: TopicPartition, advance: &Advance) -> Result<(), StoreError> {
+        let topic = &self.catalog.topics[at.topic];
+        let Position { next_offset, leader_epoch, memory } = &advance.to;
+        let after = memory.after_delete.as_ref();
+        let changed = self
+            .conn
+            .prepare_cached(
+                "INSERT INTO _readside_meta_partitions (generation, topic, \"partition\", next_offset, leader_epoch, \
+                 max_timestamp_ms, after_delete_key, after_delete_version) \
+                 SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8 WHERE ?9 IS NULL OR EXISTS (SELECT 1 FROM \
+                 _readside_meta_partitions WHERE generation = ?1 AND topic = ?2 AND \"partition\" = ?3) \
+                 ON CONFLICT (generation, topic, \"partition\") DO UPDATE SET next_offset = ?4, leader_epoch = ?5, \
+                 max_timestamp_ms = ?6, after_delete_key = ?7, after_delete_version = ?8 WHERE next_offset IS ?9",
+            )?
+            .execute(params![
+                GENERATION,
+                topic,
+                at.partition,
+                next_offset,
+                leader_epoch,
+                memory.max_timestamp_ms,
+                after.map(|after| &after.key),
+                after.map(|after| after.version.as_bytes()),
+                advance.from,
+            ])?;
+        if changed == 1 {
+            return Ok(());
+        }
+        Err(rules::another_writer(topic, at.partition, self.stored_position(at)?, advance.from))
+    }
+
+    fn stored_position(&self, at: TopicPartition) -> Result<Option<i64>, StoreError> {
+        let found = self
+            .conn
+            .prepare_cached(
+                "SELECT next_offset FROM _readside_meta_partitions \
+                 WHERE generation = ?1 AND topic = ?2 AND \"partition\" = ?3",
+            )?
+            .query_row(params![GENERATION, self.catalog.topics[at.topic], at.partition], |row| row.get(0))
+            .optional()?;
+        Ok(found.flatten())
+    }
+
+    fn identify(&mut self, observed: &Observed) -> Result<(), StoreError> {
+        if let Some(seen) = &observed.cluster_id {
+            match &self.memory.cluster_id {
+                Some(stored) if stored != seen => return Err(rules::another_cluster(stored, seen)),
+                Some(_) => {}
+                None => {
+                    self.conn.execute("UPDATE _readside_meta_replica SET cluster_id = ?1", [seen])?;
+                    self.memory.cluster_id = Some(seen.clone());
+                }
+            }
+        }
+        for (&topic, seen) in &observed.topic_ids {
+            let name = &self.catalog.topics[topic];
+            match self.memory.topic_ids.get(&topic) {
+                Some(stored) if stored != seen => return Err(rules::another_topic(name, stored, seen)),
+                Some(_) => {}
+                None => {
+                    self.conn.execute(
+                        "UPDATE _readside_meta_topics SET topic_id = ?3 WHERE generation = ?1 AND topic = ?2",
+                        params![GENERATION, name, seen],
+                    )?;
+                    self.memory.topic_ids.insert(topic, seen.clone());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps the first of a record and table, and bytes only within their bound.
+    fn keep_dead_letter(&mut self, letter: &DeadLetter) -> Result<(), StoreError> {
+        let table = letter.rejection.table.map_or("", |index| self.catalog.tables[index].name.as_str());
+        let size = letter.record.as_ref().map_or(0, |record| record.size() as i64);
+        let fits = self.memory.dead_letter_bytes.saturating_add(size) <= self.dead_letter_bytes_max;
+        let record = letter.record.as_ref().filter(|_| fits);
+        let added = self
+            .conn
+            .prepare_cached(
+                "INSERT INTO _readside_meta_dead_letters (topic, \"partition\", \"offset\", table_name, path, reason, \
+                 message, first_seen_ms, \"key\", \"value\", headers) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, \
+                 ?11) ON CONFLICT DO NOTHING",
+            )?
+            .execute(params![
+                self.catalog.topics[letter.at.topic],
+                letter.at.partition,
+                letter.offset,
+                table,
+                letter.rejection.path,
+                letter.rejection.reason.name(),
+                letter.rejection.message,
+                letter.first_seen_ms,
+                record.and_then(|record| record.key.as_ref()),
+                record.and_then(|record| record.value.as_ref()),
+                record.and_then(|record| record.headers.as_ref()),
+            ])?;
+        if added > 0 {
+            self.memory.dead_letters[letter.at.topic] += 1;
+            self.memory.dead_letter_bytes += record.map_or(0, |record| record.size() as i64);
+        }
+        Ok(())
+    }
+
+    fn observe(&self, batch: &Batch) -> Result<(), StoreError> {
+        let observed = &batch.observed;
+        let seen: BTreeSet<&TopicPartition> =
+            observed.fresh_as_of_ms.keys().chain(observed.end_offsets.keys()).collect();
+        if !seen.is_empty() {
+            let mut statement = self.conn.prepare_cached(
+                "INSERT INTO _readside_meta_partitions (generation, topic, \"partition\", end_offset, fresh_as_of_ms) \
+                 VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (generation, topic, \"partition\") DO UPDATE SET \
+                 end_offset = COALESCE(?4, end_offset), fresh_as_of_ms = COALESCE(?5, fresh_as_of_ms)",
+            )?;
+            for at in seen {
+                statement.execute(params![
+                    GENERATION,
+                    self.catalog.topics[at.topic],
+                    at.partition,
+                    observed.end_offsets.get(at),
+                    observed.fresh_as_of_ms.get(at),
+                ])?;
+            }
+        }
+        self.conn
+            .prepare_cached(
+                "UPDATE _readside_meta_replica SET heartbeat_ms = ?1, connected = ?2, last_batch = ?3, \
+                 stopped = CASE WHEN ?4 IS NULL THEN stopped ELSE NULLIF(?4, '') END",
+            )?
+            .execute(params![observed.heartbeat_ms, observed.connected, batch.id as i64, observed.stopped])?;
+        Ok(())
+    }
+}

@@ -1,0 +1,297 @@
+//! What is in the file: names, definitions and the statements over the tables of a generation.
+//!
+//! Everything a reader can touch works on SQLite 3.31 (2020): no `STRICT`, no newer functions.
+
+use crate::domain::catalog::{Catalog, Table};
+use crate::domain::value::ColumnType;
+
+/// `PRAGMA application_id`: "rdsd".
+pub(super) const APPLICATION_ID: i32 = 0x7264_7364;
+/// `PRAGMA user_version`.
+pub(super) const LAYOUT: i32 = 1;
+/// The generation that is built and served; a rebuild will count it up.
+pub(super) const GENERATION: i64 = 1;
+
+/// The bookkeeping tables. Readers look at the views in [`super::views`].
+pub(super) const META: &str = "
+CREATE TABLE _readside_meta_replica (
+  id INTEGER PRIMARY KEY CHECK (id = 1),
+  name TEXT NOT NULL,
+  fingerprint TEXT NOT NULL,
+  generation INTEGER NOT NULL,
+  cluster_id TEXT,
+  complete INTEGER NOT NULL,
+  rebuilding INTEGER NOT NULL,
+  connected INTEGER NOT NULL,
+  heartbeat_ms INTEGER,
+  heartbeat_limit_ms INTEGER NOT NULL,
+  stopped TEXT,
+  last_batch INTEGER NOT NULL
+);
+CREATE TABLE _readside_meta_tables (
+  generation INTEGER NOT NULL,
+  table_name TEXT NOT NULL,
+  ordinal INTEGER NOT NULL,
+  fingerprint TEXT NOT NULL,
+  max_staleness_ms INTEGER NOT NULL,
+  rows INTEGER NOT NULL,
+  held INTEGER NOT NULL,
+  delete_marks INTEGER NOT NULL,
+  truncated BLOB,
+  missing_events INTEGER NOT NULL,
+  built_at_ms INTEGER,
+  PRIMARY KEY (generation, table_name)
+) WITHOUT ROWID;
+CREATE TABLE _readside_meta_topics (
+  generation INTEGER NOT NULL,
+  topic TEXT NOT NULL,
+  topic_id TEXT,
+  PRIMARY KEY (generation, topic)
+) WITHOUT ROWID;
+CREATE TABLE _readside_meta_sources (
+  generation INTEGER NOT NULL,
+  table_name TEXT NOT NULL,
+  topic TEXT NOT NULL,
+  PRIMARY KEY (generation, table_name, topic)
+) WITHOUT ROWID;
+CREATE TABLE _readside_meta_partitions (
+  generation INTEGER NOT NULL,
+  topic TEXT NOT NULL,
+  \"partition\" INTEGER NOT NULL,
+  next_offset INTEGER,
+  leader_epoch INTEGER NOT NULL DEFAULT -1,
+  max_timestamp_ms INTEGER NOT NULL DEFAULT 0,
+  after_delete_key BLOB,
+  after_delete_version BLOB,
+  end_offset INTEGER,
+  fresh_as_of_ms INTEGER,
+  PRIMARY KEY (generation, topic, \"partition\")
+) WITHOUT ROWID;
+CREATE TABLE _readside_meta_dead_letters (
+  topic TEXT NOT NULL,
+  \"partition\" INTEGER NOT NULL,
+  \"offset\" INTEGER NOT NULL,
+  table_name TEXT NOT NULL,
+  path TEXT NOT NULL,
+  reason TEXT NOT NULL,
+  message TEXT NOT NULL,
+  first_seen_ms INTEGER NOT NULL,
+  \"key\" BLOB,
+  \"value\" BLOB,
+  headers TEXT,
+  PRIMARY KEY (topic, \"partition\", \"offset\", table_name)
+);";
+
+/// An identifier, whatever is in it.
+pub(super) fn quote(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// The statements over one table of one generation.
+///
+/// Parameters 1 to n are the columns in declared order, n+1 the version, n+2 the details and n+3
+/// the time, in every statement that takes a row; lookups take the key columns in key order.
+#[derive(Debug)]
+pub(super) struct TableSql {
+    pub create: Vec<String>,
+    pub view: String,
+    pub drop_view: String,
+    pub statements: [String; STATEMENTS],
+}
+
+/// Index into [`TableSql::statements`].
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Sql {
+    /// A whole row whose key is not there.
+    Insert,
+    /// A whole row over an older one.
+    Update,
+    /// A row as it is, whatever is there.
+    Put,
+    /// A row, if it is not newer than the version.
+    DeleteOld,
+    Delete,
+    Find,
+    PutHidden,
+    DeleteHidden,
+    FindHidden,
+    /// Every row that is not newer than a truncate mark.
+    Truncate,
+    /// Rows with details, and hidden rows, in pages by key.
+    FirstDetailed,
+    NextDetailed,
+    FirstHidden,
+    NextHidden,
+    /// Delete marks made before a time, at most so many.
+    DropMarks,
+    AnyVersion,
+}
+
+pub(super) const STATEMENTS: usize = Sql::AnyVersion as usize + 1;
+
+/// Rows a truncate looks at together.
+pub(super) const PAGE: usize = 256;
+
+impl TableSql {
+    pub fn new(table: &Table) -> TableSql {
+        let main = quote(&format!("_readside_g{GENERATION}_{}", table.name));
+        let hidden = quote(&format!("_readside_g{GENERATION}h_{}", table.name));
+        let columns: Vec<String> = table.columns.iter().map(|column| quote(&column.name)).collect();
+        let listed = columns.join(", ");
+        let n = columns.len();
+        let numbered = |from: usize, to: usize| {
+            (from..=to).map(|index| format!("?{index}")).collect::<Vec<_>>().join(", ")
+        };
+        let key = table.key.iter().map(|&index| columns[index].clone()).collect::<Vec<_>>().join(", ");
+        // The key among the parameters of a whole row, and alone.
+        let own_key: Vec<String> =
+            table.key.iter().map(|&index| format!("{} = ?{}", columns[index], index + 1)).collect();
+        let own_key = own_key.join(" AND ");
+        let given_key: Vec<String> = table
+            .key
+            .iter()
+            .enumerate()
+            .map(|(at, &index)| format!("{} = ?{}", columns[index], at + 1))
+            .collect();
+        let given_key = given_key.join(" AND ");
+        let keys = table.key.len();
+        let after_key = format!("({key}) > ({})", numbered(1, keys));
+        let set: String = (0..n)
+            .filter(|&index| !table.is_key(index))
+            .map(|index| format!("{} = ?{}, ", columns[index], index + 1))
+            .collect();
+        let (v, d, t) = (n + 1, n + 2, n + 3);
+        let row = format!("{listed}, _readside_v, _readside_d");
+        let statements = [
+            format!(
+                "INSERT INTO {main} ({listed}, _readside_v) VALUES ({}) ON CONFLICT DO NOTHING",
+                numbered(1, v)
+            ),
+            format!(
+                "UPDATE {main} SET {set}_readside_v = ?{v}, _readside_d = NULL \
+                 WHERE {own_key} AND _readside_v < ?{v}"
+            ),
+            format!(
+                "INSERT INTO {main} ({row}) VALUES ({}) ON CONFLICT ({key}) DO UPDATE SET \
+                 {set}_readside_v = ?{v}, _readside_d = ?{d}",
+                numbered(1, d)
+            ),
+            format!("DELETE FROM {main} WHERE {given_key} AND _readside_v <= ?{}", keys + 1),
+            format!("DELETE FROM {main} WHERE {given_key}"),
+            format!("SELECT {row} FROM {main} WHERE {given_key}"),
+            format!(
+                "INSERT INTO {hidden} ({row}, _readside_at_ms) VALUES ({}) ON CONFLICT ({key}) DO UPDATE SET \
+                 {set}_readside_v = ?{v}, _readside_d = ?{d}, _readside_at_ms = ?{t}",
+                numbered(1, t)
+            ),
+            format!("DELETE FROM {hidden} WHERE {given_key}"),
+            format!("SELECT {row} FROM {hidden} WHERE {given_key}"),
+            format!("DELETE FROM {main} WHERE _readside_v <= ?1"),
+            format!("SELECT {row} FROM {main} WHERE _readside_d IS NOT NULL ORDER BY {key} LIMIT {PAGE}"),
+            format!(
+                "SELECT {row} FROM {main} WHERE _readside_d IS NOT NULL AND {after_key} \
+                 ORDER BY {key} LIMIT {PAGE}"
+            ),
+            format!("SELECT {row} FROM {hidden} ORDER BY {key} LIMIT {PAGE}"),
+            format!("SELECT {row} FROM {hidden} WHERE {after_key} ORDER BY {key} LIMIT {PAGE}"),
+            format!(
+                "DELETE FROM {hidden} WHERE ({key}) IN (SELECT {key} FROM {hidden} \
+                 WHERE _readside_v IS NULL AND _readside_at_ms < ?1 LIMIT ?2)"
+            ),
+            format!(
+                "SELECT * FROM (SELECT {row} FROM {main} LIMIT 1) UNION ALL \
+                 SELECT * FROM (SELECT {row} FROM {hidden} LIMIT 1) LIMIT 1"
+            ),
+        ];
+        TableSql {
+            create: definitions(table, &main, &hidden, &columns),
+            view: format!("CREATE VIEW {} AS SELECT {listed} FROM {main}", quote(&table.name)),
+            drop_view: format!("DROP VIEW IF EXISTS {}", quote(&table.name)),
+            statements,
+        }
+    }
+}
+
+/// Tables and the indexes that they cannot work without.
+fn definitions(table: &Table, main: &str, hidden: &str, columns: &[String]) -> Vec<String> {
+    let define = |visible: bool| {
+        let columns: Vec<String> = table
+            .columns
+            .iter()
+            .zip(columns)
+            .enumerate()
+            .map(|(index, (column, name))| {
+                let ty = declared_type(column.ty);
+                // A single integer key is SQLite's rowid: only the exact words make it one.
+                let primary =
+                    if table.has_integer_key() && table.is_key(index) { " PRIMARY KEY" } else { "" };
+                let required = table.is_key(index) || visible && !column.nullable;
+                format!("{name} {ty}{primary}{}", if required { " NOT NULL" } else { "" })
+            })
+            .collect();
+        columns.join(", ")
+    };
+    let mut all = vec![
+        format!("CREATE TABLE {main} ({}, _readside_v BLOB NOT NULL, _readside_d BLOB)", define(true)),
+        format!(
+            "CREATE TABLE {hidden} ({}, _readside_v BLOB, _readside_d BLOB NOT NULL, \
+             _readside_at_ms INTEGER NOT NULL)",
+            define(false)
+        ),
+        format!(
+            "CREATE INDEX {} ON {hidden} (_readside_at_ms) WHERE _readside_v IS NULL",
+            quote(&format!("_readside_g{GENERATION}m_{}", table.name))
+        ),
+    ];
+    if !table.has_integer_key() {
+        let key = table.key.iter().map(|&index| columns[index].clone()).collect::<Vec<_>>().join(", ");
+        for (letters, of) in [("k", main), ("hk", hidden)] {
+            all.push(format!(
+                "CREATE UNIQUE INDEX {} ON {of} ({key})",
+                quote(&format!("_readside_g{GENERATION}{letters}_{}", table.name))
+            ));
+        }
+    }
+    all
+}
+
+/// Only the four that no driver converts by.
+fn declared_type(ty: ColumnType) -> &'static str {
+    match ty {
+        ColumnType::Integer | ColumnType::Boolean => "INTEGER",
+        ColumnType::Real => "REAL",
+        ColumnType::Blob => "BLOB",
+        ColumnType::Text
+        | ColumnType::Decimal
+        | ColumnType::Date
+        | ColumnType::Time
+        | ColumnType::Timestamp
+        | ColumnType::Uuid
+        | ColumnType::Json => "TEXT",
+    }
+}
+
+/// Names of secondary indexes begin with this.
+pub(super) fn index_prefix() -> String {
+    format!("_readside_g{GENERATION}i")
+}
+
+/// Name and definition of every secondary index. The name says the columns, so that it changes
+/// with them.
+pub(super) fn secondary_indexes(catalog: &Catalog) -> Vec<(String, String)> {
+    let mut all = Vec::new();
+    for table in &catalog.tables {
+        for index in &table.indexes {
+            let numbers: Vec<String> = index.iter().map(usize::to_string).collect();
+            let name = format!("{}{}_{}", index_prefix(), numbers.join("-"), table.name);
+            let columns: Vec<String> =
+                index.iter().map(|&column| quote(&table.columns[column].name)).collect();
+            let main = quote(&format!("_readside_g{GENERATION}_{}", table.name));
+            let sql = format!("CREATE INDEX {} ON {main} ({})", quote(&name), columns.join(", "));
+            if !all.iter().any(|(known, _)| *known == name) {
+                all.push((name, sql));
+            }
+        }
+    }
+    all
+}

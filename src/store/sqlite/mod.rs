@@ -1,0 +1,140 @@
+//! The replica in one SQLite file.
+//!
+//! - `owner`, `open`: whose file it is, and opening it
+//! - `layout`, `views`: what is in it
+//! - `apply`, `table`: one batch, one row
+//! - `upkeep`: the end of the first copy, the WAL, old delete marks
+//! - `reader`: the reading side
+
+mod apply;
+mod error;
+mod layout;
+mod open;
+mod owner;
+mod reader;
+mod table;
+mod upkeep;
+mod views;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rusqlite::Connection;
+
+pub use reader::{SqliteReader, sqlite_status};
+
+use super::{Applied, Figures, Maintenance, Store, StoreError};
+use crate::domain::batch::Batch;
+use crate::domain::catalog::Catalog;
+use crate::domain::checkpoint::Checkpoint;
+use crate::domain::version::{Version, VersionKind};
+
+/// What a store needs to know besides its catalog.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Stored in the file; another name means that the file belongs to somebody else.
+    pub replica_name: String,
+    /// Beyond this age of the heartbeat readers see `disconnected`; see [`super::heartbeat_limit`].
+    pub heartbeat_limit: Duration,
+    /// Bound on the bytes of records kept with dead letters; beyond it only their coordinates are.
+    /// Their number is bounded by the pipeline, which stops at `dead_letters.max`.
+    pub dead_letter_bytes_max: u64,
+}
+
+impl Settings {
+    fn heartbeat_limit_ms(&self) -> i64 {
+        i64::try_from(self.heartbeat_limit.as_millis()).unwrap_or(i64::MAX)
+    }
+}
+
+/// The writer of a SQLite replica. See [`Store`].
+#[derive(Debug)]
+pub struct SqliteStore {
+    // Closed before the lock is given back.
+    conn: Connection,
+    lock: owner::Lock,
+    path: PathBuf,
+    catalog: Arc<Catalog>,
+    sql: Vec<layout::TableSql>,
+    settings: Settings,
+    memory: Memory,
+    complete: bool,
+    /// Outcome of the last batch whose commit was tried, in case that the reply gets lost.
+    unconfirmed: Option<Unconfirmed>,
+}
+
+#[derive(Debug)]
+struct Unconfirmed {
+    batch: u64,
+    memory: Memory,
+    applied: Applied,
+}
+
+/// What would be too slow to ask the file for each time. Equal to what it holds, transaction by
+/// transaction.
+#[derive(Debug, Clone, PartialEq)]
+struct Memory {
+    /// By table index.
+    tables: Vec<TableMemory>,
+    /// Kept dead letters by topic index.
+    dead_letters: Vec<u64>,
+    dead_letter_bytes: i64,
+    cluster_id: Option<String>,
+    topic_ids: BTreeMap<usize, String>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct TableMemory {
+    /// Visible rows.
+    rows: i64,
+    /// Rows that readers do not see yet.
+    held: i64,
+    marks: i64,
+    truncated: Option<Version>,
+    /// The last whole row met one that was there already: the next will probably, too.
+    update_first: bool,
+}
+
+impl Store for SqliteStore {
+    fn checkpoint(&mut self) -> Result<Checkpoint, StoreError> {
+        let checkpoint = self.read_checkpoint();
+        error::at(&self.path, checkpoint)
+    }
+
+    fn apply(&mut self, batch: &Batch) -> Result<Applied, StoreError> {
+        let applied = self.apply_batch(batch);
+        error::at(&self.path, applied)
+    }
+
+    fn complete(&mut self) -> Result<(), StoreError> {
+        let completed = self.finish_first_copy();
+        error::at(&self.path, completed)
+    }
+
+    fn maintain(&mut self, now_ms: i64) -> Result<Maintenance, StoreError> {
+        let maintained = self.keep_up(now_ms);
+        error::at(&self.path, maintained)
+    }
+
+    fn figures(&mut self) -> Figures {
+        self.measure()
+    }
+}
+
+impl SqliteStore {
+    /// What kind of version each table's rows carry, found by looking at one of them; `None` while
+    /// a table has none.
+    pub fn version_kinds(&mut self) -> Result<Vec<Option<VersionKind>>, StoreError> {
+        let kinds = (0..self.catalog.tables.len()).map(|index| self.version_kind(index)).collect();
+        error::at(&self.path, kinds)
+    }
+
+    pub fn path(&self) -> &std::path::Path {
+        &self.path
+    }
+}

@@ -1,0 +1,188 @@
+//! Whose file is it: everything that is asked before the first write.
+
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, Write};
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, OpenFlags};
+
+use super::error::{foreign, from_io, stop_io};
+use super::layout::APPLICATION_ID;
+use crate::store::StoreError;
+
+const MAGIC: &[u8; 16] = b"SQLite format 3\0";
+/// Place of `application_id` in the header: <https://sqlite.org/fileformat2.html#the_database_header>.
+const APPLICATION_ID_AT: usize = 68;
+const BUILDING: &str = "building ";
+
+/// The exclusive lock of a replica's writer, held as long as this lives.
+///
+/// The lock file also says whether a first copy is being built, and since which boot of the
+/// machine: without fsync, such a copy survives a killed process but not a crash of the machine.
+#[derive(Debug)]
+pub(super) struct Lock {
+    file: File,
+    path: PathBuf,
+}
+
+/// The files beside a database, and itself.
+pub(super) fn sibling(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = OsString::from(path);
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+/// Makes the directory, and refuses what is not a replica without touching it.
+pub(super) fn inspect(path: &Path) -> Result<(), StoreError> {
+    if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
+        fs::create_dir_all(directory).map_err(|error| from_io(&error, directory))?;
+    }
+    if was_building(path)?.is_some_and(|boot| boot != boot_id()) {
+        // What an unfinished first copy looks like after a crash of the machine is anybody's guess.
+        return Ok(());
+    }
+    let mut header = Vec::with_capacity(100);
+    match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(from_io(&error, path)),
+        Ok(file) => file.take(100).read_to_end(&mut header).map_err(|error| from_io(&error, path))?,
+    };
+    if header.is_empty() {
+        return Ok(());
+    }
+    if !header.starts_with(MAGIC) {
+        return Err(foreign(
+            "the file is not a SQLite database; it was not touched: choose another replica.sqlite.path or move \
+             the file away"
+                .into(),
+        ));
+    }
+    let id = header.get(APPLICATION_ID_AT..APPLICATION_ID_AT + 4).and_then(|bytes| bytes.try_into().ok());
+    if id.map(i32::from_be_bytes) != Some(APPLICATION_ID) {
+        return Err(foreign(
+            "the file is the database of another program; it was not touched: choose another \
+             replica.sqlite.path"
+                .into(),
+        ));
+    }
+    Ok(())
+}
+
+impl Lock {
+    /// Takes the lock, and clears away a first copy that a crash of the machine has interrupted.
+    pub fn acquire(path: &Path) -> Result<Lock, StoreError> {
+        let lock_path = sibling(path, ".lock");
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&lock_path)
+            .map_err(|error| from_io(&error, &lock_path))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(foreign(
+                    "another readside process writes this replica; stop it or give each its own \
+                     replica.sqlite.path"
+                        .into(),
+                ));
+            }
+            Err(TryLockError::Error(error)) => return Err(from_io(&error, &lock_path)),
+        }
+        if was_building(path)?.is_some_and(|boot| boot != boot_id()) && !is_complete(path) {
+            tracing::warn!(
+                path = %path.display(),
+                "the machine went down while the first copy was being built: starting over"
+            );
+            for suffix in ["", "-wal", "-shm", "-journal"] {
+                let part = sibling(path, suffix);
+                match fs::remove_file(&part) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                        return Err(from_io(&error, &part));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(Lock { file, path: lock_path })
+    }
+
+    /// From here on a crash of the machine may damage the file.
+    pub fn mark_building(&mut self) -> Result<(), StoreError> {
+        self.write(&format!("{BUILDING}{}", boot_id()))?;
+        sync_directory(&self.path)
+    }
+
+    /// Everything in the file is on the disk.
+    pub fn mark_clean(&mut self) -> Result<(), StoreError> {
+        self.write("")
+    }
+
+    fn write(&mut self, text: &str) -> Result<(), StoreError> {
+        let mut write = || {
+            self.file.set_len(0)?;
+            self.file.rewind()?;
+            self.file.write_all(text.as_bytes())?;
+            self.file.sync_all()
+        };
+        write().map_err(|error| from_io(&error, &self.path))
+    }
+}
+
+/// The boot during which a first copy was being built and not cleanly left; `None` if none was.
+fn was_building(path: &Path) -> Result<Option<String>, StoreError> {
+    let lock_path = sibling(path, ".lock");
+    match fs::read_to_string(&lock_path) {
+        Ok(text) => Ok(text.strip_prefix(BUILDING).map(|boot| boot.trim_end().to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(from_io(&error, &lock_path)),
+    }
+}
+
+/// Changes with every boot of the machine: random(4). A fixed word where there is none.
+fn boot_id() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").map_or("unknown".into(), |id| id.trim().to_owned())
+}
+
+fn is_complete(path: &Path) -> bool {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let complete = Connection::open_with_flags(path, flags).and_then(|conn| {
+        conn.query_row("SELECT complete FROM _readside_meta_replica", [], |row| row.get::<_, bool>(0))
+    });
+    complete.unwrap_or(false)
+}
+
+/// Flushes a replica to the disk: the file, its WAL, and the directory that names them.
+pub(super) fn sync(path: &Path) -> Result<(), StoreError> {
+    for part in [path.to_owned(), sibling(path, "-wal")] {
+        match File::open(&part) {
+            Ok(file) => file.sync_all().map_err(|error| from_io(&error, &part))?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(from_io(&error, &part)),
+        }
+    }
+    sync_directory(path)
+}
+
+fn sync_directory(path: &Path) -> Result<(), StoreError> {
+    let directory = directory_of(path);
+    File::open(directory).and_then(|file| file.sync_all()).map_err(|error| from_io(&error, directory))
+}
+
+pub(super) fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|directory| !directory.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// SQLite opens a file that it may not write without complaint, for reading only.
+pub(super) fn refuse_read_only(conn: &Connection) -> Result<(), StoreError> {
+    if conn.is_readonly(rusqlite::MAIN_DB)? {
+        return Err(stop_io(
+            "the file or its volume is read-only; mount it writable for readside (read-only mounts are for \
+             readers)"
+                .into(),
+        ));
+    }
+    Ok(())
+}

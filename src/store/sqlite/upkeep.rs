@@ -1,0 +1,178 @@
+//! The end of the first copy, and what has to be done between batches.
+
+use std::fs;
+
+use rusqlite::{FileControl, MAIN_DB, Transaction, TransactionBehavior, params};
+
+use super::error::stop_io;
+use super::layout::{self, GENERATION, Sql};
+use super::table::read_row;
+use super::{SqliteStore, owner};
+use crate::domain::catalog::Table;
+use crate::domain::version::VersionKind;
+use crate::store::{Figures, Maintenance, StoreError, rules};
+
+/// A WAL longer than this is cut, which needs a moment without old readers.
+const WAL_LARGE_BYTES: u64 = 24 << 20;
+/// Delete marks dropped in one call, over all tables.
+const MARKS_PER_CALL: usize = 2_000;
+
+impl SqliteStore {
+    /// A kill anywhere in here leaves a copy that is still building and can be finished again.
+    pub(super) fn finish_first_copy(&mut self) -> Result<(), StoreError> {
+        if self.complete {
+            return Ok(());
+        }
+        self.adjust_indexes()?;
+        // From here on commits are ordered, and what was written before goes to the disk.
+        self.conn.pragma_update(None, "synchronous", "FULL")?;
+        self.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+        owner::sync(&self.path)?;
+
+        let tx = Transaction::new_unchecked(&self.conn, TransactionBehavior::Immediate)?;
+        for sql in &self.sql {
+            tx.execute_batch(&sql.drop_view)?;
+            tx.execute_batch(&sql.view)?;
+        }
+        tx.execute(
+            "UPDATE _readside_meta_tables SET built_at_ms = (SELECT heartbeat_ms FROM _readside_meta_replica) \
+             WHERE generation = ?1",
+            [GENERATION],
+        )?;
+        tx.execute("UPDATE _readside_meta_replica SET complete = 1", [])?;
+        tx.commit()?;
+        self.complete = true;
+        self.lock.mark_clean()?;
+        self.conn.pragma_update(None, "synchronous", "NORMAL")?;
+        Ok(())
+    }
+
+    /// Builds the secondary indexes that are declared and missing, drops those that are not declared.
+    pub(super) fn adjust_indexes(&self) -> Result<(), StoreError> {
+        let prefix = layout::index_prefix();
+        let existing: Vec<String> = self
+            .conn
+            .prepare("SELECT name FROM sqlite_schema WHERE type = 'index' AND substr(name, 1, ?2) = ?1")?
+            .query_map(params![prefix, prefix.len() as i64], |row| row.get(0))?
+            .collect::<Result<_, _>>()?;
+        let declared = layout::secondary_indexes(&self.catalog);
+        for name in existing.iter().filter(|name| !declared.iter().any(|(known, _)| known == *name)) {
+            self.conn.execute_batch(&format!("DROP INDEX {}", layout::quote(name)))?;
+        }
+        for (_, sql) in declared.iter().filter(|(name, _)| !existing.contains(name)) {
+            self.conn.execute_batch(sql)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn keep_up(&mut self, now_ms: i64) -> Result<Maintenance, StoreError> {
+        let mut moved = 0;
+        self.conn.file_control(Some(MAIN_DB), FileControl::HasMoved(&mut moved))?;
+        if moved != 0 {
+            return Err(stop_io(
+                "the file was moved or deleted while readside writes it; put it back, or restart to build it \
+                 anew"
+                    .into(),
+            ));
+        }
+        let delete_marks_dropped = self.drop_marks(now_ms)?;
+        Ok(Maintenance { delete_marks_dropped, wal_pages_pinned: self.tend_wal()? })
+    }
+
+    fn drop_marks(&mut self, now_ms: i64) -> Result<u64, StoreError> {
+        let mut left = MARKS_PER_CALL;
+        for index in 0..self.catalog.tables.len() {
+            let marks = self.memory.tables[index].marks;
+            if marks == 0 || left == 0 {
+                continue;
+            }
+            let shape = &self.catalog.tables[index];
+            let fresh = self.table_fresh_as_of(shape)?;
+            let Some(before_ms) = rules::marks_before_ms(shape, fresh, now_ms) else { continue };
+            let tx = Transaction::new_unchecked(&self.conn, TransactionBehavior::Immediate)?;
+            let dropped = tx
+                .prepare_cached(&self.sql[index].statements[Sql::DropMarks as usize])?
+                .execute(params![before_ms, left as i64])?;
+            if dropped > 0 {
+                tx.prepare_cached(
+                    "UPDATE _readside_meta_tables SET delete_marks = ?3 WHERE generation = ?1 AND table_name = ?2",
+                )?
+                .execute(params![GENERATION, shape.name, marks - dropped as i64])?;
+                tx.commit()?;
+                self.memory.tables[index].marks -= dropped as i64;
+                left -= dropped;
+            }
+        }
+        Ok((MARKS_PER_CALL - left) as u64)
+    }
+
+    fn table_fresh_as_of(&self, shape: &Table) -> Result<Option<i64>, StoreError> {
+        let fresh = self
+            .conn
+            .prepare_cached("SELECT fresh_as_of_ms FROM _readside_facts WHERE table_name = ?1")?
+            .query_row([&shape.name], |row| row.get(0))?;
+        Ok(fresh)
+    }
+
+    /// Commits copy the WAL into the file as they go. Only one that has grown, because a reader
+    /// used it for long, has to be cut here.
+    fn tend_wal(&mut self) -> Result<u64, StoreError> {
+        if self.wal_bytes() <= WAL_LARGE_BYTES {
+            return Ok(0);
+        }
+        // Readers that come after this one share its snapshot, so that short ones that overlap do
+        // not keep an older one in use for ever.
+        self.conn
+            .prepare_cached("SELECT last_batch FROM _readside_meta_replica")?
+            .query_row([], |row| row.get::<_, i64>(0))?;
+        let (busy, log, copied): (bool, i64, i64) = self
+            .conn
+            .prepare_cached("PRAGMA wal_checkpoint(TRUNCATE)")?
+            .query_row([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+        Ok(if busy { (log - copied).max(0) as u64 } else { 0 })
+    }
+
+    pub(super) fn measure(&self) -> Figures {
+        let count = |of: fn(&super::TableMemory) -> i64| {
+            self.memory.tables.iter().map(|table| of(table).max(0) as u64).collect()
+        };
+        Figures {
+            rows: count(|table| table.rows),
+            held: count(|table| table.held),
+            delete_marks: count(|table| table.marks),
+            dead_letters: self.memory.dead_letters.clone(),
+            replica_bytes: fs::metadata(&self.path).map_or(0, |found| found.len()),
+            wal_bytes: self.wal_bytes(),
+        }
+    }
+
+    fn wal_bytes(&self) -> u64 {
+        fs::metadata(owner::sibling(&self.path, "-wal")).map_or(0, |found| found.len())
+    }
+
+    pub(super) fn version_kind(&self, index: usize) -> Result<Option<VersionKind>, StoreError> {
+        let mut statement = self.conn.prepare(&self.sql[index].statements[Sql::AnyVersion as usize])?;
+        let mut rows = statement.query([])?;
+        let Some(row) = rows.next()? else { return Ok(None) };
+        let state = read_row(&self.catalog.tables[index], row)?;
+        Ok(state.newest().map(|version| version.kind()))
+    }
+}
+
+impl Drop for SqliteStore {
+    /// A first copy that is left in order survives even the machine: only if all of it is on the
+    /// disk, of course. A copy that is complete needs nothing here.
+    fn drop(&mut self) {
+        if self.complete {
+            return;
+        }
+        let settled = self
+            .conn
+            .pragma_update(None, "synchronous", "FULL")
+            .and_then(|()| self.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())));
+        if settled.is_ok() && owner::sync(&self.path).is_ok() {
+            // If this fails, the copy is merely built again after a crash of the machine.
+            let _ = self.lock.mark_clean();
+        }
+    }
+}

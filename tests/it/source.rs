@@ -1,0 +1,496 @@
+//! The Kafka source against a real broker.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use readside::config::Kafka;
+use readside::domain::checkpoint::{Position, TopicPartition};
+use readside::source::kafka::KafkaSource;
+use readside::source::{Ends, Observation, Source, SourceEvent};
+
+use crate::kafka::{self, Broker, Message, Transaction};
+
+const INTERVAL: Duration = Duration::from_millis(50);
+const LIMIT: Duration = Duration::from_secs(40);
+
+/// An event that outlives its callback.
+#[derive(Debug, Clone, PartialEq)]
+enum Seen {
+    Record(Received),
+    End(TopicPartition, i64),
+    Observation(Observation),
+    Unreachable(String),
+    OutOfRange(TopicPartition, i64),
+    Missing(usize),
+    Fatal(String),
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct Received {
+    at: TopicPartition,
+    offset: i64,
+    leader_epoch: i32,
+    timestamp_ms: Option<i64>,
+    key: Option<Vec<u8>>,
+    value: Option<Vec<u8>>,
+    headers: Vec<(String, Option<Vec<u8>>)>,
+}
+
+struct Reader {
+    source: KafkaSource,
+    /// Not yet looked at.
+    seen: Vec<Seen>,
+}
+
+impl Reader {
+    fn start(brokers: &str, topics: &[&str]) -> Reader {
+        let topics: Vec<String> = topics.iter().map(|topic| topic.to_string()).collect();
+        let source = KafkaSource::start(&config(brokers), &topics, INTERVAL).expect("a source");
+        Reader { source, seen: Vec::new() }
+    }
+
+    fn assign(&mut self, partition: i32, next_offset: i64, leader_epoch: i32) {
+        let position = Position { next_offset, leader_epoch, ..Position::start() };
+        self.source.assign(at(partition), &position);
+    }
+
+    /// Reads until an event gives something; what came before it is passed over.
+    fn until<T>(&mut self, what: &str, wanted: impl FnMut(&Seen) -> Option<T>) -> T {
+        self.collect(what, wanted).1
+    }
+
+    /// As [`Reader::until`], with all records that came before it.
+    fn collect<T>(&mut self, what: &str, mut wanted: impl FnMut(&Seen) -> Option<T>) -> (Vec<Received>, T) {
+        let (start, mut records) = (Instant::now(), Vec::new());
+        loop {
+            let pending = std::mem::take(&mut self.seen);
+            let mut pending = pending.into_iter();
+            while let Some(event) = pending.next() {
+                if let Some(found) = wanted(&event) {
+                    self.seen = pending.collect();
+                    return (records, found);
+                }
+                match event {
+                    Seen::Record(record) => records.push(record),
+                    Seen::Fatal(reason) => panic!("fatal: {reason}"),
+                    _ => {}
+                }
+            }
+            assert!(start.elapsed() < LIMIT, "not seen: {what}; records so far: {}", records.len());
+            let seen = &mut self.seen;
+            self.source.poll(Duration::from_millis(200), 1000, &mut |event| seen.push(own(event)));
+        }
+    }
+
+    fn until_end(&mut self, partition: i32) -> (Vec<Received>, i64) {
+        self.collect("end of partition", |event| match event {
+            Seen::End(end, offset) if *end == at(partition) => Some(*offset),
+            _ => None,
+        })
+    }
+
+    fn observation(&mut self) -> Observation {
+        self.until("observation", |event| match event {
+            Seen::Observation(observation) => Some(observation.clone()),
+            _ => None,
+        })
+    }
+}
+
+fn own(event: SourceEvent<'_>) -> Seen {
+    match event {
+        SourceEvent::Record(record) => {
+            let mut headers = Vec::new();
+            if let Some(list) = record.headers.0 {
+                list.each(&mut |name, value| headers.push((name.to_owned(), value.map(<[u8]>::to_vec))));
+            }
+            Seen::Record(Received {
+                at: record.at,
+                offset: record.offset,
+                leader_epoch: record.leader_epoch,
+                timestamp_ms: record.timestamp_ms,
+                key: record.key.map(<[u8]>::to_vec),
+                value: record.value.map(<[u8]>::to_vec),
+                headers,
+            })
+        }
+        SourceEvent::EndOfPartition { at, offset } => Seen::End(at, offset),
+        SourceEvent::Observation(observation) => Seen::Observation(observation),
+        SourceEvent::Unreachable { reason } => Seen::Unreachable(reason),
+        SourceEvent::OutOfRange { at, position } => Seen::OutOfRange(at, position),
+        SourceEvent::TopicMissing { topic } => Seen::Missing(topic),
+        SourceEvent::Fatal { reason } => Seen::Fatal(reason),
+    }
+}
+
+fn config(brokers: &str) -> Kafka {
+    Kafka {
+        brokers: vec![brokers.to_owned()],
+        properties: BTreeMap::new(),
+        secrets: BTreeMap::new(),
+        max_record_bytes: 1 << 20,
+    }
+}
+
+fn at(partition: i32) -> TopicPartition {
+    TopicPartition { topic: 0, partition }
+}
+
+fn ends(observation: &Observation, partition: i32) -> Ends {
+    observation.topics[&0].partitions[&partition]
+}
+
+fn offsets(records: &[Received]) -> Vec<i64> {
+    records.iter().map(|record| record.offset).collect()
+}
+
+fn numbered(count: usize) -> impl Iterator<Item = Message> {
+    (0..count).map(|nth| Message::new(format!("k{nth}"), format!("v{nth}")).to(0))
+}
+
+fn topic(broker: &Broker, about: &str, partitions: i32, configs: &[(&str, &str)]) -> String {
+    let topic = kafka::topic_name(about);
+    broker.create_topic(&topic, partitions, configs);
+    topic
+}
+
+#[test]
+fn a_record_comes_with_all_its_parts() {
+    let Some(broker) = kafka::shared() else { return };
+    let topic = topic(broker, "parts", 1, &[]);
+    broker.produce(
+        &topic,
+        [
+            Message::new("k", "v").at(1_700_000_000_123).header("a", b"1").header("a", b"\xFF").to(0),
+            Message::tombstone("k").at(5).to(0),
+            Message::new("", "").at(6).to(0),
+            Message::without_key("v").at(7).to(0),
+        ],
+    );
+    let mut reader = Reader::start(&broker.bootstrap(), &[&topic]);
+    reader.assign(0, 0, -1);
+    let (records, end) = reader.until_end(0);
+    assert_eq!((end, offsets(&records)), (4, vec![0, 1, 2, 3]));
+    let first = Received {
+        at: at(0),
+        offset: 0,
+        leader_epoch: 0,
+        timestamp_ms: Some(1_700_000_000_123),
+        key: Some(b"k".to_vec()),
+        value: Some(b"v".to_vec()),
+        headers: vec![("a".into(), Some(b"1".to_vec())), ("a".into(), Some(b"\xFF".to_vec()))],
+    };
+    assert_eq!(records[0], first);
+    let parts = |nth: usize| (records[nth].key.as_deref(), records[nth].value.as_deref());
+    assert_eq!(parts(1), (Some(&b"k"[..]), None), "a tombstone");
+    assert_eq!(parts(2), (Some(&b""[..]), Some(&b""[..])), "empty is not absent");
+    assert_eq!(parts(3), (None, Some(&b"v"[..])));
+}
+
+#[test]
+fn reading_goes_on_exactly_at_the_position() {
+    let Some(broker) = kafka::shared() else { return };
+    let topic = topic(broker, "position", 1, &[]);
+    broker.produce(&topic, numbered(10));
+    for epoch in [-1, 0] {
+        let mut reader = Reader::start(&broker.bootstrap(), &[&topic]);
+        reader.assign(0, 7, epoch);
+        assert_eq!(offsets(&reader.until_end(0).0), [7, 8, 9]);
+        reader.assign(0, 9, epoch);
+        assert_eq!(offsets(&reader.until_end(0).0), [9], "assigned again");
+    }
+}
+
+#[test]
+fn the_end_is_reached_behind_aborted_records_and_control_records() {
+    let Some(broker) = kafka::shared() else { return };
+    let topic = topic(broker, "aborted", 1, &[]);
+    let committed = Transaction::begin(broker, &kafka::topic_name("transaction"));
+    committed.produce(&topic, numbered(3));
+    committed.commit();
+    let aborted = Transaction::begin(broker, &kafka::topic_name("transaction"));
+    aborted.produce(&topic, numbered(5));
+    aborted.abort();
+    kafka::eventually("both markers are written", 20, || (broker.end_offset(&topic, 0) == 10).then_some(()));
+    let mut reader = Reader::start(&broker.bootstrap(), &[&topic]);
+    reader.assign(0, 0, -1);
+    let (records, end) = reader.until_end(0);
+    assert_eq!((offsets(&records), end), (vec![0, 1, 2], 10));
+    // What is stored after the end reads on from the end.
+    reader.assign(0, 10, 0);
+    assert_eq!(reader.until_end(0), (vec![], 10));
+}
+
+#[test]
+fn an_open_transaction_holds_the_end_but_not_the_high_watermark() {
+    let Some(broker) = kafka::shared() else { return };
+    let topic = topic(broker, "open", 1, &[]);
+    broker.produce(&topic, numbered(2));
+    let open = Transaction::begin(broker, &kafka::topic_name("transaction"));
+    open.produce(&topic, numbered(3));
+    let mut reader = Reader::start(&broker.bootstrap(), &[&topic]);
+    reader.assign(0, 0, -1);
+    let (records, end) = reader.until_end(0);
+    assert_eq!((records.len(), end), (2, 2));
+    let seen = ends(&reader.observation(), 0);
+    assert_eq!((seen.high_watermark, seen.last_stable), (5, Some(2)));
+    reader.source.want_details(false);
+    reader.until("a round without the last stable offset", |event| match event {
+        Seen::Observation(observation) => ends(observation, 0).last_stable.is_none().then_some(()),
+        _ => None,
+    });
+    open.commit();
+    let (records, end) = reader.until_end(0);
+    assert_eq!((offsets(&records), end), (vec![2, 3, 4], 6));
+}
+
+#[test]
+fn empty_and_compacted_partitions_reach_their_end() {
+    let Some(broker) = kafka::shared() else { return };
+    let eager = [
+        ("cleanup.policy", "compact"),
+        ("segment.ms", "100"),
+        ("min.cleanable.dirty.ratio", "0.01"),
+        ("delete.retention.ms", "0"),
+    ];
+    let topic = topic(broker, "compacted", 2, &eager);
+    broker.produce(&topic, (0..50).map(|nth| Message::new("same", nth.to_string()).to(0)));
+    let records = kafka::eventually("the log is compacted", 60, || {
+        // A new segment lets the old one be cleaned.
+        broker.produce(&topic, [Message::new("same", "last").to(0)]);
+        let mut reader = Reader::start(&broker.bootstrap(), &[&topic]);
+        reader.assign(0, 0, -1);
+        reader.assign(1, 0, -1);
+        let (records, end) = reader.until_end(0);
+        assert_eq!(records.last().map(|record| record.offset), Some(end - 1));
+        (records.len() < 10).then_some(records)
+    });
+    assert!(records[0].offset > 0, "the first offsets are gone, and no gap was reported");
+    let mut reader = Reader::start(&broker.bootstrap(), &[&topic]);
+    reader.assign(1, 0, -1);
+    assert_eq!(reader.until_end(1), (vec![], 0));
+}
+
+#[test]
+fn an_observation_says_what_is_there_and_goes_on_while_nothing_happens() {
+    let Some(broker) = kafka::shared() else { return };
+    let topic = topic(broker, "observed", 2, &[]);
+    broker.produce(&topic, numbered(4));
+    broker.delete_records(&topic, 0, 1);
+    let before = readside_now_ms();
+    let mut reader = Reader::start(&broker.bootstrap(), &[&topic]);
+    let first = reader.observation();
+    assert!(first.asked_ms >= before && first.asked_ms <= readside_now_ms());
+    assert!(!first.cluster_id.is_empty());
+    assert_eq!(first.topics[&0].id.len(), 22, "a topic id in base64");
+    assert_eq!(ends(&first, 0), Ends { log_start: Some(1), high_watermark: 4, last_stable: Some(4) });
+    assert_eq!(ends(&first, 1), Ends { log_start: Some(0), high_watermark: 0, last_stable: Some(0) });
+    let second = reader.observation();
+    assert!(second.asked_ms > first.asked_ms);
+    assert_eq!(ends(&second, 0), Ends { log_start: None, high_watermark: 4, last_stable: Some(4) });
+    assert_eq!(second.topics[&0].id, first.topics[&0].id);
+}
+
+#[test]
+fn added_partitions_are_in_the_next_observation_and_can_be_read_at_once() {
+    let Some(broker) = kafka::shared() else { return };
+    let topic = topic(broker, "grown", 1, &[]);
+    let mut reader = Reader::start(&broker.bootstrap(), &[&topic]);
+    reader.assign(0, 0, -1);
+    reader.until_end(0);
+    broker.add_partitions(&topic, 3);
+    broker.produce(&topic, [Message::new("a", "1").to(2)]);
+    let grown = reader.until("three partitions", |event| match event {
+        Seen::Observation(observation) => {
+            (observation.topics[&0].partitions.len() == 3).then(|| observation.clone())
+        }
+        _ => None,
+    });
+    assert_eq!(ends(&grown, 2).log_start, Some(0), "a new partition's beginning is asked for");
+    let start = Instant::now();
+    reader.assign(2, 0, -1);
+    let (records, end) = reader.until_end(2);
+    assert_eq!((records.len(), end), (1, 1));
+    assert!(start.elapsed() < Duration::from_secs(5), "it took {:?}", start.elapsed());
+}
+
+#[test]
+fn a_position_that_retention_has_passed_is_out_of_range_and_only_that_partition_stops() {
+    let Some(broker) = kafka::shared() else { return };
+    let topic = topic(broker, "retention", 2, &[]);
+    broker.produce(&topic, numbered(10));
+    broker.produce(&topic, (0..3).map(|_| Message::new("a", "1").to(1)));
+    broker.delete_records(&topic, 0, 6);
+    let mut reader = Reader::start(&broker.bootstrap(), &[&topic]);
+    reader.assign(0, 3, -1);
+    reader.assign(1, 0, -1);
+    let (mut end, mut gap) = (None, None);
+    reader.until("a gap in one, the end of the other", |event| {
+        match event {
+            Seen::End(partition, offset) => end = Some((*partition, *offset)),
+            Seen::OutOfRange(partition, position) => gap = Some((*partition, *position)),
+            _ => {}
+        }
+        end.zip(gap)
+    });
+    assert_eq!((end, gap), (Some((at(1), 3)), Some((at(0), 3))));
+    reader.assign(0, 6, -1);
+    assert_eq!(offsets(&reader.until_end(0).0), [6, 7, 8, 9]);
+    // Behind the end is as wrong as before the beginning.
+    reader.assign(0, 11, -1);
+    let position = reader.until("a gap at the end", |event| match event {
+        Seen::OutOfRange(_, position) => Some(*position),
+        _ => None,
+    });
+    assert_eq!(position, 11);
+}
+
+#[test]
+fn a_recreated_topic_has_another_id() {
+    let Some(broker) = kafka::shared() else { return };
+    let name = topic(broker, "recreated", 1, &[]);
+    let mut reader = Reader::start(&broker.bootstrap(), &[&name]);
+    let before = reader.observation().topics[&0].id.clone();
+    broker.delete_topic(&name);
+    kafka::eventually("the topic is created again", 20, || {
+        reader.until("the topic is gone", |event| match event {
+            Seen::Observation(observation) => observation.topics.is_empty().then_some(()),
+            _ => None,
+        });
+        broker.create_topic(&name, 1, &[]);
+        Some(())
+    });
+    let after = reader.until("the topic is back", |event| match event {
+        Seen::Observation(observation) => observation.topics.get(&0).map(|topic| topic.id.clone()),
+        _ => None,
+    });
+    assert_ne!(after, before);
+}
+
+#[test]
+fn a_missing_topic_is_named_and_found_when_it_is_created() {
+    let Some(broker) = kafka::shared() else { return };
+    let there = topic(broker, "there", 1, &[]);
+    let missing = kafka::topic_name("missing");
+    let mut reader = Reader::start(&broker.bootstrap(), &[&missing, &there]);
+    reader.assign(0, 0, -1);
+    let named = reader.until("the missing topic is named", |event| match event {
+        Seen::Missing(topic) => Some(*topic),
+        _ => None,
+    });
+    assert_eq!(named, 0);
+    assert_eq!(reader.observation().topics.keys().copied().collect::<Vec<_>>(), [1]);
+    broker.create_topic(&missing, 1, &[]);
+    reader.until("both topics", |event| match event {
+        Seen::Observation(observation) => (observation.topics.len() == 2).then_some(()),
+        _ => None,
+    });
+    assert_eq!(reader.until_end(0), (vec![], 0));
+}
+
+#[test]
+fn a_record_larger_than_a_fetch_is_handed_over() {
+    let Some(broker) = kafka::shared() else { return };
+    let topic = topic(broker, "large", 1, &[("max.message.bytes", "10000000")]);
+    let large = vec![b'x'; 3 << 20];
+    broker.produce(&topic, [Message::new("a", "1"), Message::new("b", &large), Message::new("c", "3")]);
+    let mut reader = Reader::start(&broker.bootstrap(), &[&topic]);
+    reader.assign(0, 0, -1);
+    let (records, end) = reader.until_end(0);
+    let sizes: Vec<_> = records.iter().map(|record| record.value.as_ref().map_or(0, Vec::len)).collect();
+    assert_eq!((sizes, end), (vec![1, 3 << 20, 1], 3));
+}
+
+#[test]
+fn a_broker_that_goes_away_and_comes_back_is_told_and_reading_goes_on() {
+    let Some(broker) = kafka::private("outage") else { return };
+    let topic = topic(&broker, "outage", 1, &[]);
+    broker.produce(&topic, numbered(2));
+    let mut reader = Reader::start(&broker.bootstrap(), &[&topic]);
+    reader.assign(0, 0, -1);
+    reader.until_end(0);
+    reader.observation();
+    broker.kill();
+    let unreachable = |event: &Seen| match event {
+        Seen::Unreachable(reason) => Some(reason.clone()),
+        _ => None,
+    };
+    let reason = reader.until("unreachable", unreachable);
+    assert!(!reason.is_empty());
+    broker.restart();
+    broker.produce(&topic, numbered(2));
+    let mut observation = None;
+    let (records, ()) = reader.collect("the end and an observation", |event| match event {
+        Seen::Observation(seen) => {
+            observation.get_or_insert_with(|| seen.clone());
+            None
+        }
+        Seen::End(_, 4) => Some(()),
+        _ => None,
+    });
+    assert_eq!(offsets(&records), [2, 3]);
+    let observation = observation.unwrap_or_else(|| reader.observation());
+    assert_eq!(ends(&observation, 0).log_start, Some(0), "asked again after a failure");
+
+    broker.freeze();
+    reader.until("unreachable again", unreachable);
+    let start = Instant::now();
+    drop(reader);
+    assert!(start.elapsed() < Duration::from_secs(1), "closing took {:?}", start.elapsed());
+}
+
+#[test]
+fn brokers_that_never_answer_are_told_and_closing_is_quick() {
+    // A port that nobody listens on any more.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
+    let mut reader = Reader::start(&port.expect("a port").to_string(), &["nothing"]);
+    reader.assign(0, 5, 2);
+    let reason = reader.until("unreachable", |event| match event {
+        Seen::Unreachable(reason) => Some(reason.clone()),
+        _ => None,
+    });
+    assert!(reason.contains("refused"), "{reason}");
+    let start = Instant::now();
+    drop(reader);
+    assert!(start.elapsed() < Duration::from_secs(1), "closing took {:?}", start.elapsed());
+}
+
+#[test]
+fn a_log_that_was_truncated_and_grew_again_is_a_gap() {
+    let Some(broker) = kafka::private("truncated") else { return };
+    let topic = topic(&broker, "truncated", 1, &[]);
+    broker.produce(&topic, numbered(10));
+    let mut reader = Reader::start(&broker.bootstrap(), &[&topic]);
+    reader.assign(0, 0, -1);
+    let (records, _) = reader.until_end(0);
+    let epoch = records[9].leader_epoch;
+    drop(reader);
+    // The disk loses the log: what an unclean election leaves behind.
+    broker.stop();
+    let dir = broker.log_dir().join(format!("{topic}-0"));
+    for entry in std::fs::read_dir(&dir).expect("the partition's directory") {
+        let path = entry.expect("a file").path();
+        if path.file_name().is_some_and(|name| name != "partition.metadata") {
+            std::fs::remove_file(path).expect("removed");
+        }
+    }
+    broker.restart();
+    broker.produce(&topic, numbered(20));
+    let mut reader = Reader::start(&broker.bootstrap(), &[&topic]);
+    reader.assign(0, 10, epoch);
+    let (records, position) = reader.collect("a gap", |event| match event {
+        Seen::OutOfRange(_, position) => Some(*position),
+        _ => None,
+    });
+    assert_eq!((records, position), (vec![], 10));
+    // From the beginning it can be read.
+    reader.assign(0, 0, -1);
+    let (records, end) = reader.until_end(0);
+    assert_eq!((records.len(), end), (20, 20));
+    assert!(records[0].leader_epoch > epoch);
+}
+
+fn readside_now_ms() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
+    i64::try_from(since.as_millis()).expect("before the year 292 million")
+}
