@@ -73,6 +73,13 @@ impl Refusal {
     }
 }
 
+/// A value of a key column from the text of one JSON value, in the form rows have it. What is
+/// asked for by key has to be read as events are.
+pub fn key_value(ty: ColumnType, json: &str) -> Result<Value, Refusal> {
+    let target = Target { ty, nullable: false, key: true, encoding: None, json_in_text: false };
+    convert(Field::Json(json), &target)
+}
+
 pub fn convert(field: Field<'_>, target: &Target) -> Result<Value, Refusal> {
     match field {
         Field::Json(text) => from_json(text, target),

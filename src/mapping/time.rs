@@ -4,12 +4,12 @@
 //! `09:01:35.123000`, `2017-04-25T09:01:35.123000Z`. Years are 0001 to 9999. A fraction finer than
 //! a microsecond and a leap second are refused rather than rounded.
 
+use jiff::SignedDuration;
 use jiff::civil::{Date, DateTime, Time};
-use jiff::tz::Offset;
-use jiff::{SignedDuration, Timestamp};
 
 use crate::config::Encoding;
 
+const EPOCH: DateTime = DateTime::constant(1970, 1, 1, 0, 0, 0, 0);
 const DAY_SECONDS: i64 = 86_400;
 const DAY_MICROS: i64 = DAY_SECONDS * 1_000_000;
 
@@ -65,8 +65,7 @@ pub fn timestamp_from_text(text: &str) -> Result<String, Flaw> {
 pub fn instant_from_text(text: &str) -> Result<[i64; 2], Flaw> {
     check_special(text)?;
     let Instant { at, nanos } = Instant::parse(text)?;
-    let seconds = Offset::UTC.to_timestamp(at).map_err(|_| YEAR)?.as_second();
-    Ok([seconds, i64::from(nanos)])
+    Ok([at.duration_since(EPOCH).as_secs(), i64::from(nanos)])
 }
 
 /// A number since 1970-01-01 that is a whole number of days.
@@ -139,8 +138,7 @@ fn micros(number: i64, unit: Encoding) -> Result<i64, Flaw> {
 }
 
 fn at_second(second: i64) -> Result<DateTime, Flaw> {
-    let at = Timestamp::from_second(second).map_err(|_| YEAR)?;
-    Ok(Offset::UTC.to_datetime(at))
+    EPOCH.checked_add(SignedDuration::from_secs(second)).map_err(|_| YEAR)
 }
 
 /// PostgreSQL's infinities, and years that RFC 3339 cannot write (Debezium does: `-0043-03-15Z`).

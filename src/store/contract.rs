@@ -189,6 +189,7 @@ pub(super) fn upsert(nth: i64, number: i64) -> Change {
     let table = &catalog().tables[0];
     Change {
         table: 0,
+        topic: 0,
         operation: Operation::Write { if_missing: IfMissing::Hold },
         values: row(table, nth, number, 0xFF),
         version: version(number, 0, number),

@@ -27,13 +27,12 @@ impl Random {
     }
 }
 
-/// The producer's own idea of the truth: written down per column, not taken from the code under
-/// test.
+/// The producer's own idea of the truth, kept in the order in which it made it: not taken from the
+/// code under test.
 #[derive(Default, Clone)]
 struct Item {
-    deleted: u64,
-    name: Option<(u64, String)>,
-    amount: Option<(u64, u64)>,
+    name: Option<String>,
+    amount: Option<u64>,
 }
 
 struct History {
@@ -62,17 +61,17 @@ impl History {
         let item = self.items.entry(key).or_default();
         let value = match self.random.below(10) {
             0 => {
-                *item = Item { deleted: sequence, ..Item::default() };
+                *item = Item::default();
                 format!(r#"{{"type":"Gone","seq":{sequence},"id":{key}}}"#)
             }
             1..=3 => {
-                item.amount = Some((sequence, sequence * 7));
+                item.amount = Some(sequence * 7);
                 format!(r#"{{"type":"Priced","seq":{sequence},"id":{key},"amount":{}}}"#, sequence * 7)
             }
             _ => {
                 let name = format!("name {sequence} of {key}");
-                item.name = Some((sequence, name.clone()));
-                item.amount = Some((sequence, sequence * 3));
+                item.name = Some(name.clone());
+                item.amount = Some(sequence * 3);
                 format!(
                     r#"{{"type":"Set","seq":{sequence},"id":{key},"name":"{name}","amount":{}}}"#,
                     sequence * 3
@@ -98,8 +97,8 @@ impl History {
         self.items
             .iter()
             .filter_map(|(key, item)| {
-                let (_, name) = item.name.as_ref()?;
-                let amount = item.amount.map_or("NULL".to_owned(), |(_, amount)| amount.to_string());
+                let name = item.name.as_ref()?;
+                let amount = item.amount.map_or("NULL".to_owned(), |amount| amount.to_string());
                 Some(format!("{key}|{name}|{amount}"))
             })
             .collect()

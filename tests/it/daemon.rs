@@ -109,12 +109,6 @@ impl Daemon {
         Some(values.sum())
     }
 
-    pub fn status(&mut self) -> serde_json::Value {
-        let (code, body) = self.admin("/status").expect("the daemon answers");
-        assert_eq!(code, 200, "{body}");
-        serde_json::from_str(&body).unwrap()
-    }
-
     pub fn pid(&self) -> i32 {
         self.child.id() as i32
     }

@@ -182,17 +182,18 @@ unsafe impl Sync for Topic {}
 
 impl Topic {
     /// Must be dropped before the client.
-    pub fn new(client: &Client, name: &str, index: usize) -> Result<Topic, SourceError> {
-        let refused = |reason: String| SourceError::Topic { topic: name.to_owned(), reason };
-        let c_name = CString::new(name).map_err(|_| refused("its name contains a NUL".into()))?;
+    pub fn new(client: &Client, name: &CStr, index: usize) -> Result<Topic, SourceError> {
         // SAFETY: rd_kafka_topic_new takes the configuration.
-        unsafe {
+        let ptr = unsafe {
             let conf = sys::rd_kafka_default_topic_conf_dup(client.ptr());
             sys::rd_kafka_topic_conf_set_opaque(conf, ptr::without_provenance_mut(index));
-            let ptr = sys::rd_kafka_topic_new(client.ptr(), c_name.as_ptr(), conf);
-            let ptr = NonNull::new(ptr);
-            ptr.map(|ptr| Topic { ptr }).ok_or_else(|| refused(describe(sys::rd_kafka_last_error() as i32)))
-        }
+            sys::rd_kafka_topic_new(client.ptr(), name.as_ptr(), conf)
+        };
+        NonNull::new(ptr).map(|ptr| Topic { ptr }).ok_or_else(|| {
+            // SAFETY: reads a thread-local.
+            let error = unsafe { sys::rd_kafka_last_error() };
+            SourceError::Topic { topic: name.to_string_lossy().into_owned(), reason: describe(error as i32) }
+        })
     }
 
     pub fn ptr(&self) -> *mut sys::rd_kafka_topic_t {

@@ -14,8 +14,10 @@ mod assignment;
 mod client;
 pub mod mock;
 mod observer;
+mod probe;
 mod questions;
 mod repeats;
+mod requests;
 mod settings;
 
 use std::collections::BTreeMap;
@@ -36,6 +38,8 @@ use self::client::{Client, PartitionList, Queue, Topic, code, millis};
 use self::observer::{Consumer, Observer};
 use self::repeats::Repeats;
 use super::{Source, SourceEvent};
+
+pub use self::probe::{Cleanup, FoundTopic, Probe, probe};
 
 /// Records taken from librdkafka at once.
 const BATCH: usize = 1024;
@@ -75,12 +79,7 @@ impl KafkaSource {
     /// its place in `topics`.
     pub fn start(config: &Kafka, topics: &[String], interval: Duration) -> Result<KafkaSource, SourceError> {
         let client = Arc::new(Client::new(config, None)?);
-        let mut handles = Vec::new();
-        for (index, name) in topics.iter().enumerate() {
-            let topic = Topic::new(&client, name, index)?;
-            // Topic::new refuses a NUL.
-            handles.push((CString::new(name.as_str()).unwrap_or_default(), topic));
-        }
+        let handles = topic_handles(&client, topics)?;
         let queue = Arc::new(Queue::new(&client));
         let consumer = Consumer { queue: Arc::clone(&queue), client: Arc::clone(&client) };
         let observer = Observer::start(config, topics, interval, consumer)?;
@@ -93,6 +92,11 @@ impl KafkaSource {
             errors: BTreeMap::new(),
             batch: Vec::with_capacity(BATCH),
         })
+    }
+
+    /// What is wrong with a partition, while something is.
+    fn error(&self, at: TopicPartition) -> Option<&str> {
+        self.errors.get(&at)?.last()
     }
 
     fn observed(&self, max: usize, each: &mut dyn FnMut(SourceEvent<'_>)) -> usize {
@@ -287,6 +291,19 @@ impl Drop for KafkaSource {
     }
 }
 
+/// Name and handle of each topic; the index in the list is the one its messages carry.
+fn topic_handles(client: &Client, names: &[String]) -> Result<Vec<(CString, Topic)>, SourceError> {
+    let handle = |(index, name): (usize, &String)| {
+        let c_name = CString::new(name.as_str()).map_err(|_| SourceError::Topic {
+            topic: name.clone(),
+            reason: "its name contains a NUL".into(),
+        })?;
+        let topic = Topic::new(client, &c_name, index)?;
+        Ok((c_name, topic))
+    };
+    names.iter().enumerate().map(handle).collect()
+}
+
 /// Messages that are freed one after the other, the rest also when a callback panics.
 struct Batch {
     messages: Vec<*mut sys::rd_kafka_message_t>,
@@ -388,3 +405,6 @@ impl HeaderList for RawHeaders {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,8 +11,9 @@ use crate::config::Kafka;
 use crate::source::{Observation, SourceEvent};
 
 use super::client::{Client, ClientError, Queue, code};
-use super::questions::{Asker, Extras, Failure, Limit, Round};
+use super::questions::{Asker, Extras, Round};
 use super::repeats::Repeats;
+use super::requests::{Failure, Limit};
 use super::{SourceError, settings};
 
 /// Hard limit of one round.

@@ -25,6 +25,11 @@ impl Repeats {
         true
     }
 
+    /// What was said last, unless it is over.
+    pub fn last(&self) -> Option<&str> {
+        self.said.as_ref().map(|(reason, _)| reason.as_str())
+    }
+
     /// It is well again: the next time is a first time.
     pub fn over(&mut self) {
         self.said = None;

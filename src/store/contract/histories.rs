@@ -64,7 +64,7 @@ impl Event {
             28..=30 => (Operation::Tombstone, key),
             _ => (Operation::Truncate, vec![]),
         };
-        Change { table: self.table, operation, values, version }
+        Change { table: self.table, topic: 0, operation, values, version }
     }
 }
 
@@ -171,7 +171,7 @@ proptest! {
         let (mut folded_store, mut plain_store) = (one.open(), other.open());
         for (nth, (changes, entries)) in batches.iter().zip(unfolded(&catalog, &batches)).enumerate() {
             let batch = seal(folded(&catalog, changes), nth);
-            let events: u32 = batch.entries.iter().map(|entry| entry.events).sum();
+            let events: u64 = batch.entries.iter().map(Entry::event_count).sum();
             prop_assert_eq!(events as usize, changes.len());
             let plain = Batch { entries, ..seal(BatchBuilder::default(), nth) };
             let (a, b) = (folded_store.apply(&batch).unwrap(), plain_store.apply(&plain).unwrap());

@@ -38,17 +38,14 @@ pub(super) fn inspect(path: &Path) -> Result<(), StoreError> {
     if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
         fs::create_dir_all(directory).map_err(|error| from_io(&error, directory))?;
     }
-    if was_building(path)?.is_some_and(|boot| boot != boot_id()) {
-        // What an unfinished first copy looks like after a crash of the machine is anybody's guess.
-        return Ok(());
-    }
     let mut header = Vec::with_capacity(100);
     match File::open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(from_io(&error, path)),
         Ok(file) => file.take(100).read_to_end(&mut header).map_err(|error| from_io(&error, path))?,
     };
-    if header.is_empty() {
+    // A crash of the machine may leave zeros where an unfinished first copy had its header.
+    if header.is_empty() || header.iter().all(|byte| *byte == 0) && is_interrupted(path)? {
         return Ok(());
     }
     if !header.starts_with(MAGIC) {
@@ -91,7 +88,7 @@ impl Lock {
             }
             Err(TryLockError::Error(error)) => return Err(from_io(&error, &lock_path)),
         }
-        if was_building(path)?.is_some_and(|boot| boot != boot_id()) && !is_complete(path) {
+        if is_interrupted(path)? && !is_complete(path) {
             tracing::warn!(
                 path = %path.display(),
                 "the machine went down while the first copy was being built: starting over"
@@ -131,12 +128,12 @@ impl Lock {
     }
 }
 
-/// The boot during which a first copy was being built and not cleanly left; `None` if none was.
-fn was_building(path: &Path) -> Result<Option<String>, StoreError> {
+/// Whether a first copy was being built during another boot, and not left in order.
+fn is_interrupted(path: &Path) -> Result<bool, StoreError> {
     let lock_path = sibling(path, ".lock");
     match fs::read_to_string(&lock_path) {
-        Ok(text) => Ok(text.strip_prefix(BUILDING).map(|boot| boot.trim_end().to_owned())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Ok(text) => Ok(text.strip_prefix(BUILDING).is_some_and(|boot| boot.trim_end() != boot_id())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(from_io(&error, &lock_path)),
     }
 }

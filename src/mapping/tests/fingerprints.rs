@@ -1,0 +1,82 @@
+//! What must force a rebuild changes the fingerprint, and what need not does not.
+
+use std::time::Duration;
+
+use super::super::Plan;
+use super::support::*;
+use crate::config::{Config, Encoding, Format, KeyFormat, OnError};
+use crate::domain::change::IfMissing;
+use crate::domain::value::ColumnType;
+
+fn base() -> Config {
+    let mut orders = table("orders", 1, &["id integer", "status text", "note text?"]);
+    orders.sources[0].mapping =
+        events([("Placed", upsert([(1, "\"placed\"")])), ("Noted", patch([(2, ".note")]))]);
+    let mut topic = topic("t", Format::Json);
+    topic.event_type = Some(path(".type"));
+    config(vec![topic], vec![orders])
+}
+
+fn fingerprint(change: impl FnOnce(&mut Config)) -> (String, String) {
+    let mut config = base();
+    change(&mut config);
+    let plan = Plan::compile(&config);
+    (plan.catalog().fingerprint.clone(), plan.catalog().tables[0].fingerprint.clone())
+}
+
+#[test]
+fn whatever_decides_rows_changes_it() {
+    let unchanged = fingerprint(|_| {});
+    let changes: [fn(&mut Config); 13] = [
+        |config| config.tables[0].columns[1].name = "state".to_owned(),
+        |config| config.tables[0].columns[1].ty = ColumnType::Json,
+        |config| config.tables[0].columns[1].nullable = true,
+        |config| config.tables[0].columns[1].from = Some(expression(".other")),
+        |config| config.tables[0].columns[1].encoding = Some(Encoding::Hex),
+        |config| config.tables[0].key = vec![0, 1],
+        |config| config.tables[0].name = "other".to_owned(),
+        |config| config.topics[0].version = Some(path(".v")),
+        |config| config.topics[0].event_type = Some(path(".kind")),
+        |config| config.topics[0].key_format = Some(KeyFormat::Json),
+        |config| config.tables[0].sources[0].key_from = [(0, path("$key"))].into(),
+        |config| config.tables[0].sources[0].mapping = events([("Placed", upsert([(1, "\"new\"")]))]),
+        |config| {
+            let mut rule = patch([(2, ".note")]);
+            if let crate::config::Rule::Patch { if_missing, .. } = &mut rule {
+                *if_missing = IfMissing::Ignore;
+            }
+            config.tables[0].sources[0].mapping =
+                events([("Placed", upsert([(1, "\"placed\"")])), ("Noted", rule)]);
+        },
+    ];
+    for (index, change) in changes.into_iter().enumerate() {
+        let changed = fingerprint(change);
+        assert_ne!(changed.0, unchanged.0, "change {index}");
+        assert_ne!(changed.1, unchanged.1, "change {index}");
+    }
+    // Versions hold topic indexes: another list of topics is another mapping.
+    assert_ne!(fingerprint(|config| config.topics.push(topic("u", Format::Json))).0, unchanged.0);
+}
+
+#[test]
+fn the_rest_does_not() {
+    let unchanged = fingerprint(|_| {});
+    let changes: [fn(&mut Config); 6] = [
+        |config| config.tables[0].indexes = vec![vec![1]],
+        |config| config.tables[0].max_staleness = Duration::from_secs(1),
+        |config| config.tables[0].delete_marks = Duration::from_secs(1),
+        |config| config.topics[0].on_error = OnError::Stop,
+        |config| config.topics[0].ignore = vec!["Viewed".to_owned()],
+        |config| config.topics[0].placeholder = "other".to_owned(),
+    ];
+    for (index, change) in changes.into_iter().enumerate() {
+        assert_eq!(fingerprint(change), unchanged, "change {index}");
+    }
+}
+
+/// A change of this text makes every deployed replica rebuild: raise `CONVERSIONS` and say so in
+/// the change log if that is what you want.
+#[test]
+fn it_is_the_same_in_every_build() {
+    assert_eq!(fingerprint(|_| {}).1, "755dc503626918f7f098c3fed0660e7d");
+}

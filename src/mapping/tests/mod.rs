@@ -1,0 +1,7 @@
+mod conversions;
+mod debezium;
+mod events;
+mod fingerprints;
+mod hostile;
+mod rows;
+mod support;

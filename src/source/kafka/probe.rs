@@ -1,0 +1,177 @@
+//! A look at everything the source will need, each thing by itself: for `readside check`.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use crate::config::Kafka;
+use crate::domain::checkpoint::{Position, TopicPartition};
+use crate::source::{Source, SourceEvent};
+
+use super::client::{Client, code};
+use super::questions::{Asker, explain};
+use super::requests::{self, Failure, Limit, Spec, TopicIdentity};
+use super::{KafkaSource, SourceError};
+
+/// What was found.
+#[derive(Debug)]
+pub struct Probe {
+    /// Cluster id, or why no broker could be asked.
+    pub cluster: Result<String, String>,
+    /// By topic, in the order asked; empty when no broker could be asked.
+    pub topics: Vec<Result<FoundTopic, String>>,
+}
+
+#[derive(Debug)]
+pub struct FoundTopic {
+    pub partitions: usize,
+    /// `None`: not allowed to see it, which does no harm.
+    pub cleanup: Option<Cleanup>,
+}
+
+/// What happens to old records.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Cleanup {
+    /// The latest record of each key stays.
+    pub compacts: bool,
+    /// Records older than this are deleted; `None`: not by age.
+    pub deletes_after: Option<Duration>,
+    /// The oldest records of a partition beyond this size are deleted.
+    pub deletes_beyond_bytes: Option<u64>,
+}
+
+/// Asks the brokers for the topics and reads a little of each, within `timeout`.
+pub fn probe(config: &Kafka, topics: &[String], timeout: Duration) -> Result<Probe, SourceError> {
+    let deadline = Instant::now() + timeout;
+    let never = AtomicBool::new(false);
+    let limit = Limit { deadline, stop: &never };
+    let mut asker = Asker::new(Client::new(config, Some("check"))?, topics)?;
+    let described = asker.find_broker(limit).and_then(|broker| {
+        let cluster = requests::cluster_id(&asker.client, broker, limit)?;
+        Ok((broker, cluster, asker.identities(broker, limit)?))
+    });
+    let (broker, cluster, identities) = match described {
+        Ok(described) => described,
+        Err(failure) => {
+            let told = asker.client.take_error().map(|error| error.reason);
+            return Ok(Probe { cluster: Err(told.unwrap_or_else(|| reason(failure))), topics: Vec::new() });
+        }
+    };
+    let mut found = Vec::new();
+    for (index, identity) in identities {
+        found.push(match identity {
+            Ok(identity) => look_closer(&asker, broker, index, &identity, limit),
+            Err(code::UNKNOWN_TOPIC_OR_PART) => Err("it does not exist".into()),
+            Err(error) => Err(explain(error)),
+        });
+    }
+    read(config, topics, &mut found, deadline)?;
+    let found = found.into_iter().map(|topic| topic.map(|(topic, _)| topic)).collect();
+    Ok(Probe { cluster: Ok(cluster), topics: found })
+}
+
+/// A topic and the ends of its partitions.
+type Closer = (FoundTopic, BTreeMap<i32, i64>);
+
+fn look_closer(
+    asker: &Asker,
+    broker: i32,
+    index: usize,
+    identity: &TopicIdentity,
+    limit: Limit<'_>,
+) -> Result<Closer, String> {
+    let topic = BTreeMap::from([(index, identity.clone())]);
+    let ends = asker.offsets(&topic, Spec::LatestStable, limit).map_err(reason)?;
+    let ends = ends.into_iter().map(|((_, partition), end)| (partition, end)).collect();
+    let configs = asker.name(index).map(|name| requests::topic_configs(&asker.client, broker, name, limit));
+    let cleanup = configs.and_then(Result::ok).map(|configs| cleanup(&configs));
+    Ok((FoundTopic { partitions: identity.partitions.len(), cleanup }, ends))
+}
+
+fn cleanup(configs: &BTreeMap<String, String>) -> Cleanup {
+    let policy = configs.get("cleanup.policy").map_or("", String::as_str);
+    let deletes = policy.split(',').any(|policy| policy.trim() == "delete");
+    // -1 is "no limit".
+    let number = |name: &str| configs.get(name)?.parse::<u64>().ok().filter(|_| deletes);
+    Cleanup {
+        compacts: policy.split(',').any(|policy| policy.trim() == "compact"),
+        deletes_after: number("retention.ms").map(Duration::from_millis),
+        deletes_beyond_bytes: number("retention.bytes"),
+    }
+}
+
+/// Fetches from the end of one partition of each topic: being allowed to describe a topic is not
+/// being allowed to read it.
+fn read(
+    config: &Kafka,
+    topics: &[String],
+    found: &mut [Result<Closer, String>],
+    deadline: Instant,
+) -> Result<(), SourceError> {
+    let mut source = KafkaSource::start(config, topics, Duration::from_secs(3600))?;
+    let mut waiting = Vec::new();
+    for (topic, closer) in found.iter().enumerate() {
+        let Ok((_, ends)) = closer else { continue };
+        let Some((partition, end)) = ends.first_key_value() else { continue };
+        let at = TopicPartition { topic, partition: *partition };
+        source.assign(at, &Position { next_offset: *end, ..Position::start() });
+        waiting.push(at);
+    }
+    while !waiting.is_empty() && Instant::now() < deadline {
+        source.poll(Duration::from_millis(100), 100, &mut |event| {
+            let answered = match event {
+                SourceEvent::Record(record) => record.at,
+                // Out of range: written to or cleaned since, and so it was read.
+                SourceEvent::EndOfPartition { at, .. } | SourceEvent::OutOfRange { at, .. } => at,
+                _ => return,
+            };
+            waiting.retain(|at| *at != answered);
+        });
+        waiting.retain(|at| match source.error(*at) {
+            Some(error) => {
+                set_failed(found, at.topic, error.to_owned());
+                false
+            }
+            None => true,
+        });
+    }
+    for at in waiting {
+        set_failed(found, at.topic, "it can be described, but no fetch was answered in time".into());
+    }
+    Ok(())
+}
+
+fn set_failed(found: &mut [Result<Closer, String>], topic: usize, reason: String) {
+    if let Some(topic) = found.get_mut(topic) {
+        *topic = Err(reason);
+    }
+}
+
+fn reason(failure: Failure) -> String {
+    match failure {
+        Failure::Failed(reason) => reason,
+        Failure::Stopped => "stopped".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_policy_that_deletes_makes_retention_count() {
+        let configs = |policy: &str, ms: &str| {
+            let configs = [("cleanup.policy", policy), ("retention.ms", ms), ("retention.bytes", "-1")];
+            cleanup(&configs.map(|(name, value)| (name.to_owned(), value.to_owned())).into())
+        };
+        let week = Some(Duration::from_secs(7 * 24 * 3600));
+        assert_eq!(
+            configs("delete", "604800000"),
+            Cleanup { compacts: false, deletes_after: week, deletes_beyond_bytes: None }
+        );
+        assert_eq!(configs("delete", "-1").deletes_after, None);
+        assert_eq!(configs("compact", "604800000").deletes_after, None);
+        let both = configs("compact,delete", "604800000");
+        assert!(both.compacts && both.deletes_after == week);
+    }
+}

@@ -1,0 +1,164 @@
+//! Full disks, locks, damage.
+
+use std::fs;
+use std::io::{Seek, SeekFrom, Write};
+
+use rusqlite::params;
+
+use super::*;
+use crate::domain::change::Change;
+use crate::domain::value::Value;
+
+/// An upsert with a long text.
+fn large(nth: i64, number: i64, bytes: usize) -> Change {
+    let mut change = upsert(nth, number);
+    change.values[1] = Value::Text("x".repeat(bytes));
+    change
+}
+
+#[test]
+fn a_full_disk_is_retried_and_leaves_nothing_behind() {
+    let bench = bench();
+    let mut store = bench.open();
+    store.apply(&Batch { advances: advance(None, 1), ..batch([upsert(1, 1)]) }).unwrap();
+    let limit = |store: &SqliteStore, pages: i64| {
+        store.conn.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(())).unwrap();
+    };
+    limit(&store, 1);
+    let big = Batch { advances: advance(Some(1), 2), ..batch((2..50).map(|nth| large(nth, 2, 4_000))) };
+    retried(store.apply(&big), RetryReason::DiskFull);
+    assert_eq!(store.figures().rows[0], 1);
+    assert_eq!(store.checkpoint().unwrap().positions[&AT].next_offset, 1);
+    limit(&store, 1 << 30);
+    store.apply(&big).unwrap();
+    assert_eq!(store.figures().rows[0], 49);
+}
+
+#[test]
+fn a_lock_of_another_program_is_retried() {
+    let bench = bench();
+    let mut store = bench.open();
+    let rival = Connection::open(bench.path()).unwrap();
+    rival.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let change = batch([upsert(1, 1)]);
+    retried(store.apply(&change), RetryReason::Busy);
+    rival.execute_batch("ROLLBACK").unwrap();
+    store.apply(&change).unwrap();
+    assert_eq!(look(&bench, 1), visible(1, 1));
+}
+
+#[test]
+fn a_commit_that_fails_leaves_nothing_behind() {
+    let bench = bench();
+    let mut store = bench.open();
+    let change = Batch { advances: advance(None, 1), ..batch([upsert(1, 1), delete(2, 2)]) };
+    store.conn.commit_hook(Some(|| true)).unwrap();
+    store.apply(&change).unwrap_err();
+    assert_eq!((store.figures().rows[0], store.figures().delete_marks[0]), (0, 0));
+    store.conn.commit_hook(None::<fn() -> bool>).unwrap();
+    store.apply(&change).unwrap();
+    assert_eq!((store.figures().rows[0], store.figures().delete_marks[0]), (1, 1));
+}
+
+#[test]
+fn a_file_that_turns_read_only_stops() {
+    let mut store = bench().open();
+    store.conn.pragma_update(None, "query_only", true).unwrap();
+    let message = stopped(store.apply(&batch([upsert(1, 1)])), StopCode::Io);
+    assert!(message.contains("writable"), "{message}");
+}
+
+#[test]
+fn a_damaged_file_stops() {
+    let bench = bench();
+    let mut store = bench.open();
+    store.apply(&batch((0..2_000).map(|nth| upsert(nth, nth)))).unwrap();
+    store.complete().unwrap();
+    drop(store);
+    let root: i64 = reading(&bench.path())
+        .query_row("SELECT rootpage FROM sqlite_schema WHERE name = '_readside_g1_users'", [], |row| {
+            row.get(0)
+        })
+        .unwrap();
+    let mut file = fs::OpenOptions::new().write(true).open(bench.path()).unwrap();
+    file.seek(SeekFrom::Start((root as u64 - 1) * 4096)).unwrap();
+    file.write_all(&[0xAA; 4096]).unwrap();
+    let mut store = bench.open();
+    let message = stopped(store.apply(&batch([upsert(7, 9_999)])), StopCode::Io);
+    assert!(message.contains("damaged"), "{message}");
+}
+
+#[test]
+fn tampering_stops() {
+    let bench = bench();
+    let mut store = bench.open();
+    store.apply(&batch([upsert(1, 1), patch(1, 5, 0b0100, IfMissing::Hold)])).unwrap();
+    store.conn.execute("UPDATE _readside_g1_users SET _readside_d = ?1", params![b"\x09nonsense"]).unwrap();
+    stopped(store.apply(&batch([upsert(1, 3)])), StopCode::Io);
+    store.conn.execute_batch("DROP TABLE _readside_g1_users").unwrap();
+    stopped(store.apply(&batch([upsert(1, 6)])), StopCode::Io);
+}
+
+#[test]
+fn a_file_that_is_moved_away_stops() {
+    let bench = bench();
+    let mut store = bench.open();
+    store.apply(&batch([upsert(1, 1)])).unwrap();
+    store.maintain(NOW_MS).unwrap();
+    fs::rename(bench.path(), bench.path().with_extension("old")).unwrap();
+    stopped(store.maintain(NOW_MS), StopCode::Io);
+}
+
+#[test]
+fn a_wal_that_a_reader_pins_is_cut_once_it_is_gone() {
+    let bench = bench();
+    let mut store = bench.open();
+    store.complete().unwrap();
+    let reader = reading(&bench.path());
+    reader.execute_batch("BEGIN; SELECT COUNT(*) FROM users;").unwrap();
+    reader.query_row("SELECT COUNT(*) FROM users", [], |row| row.get::<_, i64>(0)).unwrap();
+    for number in 0..16 {
+        store.apply(&batch((0..4).map(|nth| large(nth, number, 500_000)))).unwrap();
+    }
+    assert!(store.figures().wal_bytes > 24 << 20, "{:?}", store.figures());
+    assert!(store.maintain(NOW_MS).unwrap().wal_pages_pinned > 0);
+    reader.execute_batch("COMMIT").unwrap();
+    assert_eq!(store.maintain(NOW_MS).unwrap().wal_pages_pinned, 0);
+    assert_eq!(store.figures().wal_bytes, 0);
+}
+
+#[test]
+fn without_readers_the_wal_stays_short() {
+    let bench = bench();
+    let mut store = bench.open();
+    store.complete().unwrap();
+    for number in 0..40 {
+        store.apply(&batch((0..4).map(|nth| large(nth, number, 250_000)))).unwrap();
+        assert!(store.figures().wal_bytes < 16 << 20, "{:?}", store.figures());
+    }
+}
+
+#[test]
+fn a_large_truncate_looks_at_every_page_of_details() {
+    let bench = bench();
+    let mut store = bench.open();
+    let rows = 1_000;
+    // Whole rows, patched rows, held patches and marks; every other one newer than the truncate.
+    let number = |nth: i64| if nth % 2 == 0 { 10 } else { 30 };
+    store.apply(&batch((0..rows).map(|nth| upsert(nth, number(nth))))).unwrap();
+    let patched = (0..rows).filter(|nth| nth % 3 == 0);
+    let later = |nth: i64| number(nth) + 1;
+    store.apply(&batch(patched.map(|nth| patch(nth, later(nth), 0b0100, IfMissing::Hold)))).unwrap();
+    store
+        .apply(&batch((rows..2 * rows).map(|nth| patch(nth, number(nth), 0b0100, IfMissing::Hold))))
+        .unwrap();
+    store.apply(&batch((2 * rows..3 * rows).map(|nth| delete(nth, number(nth))))).unwrap();
+    let truncate = Change { operation: Operation::Truncate, values: vec![], ..delete(0, 20) };
+    store.apply(&batch([truncate])).unwrap();
+    let figures = store.figures();
+    assert_eq!((figures.rows[0], figures.held[0], figures.delete_marks[0]), (500, 500, 500));
+    let counted: i64 =
+        store.conn.query_row("SELECT COUNT(*) FROM _readside_g1_users", [], |row| row.get(0)).unwrap();
+    assert_eq!(counted, 500);
+    assert_eq!(look(&bench, 2 * rows), RowLookup::Missing);
+}
