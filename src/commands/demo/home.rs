@@ -155,6 +155,7 @@ fn foreign(path: &Path) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::commands::demo::shop::Shop;
     use std::fs;
 
     fn addresses() -> Addresses<'static> {
@@ -176,6 +177,28 @@ mod tests {
         let mut left: Vec<_> = fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         left.sort();
         assert_eq!(left, ["notes.txt", "readside.yaml", "replica.db.lock"]);
+    }
+
+    #[test]
+    fn the_configuration_is_valid_and_has_the_columns_of_the_shop() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("it's a \"demo\": #1");
+        let mut home = Home::prepare(&path).unwrap();
+        home.write_config(addresses()).unwrap();
+        let loaded = crate::config::load(&home.config_path, std::iter::empty()).unwrap();
+        assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
+        let config = loaded.config;
+        assert_eq!(config.replica.sqlite.path, home.replica_path);
+        assert_eq!((config.http.listen, config.admin.listen), (addresses().http, addresses().admin));
+        assert_eq!(config.kafka.brokers, ["127.0.0.1:9092"]);
+        let mut shop = Shop::new(1);
+        shop.open(1_795_434_797_275);
+        let expected = shop.expected();
+        assert_eq!(config.tables.len(), expected.len());
+        for (table, expected) in config.tables.iter().zip(expected) {
+            assert_eq!(table.name, expected.table);
+            assert!(expected.rows.iter().all(|row| row.len() == table.columns.len()), "{}", table.name);
+        }
     }
 
     #[test]

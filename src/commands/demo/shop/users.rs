@@ -63,6 +63,21 @@ impl Default for Wal {
     }
 }
 
+/// The part of an event that differs between operations.
+struct Envelope {
+    op: &'static str,
+    before: Json,
+    after: Json,
+    /// Where in a snapshot the event stands; null outside of one.
+    snapshot: Json,
+}
+
+impl Envelope {
+    fn new(op: &'static str, after: Json) -> Envelope {
+        Envelope { op, before: Json::Null, after, snapshot: Json::Null }
+    }
+}
+
 impl Users {
     /// What a first snapshot of the table reports.
     pub fn snapshot(&mut self, count: i64, random: &mut Random, now_ms: i64) -> Vec<Message> {
@@ -74,7 +89,8 @@ impl Users {
                 _ if nth == count => "last",
                 _ => "true",
             };
-            let event = self.event("r", Json::Null, row_json(&user, false), json!(mark), now_ms);
+            let after = row_json(&user, false);
+            let event = self.event(Envelope { snapshot: json!(mark), ..Envelope::new("r", after) }, now_ms);
             messages.push(self.message(user.id, Some(event)));
             self.rows.insert(user.id, user);
         }
@@ -85,7 +101,7 @@ impl Users {
     pub fn register(&mut self, random: &mut Random, now_ms: i64) -> Message {
         let user = self.invent(random, now_ms);
         self.begin(random);
-        let event = self.event("c", Json::Null, row_json(&user, false), Json::Null, now_ms);
+        let event = self.event(Envelope::new("c", row_json(&user, false)), now_ms);
         let message = self.message(user.id, Some(event));
         self.commit();
         self.rows.insert(user.id, user);
@@ -108,7 +124,7 @@ impl Users {
             }
         }
         self.begin(random);
-        let event = self.event("u", Json::Null, row_json(&user, !bio_changed), Json::Null, now_ms);
+        let event = self.event(Envelope::new("u", row_json(&user, !bio_changed)), now_ms);
         let message = self.message(id, Some(event));
         self.commit();
         self.rows.insert(id, user);
@@ -126,7 +142,7 @@ impl Users {
             "newsletter": null, "bio": null, "created_at": "1970-01-01T00:00:00.000000Z",
         });
         self.begin(random);
-        let event = self.event("d", before, Json::Null, Json::Null, now_ms);
+        let event = self.event(Envelope { before, ..Envelope::new("d", Json::Null) }, now_ms);
         let messages = vec![self.message(id, Some(event)), self.message(id, None)];
         self.commit();
         messages
@@ -191,7 +207,8 @@ impl Users {
         self.log.last_commit = Some(self.log.lsn);
     }
 
-    fn event(&self, op: &str, before: Json, after: Json, snapshot: Json, now_ms: i64) -> Json {
+    fn event(&self, envelope: Envelope, now_ms: i64) -> Json {
+        let Envelope { op, before, after, snapshot } = envelope;
         let Wal { lsn, last_commit, transaction, .. } = self.log;
         let sequence = json!([last_commit.map(|lsn| lsn.to_string()), lsn.to_string()]).to_string();
         json!({
