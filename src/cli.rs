@@ -75,6 +75,20 @@ enum Command {
         #[command(flatten)]
         output: OutputFormat,
     },
+    /// Check that everything the daemon needs is there: brokers, topics, replica
+    ///
+    /// Connects, names what failed and what to do, and ends within the time limit: with exit code 0,
+    /// or 69 when something is missing.
+    #[command(after_long_help = "Example:\n  readside check --config readside.yaml --timeout 5s")]
+    Check {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Give up after this time
+        #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
+        timeout: Duration,
+        #[command(flatten)]
+        output: OutputFormat,
+    },
     /// Show how fresh the replica is
     ///
     /// Asks the running daemon. The same is in the replica itself, for SQL: SELECT * FROM
@@ -257,6 +271,10 @@ impl Cli {
             Command::Run { config } => commands::run::run(config.path()),
             Command::Demo { length, dir } => commands::demo::run(length, dir),
             Command::Validate { config, output } => commands::validate::run(config.path(), output.is_json()),
+            Command::Check { config, timeout, output } => {
+                let loaded = config::load(config.path(), config::process_environment())?;
+                commands::check::run(&loaded.config, timeout, output.is_json())
+            }
             Command::Status { admin, output, verbose, watch } => {
                 let options = commands::status::Options { json: output.is_json(), verbose, watch };
                 commands::status::run(&admin.endpoint()?, options)
@@ -356,7 +374,7 @@ mod tests {
             }
         }
         let names: Vec<_> = Cli::command().get_subcommands().map(|each| each.get_name().to_owned()).collect();
-        assert_eq!(names, ["validate", "status", "wait", "health", "schema", "completions", "man"]);
+        assert_eq!(names, ["run", "validate", "check", "status", "wait", "health", "schema", "completions", "man"]);
     }
 
     #[test]

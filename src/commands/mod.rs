@@ -1,6 +1,7 @@
 //! Subcommands, one file each. A command returns the exit code, or an error that
 //! [`exit_code`] turns into one.
 
+pub mod check;
 pub mod client;
 pub mod completions;
 pub mod demo;

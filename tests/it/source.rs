@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use readside::config::Kafka;
 use readside::domain::checkpoint::{Position, TopicPartition};
-use readside::source::kafka::KafkaSource;
+use readside::source::kafka::{KafkaSource, probe};
 use readside::source::{Ends, Observation, Source, SourceEvent};
 
 use crate::kafka::{self, Broker, Message, Transaction};
@@ -235,10 +235,13 @@ fn an_open_transaction_holds_the_end_but_not_the_high_watermark() {
     let seen = ends(&reader.observation(), 0);
     assert_eq!((seen.high_watermark, seen.last_stable), (5, Some(2)));
     reader.source.want_details(false);
-    reader.until("a round without the last stable offset", |event| match event {
-        Seen::Observation(observation) => ends(observation, 0).last_stable.is_none().then_some(()),
+    let seen = reader.until("a round without details", |event| match event {
+        Seen::Observation(observation) => {
+            Some(ends(observation, 0)).filter(|ends| ends.last_stable.is_none())
+        }
         _ => None,
     });
+    assert_eq!(seen, Ends { log_start: None, high_watermark: 5, last_stable: None });
     open.commit();
     let (records, end) = reader.until_end(0);
     assert_eq!((offsets(&records), end), (vec![2, 3, 4], 6));
@@ -285,9 +288,15 @@ fn an_observation_says_what_is_there_and_goes_on_while_nothing_happens() {
     assert_eq!(first.topics[&0].id.len(), 22, "a topic id in base64");
     assert_eq!(ends(&first, 0), Ends { log_start: Some(1), high_watermark: 4, last_stable: Some(4) });
     assert_eq!(ends(&first, 1), Ends { log_start: Some(0), high_watermark: 0, last_stable: Some(0) });
-    let second = reader.observation();
+    reader.source.want_details(false);
+    let second = reader.until("a round without details", |event| match event {
+        Seen::Observation(observation) => {
+            ends(observation, 0).log_start.is_none().then(|| observation.clone())
+        }
+        _ => None,
+    });
     assert!(second.asked_ms > first.asked_ms);
-    assert_eq!(ends(&second, 0), Ends { log_start: None, high_watermark: 4, last_stable: Some(4) });
+    assert_eq!(ends(&second, 0), ends(&first, 0));
     assert_eq!(second.topics[&0].id, first.topics[&0].id);
 }
 
@@ -296,6 +305,7 @@ fn added_partitions_are_in_the_next_observation_and_can_be_read_at_once() {
     let Some(broker) = kafka::shared() else { return };
     let topic = topic(broker, "grown", 1, &[]);
     let mut reader = Reader::start(&broker.bootstrap(), &[&topic]);
+    reader.source.want_details(false);
     reader.assign(0, 0, -1);
     reader.until_end(0);
     broker.add_partitions(&topic, 3);
@@ -352,14 +362,11 @@ fn a_recreated_topic_has_another_id() {
     let mut reader = Reader::start(&broker.bootstrap(), &[&name]);
     let before = reader.observation().topics[&0].id.clone();
     broker.delete_topic(&name);
-    kafka::eventually("the topic is created again", 20, || {
-        reader.until("the topic is gone", |event| match event {
-            Seen::Observation(observation) => observation.topics.is_empty().then_some(()),
-            _ => None,
-        });
-        broker.create_topic(&name, 1, &[]);
-        Some(())
+    reader.until("the topic is gone", |event| match event {
+        Seen::Observation(observation) => observation.topics.is_empty().then_some(()),
+        _ => None,
     });
+    broker.create_topic(&name, 1, &[]);
     let after = reader.until("the topic is back", |event| match event {
         Seen::Observation(observation) => observation.topics.get(&0).map(|topic| topic.id.clone()),
         _ => None,
@@ -402,11 +409,43 @@ fn a_record_larger_than_a_fetch_is_handed_over() {
 }
 
 #[test]
+fn a_batch_that_was_damaged_on_disk_is_not_skipped() {
+    let Some(broker) = kafka::shared() else { return };
+    let topic = topic(broker, "damaged", 1, &[]);
+    broker.produce(&topic, [Message::new("a", "1")]);
+    broker.produce(&topic, [Message::new("b", "2")]);
+    broker.produce(&topic, [Message::new("c", "3")]);
+    let segment = broker.log_dir().join(format!("{topic}-0/00000000000000000000.log"));
+    let whole = std::fs::metadata(&segment).expect("the segment").len();
+    // Three batches of the same size; the value is the last byte but one.
+    let place = whole / 3 * 2 - 2;
+    write_byte(&segment, place, b'X');
+    let mut reader = Reader::start(&broker.bootstrap(), &[&topic]);
+    reader.assign(0, 0, -1);
+    let (records, reason) = reader.collect("the damage is told", |event| match event {
+        Seen::Unreachable(reason) => Some(reason.clone()),
+        _ => None,
+    });
+    assert_eq!(offsets(&records), [0]);
+    assert!(reason.contains(&topic) && reason.contains("CRC"), "{reason}");
+    write_byte(&segment, place, b'2');
+    let (records, end) = reader.until_end(0);
+    assert_eq!((offsets(&records), end), (vec![1, 2], 3));
+}
+
+fn write_byte(path: &std::path::Path, place: u64, byte: u8) {
+    use std::os::unix::fs::FileExt;
+    let file = std::fs::OpenOptions::new().write(true).open(path).expect("the segment");
+    file.write_all_at(&[byte], place).expect("written");
+}
+
+#[test]
 fn a_broker_that_goes_away_and_comes_back_is_told_and_reading_goes_on() {
     let Some(broker) = kafka::private("outage") else { return };
     let topic = topic(&broker, "outage", 1, &[]);
     broker.produce(&topic, numbered(2));
     let mut reader = Reader::start(&broker.bootstrap(), &[&topic]);
+    reader.source.want_details(false);
     reader.assign(0, 0, -1);
     reader.until_end(0);
     reader.observation();
@@ -434,6 +473,10 @@ fn a_broker_that_goes_away_and_comes_back_is_told_and_reading_goes_on() {
 
     broker.freeze();
     reader.until("unreachable again", unreachable);
+    broker.thaw();
+    reader.observation();
+    broker.freeze();
+    reader.until("unreachable for the third time", unreachable);
     let start = Instant::now();
     drop(reader);
     assert!(start.elapsed() < Duration::from_secs(1), "closing took {:?}", start.elapsed());
@@ -488,6 +531,37 @@ fn a_log_that_was_truncated_and_grew_again_is_a_gap() {
     let (records, end) = reader.until_end(0);
     assert_eq!((records.len(), end), (20, 20));
     assert!(records[0].leader_epoch > epoch);
+}
+
+#[test]
+fn a_probe_tells_each_topic_by_itself() {
+    let Some(broker) = kafka::shared() else { return };
+    let week = [("cleanup.policy", "delete"), ("retention.ms", "604800000")];
+    let pruned = topic(broker, "pruned", 3, &week);
+    broker.produce(&pruned, numbered(5));
+    let compacted = topic(broker, "kept", 1, &[("cleanup.policy", "compact")]);
+    let missing = kafka::topic_name("missing");
+    let topics = [pruned, missing, compacted];
+    let found = probe(&config(&broker.bootstrap()), &topics, Duration::from_secs(20)).expect("a probe");
+    assert!(found.cluster.is_ok_and(|cluster| !cluster.is_empty()));
+    let [pruned, missing, compacted] = found.topics.as_slice() else { panic!("three topics") };
+    let pruned = pruned.as_ref().expect("there and readable");
+    let deletes_after = pruned.cleanup.as_ref().and_then(|cleanup| cleanup.deletes_after);
+    assert_eq!((pruned.partitions, deletes_after), (3, Some(Duration::from_secs(604_800))));
+    assert_eq!(missing.as_ref().err().map(String::as_str), Some("it does not exist"));
+    let cleanup = compacted.as_ref().expect("there and readable").cleanup.as_ref().expect("visible");
+    assert!(cleanup.compacts && cleanup.deletes_after.is_none());
+}
+
+#[test]
+fn a_probe_ends_in_time_when_nobody_answers() {
+    // Accepts connections and says nothing.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = silent.local_addr().expect("its address").to_string();
+    let start = Instant::now();
+    let found = probe(&config(&address), &["t".into()], Duration::from_secs(2)).expect("a probe");
+    assert!(found.cluster.is_err() && found.topics.is_empty());
+    assert!(start.elapsed() < Duration::from_secs(4), "it took {:?}", start.elapsed());
 }
 
 fn readside_now_ms() -> i64 {

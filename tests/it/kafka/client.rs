@@ -160,8 +160,11 @@ impl Transaction {
 /// Collects what became of each message, by its place in the call.
 #[derive(Default)]
 struct Delivered {
-    results: Mutex<Vec<(usize, Result<(i32, i64), String>)>>,
+    results: Mutex<Vec<(usize, Delivery)>>,
 }
+
+/// Partition and offset, or the error.
+type Delivery = Result<(i32, i64), String>;
 
 impl ClientContext for Delivered {}
 

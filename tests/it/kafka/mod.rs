@@ -65,6 +65,7 @@ pub fn eventually<T>(what: &str, seconds: u64, mut done: impl FnMut() -> Option<
     }
 }
 
+#[cfg(test)]
 mod tests {
     use super::*;
 

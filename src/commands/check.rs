@@ -1,0 +1,259 @@
+//! `readside check`: connects to everything the daemon will need and says what failed, and what to
+//! do about it. Reads a little, writes nothing but a probe file that it removes.
+
+use std::fmt::Write as _;
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::config::Config;
+use crate::source::kafka::{self, Cleanup, FoundTopic, Probe};
+
+use super::{DONE, IO, UNAVAILABLE};
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Outcome {
+    Ok,
+    /// It works, and a person should know something.
+    Warning,
+    Failed,
+    /// What it needs has failed.
+    Skipped,
+}
+
+/// One line of the result.
+#[derive(Debug)]
+struct Item {
+    what: String,
+    outcome: Outcome,
+    found: String,
+    /// Empty when there is nothing to do.
+    advice: String,
+}
+
+/// Prints a line per item and gives the exit code: 69 when a service is missing, else 74 when the
+/// replica cannot be written, else 0. Takes no longer than `timeout` and a second.
+pub fn run(config: &Config, timeout: Duration, json: bool) -> anyhow::Result<u8> {
+    let names: Vec<String> = config.topics.iter().map(|topic| topic.name.clone()).collect();
+    let mut items = match kafka::probe(&config.kafka, &names, timeout) {
+        Ok(probe) => service_items(&probe, &config.kafka.brokers, &names),
+        Err(error) => {
+            vec![failed("kafka", &error.to_string(), "correct it under kafka in the configuration")]
+        }
+    };
+    let services_failed = items.iter().any(|item| item.outcome == Outcome::Failed);
+    let replica = replica_item(&config.replica.sqlite.path);
+    let replica_failed = replica.outcome == Outcome::Failed;
+    items.push(replica);
+    super::print(&if json { format!("{:#}\n", as_json(&items)) } else { as_text(&items) })?;
+    Ok(match (services_failed, replica_failed) {
+        (true, _) => UNAVAILABLE,
+        (false, true) => IO,
+        (false, false) => DONE,
+    })
+}
+
+fn service_items(probe: &Probe, brokers: &[String], names: &[String]) -> Vec<Item> {
+    let mut items = Vec::new();
+    match &probe.cluster {
+        Ok(cluster) => items.push(ok("kafka", &format!("cluster {cluster}"))),
+        Err(reason) => {
+            let found = format!("{}: {reason}", brokers.join(", "));
+            items.push(failed("kafka", &found, "check kafka.brokers, the network and the credentials"));
+        }
+    }
+    for (index, name) in names.iter().enumerate() {
+        let what = format!("topic {name}");
+        items.push(match probe.topics.get(index) {
+            Some(Ok(found)) => topic_item(what, found),
+            Some(Err(reason)) => failed(&what, reason, "create it, correct its name, or grant access to it"),
+            None => Item {
+                what,
+                outcome: Outcome::Skipped,
+                found: "no broker was asked".into(),
+                advice: String::new(),
+            },
+        });
+    }
+    items
+}
+
+fn topic_item(what: String, topic: &FoundTopic) -> Item {
+    let plural = if topic.partitions == 1 { "partition" } else { "partitions" };
+    let mut found = format!("{} {plural}", topic.partitions);
+    let Some(lost) = topic.cleanup.as_ref().and_then(what_is_deleted) else {
+        return ok(&what, &found);
+    };
+    let _ = write!(found, ", {lost}");
+    let advice = "a replica that is built later lacks those rows: compact the topic \
+                  (cleanup.policy=compact), or keep everything (retention.ms=-1, retention.bytes=-1)";
+    Item { what, outcome: Outcome::Warning, found, advice: advice.into() }
+}
+
+fn what_is_deleted(cleanup: &Cleanup) -> Option<String> {
+    let by_age = cleanup.deletes_after.map(|age| format!("records older than {} are deleted", days(age)));
+    let by_size = cleanup
+        .deletes_beyond_bytes
+        .map(|bytes| format!("records beyond {bytes} bytes of a partition are deleted"));
+    match (by_age, by_size) {
+        (Some(age), Some(size)) => Some(format!("{age}, {size}")),
+        (age, size) => age.or(size),
+    }
+}
+
+/// `7d`, `36h`, `90s`: the largest unit that says it exactly.
+fn days(age: Duration) -> String {
+    let seconds = age.as_secs();
+    for (unit, name) in [(86_400, "d"), (3_600, "h"), (60, "m")] {
+        if seconds >= unit && seconds.is_multiple_of(unit) {
+            return format!("{}{name}", seconds / unit);
+        }
+    }
+    format!("{seconds}s")
+}
+
+fn replica_item(path: &Path) -> Item {
+    let what = "replica";
+    match writable(path) {
+        Ok(()) => ok(what, &format!("{} can be written", path.display())),
+        Err((place, error)) => {
+            let found = format!("{}: {error}", place.display());
+            failed(what, &found, "make it writable for this user, mount a volume, or free some space")
+        }
+    }
+}
+
+/// Whether a replica at `path` could be written now. Directories that are missing are made at
+/// start, so the nearest one that exists counts.
+fn writable(path: &Path) -> Result<(), (PathBuf, io::Error)> {
+    if path.exists() {
+        let opened = OpenOptions::new().write(true).open(path);
+        opened.map_err(|error| (path.to_path_buf(), error))?;
+    }
+    let directory = path.ancestors().skip(1).find(|directory| directory.is_dir());
+    // A relative name without a directory is in the working directory.
+    let directory = directory.unwrap_or(Path::new("."));
+    let probe = directory.join(format!(".readside-check-{}", std::process::id()));
+    let written = fs::write(&probe, b"readside check\n");
+    let removed = fs::remove_file(&probe);
+    written.and(removed).map_err(|error| (directory.to_path_buf(), error))
+}
+
+fn ok(what: &str, found: &str) -> Item {
+    Item { what: what.into(), outcome: Outcome::Ok, found: found.into(), advice: String::new() }
+}
+
+fn failed(what: &str, found: &str, advice: &str) -> Item {
+    Item { what: what.into(), outcome: Outcome::Failed, found: found.into(), advice: advice.into() }
+}
+
+fn as_text(items: &[Item]) -> String {
+    let mut out = String::new();
+    for item in items {
+        let outcome = match item.outcome {
+            Outcome::Ok => "ok",
+            Outcome::Warning => "warning",
+            Outcome::Failed => "FAILED",
+            Outcome::Skipped => "skipped",
+        };
+        let found = super::printable(&item.found);
+        let _ = write!(out, "{outcome:<8}{}: {found}", super::printable(&item.what));
+        if !item.advice.is_empty() {
+            let _ = write!(out, "; {}", item.advice);
+        }
+        out.push('\n');
+    }
+    out
+}
+
+fn as_json(items: &[Item]) -> Value {
+    let ok = items.iter().all(|item| matches!(item.outcome, Outcome::Ok | Outcome::Warning));
+    let items: Vec<Value> = items
+        .iter()
+        .map(|item| {
+            let outcome = match item.outcome {
+                Outcome::Ok => "ok",
+                Outcome::Warning => "warning",
+                Outcome::Failed => "failed",
+                Outcome::Skipped => "skipped",
+            };
+            let advice = (!item.advice.is_empty()).then_some(&item.advice);
+            json!({ "what": item.what, "outcome": outcome, "found": item.found, "advice": advice })
+        })
+        .collect();
+    json!({ "ok": ok, "checks": items })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn topic(deletes_after: Option<Duration>) -> FoundTopic {
+        let cleanup = Cleanup { compacts: false, deletes_after, deletes_beyond_bytes: None };
+        FoundTopic { partitions: 6, cleanup: Some(cleanup) }
+    }
+
+    #[test]
+    fn every_item_is_a_line_that_says_what_and_what_to_do() {
+        let probe = Probe {
+            cluster: Ok("abc".into()),
+            topics: vec![
+                Ok(topic(None)),
+                Ok(topic(Some(Duration::from_secs(7 * 86_400)))),
+                Err("it does not exist".into()),
+            ],
+        };
+        let names = ["kept", "pruned", "gone\u{1b}"].map(str::to_owned);
+        let items = service_items(&probe, &["a:1".into()], &names);
+        let text = as_text(&items);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[0], "ok      kafka: cluster abc");
+        assert_eq!(lines[1], "ok      topic kept: 6 partitions");
+        let warning = "warning topic pruned: 6 partitions, records older than 7d are deleted; a replica";
+        assert!(lines[2].starts_with(warning), "{}", lines[2]);
+        assert!(
+            lines[3].starts_with("FAILED  topic gone\u{fffd}: it does not exist; create it"),
+            "{}",
+            lines[3]
+        );
+        let json = as_json(&items);
+        assert_eq!((&json["ok"], &json["checks"][3]["outcome"]), (&json!(false), &json!("failed")));
+        assert_eq!(json["checks"][0]["advice"], Value::Null);
+    }
+
+    #[test]
+    fn without_a_broker_topics_are_skipped_and_not_called_missing() {
+        let probe = Probe { cluster: Err("connection refused".into()), topics: vec![] };
+        let items = service_items(&probe, &["a:1".into(), "b:2".into()], &["users".into()]);
+        let text = as_text(&items);
+        assert!(
+            text.starts_with("FAILED  kafka: a:1, b:2: connection refused; check kafka.brokers"),
+            "{text}"
+        );
+        assert!(text.ends_with("skipped topic users: no broker was asked\n"), "{text}");
+        assert_eq!(as_json(&items)["ok"], json!(false));
+    }
+
+    #[test]
+    fn a_replica_is_writable_where_its_directory_can_be_made_and_nothing_is_left_behind() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("later/replica.db");
+        assert_eq!(replica_item(&path).outcome, Outcome::Ok);
+        assert_eq!(fs::read_dir(dir.path()).expect("readable").count(), 0);
+        let file = dir.path().join("file");
+        fs::write(&file, "").expect("written");
+        // A directory where the file should be can be written by nobody, root included.
+        assert_eq!(replica_item(dir.path()).outcome, Outcome::Failed);
+        assert_eq!(replica_item(&file).outcome, Outcome::Ok);
+    }
+
+    #[test]
+    fn an_age_is_said_in_the_largest_exact_unit() {
+        for (seconds, said) in [(604_800, "7d"), (129_600, "36h"), (90, "90s"), (120, "2m"), (0, "0s")] {
+            assert_eq!(days(Duration::from_secs(seconds)), said);
+        }
+    }
+}
