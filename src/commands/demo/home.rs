@@ -32,7 +32,10 @@ impl Home {
     /// Makes the directory or takes over that of an earlier demo, whose replica goes: it belongs to
     /// a broker that is no more. Refuses, and changes nothing, where the files are not a demo's.
     pub fn prepare(directory: &Path) -> Result<Home, Failure> {
-        std::fs::create_dir_all(directory).map_err(|error| broken(directory, &error))?;
+        std::fs::create_dir_all(directory).map_err(|error| Failure {
+            exit_code: 74,
+            reason: format!("{}: cannot make this directory: {error}", directory.display()),
+        })?;
         let config_path = directory.join("readside.yaml");
         let replica_path = directory.join("replica.db");
         let parts = ["", "-wal", "-shm", "-journal"].map(|suffix| sibling(&replica_path, suffix));
