@@ -374,7 +374,10 @@ mod tests {
             }
         }
         let names: Vec<_> = Cli::command().get_subcommands().map(|each| each.get_name().to_owned()).collect();
-        assert_eq!(names, ["run", "validate", "check", "status", "wait", "health", "schema", "completions", "man"]);
+        assert_eq!(
+            names,
+            ["run", "demo", "validate", "check", "status", "wait", "health", "schema", "completions", "man"]
+        );
     }
 
     #[test]
