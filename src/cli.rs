@@ -54,6 +54,20 @@ enum Command {
         #[command(flatten)]
         config: ConfigFile,
     },
+    /// Try it without any server: a made-up shop feeds a replica
+    ///
+    /// The broker is a mock cluster in this process, everything else is the real thing. Goes on
+    /// until Ctrl-C, then compares the replica with what the shop knows to be right; exit code 1
+    /// when they differ.
+    #[command(after_long_help = "Example:\n  readside demo --for 10s --dir /tmp/demo")]
+    Demo {
+        /// End after this time, such as 10s; the first copy is always completed
+        #[arg(long = "for", value_name = "DURATION", value_parser = parse_duration)]
+        length: Option<Duration>,
+        /// Where the replica and its configuration go; those of an earlier demo are replaced
+        #[arg(long, value_name = "DIR", default_value = "demo")]
+        dir: PathBuf,
+    },
     /// Check the configuration without any network
     ///
     /// Reports all problems at once, each with file, line and column.
@@ -265,6 +279,7 @@ impl Cli {
     pub fn dispatch(self) -> anyhow::Result<u8> {
         match self.command {
             Command::Run { config } => commands::run::run(config.path()),
+            Command::Demo { length, dir } => commands::demo::run(length, dir),
             Command::Validate { config, output } => commands::validate::run(config.path(), output.is_json()),
             Command::Check { config, timeout, output } => {
                 commands::check::run(&config.load()?.config, timeout, output.is_json())
@@ -324,6 +339,8 @@ mod tests {
             "run",
             "run --config readside.yaml",
             "run -c readside.yaml",
+            "demo",
+            "demo --for 10s --dir /tmp/demo",
             "validate -o json",
             "check --timeout 5s -o json",
             "status --watch --verbose --admin http://127.0.0.1:9465",
@@ -372,7 +389,7 @@ mod tests {
         let names: Vec<_> = Cli::command().get_subcommands().map(|each| each.get_name().to_owned()).collect();
         assert_eq!(
             names,
-            ["run", "validate", "check", "status", "wait", "health", "schema", "completions", "man"]
+            ["run", "demo", "validate", "check", "status", "wait", "health", "schema", "completions", "man"]
         );
     }
 

@@ -4,6 +4,7 @@
 pub mod check;
 pub mod client;
 pub mod completions;
+pub mod demo;
 pub mod health;
 pub mod man;
 pub mod run;
