@@ -5,10 +5,10 @@
 //! `READSIDE_BENCH_ROUNDS` and `READSIDE_BENCH_KEYS=integer|uuid` change the work.
 
 #[path = "../tests/it/daemon.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, unused_imports)]
 mod daemon;
 #[path = "../tests/it/kafka/mod.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, unused_imports)]
 mod kafka;
 
 use std::fmt::Write as _;

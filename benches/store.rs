@@ -137,6 +137,7 @@ fn change(uuid_key: bool, nth: i64, newer: i64, deleted: bool) -> Change {
     let at = Coordinates { topic: 0, partition: 0, offset: nth };
     Change {
         table: 0,
+        topic: 0,
         operation: if deleted { Operation::Delete } else { Operation::Write { if_missing: IfMissing::Hold } },
         values,
         version: Version::position(1_715_000_000_000 + newer, at),

@@ -1,1 +1,404 @@
 //! The command line: what people type.
+
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+
+use crate::admin::parse_duration;
+use crate::commands;
+use crate::commands::client::Endpoint;
+use crate::commands::health::Probe;
+use crate::commands::status::Sources;
+use crate::config::{self, Loaded};
+
+/// Where the configuration is when nobody says.
+const CONFIG_DEFAULT: &str = "/etc/readside/readside.yaml";
+const HTTP_DEFAULT: &str = "127.0.0.1:9464";
+const ADMIN_DEFAULT: &str = "127.0.0.1:9465";
+
+static VERSION: LazyLock<String> = LazyLock::new(|| {
+    let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
+    let (os, arch) = (std::env::consts::OS, std::env::consts::ARCH);
+    format!("{} ({profile} build, {os}, {arch})", env!("CARGO_PKG_VERSION"))
+});
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0   done, also after SIGTERM
+  64  the configuration or the command line is wrong
+  69  a service is unavailable
+  74  an error of input or output
+  78  the replica belongs to another configuration, cluster or program
+  1   anything else";
+
+/// A local, read-only copy of other services' data in SQLite, kept fresh from their change events
+/// in Kafka.
+#[derive(Debug, Parser)]
+#[command(name = "readside", version = VERSION.as_str(), after_long_help = EXIT_CODES)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Keep the replica fresh until told to stop
+    ///
+    /// Reads every partition of the configured topics from the position stored in the replica,
+    /// and keeps going on. SIGTERM or SIGINT commits what is complete and ends with exit code 0; a
+    /// second signal ends at once.
+    #[command(after_long_help = "Example:\n  readside run --config readside.yaml")]
+    Run {
+        #[command(flatten)]
+        config: ConfigFile,
+    },
+    /// Try it without any server: a made-up shop feeds a replica
+    ///
+    /// The broker is a mock cluster in this process, everything else is the real thing. Goes on
+    /// until Ctrl-C, then compares the replica with what the shop knows to be right; exit code 1
+    /// when they differ.
+    #[command(after_long_help = "Example:\n  readside demo --for 10s --dir /tmp/demo")]
+    Demo {
+        /// End after this time, such as 10s; the first copy is always completed
+        #[arg(long = "for", value_name = "DURATION", value_parser = parse_duration)]
+        length: Option<Duration>,
+        /// Where the replica and its configuration go; those of an earlier demo are replaced
+        #[arg(long, value_name = "DIR", default_value = "demo")]
+        dir: PathBuf,
+    },
+    /// Check the configuration without any network
+    ///
+    /// Reports all problems at once, each with file, line and column.
+    #[command(after_long_help = "Example:\n  readside validate --config readside.yaml -o json")]
+    Validate {
+        #[command(flatten)]
+        config: ConfigFile,
+        #[command(flatten)]
+        output: OutputFormat,
+    },
+    /// Check that everything the daemon needs is there: brokers, topics, replica
+    ///
+    /// Connects, names what failed and what to do, and ends within the time limit: with exit code 0,
+    /// or 69 when something is missing.
+    #[command(after_long_help = "Example:\n  readside check --config readside.yaml --timeout 5s")]
+    Check {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Give up after this time
+        #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
+        timeout: Duration,
+        #[command(flatten)]
+        output: OutputFormat,
+    },
+    /// Show how fresh the replica is
+    ///
+    /// Asks the running daemon and, where that does not answer, the replica itself. The same is
+    /// there for SQL: SELECT * FROM _readside_status.
+    #[command(after_long_help = "Examples:\n  readside status\n  readside status --verbose --watch\n  \
+                                 readside status -o json | jq -r .state")]
+    Status {
+        #[command(flatten)]
+        admin: Admin,
+        #[command(flatten)]
+        output: OutputFormat,
+        /// Show the position in every partition, too
+        #[arg(short, long)]
+        verbose: bool,
+        /// Show it again every two seconds until interrupted
+        #[arg(short, long)]
+        watch: bool,
+    },
+    /// Wait until an event is in the replica: read your writes
+    ///
+    /// Say which event by its coordinates in Kafka, or by the row and the version it leads to.
+    /// Ends with exit code 0 when the replica has it, and with 69 when it has not come in time.
+    #[command(
+        group = clap::ArgGroup::new("what").args(["topic", "table"]).required(true),
+        after_long_help = "Examples:\n  readside wait --topic users --partition 3 --offset 1042\n  \
+                           readside wait --table users --key '[42]' --version 7 --timeout 500ms"
+    )]
+    Wait {
+        /// Topic of the event
+        #[arg(long, requires_all = ["partition", "offset"])]
+        topic: Option<String>,
+        /// Partition of the event
+        #[arg(long, requires = "topic", value_name = "NUMBER", value_parser = clap::value_parser!(i32).range(0..))]
+        partition: Option<i32>,
+        /// Offset of the event, as the producer was told when it was written
+        #[arg(long, requires = "topic", value_name = "NUMBER", value_parser = clap::value_parser!(i64).range(0..))]
+        offset: Option<i64>,
+        /// Table of the row
+        #[arg(long, requires_all = ["key", "version"])]
+        table: Option<String>,
+        /// Key of the row: a JSON array in the order of the key columns, such as '["acme", 42]'
+        #[arg(long, requires = "table", value_name = "JSON")]
+        key: Option<String>,
+        /// Version of the event: an integer, an RFC 3339 time or a JSON array of integers
+        #[arg(long, requires = "table", allow_hyphen_values = true)]
+        version: Option<String>,
+        /// Give up after this time, at most 5m
+        #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_duration)]
+        timeout: Duration,
+        #[command(flatten)]
+        admin: Admin,
+        #[command(flatten)]
+        output: OutputFormat,
+    },
+    /// Ask a probe of the running daemon, for images without an HTTP client
+    ///
+    /// Ends with exit code 0 or 69.
+    #[command(after_long_help = "Example:\n  readside health startup --timeout 1s")]
+    Health {
+        /// Which probe to ask
+        #[arg(default_value = "ready")]
+        probe: ProbeName,
+        /// Where the daemon answers probes [default: http.listen of the configuration, else
+        /// http://127.0.0.1:9464]
+        #[arg(long, value_name = "URL", env = "READSIDE_HTTP_URL")]
+        http: Option<Endpoint>,
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Give up after this time
+        #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = parse_duration)]
+        timeout: Duration,
+    },
+    /// Print the JSON Schema of the configuration, for editors
+    Schema,
+    /// Print a completion script for a shell
+    #[command(after_long_help = "Example:\n  readside completions bash > /etc/bash_completion.d/readside")]
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page
+    Man {
+        /// Write one page a command into this directory instead
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Args)]
+struct ConfigFile {
+    /// Configuration file [default: /etc/readside/readside.yaml]
+    #[arg(short, long, value_name = "FILE", env = "READSIDE_CONFIG")]
+    config: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct Admin {
+    /// Where the daemon answers [default: admin.listen of the configuration, else
+    /// http://127.0.0.1:9465]
+    #[arg(long, value_name = "URL", env = "READSIDE_ADMIN_URL")]
+    admin: Option<Endpoint>,
+    #[command(flatten)]
+    config: ConfigFile,
+}
+
+#[derive(Debug, Args)]
+struct OutputFormat {
+    /// Whom the output is for: people or programs
+    #[arg(short, long, value_enum, default_value = "text")]
+    output: Output,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Text,
+    Json,
+}
+
+/// The `PROBE` argument.
+#[derive(Debug, Clone, Copy)]
+struct ProbeName(Probe);
+
+impl ValueEnum for ProbeName {
+    fn value_variants<'a>() -> &'a [ProbeName] {
+        const ALL: [ProbeName; 3] =
+            [ProbeName(Probe::Startup), ProbeName(Probe::Ready), ProbeName(Probe::Live)];
+        &ALL
+    }
+
+    fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
+        Some(self.0.name().into())
+    }
+}
+
+impl ConfigFile {
+    fn path(&self) -> &Path {
+        self.config.as_deref().unwrap_or(Path::new(CONFIG_DEFAULT))
+    }
+
+    fn load(&self) -> anyhow::Result<Loaded> {
+        Ok(config::load(self.path(), config::process_environment())?)
+    }
+
+    /// The configuration, if one was named or is where it is looked for; for commands that do
+    /// without.
+    fn load_if_there(&self) -> anyhow::Result<Option<Loaded>> {
+        if self.config.is_none() && !self.path().exists() {
+            return Ok(None);
+        }
+        self.load().map(Some)
+    }
+}
+
+impl Admin {
+    /// The daemon of the configuration has a replica that can be asked, too; one that is named by
+    /// its address may be anywhere.
+    fn sources(self) -> anyhow::Result<Sources> {
+        if let Some(admin) = self.admin {
+            return Ok(Sources { admin, replica: None });
+        }
+        match self.config.load_if_there()? {
+            Some(Loaded { config, .. }) => Ok(Sources {
+                admin: Endpoint::of_listener(config.admin.listen),
+                replica: Some(config.replica.sqlite.path),
+            }),
+            None => {
+                Ok(Sources { admin: ADMIN_DEFAULT.parse().map_err(commands::Exit::usage)?, replica: None })
+            }
+        }
+    }
+}
+
+fn http_endpoint(asked: Option<Endpoint>, config: &ConfigFile) -> anyhow::Result<Endpoint> {
+    if let Some(endpoint) = asked {
+        return Ok(endpoint);
+    }
+    match config.load_if_there()? {
+        Some(loaded) => Ok(Endpoint::of_listener(loaded.config.http.listen)),
+        None => Ok(HTTP_DEFAULT.parse().map_err(commands::Exit::usage)?),
+    }
+}
+
+impl Cli {
+    /// Does what was asked and returns the exit code.
+    pub fn dispatch(self) -> anyhow::Result<u8> {
+        match self.command {
+            Command::Run { config } => commands::run::run(config.path()),
+            Command::Demo { length, dir } => commands::demo::run(length, dir),
+            Command::Validate { config, output } => commands::validate::run(config.path(), output.is_json()),
+            Command::Check { config, timeout, output } => {
+                commands::check::run(&config.load()?.config, timeout, output.is_json())
+            }
+            Command::Status { admin, output, verbose, watch } => {
+                let options = commands::status::Options { json: output.is_json(), verbose, watch };
+                commands::status::run(&admin.sources()?, options)
+            }
+            Command::Wait { topic, partition, offset, table, key, version, timeout, admin, output } => {
+                let target = match (topic, partition, offset, table, key, version) {
+                    (Some(topic), Some(partition), Some(offset), None, None, None) => {
+                        commands::wait::Target::Offset { topic, partition, offset }
+                    }
+                    (None, None, None, Some(table), Some(key), Some(version)) => {
+                        commands::wait::Target::Version { table, key, version }
+                    }
+                    _ => {
+                        let message =
+                            "wait for --topic, --partition and --offset, or for --table, --key and --version";
+                        return Err(commands::Exit::usage(message).into());
+                    }
+                };
+                commands::wait::run(&admin.sources()?.admin, &target, timeout, output.is_json())
+            }
+            Command::Health { probe, http, config, timeout } => {
+                commands::health::run(&http_endpoint(http, &config)?, probe.0, timeout)
+            }
+            Command::Schema => commands::schema::run(),
+            Command::Completions { shell } => commands::completions::run(Cli::command(), shell),
+            Command::Man { dir } => commands::man::run(Cli::command(), dir.as_deref()),
+        }
+    }
+}
+
+impl OutputFormat {
+    fn is_json(&self) -> bool {
+        self.output == Output::Json
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(std::iter::once("readside").chain(line.split_whitespace()))
+    }
+
+    #[test]
+    fn the_definition_holds_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_people_type_is_understood() {
+        for line in [
+            "run",
+            "run --config readside.yaml",
+            "run -c readside.yaml",
+            "demo",
+            "demo --for 10s --dir /tmp/demo",
+            "validate -o json",
+            "check --timeout 5s -o json",
+            "status --watch --verbose --admin http://127.0.0.1:9465",
+            "wait --topic users --partition 3 --offset 1042 --timeout 500ms",
+            "wait --table users --key [42] --version -7",
+            "wait --table users --key [42] --version [1,2] -o json",
+            "health",
+            "health startup --http 127.0.0.1:9464",
+            "schema",
+            "completions zsh",
+            "man --dir /tmp/man",
+        ] {
+            parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+        }
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        for line in [
+            "",
+            "rum",
+            "status --admin https://127.0.0.1:9465",
+            "status -o yaml",
+            "wait",
+            "wait --topic users",
+            "wait --topic users --partition 3",
+            "wait --topic users --partition -1 --offset 1",
+            "wait --topic users --partition 0 --offset 0 --table users --key [1] --version 1",
+            "wait --table users --key [1]",
+            "wait --key [1]",
+            "health asleep",
+            "completions cmd",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn everything_says_what_it_is() {
+        for command in Cli::command().get_subcommands() {
+            assert!(command.get_about().is_some(), "{}", command.get_name());
+            for argument in command.get_arguments() {
+                assert!(argument.get_help().is_some(), "{} {}", command.get_name(), argument.get_id());
+            }
+        }
+        let names: Vec<_> = Cli::command().get_subcommands().map(|each| each.get_name().to_owned()).collect();
+        assert_eq!(
+            names,
+            ["run", "demo", "validate", "check", "status", "wait", "health", "schema", "completions", "man"]
+        );
+    }
+
+    #[test]
+    fn an_address_from_the_command_line_needs_no_configuration() {
+        let admin = Admin {
+            admin: Some("127.0.0.1:1".parse().unwrap()),
+            config: ConfigFile { config: Some("/nowhere.yaml".into()) },
+        };
+        assert_eq!(admin.sources().unwrap().admin.to_string(), "http://127.0.0.1:1");
+    }
+}

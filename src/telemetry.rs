@@ -30,6 +30,11 @@ pub fn init(log: &Log) -> Result<(), TelemetryError> {
     tracing::subscriber::set_global_default(subscriber).map_err(|_| TelemetryError::Twice)
 }
 
+/// Whether a person watches stderr and sees text there: the place for a progress bar.
+pub fn is_watched(log: &Log) -> bool {
+    log.format != LogFormat::Json && std::io::stderr().is_terminal()
+}
+
 /// A filter from `level` or `target=level`, separated by commas.
 ///
 /// `tracing-subscriber` takes a bare word that is no level for the name of a target, and then

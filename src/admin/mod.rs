@@ -198,7 +198,7 @@ fn store_refusal(error: &StoreError) -> Response {
     refusal(StatusCode::SERVICE_UNAVAILABLE, "replica_unreadable", &error.to_string())
 }
 
-type Shared = State<Arc<Server>>;
+type OfServer = State<Arc<Server>>;
 
 /// Wall clock, ms since 1970.
 fn now_ms() -> i64 {

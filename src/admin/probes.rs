@@ -5,7 +5,8 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use serde::Serialize;
 
-use super::{Shared, now_ms, refusal, store_refusal};
+use super::{OfServer, now_ms, refusal, store_refusal};
+use crate::pipeline::progress::Shared;
 
 /// The text format of Prometheus, as its content type (version included) says.
 const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -16,7 +17,7 @@ const HANGS_AFTER_MS: i64 = 30_000;
 /// end), and the start-up probe has its own budget.
 const HANGS_AFTER_WHILE_BUILDING_MS: i64 = 15 * 60_000;
 
-pub(super) async fn metrics(State(server): Shared) -> impl IntoResponse {
+pub(super) async fn metrics(State(server): OfServer) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, TEXT_FORMAT)], server.context.metrics.render(now_ms()))
 }
 
@@ -33,10 +34,24 @@ struct Startup {
     connected: bool,
     /// Why nothing more is applied, for a person.
     stopped: Option<String>,
+    /// What keeps the gate closed, for a person.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<String>,
+}
+
+fn what_remains(shared: &Shared) -> String {
+    match (&shared.stopped, &shared.build) {
+        (Some(reason), _) => format!("the daemon has stopped applying events: {reason}"),
+        (None, Some(build)) => {
+            format!("{} of {} records to go", build.remaining_records, build.total_records)
+        }
+        (None, None) if shared.connected => "how much there is to read is being asked".to_owned(),
+        (None, None) => "how much there is to read is not known yet: no broker has answered".to_owned(),
+    }
 }
 
 /// 200 once the start-up gate has opened, else 503 and how much remains.
-pub(super) async fn startupz(State(server): Shared) -> Response {
+pub(super) async fn startupz(State(server): OfServer) -> Response {
     let progress = &server.context.progress;
     let open = progress.is_gate_open();
     let body = progress.read(|shared| Startup {
@@ -52,13 +67,14 @@ pub(super) async fn startupz(State(server): Shared) -> Response {
         eta_seconds: shared.build.and_then(|build| build.eta_seconds),
         connected: shared.connected,
         stopped: shared.stopped.clone(),
+        message: (!open).then(|| what_remains(shared)),
     });
     (if open { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, Json(body)).into_response()
 }
 
 /// 200 when the gate is open and the replica can be read. How old the replica may be is for the
 /// reader to decide: a stale copy is ready, too, and the body says its state.
-pub(super) async fn readyz(State(server): Shared) -> Response {
+pub(super) async fn readyz(State(server): OfServer) -> Response {
     if !server.context.progress.is_gate_open() {
         let message = "the start-up gate has not opened yet; /startupz says how much remains";
         return refusal(StatusCode::SERVICE_UNAVAILABLE, "starting", message);
@@ -73,7 +89,7 @@ pub(super) async fn readyz(State(server): Shared) -> Response {
 
 /// 200 while both loops come round. A broker or a disk that does not answer is no reason to be
 /// restarted, a loop that hangs is.
-pub(super) async fn livez(State(server): Shared) -> Response {
+pub(super) async fn livez(State(server): OfServer) -> Response {
     let progress = &server.context.progress;
     let limit_ms = if progress.is_gate_open() { HANGS_AFTER_MS } else { HANGS_AFTER_WHILE_BUILDING_MS };
     // Before the first round the loops are as old as the server.

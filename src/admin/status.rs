@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::pipeline::progress::Build;
 use crate::store::Status;
 
-use super::{Shared, now_ms};
+use super::{OfServer, now_ms};
 
 #[derive(Serialize)]
 struct Body {
@@ -22,6 +22,8 @@ struct Body {
     /// When this was read, ms since 1970: ages are differences to it.
     now_ms: i64,
     version: &'static str,
+    /// Always true here; `readside status` says false when it has to read the replica itself.
+    daemon: bool,
     /// Whether the start-up gate has opened in this process.
     gate_open: bool,
     /// Whether the last round of questions to the brokers was answered.
@@ -33,7 +35,7 @@ struct Body {
 }
 
 /// 200; 503 when the replica cannot be read, with what the daemon itself knows.
-pub(super) async fn status(State(server): Shared) -> Response {
+pub(super) async fn status(State(server): OfServer) -> Response {
     let now_ms = now_ms();
     let replica = server.ask(move |reader| reader.status(now_ms)).await;
     let progress = &server.context.progress;
@@ -44,6 +46,7 @@ pub(super) async fn status(State(server): Shared) -> Response {
         message: None,
         now_ms,
         version: env!("CARGO_PKG_VERSION"),
+        daemon: true,
         gate_open,
         connected: shared.connected,
         build: shared.build,

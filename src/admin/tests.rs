@@ -233,6 +233,10 @@ fn startup_says_what_remains_until_the_gate_opens() {
     assert_eq!(answer.status, 503);
     assert_eq!(answer.json()["caught_up"], false);
     assert_eq!(answer.json()["remaining_records"], JsonValue::Null, "unknown is not 0");
+    assert_eq!(
+        answer.json()["message"],
+        "how much there is to read is not known yet: no broker has answered"
+    );
 
     running.context.progress.update(|shared| {
         shared.build =
@@ -242,6 +246,7 @@ fn startup_says_what_remains_until_the_gate_opens() {
     assert_eq!(answer.status, 503);
     assert_eq!(answer.json()["remaining_records"], 250);
     assert_eq!(answer.json()["eta_seconds"], 2.0);
+    assert_eq!(answer.json()["message"], "250 of 1000 records to go");
     assert_eq!(running.probe("/readyz").error(), (503, "starting".to_owned()));
 
     running.context.progress.open_gate();
@@ -397,6 +402,9 @@ fn a_timeout_of_zero_looks_once() {
 #[test]
 fn a_partition_may_appear_while_somebody_waits_for_it() {
     let running = start();
+    let untold = running.get("/wait?topic=users&partition=3&offset=0&timeout=20ms");
+    assert_eq!(untold.error(), (504, "timeout".to_owned()), "before the first contact nobody can tell");
+    running.commit(0, 1);
     let waiting = request(running.admin, "GET", "/wait?topic=users&partition=3&offset=0&timeout=20s");
     let unknown = running.get("/wait?topic=users&partition=3&offset=0&timeout=20ms");
     assert_eq!(unknown.error(), (404, "unknown_partition".to_owned()));

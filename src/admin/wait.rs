@@ -22,7 +22,7 @@ use crate::store::{RowLookup, StoreError};
 
 use super::listener::told_to_stop;
 use super::parameters::{Wanted, parse_duration, parse_key, parse_version, version_as_json};
-use super::{Server, Shared, refusal, store_refusal};
+use super::{OfServer, Server, refusal, store_refusal};
 
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
 const TIMEOUT_MAX: Duration = Duration::from_secs(300);
@@ -52,7 +52,7 @@ enum Target {
 /// 200 once it is there, 504 after `timeout`, 400 for what cannot be asked, 404 for a topic,
 /// partition or table that is not replicated, 429 when too many wait, 503 when it will not come.
 pub(super) async fn wait(
-    State(server): Shared,
+    State(server): OfServer,
     parameters: Result<Query<Parameters>, QueryRejection>,
 ) -> Response {
     let asked = match parameters {
@@ -85,15 +85,20 @@ pub(super) async fn wait(
     }
 }
 
-/// The answer when time is up. A partition counts as unknown only now: one that was just added
-/// takes a moment until the replica knows it.
+/// The answer when time is up. A partition counts as unknown only now, because one that was just
+/// added takes a moment until the replica knows it, and only if others of its topic are known:
+/// before the first contact with the brokers nobody can tell.
 fn too_late(server: &Server, target: &Target, timeout: Duration) -> Response {
-    if let Target::Offset { at, .. } = target
-        && position(server, *at).is_none()
-    {
-        let topic = server.context.catalog.topics.get(at.topic).map_or("", String::as_str);
-        let message = format!("the replica knows no partition {} of topic {topic}", at.partition);
-        return refusal(StatusCode::NOT_FOUND, "unknown_partition", &message);
+    if let Target::Offset { at, .. } = target {
+        let known = server.context.progress.read(|shared| {
+            let mut of_topic = shared.positions.keys().filter(|known| known.topic == at.topic).peekable();
+            of_topic.peek().is_none() || of_topic.any(|known| known == at)
+        });
+        if !known {
+            let topic = server.context.catalog.topics.get(at.topic).map_or("", String::as_str);
+            let message = format!("the replica knows no partition {} of topic {topic}", at.partition);
+            return refusal(StatusCode::NOT_FOUND, "unknown_partition", &message);
+        }
     }
     let message = format!("not in the replica after {timeout:?}");
     refusal(StatusCode::GATEWAY_TIMEOUT, "timeout", &message)

@@ -39,7 +39,7 @@ pub fn run(http: &Endpoint, probe: Probe, timeout: Duration) -> anyhow::Result<u
         print(&format!("{}\n", answer.body.trim_end()))?;
         return Ok(DONE);
     }
-    Err(Exit::unavailable(format!("not {}: {}", probe.name(), answer.message())).into())
+    Err(Exit::unavailable(format!("the {} probe fails: {}", probe.name(), answer.message())).into())
 }
 
 #[cfg(test)]
@@ -67,6 +67,6 @@ mod tests {
         let (endpoint, _asked) = answering(response("503 Service Unavailable", body));
         let error = run(&endpoint, Probe::Ready, PATIENCE).unwrap_err();
         assert_eq!(exit_code(&error), UNAVAILABLE);
-        assert_eq!(error.to_string(), "not ready: the gate is closed");
+        assert_eq!(error.to_string(), "the ready probe fails: the gate is closed");
     }
 }

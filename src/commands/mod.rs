@@ -4,14 +4,18 @@
 pub mod check;
 pub mod client;
 pub mod completions;
+pub mod demo;
 pub mod health;
 pub mod man;
+pub mod run;
 pub mod schema;
 pub mod status;
 pub mod validate;
 pub mod wait;
 
 use std::io::{self, Write};
+
+use anyhow::Context;
 
 use crate::config::ConfigErrors;
 use crate::store::{StopCode, StoreError};
@@ -61,24 +65,18 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
         if cause.is::<ConfigErrors>() || cause.is::<TelemetryError>() {
             return USAGE;
         }
-        if cause.is::<io::Error>() {
-            return IO;
+        if let Some(error) = cause.downcast_ref::<io::Error>() {
+            // Whoever reads stdout has seen enough, as `head` does: then we are done.
+            return if error.kind() == io::ErrorKind::BrokenPipe { DONE } else { IO };
         }
     }
     FAILED
 }
 
-/// Writes a result to stdout. A reader that has seen enough (`| head`) is no error: the command
-/// then ends as if it were done.
+/// Writes a result to stdout.
 pub fn print(text: &str) -> anyhow::Result<()> {
     let mut stdout = io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Ok(()) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
-            Err(Exit { code: DONE, message: "nobody reads the output any more".to_owned() }.into())
-        }
-        Err(error) => Err(anyhow::Error::new(error).context("cannot write to stdout")),
-    }
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).context("cannot write to stdout")
 }
 
 /// Text from elsewhere, for a terminal: control characters could move the cursor or worse.
@@ -88,8 +86,6 @@ fn printable(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use anyhow::Context;
-
     use super::*;
     use crate::domain::retry::RetryReason;
 
@@ -106,6 +102,7 @@ mod tests {
             (anyhow::Error::new(retry), IO),
             (anyhow::Error::new(crate::telemetry::filter("loud").unwrap_err()), USAGE),
             (Err::<(), _>(io::Error::other("no")).context("while writing").unwrap_err(), IO),
+            (anyhow::Error::new(io::Error::from(io::ErrorKind::BrokenPipe)), DONE),
             (anyhow::anyhow!("something else"), FAILED),
         ] {
             assert_eq!(exit_code(&error), code, "{error:#}");

@@ -1,12 +1,15 @@
 //! `readside status`: how fresh the replica is, for people and (`-o json`) for programs.
 
 use std::io::IsTerminal;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Deserialize;
+use serde_json::json;
 
 use super::client::{Answer, Endpoint, block_on, get};
 use super::{DONE, Exit, print, printable};
+use crate::store::sqlite_status;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 const REFRESH: Duration = Duration::from_secs(2);
@@ -22,14 +25,22 @@ pub struct Options {
     pub watch: bool,
 }
 
-/// 0 when the replica's status was answered, whatever it is; 69 when nobody answers or the replica
+/// Whom to ask.
+#[derive(Debug, Clone)]
+pub struct Sources {
+    pub admin: Endpoint,
+    /// The replica's file, which also knows when the daemon does not answer.
+    pub replica: Option<PathBuf>,
+}
+
+/// 0 when the replica's status is shown, whatever it is; 69 when nobody answers or the replica
 /// cannot be read.
-pub fn run(admin: &Endpoint, options: Options) -> anyhow::Result<u8> {
+pub fn run(sources: &Sources, options: Options) -> anyhow::Result<u8> {
     block_on(async {
         if options.watch {
-            return watch(admin, options).await;
+            return watch(sources, options).await;
         }
-        let answer = get(admin, "/status", PATIENCE).await?;
+        let answer = ask(sources).await?;
         print(&show(&answer, options)?)?;
         if answer.status != 200 {
             return Err(Exit::unavailable(answer.message()).into());
@@ -39,7 +50,7 @@ pub fn run(admin: &Endpoint, options: Options) -> anyhow::Result<u8> {
 }
 
 /// A daemon that does not answer for a while is what a watcher wants to see, not the end.
-async fn watch(admin: &Endpoint, options: Options) -> anyhow::Result<u8> {
+async fn watch(sources: &Sources, options: Options) -> anyhow::Result<u8> {
     let clear = if std::io::stdout().is_terminal() && !options.json { CLEAR } else { "" };
     let mut ticks = tokio::time::interval(REFRESH);
     loop {
@@ -50,15 +61,46 @@ async fn watch(admin: &Endpoint, options: Options) -> anyhow::Result<u8> {
             }
             _ = ticks.tick() => {}
         }
-        let text = match get(admin, "/status", PATIENCE).await {
+        let text = match ask(sources).await {
             Ok(answer) => show(&answer, options)?,
             Err(exit) if options.json => {
-                format!("{}\n", serde_json::json!({ "error": "no_answer", "message": exit.message }))
+                format!("{}\n", json!({ "error": "no_answer", "message": exit.message }))
             }
             Err(exit) => format!("{exit}\n"),
         };
         print(&format!("{clear}{text}"))?;
     }
+}
+
+async fn ask(sources: &Sources) -> Result<Answer, Exit> {
+    let exit = match get(&sources.admin, "/status", PATIENCE).await {
+        Ok(answer) => return Ok(answer),
+        Err(exit) => exit,
+    };
+    match sources.replica.as_deref().filter(|path| path.exists()) {
+        Some(path) => from_replica(path, exit),
+        None => Err(exit),
+    }
+}
+
+/// The same answer from the replica itself: its state is computed from the heartbeat that is
+/// stored with the rows, so that it is true without a daemon.
+fn from_replica(path: &Path, unanswered: Exit) -> Result<Answer, Exit> {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now_ms = i64::try_from(since.as_millis()).unwrap_or(i64::MAX);
+    let status = sqlite_status(path, now_ms).map_err(|error| {
+        Exit::unavailable(format!("{}; the replica cannot be read either: {error}", unanswered.message))
+    })?;
+    let mut body = json!({
+        "now_ms": now_ms, "version": env!("CARGO_PKG_VERSION"), "daemon": false, "message": unanswered.message,
+        "gate_open": false, "connected": false, "build": null, "store_failing": null,
+    });
+    if let (Some(body), Ok(serde_json::Value::Object(status))) =
+        (body.as_object_mut(), serde_json::to_value(status))
+    {
+        body.extend(status);
+    }
+    Ok(Answer { status: 200, body: body.to_string() })
 }
 
 /// An answer as a text that ends with a line feed.
@@ -86,6 +128,7 @@ struct Status {
     positions: Vec<Position>,
     now_ms: i64,
     version: String,
+    daemon: bool,
     gate_open: bool,
     connected: bool,
     build: Option<Build>,
@@ -125,8 +168,9 @@ const UNKNOWN: &str = "unknown";
 
 fn render(status: &Status, verbose: bool) -> String {
     let mut text = headline(status);
+    let unanswered = if status.daemon { "cannot read the replica" } else { "this is what the replica says" };
     for (what, reason) in [
-        ("cannot read the replica", &status.message),
+        (unanswered, &status.message),
         ("stopped", &status.stopped),
         ("the store refuses batches, they are retried", &status.store_failing),
     ] {
@@ -262,14 +306,16 @@ impl Lines {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::super::client::tests::{answering, response};
     use super::super::{UNAVAILABLE, exit_code};
     use super::*;
 
     fn shown(body: &serde_json::Value, options: Options) -> String {
         show(&Answer { status: 200, body: body.to_string() }, options).unwrap()
+    }
+
+    fn only(admin: Endpoint) -> Sources {
+        Sources { admin, replica: None }
     }
 
     fn live() -> serde_json::Value {
@@ -287,7 +333,7 @@ mod tests {
                 { "topic": "users", "partition": 0, "next_offset": 97, "end_offset": 100, "fresh_as_of_ms": 999_500 },
                 { "topic": "users", "partition": 11, "next_offset": 5, "end_offset": null, "fresh_as_of_ms": null },
             ],
-            "now_ms": 1_042_400, "version": "0.1.0", "gate_open": true, "connected": true,
+            "now_ms": 1_042_400, "version": "0.1.0", "daemon": true, "gate_open": true, "connected": true,
             "build": null, "store_failing": null,
         })
     }
@@ -341,10 +387,10 @@ users         11            5     unknown  unknown  unknown
     fn a_replica_that_cannot_be_read_is_shown_and_is_exit_code_69() {
         let body = json!({
             "error": "replica_unreadable", "message": "the file is gone", "now_ms": 1, "version": "0.1.0",
-            "gate_open": false, "connected": false, "build": null, "store_failing": null,
+            "daemon": true, "gate_open": false, "connected": false, "build": null, "store_failing": null,
         });
         let (endpoint, _asked) = answering(response("503 Service Unavailable", &body.to_string()));
-        let error = run(&endpoint, Options::default()).unwrap_err();
+        let error = run(&only(endpoint), Options::default()).unwrap_err();
         assert_eq!((exit_code(&error), error.to_string().as_str()), (UNAVAILABLE, "the file is gone"));
         let text = shown(&body, Options::default());
         assert!(text.contains("cannot read the replica: the file is gone"), "{text}");
@@ -353,8 +399,61 @@ users         11            5     unknown  unknown  unknown
     #[test]
     fn another_server_is_not_taken_for_readside() {
         let (endpoint, _asked) = answering(response("200 OK", "<html>"));
-        let error = run(&endpoint, Options::default()).unwrap_err();
+        let error = run(&only(endpoint), Options::default()).unwrap_err();
         assert_eq!(exit_code(&error), UNAVAILABLE);
         assert!(error.to_string().contains("not readside's answer"), "{error}");
+    }
+
+    fn nobody() -> Endpoint {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        Endpoint::of_listener(listener.local_addr().unwrap())
+    }
+
+    #[test]
+    fn without_a_daemon_the_replica_speaks_for_itself() {
+        use crate::domain::catalog::{Catalog, Column, Table as Shape};
+        use crate::domain::value::ColumnType;
+        use crate::store::{Settings, SqliteStore};
+
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("replica.db");
+        let shape = Shape {
+            name: "users".to_owned(),
+            columns: vec![Column { name: "id".to_owned(), ty: ColumnType::Integer, nullable: false }],
+            key: vec![0],
+            indexes: vec![],
+            topics: vec![0],
+            max_staleness_ms: 30_000,
+            ordered_by_position: true,
+            delete_marks_ms: 1_000,
+            fingerprint: "t".to_owned(),
+        };
+        let catalog =
+            Catalog { topics: vec!["users".to_owned()], tables: vec![shape], fingerprint: "f".to_owned() };
+        let sources = Sources { admin: nobody(), replica: Some(path.clone()) };
+        let error = run(&sources, Options::default()).unwrap_err();
+        assert_eq!(exit_code(&error), UNAVAILABLE, "no daemon and no file");
+
+        let settings = Settings {
+            replica_name: "orders-side".to_owned(),
+            heartbeat_limit: Duration::from_secs(4),
+            dead_letter_bytes_max: 0,
+        };
+        drop(SqliteStore::open(&path, catalog.into(), settings).unwrap());
+        let answer = block_on(async { Ok(ask(&sources).await?) }).unwrap();
+        let text = show(&answer, Options::default()).unwrap();
+        assert!(text.contains("this is what the replica says: cannot ask http://127.0.0.1:"), "{text}");
+        assert!(text.contains("\nusers  building"), "{text}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&answer.body).unwrap()["daemon"], false);
+    }
+
+    #[test]
+    fn a_file_that_is_no_replica_is_not_shown_as_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("replica.db");
+        std::fs::write(&path, "shopping list").unwrap();
+        let error = run(&Sources { admin: nobody(), replica: Some(path) }, Options::default()).unwrap_err();
+        assert_eq!(exit_code(&error), UNAVAILABLE);
+        assert!(error.to_string().contains("the replica cannot be read either"), "{error}");
     }
 }

@@ -73,6 +73,14 @@ impl Refusal {
     }
 }
 
+/// A value of a key column from the text of one JSON value, in the form rows have it. What is
+/// asked for by key has to be read as events are.
+pub fn key_value(ty: ColumnType, json: &str) -> Result<Value, Refusal> {
+    let target = Target { ty, nullable: false, key: true, encoding: None, json_in_text: false };
+    convert(Field::Json(json), &target)
+}
+
+#[inline]
 pub fn convert(field: Field<'_>, target: &Target) -> Result<Value, Refusal> {
     match field {
         Field::Json(text) => from_json(text, target),
@@ -168,12 +176,14 @@ fn integer(text: &str) -> Result<i64, Refusal> {
 fn from_string(text: Cow<'_, str>, target: &Target) -> Option<Result<Value, Refusal>> {
     let flawed = |flaw| from_flaw(flaw, &text, target);
     Some(match target.ty {
-        ColumnType::Text => match text.bytes().any(|byte| byte == 0) {
-            false => Ok(Value::Text(text.into_owned())),
-            true => Err(Refusal::new(
+        ColumnType::Text => match text {
+            // Straight out of JSON, where a NUL character would be an escape.
+            Cow::Borrowed(plain) => Ok(Value::Text(plain.to_owned())),
+            Cow::Owned(text) if text.contains('\0') => Err(Refusal::new(
                 Reason::WrongType,
                 format!("is {} that holds a NUL character", describe_string(&text)),
             )),
+            Cow::Owned(text) => Ok(Value::Text(text)),
         },
         ColumnType::Blob => {
             let bytes = match target.encoding {
@@ -212,7 +222,10 @@ fn from_text(text: &str, target: &Target) -> Result<Value, Refusal> {
         ColumnType::Boolean if text == "true" => Ok(Value::Integer(1)),
         ColumnType::Boolean if text == "false" => Ok(Value::Integer(0)),
         ColumnType::Json => from_json_string(text),
-        _ => from_string(Cow::Borrowed(text), target).unwrap_or_else(|| Err(wrong_string(text, target))),
+        _ => {
+            let owned = Cow::Owned(text.to_owned());
+            from_string(owned, target).unwrap_or_else(|| Err(wrong_string(text, target)))
+        }
     }
 }
 

@@ -25,6 +25,9 @@ use crate::domain::record::Record;
 use crate::domain::version::VersionKind;
 use topic::{Passage, TopicPlan};
 
+pub use convert::key_value;
+pub use time::instant_from_text;
+
 /// What became of a record. One record is applied to all its tables or to none.
 #[derive(Debug, PartialEq)]
 pub enum Outcome {

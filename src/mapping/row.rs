@@ -103,6 +103,11 @@ impl Row {
         for assignment in &self.assignments {
             values.push(match assignment {
                 None => Value::Absent,
+                // The usual one, straight through.
+                Some(Assignment { source: Source::Value(slot), path, target }) => {
+                    let field = inputs.value.get(*slot).copied().unwrap_or_default();
+                    convert(field, target).map_err(|refusal| self.rejection(refusal, path))?
+                }
                 Some(Assignment { source: Source::Literal(value), path, .. }) => {
                     value.clone().map_err(|refusal| self.rejection(refusal, path))?
                 }
@@ -115,6 +120,7 @@ impl Row {
         Ok(values)
     }
 
+    #[cold]
     fn rejection(&self, refusal: Refusal, path: &str) -> Rejection {
         let Refusal { reason, message } = refusal;
         Rejection { table: Some(self.table), path: path.to_owned(), reason, message }

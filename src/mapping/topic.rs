@@ -365,3 +365,20 @@ fn recycled<'a>(mut fields: Vec<Field<'_>>) -> Vec<Field<'a>> {
     fields.clear();
     fields.into_iter().map_while(|_| None).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_fields_keep_their_memory() {
+        let text = "1".to_owned();
+        let mut fields = vec![Field::Json(&text)];
+        fields.reserve(100);
+        let (at, capacity) = (fields.as_ptr() as usize, fields.capacity());
+        let again: Vec<Field<'static>> = recycled(fields);
+        drop(text);
+        assert!(again.is_empty());
+        assert_eq!((again.as_ptr() as usize, again.capacity()), (at, capacity));
+    }
+}

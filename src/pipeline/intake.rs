@@ -48,6 +48,8 @@ pub struct Intake {
     /// The first thing that went wrong in a poll; what follows in that poll is left alone.
     failure: Option<Failure>,
     connected: bool,
+    /// A round has shown that the log is the one the stored positions count in.
+    verified: bool,
     /// A new partition could not be started because the start of its log is not known.
     lacks_log_start: bool,
     /// `asked_ms` of the last round that counted, by topic.
@@ -122,6 +124,7 @@ impl Intake {
             assignments: Vec::new(),
             failure: None,
             connected: false,
+            verified: false,
             lacks_log_start: false,
             counted_ms: BTreeMap::new(),
             changes: Vec::new(),
@@ -138,11 +141,9 @@ impl Intake {
         intake
     }
 
-    /// Where to start reading what the replica knows.
-    pub fn positions(&self) -> Vec<(TopicPartition, Position)> {
-        self.partitions.iter().map(|(at, partition)| (*at, partition.position.clone())).collect()
-    }
-
+    /// Partitions to start reading, each once. What the replica knows is among them only after the
+    /// first round has shown that the log is the one its positions count in: a record of another
+    /// log must never be applied.
     pub fn take_assignments(&mut self) -> Vec<(TopicPartition, Position)> {
         std::mem::take(&mut self.assignments)
     }
@@ -328,6 +329,11 @@ impl Intake {
                 return Ok(());
             }
             Verdict::Same { new_cluster_id, new_topic_ids } => {
+                if !self.verified {
+                    self.verified = true;
+                    let known = self.partitions.iter();
+                    self.assignments.extend(known.map(|(at, known)| (*at, known.position.clone())));
+                }
                 self.news.cluster_id = new_cluster_id.or(self.news.cluster_id.take());
                 self.news.topic_ids.extend(new_topic_ids);
             }

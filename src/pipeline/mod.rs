@@ -157,9 +157,6 @@ impl<S: Source> Pipeline<S> {
 
     /// Runs until it is told to stop or cannot go on. What is complete is in the replica then.
     pub fn run(mut self) -> Result<(), Failure> {
-        for (at, position) in self.intake.positions() {
-            self.source.assign(at, &position);
-        }
         let ended = loop {
             match self.round() {
                 Ok(true) => {}

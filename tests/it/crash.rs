@@ -210,6 +210,10 @@ fn fifty_kills_leave_exactly_the_expected_rows() {
         run_and_kill(dir.path(), &yaml, 1 + (round as i64 % 4) * 3_000, &committed);
         kills += 1;
     }
+    let mut daemon = Daemon::start(dir.path(), &yaml);
+    daemon.started();
+    daemon.kill();
+    kills += 1;
     // In steady state: events keep coming, and some runs only start and die.
     for round in 0..KILLS_STEADY {
         let news: Vec<Message> = (0..400).map(|_| history.next()).collect();

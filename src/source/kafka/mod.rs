@@ -12,6 +12,7 @@
 
 mod assignment;
 mod client;
+pub mod mock;
 mod observer;
 mod probe;
 mod questions;

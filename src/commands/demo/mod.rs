@@ -1,0 +1,203 @@
+//! `readside demo`: the whole program against a shop inside this process.
+//!
+//! Only the broker is not real (librdkafka's mock cluster); the configuration is read from a file,
+//! and the pipeline, the replica, the probes and the metrics are those of `readside run`. At the
+//! end the replica is compared, row by row, with what the shop knows to be right.
+
+mod home;
+mod producing;
+mod proof;
+mod shop;
+mod view;
+mod words;
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::Instant;
+
+use self::home::{Addresses, Home};
+use self::producing::{Producing, produce_opening};
+use self::shop::{Shop, TOPICS};
+use self::view::View;
+use crate::app::{self, Running};
+use crate::commands::Exit;
+use crate::config::{self, Config};
+use crate::pipeline::{Clock, Failure};
+use crate::source::kafka::mock::{MockBroker, MockError, Producer};
+use crate::telemetry;
+
+const SEED: u64 = 20_260_101;
+/// For the last events to reach the replica.
+const CATCH_UP_MAX: Duration = Duration::from_secs(30);
+
+/// Runs until Ctrl-C, or for this long. Returns the exit code: 0 when the replica was right at the
+/// end, 1 when it was not, 64 or 74 when `directory` cannot be used.
+pub fn run(for_: Option<Duration>, directory: PathBuf) -> anyhow::Result<u8> {
+    let deadline = for_.and_then(|length| Instant::now().checked_add(length));
+    let outcome = app::runtime().and_then(|runtime| {
+        let outcome = runtime.block_on(perform(directory, deadline));
+        // What still blocks after a signal must not hold up the end.
+        runtime.shutdown_background();
+        outcome
+    });
+    outcome.map_err(|Failure { exit_code, reason }| Exit { code: exit_code, message: reason }.into())
+}
+
+async fn perform(directory: PathBuf, deadline: Option<Instant>) -> Result<u8, Failure> {
+    let mut signals = Signals::new().map_err(|error| Failure::other(format!("signals: {error}")))?;
+    let preparing = tokio::task::spawn_blocking(move || Demo::prepare(&directory));
+    tokio::select! {
+        demo = preparing => {
+            let demo = demo.map_err(|error| Failure::other(format!("start: {error}")))??;
+            demo.play(signals, deadline).await
+        }
+        () = signals.next() => Ok(stopped_early()),
+    }
+}
+
+/// Everything that is needed before the pipeline starts. Dropped in this order: clients, broker,
+/// and then the lock on the directory.
+struct Demo {
+    shop: Shop,
+    producer: Producer,
+    config: Config,
+    clock: Clock,
+    broker: MockBroker,
+    home: Home,
+}
+
+impl Demo {
+    fn prepare(directory: &Path) -> Result<Demo, Failure> {
+        let mut home = Home::prepare(directory)?;
+        let broker = MockBroker::start(&TOPICS).map_err(broker_failed)?;
+        let (http, admin) = free_addresses()?;
+        home.write_config(Addresses { brokers: broker.bootstrap(), http, admin })?;
+        // Variables of the environment could lead the demo to somebody's real brokers.
+        let loaded = config::load(&home.config_path, std::iter::empty())
+            .map_err(|errors| Failure { exit_code: 64, reason: errors.to_string() })?;
+        let mut config = loaded.config;
+        // What the demo prints is for people; the log only speaks up when something is wrong.
+        config.log.level = "warn".to_owned();
+        // Fails only where a log was set up before, and then that one is meant.
+        let _ = telemetry::init(&config.log);
+        words::say(&words::heading(&home.replica_path));
+        let clock = app::clock();
+        let producer = broker.producer().map_err(broker_failed)?;
+        let mut shop = Shop::new(SEED);
+        produce_opening(&mut shop, &producer, clock()).map_err(broker_failed)?;
+        Ok(Demo { shop, producer, config, clock, broker, home })
+    }
+
+    async fn play(self, mut signals: Signals, deadline: Option<Instant>) -> Result<u8, Failure> {
+        let Demo { shop, producer, config, clock, broker, home } = self;
+        // A replica that cannot be opened for now is waited for.
+        let mut running = tokio::select! {
+            running = app::start(&config) => running?,
+            () = signals.next() => return Ok(stopped_early()),
+        };
+        let view = View::new(&running, Arc::clone(&clock));
+        let mut producing = Producing::start(shop, producer, move || clock())
+            .map_err(|error| Failure::other(format!("cannot start a thread: {error}")))?;
+        let guide = words::guide(&words::program(), &config, &home.config_path);
+        let ended = tokio::select! {
+            ended = running.ended() => Err(unexpected(ended)),
+            finished = producing.finished() => Err(finished.err().map_or_else(
+                || Failure::other("the shop ended unexpectedly"),
+                broker_failed,
+            )),
+            shown = view.show(&guide, deadline) => shown,
+            () = signals.next() => Ok(()),
+        };
+        let outcome = match ended {
+            Ok(()) if view.is_gate_open() => {
+                words::say("\nThe shop has closed; comparing the replica with its books …\n");
+                tokio::select! {
+                    ended = running.ended() => Err(unexpected(ended)),
+                    proven = prove(&mut producing, &view) => proven,
+                    () = signals.next() => Err(Failure::other("interrupted before the replica was compared")),
+                }
+            }
+            Ok(()) => Ok(stopped_early()),
+            Err(failure) => Err(failure),
+        };
+        let closed = close(running).await;
+        drop(broker);
+        let exit_code = outcome?;
+        closed?;
+        Ok(exit_code)
+    }
+}
+
+/// Lets the replica catch up with a shop that has closed, and compares.
+async fn prove(producing: &mut Producing, view: &View) -> Result<u8, Failure> {
+    producing.stop();
+    let finished = producing.finished().await.map_err(broker_failed)?;
+    if tokio::time::timeout(CATCH_UP_MAX, view.reached(&finished.ends)).await.is_err() {
+        let seconds = CATCH_UP_MAX.as_secs();
+        return Err(Failure::other(format!("the replica did not catch up within {seconds} s")));
+    }
+    let sent = finished.shop.sent();
+    let comparisons = view.compare(finished.shop.expected().into()).await?;
+    let status = view.status().await?;
+    words::say(&words::summary(sent, &comparisons, &status, view.now_ms()));
+    Ok(if comparisons.iter().all(proof::Comparison::is_equal) { 0 } else { 1 })
+}
+
+async fn close(mut running: Running) -> Result<(), Failure> {
+    running.stop();
+    let ended = running.ended().await;
+    running.finish().await;
+    ended
+}
+
+fn stopped_early() -> u8 {
+    words::say("stopped before the first copy was complete");
+    0
+}
+
+fn unexpected(ended: Result<(), Failure>) -> Failure {
+    ended.err().unwrap_or_else(|| Failure::other("the pipeline ended unexpectedly"))
+}
+
+fn broker_failed(error: MockError) -> Failure {
+    Failure::other(error.to_string())
+}
+
+/// The usual ports, or free ones where something else listens there.
+fn free_addresses() -> Result<(SocketAddr, SocketAddr), Failure> {
+    let any = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
+    let bind = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).or_else(|_| any());
+    // Both are held until both are known, so that they differ.
+    let addresses = bind(9464).and_then(|http| {
+        let admin = bind(9465)?;
+        Ok((http.local_addr()?, admin.local_addr()?))
+    });
+    addresses
+        .map_err(|error| Failure { exit_code: 74, reason: format!("cannot listen on 127.0.0.1: {error}") })
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Signals> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
