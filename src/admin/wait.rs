@@ -75,12 +75,13 @@ pub(super) async fn wait(
     let deadline = Instant::now() + timeout;
     let mut stopping = server.stopping.clone();
     // Also with a timeout of 0 it looks once.
-    if let Ok(Some(response)) = look(&server, &target, &mut None).await {
+    let mut seen = None;
+    if let Ok(Some(response)) = look(&server, &target, &mut seen).await {
         return response;
     }
     tokio::select! {
         biased;
-        response = until_there(&server, &target) => response,
+        response = until_there(&server, &target, seen) => response,
         () = told_to_stop(&mut stopping) => {
             refusal(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", "the daemon is shutting down")
         }
@@ -112,10 +113,9 @@ fn position(server: &Server, at: TopicPartition) -> Option<i64> {
 }
 
 /// Looks now and with every commit.
-async fn until_there(server: &Arc<Server>, target: &Target) -> Response {
+async fn until_there(server: &Arc<Server>, target: &Target, mut seen: Option<Seen>) -> Response {
     let progress = &server.context.progress;
     let mut commits = progress.subscribe();
-    let mut seen = None;
     loop {
         commits.mark_unchanged();
         // Read before looking: what stopped the daemon came after the last commit.
