@@ -468,8 +468,8 @@ impl Intake {
 
     /// The store has this now.
     pub fn committed(&mut self, now: &Committed) {
-        self.committed.extend(now.positions.iter().map(|(at, offset)| (*at, *offset)));
-        self.committed_fresh_ms.extend(now.fresh_as_of_ms.iter().map(|(at, fresh)| (*at, *fresh)));
+        self.committed.extend(now.positions());
+        self.committed_fresh_ms.extend(&now.batch.observed.fresh_as_of_ms);
         if self.gate.check(&self.committed) {
             self.open_gate();
         }
