@@ -14,9 +14,9 @@ impl Digest {
     }
 
     /// Of what came before and these bytes behind it.
-    pub fn add(self, bytes: &[u8]) -> Digest {
-        let add = |hash: u128, &byte: &u8| (hash ^ u128::from(byte)).wrapping_mul(Digest::PRIME);
-        Digest(bytes.iter().fold(self.0, add))
+    pub fn with(self, bytes: &[u8]) -> Digest {
+        let step = |hash: u128, &byte: &u8| (hash ^ u128::from(byte)).wrapping_mul(Digest::PRIME);
+        Digest(bytes.iter().fold(self.0, step))
     }
 
     pub fn value(self) -> u128 {
@@ -36,11 +36,11 @@ mod tests {
 
     #[test]
     fn it_is_fnv_1a() {
-        let hex = |bytes: &[u8]| format!("{:032x}", Digest::new().add(bytes).value());
+        let hex = |bytes: &[u8]| format!("{:032x}", Digest::new().with(bytes).value());
         // Test vectors of the draft.
         assert_eq!(hex(b""), "6c62272e07bb014262b821756295c58d");
         assert_eq!(hex(b"a"), "d228cb696f1a8caf78912b704e4a8964");
         assert_eq!(hex(b"foobar"), "343e1662793c64bf6f0d3597ba446f18");
-        assert_eq!(Digest::new().add(b"foo").add(b"bar").value(), Digest::new().add(b"foobar").value());
+        assert_eq!(Digest::new().with(b"foo").with(b"bar").value(), Digest::new().with(b"foobar").value());
     }
 }

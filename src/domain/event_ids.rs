@@ -25,13 +25,13 @@ pub struct EventId(u128);
 
 impl EventId {
     pub fn of_text(text: &str) -> EventId {
-        EventId(Digest::new().add(b"t").add(text.as_bytes()).value())
+        EventId(Digest::new().with(b"t").with(text.as_bytes()).value())
     }
 
     /// Of its decimal digits, with `-` before them if it is negative. Another id than the text of
     /// the same digits.
     pub fn of_integer(digits: &str) -> EventId {
-        EventId(Digest::new().add(b"i").add(digits.as_bytes()).value())
+        EventId(Digest::new().with(b"i").with(digits.as_bytes()).value())
     }
 
     pub fn from_bytes(bytes: [u8; 16]) -> EventId {

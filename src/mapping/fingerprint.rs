@@ -122,5 +122,5 @@ fn encoding(encoding: Encoding) -> &'static str {
 
 /// Objects of `serde_json` are ordered by name, so the text is canonical.
 fn digest(description: &Value) -> String {
-    format!("{:032x}", Digest::new().add(description.to_string().as_bytes()).value())
+    format!("{:032x}", Digest::new().with(description.to_string().as_bytes()).value())
 }
