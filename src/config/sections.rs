@@ -208,7 +208,7 @@ static DEFAULTS: Section = Section {
 };
 
 /// Valid under `topics` and in an entry of a table's `sources`.
-static TOPIC_KEYS: [Key; 9] = [
+static TOPIC_KEYS: [Key; 11] = [
     key("format", Optional, Shape::Word(words::<Format>), "How values are encoded; default `json`."),
     key(
         "key_format",
@@ -222,6 +222,18 @@ static TOPIC_KEYS: [Key; 9] = [
         Optional,
         Shape::Path,
         "Where the version is; default: the format's own, else the position in the log.",
+    ),
+    key(
+        "event_id",
+        Optional,
+        Shape::Path,
+        "Where the id of an event is: an event with the id of one that was applied lately is skipped. For producers that may send an event twice; not for `debezium-json`.",
+    ),
+    key(
+        "event_id_window",
+        Optional,
+        Shape::Count,
+        "How many ids are remembered, over all partitions of the topic; 1 to 1000000, default 10000. Each takes about 50 bytes of memory.",
     ),
     key("ignore", Optional, Shape::List(&Shape::Text), "Event types that are skipped and counted."),
     key(

@@ -82,12 +82,15 @@ struct News {
 impl Intake {
     pub fn new(
         config: &Config,
-        plan: Plan,
-        checkpoint: Checkpoint,
+        mut plan: Plan,
+        mut checkpoint: Checkpoint,
         gate: GateRule,
         context: Context,
     ) -> Intake {
         let catalog = Arc::clone(plan.catalog());
+        for (topic, ids) in std::mem::take(&mut checkpoint.event_ids) {
+            plan.restore_event_ids(topic, ids);
+        }
         let identity = Identity::restored(&checkpoint);
         let committed: Positions =
             checkpoint.positions.iter().map(|(at, position)| (*at, position.next_offset)).collect();
@@ -448,6 +451,9 @@ impl Intake {
             {
                 fresh_as_of_ms.insert(*at, after);
             }
+        }
+        for (topic, ids) in self.plan.take_event_ids() {
+            self.builder.remember(topic, ids);
         }
         let news = std::mem::take(&mut self.news);
         let stopped = match (&self.stopped, news.clear_stopped) {

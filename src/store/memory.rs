@@ -257,6 +257,9 @@ impl Replica {
         for (at, advance) in &batch.advances {
             self.checkpoint.positions.insert(*at, advance.to.clone());
         }
+        for (topic, news) in &batch.event_ids {
+            news.join(self.checkpoint.event_ids.entry(*topic).or_default());
+        }
         self.observe(&batch.observed);
         self.last_batch = batch.id;
         Ok(applied)

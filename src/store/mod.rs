@@ -28,8 +28,8 @@ pub trait Store: Send {
     /// Positions and identity as stored.
     fn checkpoint(&mut self) -> Result<Checkpoint, StoreError>;
 
-    /// Applies the batch: rows, versions, marks, dead letters, positions, freshness, all or
-    /// nothing. Refuses (`Stop`) when a stored position is not the batch's `from`.
+    /// Applies the batch: rows, versions, marks, dead letters, event ids, positions, freshness,
+    /// all or nothing. Refuses (`Stop`) when a stored position is not the batch's `from`.
     fn apply(&mut self, batch: &Batch) -> Result<Applied, StoreError>;
 
     /// The first copy is whole: builds what was left for the end (indexes), makes it durable and

@@ -4,6 +4,7 @@ mod bad_input;
 mod bounds;
 mod crash;
 mod daemon;
+mod event_ids;
 mod gaps;
 mod kafka;
 mod layers;

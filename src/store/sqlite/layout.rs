@@ -67,6 +67,13 @@ CREATE TABLE _readside_meta_partitions (
   fresh_as_of_ms INTEGER,
   PRIMARY KEY (generation, topic, \"partition\")
 ) WITHOUT ROWID;
+CREATE TABLE _readside_meta_event_ids (
+  generation INTEGER NOT NULL,
+  topic_index INTEGER NOT NULL,
+  nth INTEGER NOT NULL,
+  event_id BLOB NOT NULL,
+  PRIMARY KEY (generation, topic_index, nth)
+) WITHOUT ROWID;
 CREATE TABLE _readside_meta_dead_letters (
   topic TEXT NOT NULL,
   \"partition\" INTEGER NOT NULL,

@@ -62,7 +62,7 @@ fn open(path: &Path, catalog: Arc<Catalog>, settings: Settings) -> Result<Sqlite
         lock.mark_building()?;
     }
     configure(&conn, path, complete)?;
-    conn.set_prepared_statement_cache_capacity(24 + layout::STATEMENTS * catalog.tables.len());
+    conn.set_prepared_statement_cache_capacity(28 + layout::STATEMENTS * catalog.tables.len());
     adopt_settings(&conn, &catalog, &settings)?;
     let memory = load(&conn, &catalog)?;
     let store = SqliteStore {
