@@ -87,7 +87,7 @@ pub(super) static ROOT: Section = Section {
             "rebuild_when_mapping_changes",
             Default("auto"),
             Shape::Word(words::<RebuildPolicy>),
-            "Whether a replica built under another mapping is built anew; `auto`: where the log can give back everything.",
+            "What happens to a replica that was built under another mapping. This version stops with exit code 78, whatever is given.",
         ),
         key(
             "defaults",
@@ -195,7 +195,7 @@ static DEFAULTS: Section = Section {
             "on_gap",
             Default("auto"),
             Shape::Word(words::<OnGap>),
-            "What happens when the log no longer has the events that come next.",
+            "What happens when the log no longer has the events that come next. This version stops with exit code 78, whatever is given.",
         ),
         key(
             "max_staleness",
@@ -240,7 +240,7 @@ static TOPIC_KEYS: [Key; 9] = [
         "on_gap",
         Optional,
         Shape::Word(words::<OnGap>),
-        "What happens when the log no longer has the events that come next.",
+        "What happens when the log no longer has the events that come next. This version stops with exit code 78, whatever is given.",
     ),
     key(
         "placeholder",
