@@ -234,13 +234,13 @@ static TOPIC_KEYS: [Key; 9] = [
         "on_error",
         Optional,
         Shape::Word(words::<OnError>),
-        "What becomes of an event that cannot be applied.",
+        "What becomes of an event that cannot be applied; default: `defaults.on_error`.",
     ),
     key(
         "on_gap",
         Optional,
         Shape::Word(words::<OnGap>),
-        "What happens when the log no longer has the events that come next. This version stops with exit code 78, whatever is given.",
+        "What happens when the log no longer has the events that come next; default: `defaults.on_gap`. This version stops with exit code 78, whatever is given.",
     ),
     key(
         "placeholder",
@@ -318,7 +318,7 @@ pub(super) static TABLE: Section = Section {
                 "max_staleness",
                 Optional,
                 Shape::Duration,
-                "Beyond this age readers see this table as stale.",
+                "Beyond this age readers see this table as stale; default: `defaults.max_staleness`.",
             ),
             key(
                 "delete_marks",

@@ -2,6 +2,7 @@
 
 mod description;
 mod hostile;
+mod reference;
 
 use std::fs;
 use std::path::{Path as FilePath, PathBuf};
