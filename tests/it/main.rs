@@ -2,8 +2,10 @@
 
 mod bad_input;
 mod bounds;
+mod commands;
 mod crash;
 mod daemon;
+mod examples;
 mod gaps;
 mod kafka;
 mod layers;
