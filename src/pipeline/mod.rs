@@ -1,6 +1,6 @@
 //! The pipeline: the one loop that turns records into batches and hands them to the store.
 //!
-//! Two threads share the work: this loop polls, decodes, maps and coalesces; the [`writer`] owns
+//! Two threads share the work: this loop polls, decodes, maps and coalesces; the `writer` owns
 //! the store and applies one batch at a time. A batch goes out at once when the writer has nothing
 //! to do and grows while it is busy: throughput under load and low latency otherwise come from one
 //! rule.

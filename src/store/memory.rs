@@ -483,6 +483,10 @@ impl Reader for MemoryReader {
         }
         Ok(row.deleted.map_or(RowLookup::Missing, |version| RowLookup::Deleted { version }))
     }
+
+    fn is_dead_letter(&self, at: TopicPartition, offset: i64) -> Result<bool, StoreError> {
+        Ok(self.0.replica().dead_letters.keys().any(|(of, kept, _)| (*of, *kept) == (at, offset)))
+    }
 }
 
 fn rfc3339(ms: i64) -> Option<String> {

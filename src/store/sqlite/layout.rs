@@ -112,6 +112,8 @@ pub(super) enum Sql {
     DeleteOld,
     Delete,
     Find,
+    /// Whether the row has details; no row if the key is not there.
+    HasDetails,
     PutHidden,
     DeleteHidden,
     FindHidden,
@@ -179,6 +181,7 @@ impl TableSql {
             format!("DELETE FROM {main} WHERE {given_key} AND _readside_v <= ?{}", keys + 1),
             format!("DELETE FROM {main} WHERE {given_key}"),
             format!("SELECT {row} FROM {main} WHERE {given_key}"),
+            format!("SELECT _readside_d IS NOT NULL FROM {main} WHERE {given_key}"),
             format!(
                 "INSERT INTO {hidden} ({row}, _readside_at_ms) VALUES ({}) ON CONFLICT ({key}) DO UPDATE SET \
                  {set}_readside_v = ?{v}, _readside_d = ?{d}, _readside_at_ms = ?{t}",
