@@ -87,7 +87,7 @@ pub(super) static ROOT: Section = Section {
             "rebuild_when_mapping_changes",
             Default("auto"),
             Shape::Word(words::<RebuildPolicy>),
-            "Whether a replica built under another mapping is built anew; `auto`: where the log can give back everything.",
+            "What happens to a replica that was built under another mapping. This version stops with exit code 78, whatever is given.",
         ),
         key(
             "defaults",
@@ -195,7 +195,7 @@ static DEFAULTS: Section = Section {
             "on_gap",
             Default("auto"),
             Shape::Word(words::<OnGap>),
-            "What happens when the log no longer has the events that come next.",
+            "What happens when the log no longer has the events that come next. This version stops with exit code 78, whatever is given.",
         ),
         key(
             "max_staleness",
@@ -246,13 +246,13 @@ static TOPIC_KEYS: [Key; 11] = [
         "on_error",
         Optional,
         Shape::Word(words::<OnError>),
-        "What becomes of an event that cannot be applied.",
+        "What becomes of an event that cannot be applied; default: `defaults.on_error`.",
     ),
     key(
         "on_gap",
         Optional,
         Shape::Word(words::<OnGap>),
-        "What happens when the log no longer has the events that come next.",
+        "What happens when the log no longer has the events that come next; default: `defaults.on_gap`. This version stops with exit code 78, whatever is given.",
     ),
     key(
         "placeholder",
@@ -330,7 +330,7 @@ pub(super) static TABLE: Section = Section {
                 "max_staleness",
                 Optional,
                 Shape::Duration,
-                "Beyond this age readers see this table as stale.",
+                "Beyond this age readers see this table as stale; default: `defaults.max_staleness`.",
             ),
             key(
                 "delete_marks",

@@ -11,7 +11,7 @@ use crate::config::sections::TOPIC;
 use crate::config::tree::Node;
 use crate::domain::event_ids::{WINDOW_DEFAULT, WINDOW_MAX};
 
-use super::Defaults;
+use super::{Defaults, warn_about_gaps};
 
 /// What Debezium sends unless `unavailable.value.placeholder` says otherwise.
 const PLACEHOLDER: &str = "__debezium_unavailable_value";
@@ -140,7 +140,7 @@ impl Draft {
         agree.take(&mut self.ignore, fields, "ignore", event_types);
         agree.take(&mut self.otherwise, fields, "otherwise", |report, node| scalar(report, node, word));
         agree.take(&mut self.on_error, fields, "on_error", |report, node| scalar(report, node, word));
-        agree.take(&mut self.on_gap, fields, "on_gap", |report, node| scalar(report, node, word));
+        agree.take(&mut self.on_gap, fields, "on_gap", on_gap);
         agree.take(&mut self.placeholder, fields, "placeholder", |report, node| scalar(report, node, text));
         self.broken |= agree.broken;
     }
@@ -314,6 +314,12 @@ impl Agree<'_> {
             None => *slot = Some(given),
         }
     }
+}
+
+fn on_gap(report: &mut Report, node: &Node) -> Option<Given<OnGap>> {
+    let given = scalar(report, node, word)?;
+    warn_about_gaps(report, &given);
+    Some(given)
 }
 
 /// A path to a field of the event: not the event itself, not the record key.

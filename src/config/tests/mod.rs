@@ -2,6 +2,7 @@
 
 mod description;
 mod hostile;
+mod reference;
 
 use std::fs;
 use std::path::{Path as FilePath, PathBuf};
@@ -194,7 +195,7 @@ fn defaults_reach_topics_and_tables_that_say_nothing() {
 fn secrets_are_files_and_nothing_else() {
     let config = example("secured.yaml").config;
     assert_eq!(config.kafka.secrets["sasl.password"], PathBuf::from("/run/secrets/kafka/password"));
-    assert_eq!(config.kafka.properties["group.id"], "orders-readside");
+    assert_eq!(config.kafka.properties["sasl.username"], "orders");
     assert!(!config.kafka.properties.contains_key("sasl.password"));
 }
 
