@@ -1,0 +1,90 @@
+//! Where a replica in Redis is and how it is kept there.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A server and a logical database; no user and no password.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RedisUrl {
+    pub server: RedisServer,
+    pub database: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RedisServer {
+    Tcp {
+        /// A name or an address; IPv6 without brackets.
+        host: String,
+        port: u16,
+        tls: bool,
+    },
+    Unix {
+        path: PathBuf,
+    },
+}
+
+impl fmt::Display for RedisUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let database = self.database;
+        match &self.server {
+            RedisServer::Tcp { host, port, tls } => {
+                let scheme = if *tls { "rediss" } else { "redis" };
+                match host.contains(':') {
+                    true => write!(f, "{scheme}://[{host}]:{port}/{database}"),
+                    false => write!(f, "{scheme}://{host}:{port}/{database}"),
+                }
+            }
+            RedisServer::Unix { path } if database == 0 => write!(f, "unix:{}", path.display()),
+            RedisServer::Unix { path } => write!(f, "unix:{}?db={database}", path.display()),
+        }
+    }
+}
+
+/// How a row is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encoding {
+    /// A hash: one field per column that is not null.
+    Hash,
+    /// A string that holds a JSON object.
+    Json,
+}
+
+impl Encoding {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Encoding::Hash => "hash",
+            Encoding::Json => "json",
+        }
+    }
+}
+
+/// What a store and a reader need to know besides the catalog.
+#[derive(Debug, Clone)]
+pub struct RedisSettings {
+    pub url: RedisUrl,
+    /// An ACL user; `None`: the default user.
+    pub username: Option<String>,
+    /// Read at every connection. `None`: no password is sent.
+    pub password_file: Option<PathBuf>,
+    /// Certificates (PEM) to trust instead of the system's, for `rediss`.
+    pub ca_file: Option<PathBuf>,
+    /// Before every key.
+    pub prefix: String,
+    /// Nobody else keeps keys in this logical database or the next one.
+    pub dedicated: bool,
+    pub encoding: Encoding,
+    /// Stored in the replica; another name means that it belongs to somebody else.
+    pub replica_name: String,
+    /// Beyond this age of the heartbeat readers see `disconnected`; also how long a writer that
+    /// died keeps others from taking over. See [`crate::store::heartbeat_limit`].
+    pub heartbeat_limit: Duration,
+    /// Bound on the bytes of records kept with dead letters; beyond it only their coordinates are.
+    pub dead_letter_bytes_max: u64,
+}
+
+impl RedisSettings {
+    pub(super) fn heartbeat_limit_ms(&self) -> i64 {
+        i64::try_from(self.heartbeat_limit.as_millis()).unwrap_or(i64::MAX / 4).max(1)
+    }
+}
