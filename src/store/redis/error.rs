@@ -42,11 +42,11 @@ pub(super) fn is_answer(error: &RedisError) -> bool {
 
 /// The first word of the server's answer, also of one of several commands.
 fn code(error: &RedisError) -> Option<String> {
-    if let Some(code) = error.code() {
-        return Some(code.to_owned());
+    let several = error.clone().into_server_errors();
+    match several.as_deref() {
+        Some([(_, first), ..]) => Some(first.code().to_owned()),
+        _ => error.code().map(str::to_owned),
     }
-    let errors = error.clone().into_server_errors()?;
-    errors.first().map(|(_, error)| error.code().to_owned())
 }
 
 pub(super) fn stop_io(message: String) -> StoreError {

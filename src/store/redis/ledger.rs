@@ -95,23 +95,16 @@ fn number<T: std::str::FromStr>(fields: &Fields, name: &str) -> Option<T> {
 }
 
 impl Ledger {
-    /// One transaction. `None`: there is no replica.
+    /// All of it at one moment. `None`: there is no replica.
     pub fn read(link: &mut Link, names: &Names, catalog: &Catalog) -> Result<Option<Ledger>, StoreError> {
         type All = (Fields, Fields, Fields, Fields, Vec<String>);
-        let (meta, status, positions, partitions, letters): All = link.pipe(
-            redis::pipe()
-                .atomic()
-                .cmd("HGETALL")
-                .arg(&names.meta)
-                .cmd("HGETALL")
-                .arg(&names.status)
-                .cmd("HGETALL")
-                .arg(&names.positions)
-                .cmd("HGETALL")
-                .arg(&names.partitions)
-                .cmd("HKEYS")
-                .arg(&names.dead_letters),
-        )?;
+        let (meta, status, positions, partitions, letters): All = link.read(&[
+            &[b"HGETALL", names.meta.as_bytes()],
+            &[b"HGETALL", names.status.as_bytes()],
+            &[b"HGETALL", names.positions.as_bytes()],
+            &[b"HGETALL", names.partitions.as_bytes()],
+            &[b"HKEYS", names.dead_letters.as_bytes()],
+        ])?;
         if meta.is_empty() {
             return Ok(None);
         }

@@ -1,5 +1,6 @@
 //! A connection that is made when it is needed and given up when it fails.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use redis::{
@@ -15,6 +16,9 @@ use crate::store::StoreError;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Longer than a server that is busy with somebody's slow command usually needs.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+const READ: &str = include_str!("read.lua");
+static READ_SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(READ));
 
 pub(super) struct Link {
     settings: RedisSettings,
@@ -64,6 +68,19 @@ impl Link {
 
     pub fn pipe<T: FromRedisValue>(&mut self, pipe: &Pipeline) -> Result<T, StoreError> {
         self.run(|conn| pipe.query(conn))
+    }
+
+    /// Several commands that only read, all at the same moment.
+    pub fn read<T: FromRedisValue>(&mut self, commands: &[&[&[u8]]]) -> Result<T, StoreError> {
+        self.script(&READ_SCRIPT, READ, |cmd| {
+            cmd.arg(0).arg(commands.len());
+            for words in commands {
+                cmd.arg(words.len());
+                for word in *words {
+                    cmd.arg(*word);
+                }
+            }
+        })
     }
 
     /// Runs a script by its hash; a server that does not know it (it was restarted) gets the text.

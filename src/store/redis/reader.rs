@@ -63,27 +63,18 @@ impl RedisReader {
         };
         let parts: Vec<&Value> = key.iter().take(shape.key.len()).collect();
         let text = joined(&parts);
-        let mut pipe = redis::pipe();
-        pipe.atomic();
-        match self.settings.encoding {
-            Encoding::Hash => {
-                pipe.cmd("HMGET").arg(names.row_key(&text)).arg(RESERVED);
-                for column in &shape.columns {
-                    pipe.arg(&column.name);
-                }
-            }
-            Encoding::Json => {
-                pipe.cmd("GET").arg(names.row_key(&text));
-            }
-        }
-        pipe.cmd("HGET").arg(&names.hidden).arg(&text);
+        let row_key = names.row_key(&text);
+        let hidden: &[&[u8]] = &[b"HGET", names.hidden.as_bytes(), &text];
         let (row, hidden) = match self.settings.encoding {
             Encoding::Hash => {
-                let (fields, hidden): (Vec<Option<Vec<u8>>>, Option<Vec<u8>>) = link.pipe(&pipe)?;
+                let mut words: Vec<&[u8]> = vec![b"HMGET", &row_key, RESERVED.as_bytes()];
+                words.extend(shape.columns.iter().map(|column| column.name.as_bytes()));
+                let (fields, hidden): (Vec<Option<Vec<u8>>>, Option<Vec<u8>>) = link.read(&[&words, hidden])?;
                 (codec::row_of_fields(shape, fields)?, hidden)
             }
             Encoding::Json => {
-                let (json, hidden): (Option<Vec<u8>>, Option<Vec<u8>>) = link.pipe(&pipe)?;
+                let (json, hidden): (Option<Vec<u8>>, Option<Vec<u8>>) =
+                    link.read(&[&[b"GET", &row_key], hidden])?;
                 (json.map(|json| codec::row_of_json(shape, &json)).transpose()?, hidden)
             }
         };
@@ -157,8 +148,7 @@ fn check(settings: &RedisSettings, timeout: Duration) -> Result<String, StoreErr
         ("LRANGE", vec![&key, "0", "1"]),
         ("SCAN", vec!["0"]),
         ("EVALSHA", vec!["0", "0"]),
-        ("MULTI", vec![]),
-        ("EXEC", vec![]),
+        ("EVAL", vec!["", "0"]),
         ("INFO", vec![]),
     ];
     if settings.dedicated {

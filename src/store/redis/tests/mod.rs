@@ -1,3 +1,69 @@
 //! What only a server can do wrong; the rest is in the contract suite.
 
+mod indexes;
+mod layout;
+mod losses;
+mod owners;
+mod proxy;
 pub(in crate::store) mod server;
+mod whole;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use server::{Server, available};
+
+use crate::domain::batch::Batch;
+use crate::store::contract::*;
+use crate::store::{Encoding, RedisSettings, StopCode, StoreError};
+
+fn bench(settings: RedisSettings) -> InRedis {
+    InRedis::at(settings, Arc::new(catalog()))
+}
+
+const ENCODINGS: [Encoding; 2] = [Encoding::Hash, Encoding::Json];
+
+fn stopped<T: std::fmt::Debug>(result: Result<T, StoreError>, expected: StopCode) -> String {
+    match result {
+        Err(StoreError::Stop { exit, message }) => {
+            assert_eq!(exit, expected, "{message}");
+            message
+        }
+        other => panic!("not stopped: {other:?}"),
+    }
+}
+
+/// A batch that moves the partition.
+fn moving(from: Option<i64>, to: i64, batch: Batch) -> Batch {
+    Batch { advances: advance(from, to), ..batch }
+}
+
+/// Every key of a prefix with its content, except for what expires.
+fn everything(client: &mut redis::Connection, prefix: &str) -> BTreeMap<String, Vec<Vec<u8>>> {
+    let keys: Vec<String> = redis::cmd("KEYS").arg(format!("{prefix}*")).query(client).unwrap();
+    let mut all = BTreeMap::new();
+    for key in keys {
+        let lasting: i64 = redis::cmd("PTTL").arg(&key).query(client).unwrap();
+        if lasting != -1 {
+            continue;
+        }
+        let ty: String = redis::cmd("TYPE").arg(&key).query(client).unwrap();
+        let content: Vec<Vec<u8>> = match ty.as_str() {
+            "string" => vec![redis::cmd("GET").arg(&key).query(client).unwrap()],
+            "hash" => {
+                let fields: BTreeMap<Vec<u8>, Vec<u8>> = redis::cmd("HGETALL").arg(&key).query(client).unwrap();
+                fields.into_iter().flat_map(|(name, value)| [name, value]).collect()
+            }
+            "set" => {
+                let members: std::collections::BTreeSet<Vec<u8>> =
+                    redis::cmd("SMEMBERS").arg(&key).query(client).unwrap();
+                members.into_iter().collect()
+            }
+            "list" => redis::cmd("LRANGE").arg(&key).arg(0).arg(-1).query(client).unwrap(),
+            "zset" => redis::cmd("ZRANGE").arg(&key).arg(0).arg(-1).query(client).unwrap(),
+            other => panic!("{key} is a {other}"),
+        };
+        all.insert(key, content);
+    }
+    all
+}

@@ -1,0 +1,158 @@
+//! Lost answers, lost connections, lost data.
+
+use super::proxy::Proxy;
+use super::*;
+use crate::store::{RowLookup, Store};
+
+/// A store that has just moved to 10.
+fn begun(bench: &InRedis) -> crate::store::RedisStore {
+    let mut store = bench.open();
+    store.apply(&moving(None, 10, batch([upsert(1, 10)]))).unwrap();
+    store
+}
+
+/// Until the server is back; the first attempt finds the connection gone.
+fn insist(store: &mut crate::store::RedisStore, batch: &Batch) -> Result<crate::store::Applied, StoreError> {
+    for _ in 0..3 {
+        match store.apply(batch) {
+            Err(StoreError::Retry { .. }) => {}
+            other => return other,
+        }
+    }
+    store.apply(batch)
+}
+
+#[test]
+fn a_server_that_forgot_the_scripts_gets_them_again() {
+    if !available() {
+        return;
+    }
+    let bench = bench(server::shared().settings(Encoding::Hash));
+    let mut store = begun(&bench);
+    let () = redis::cmd("SCRIPT").arg("FLUSH").query(&mut server::shared().client()).unwrap();
+    store.apply(&moving(Some(10), 20, batch([upsert(1, 20)]))).unwrap();
+    assert_eq!(look(&bench, 1), visible(1, 20));
+}
+
+#[test]
+fn a_restart_that_loses_nothing_is_survived() {
+    if !available() {
+        return;
+    }
+    let mut server = Server::start();
+    let bench = bench(server.settings(Encoding::Hash));
+    let mut store = begun(&bench);
+    let () = redis::cmd("SAVE").query(&mut server.client()).unwrap();
+    server.kill();
+    let next = moving(Some(10), 20, batch([upsert(1, 20)]));
+    assert!(matches!(store.apply(&next), Err(StoreError::Retry { .. })));
+    server.restart();
+    insist(&mut store, &next).unwrap();
+    assert_eq!(look(&bench, 1), visible(1, 20));
+}
+
+#[test]
+fn an_older_state_is_noticed_by_a_heartbeat() {
+    if !available() {
+        return;
+    }
+    let mut server = Server::start();
+    let bench = bench(server.settings(Encoding::Hash));
+    let mut store = begun(&bench);
+    let () = redis::cmd("SAVE").query(&mut server.client()).unwrap();
+    store.apply(&moving(Some(10), 20, batch([upsert(1, 20)]))).unwrap();
+    store.apply(&batch([])).unwrap();
+    server.restart();
+    let message = stopped(insist(&mut store, &batch([])), StopCode::Lost);
+    assert!(message.contains("older state"), "{message}");
+    stopped(store.maintain(NOW_MS), StopCode::Lost);
+    // Opened again it goes on from there, and the log fills in the rest.
+    drop(store);
+    let mut store = bench.open();
+    assert_eq!(store.checkpoint().unwrap().positions[&AT].next_offset, 10);
+    store.apply(&moving(Some(10), 20, batch([upsert(1, 20)]))).unwrap();
+    assert_eq!(look(&bench, 1), visible(1, 20));
+}
+
+#[test]
+fn an_emptied_server_is_noticed_by_a_heartbeat_and_built_again() {
+    if !available() {
+        return;
+    }
+    let server = Server::start();
+    for dedicated in [false, true] {
+        let bench = bench(RedisSettings { dedicated, ..server.settings(Encoding::Hash) });
+        let mut store = begun(&bench);
+        store.complete().unwrap();
+        let () = redis::cmd("FLUSHALL").query(&mut server.client()).unwrap();
+        for nothing in [batch([]), moving(Some(10), 20, batch([upsert(1, 20)]))] {
+            let message = stopped(store.apply(&nothing), StopCode::Lost);
+            assert!(message.contains("flushed"), "{message}");
+        }
+        stopped(store.maintain(NOW_MS), StopCode::Lost);
+        assert_eq!(redis::cmd("DBSIZE").query::<u64>(&mut server.client()).unwrap(), 0, "never a mixture");
+        drop(store);
+        let mut store = bench.open();
+        let checkpoint = store.checkpoint().unwrap();
+        assert!(checkpoint.positions.is_empty() && !checkpoint.complete);
+        store.apply(&moving(None, 10, batch([upsert(1, 10)]))).unwrap();
+        store.complete().unwrap();
+        assert_eq!(look(&bench, 1), visible(1, 10));
+    }
+}
+
+#[test]
+fn a_lost_answer_of_ours_is_recognised() {
+    if !available() {
+        return;
+    }
+    let server = Server::start();
+    for encoding in ENCODINGS {
+        let direct = bench(server.settings(encoding));
+        let proxy = Proxy::before(&direct.settings);
+        let bench = bench(proxy.settings.clone());
+        let mut store = begun(&bench);
+        let next = moving(
+            Some(10),
+            20,
+            batch([upsert(1, 20), delete(2, 15), patch(3, 16, 0b0010, crate::domain::change::IfMissing::DeadLetter)]),
+        );
+        // Heard by the server, not by us.
+        proxy.swallow_answers(1);
+        assert!(matches!(store.apply(&next), Err(StoreError::Retry { .. })), "the answer is lost");
+        let applied = store.apply(&next).unwrap();
+        assert_eq!((applied.dead_letters.len(), applied.dead_letters_kept), (1, 1));
+        assert_eq!(look(&bench, 1), visible(1, 20));
+        assert_eq!((store.figures().rows[0], store.figures().delete_marks[0]), (1, 1));
+        store.apply(&moving(Some(20), 30, batch([upsert(1, 30)]))).unwrap();
+        // Not even heard by the server.
+        proxy.swallow_questions(1);
+        let next = moving(Some(30), 40, batch([upsert(1, 40)]));
+        assert!(matches!(store.apply(&next), Err(StoreError::Retry { .. })), "the question is lost");
+        assert_eq!(look(&direct, 1), visible(1, 30));
+        store.apply(&next).unwrap();
+        assert_eq!(look(&bench, 1), visible(1, 40));
+    }
+}
+
+#[test]
+fn a_truncate_that_was_interrupted_is_finished() {
+    if !available() {
+        return;
+    }
+    let bench = bench(server::shared().settings(Encoding::Hash));
+    let mut store = bench.open();
+    store.apply(&moving(None, 10, batch((0..9).map(|nth| upsert(nth, 10 + nth))))).unwrap();
+    store.begin_truncate(0, version(15, 0, 15)).unwrap();
+    // The process dies here: nothing is given back.
+    let lease = format!("{}readside:lease", bench.settings.prefix);
+    let () = redis::cmd("DEL").arg(lease).query(&mut server::shared().client()).unwrap();
+    std::mem::forget(store);
+    let mut store = bench.open();
+    store.apply(&moving(Some(10), 20, batch([]))).unwrap();
+    assert_eq!(store.figures().rows[0], 3);
+    for nth in 0..6 {
+        assert_eq!(look(&bench, nth), RowLookup::Missing);
+    }
+    assert_eq!(look(&bench, 6), visible(6, 16));
+}

@@ -1,0 +1,146 @@
+//! Whose replica it is, and who writes it.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use super::*;
+use crate::store::{RedisStore, Store, redis_check};
+
+fn quick(server: &Server) -> RedisSettings {
+    RedisSettings { heartbeat_limit: Duration::from_millis(300), ..server.settings(Encoding::Hash) }
+}
+
+#[test]
+fn a_writer_that_was_replaced_stops_also_when_nothing_is_written() {
+    if !available() {
+        return;
+    }
+    let bench = bench(quick(server::shared()));
+    let mut first = bench.open();
+    first.apply(&moving(None, 10, batch([upsert(1, 10)]))).unwrap();
+    // The first says nothing until its lease has run out.
+    let mut second = bench.open();
+    assert!(second.epoch > first.epoch);
+    second.apply(&moving(Some(10), 20, batch([upsert(1, 20)]))).unwrap();
+    for _ in 0..2 {
+        let message = stopped(first.apply(&batch([])), StopCode::Foreign);
+        assert!(message.contains("another readside"), "{message}");
+    }
+    stopped(first.maintain(NOW_MS), StopCode::Foreign);
+    stopped(first.apply(&moving(Some(20), 30, batch([upsert(1, 30)]))), StopCode::Foreign);
+    stopped(first.complete(), StopCode::Foreign);
+    // Its end does not take the lease of the second.
+    drop(first);
+    second.apply(&moving(Some(20), 30, batch([upsert(1, 30)]))).unwrap();
+    assert_eq!(look(&bench, 1), visible(1, 30));
+}
+
+#[test]
+fn a_living_writer_is_not_replaced() {
+    if !available() {
+        return;
+    }
+    let bench = bench(quick(server::shared()));
+    let mut first = bench.open();
+    let (over, refused) = (AtomicBool::new(false), std::sync::mpsc::channel());
+    std::thread::scope(|scope| {
+        let (over, bench) = (&over, &bench);
+        scope.spawn(move || {
+            refused.0.send(bench.try_open()).unwrap();
+            over.store(true, Ordering::Release);
+        });
+        while !over.load(Ordering::Acquire) {
+            first.maintain(NOW_MS).unwrap();
+        }
+        let message = stopped(refused.1.recv().unwrap(), StopCode::Foreign);
+        assert!(message.contains("another readside writes"), "{message}");
+    });
+    first.apply(&batch([upsert(1, 10)])).unwrap();
+}
+
+#[test]
+fn a_replica_of_another_name_or_mapping_is_not_touched() {
+    if !available() {
+        return;
+    }
+    let server = server::shared();
+    let settings = server.settings(Encoding::Hash);
+    let mine = bench(settings.clone());
+    mine.open().apply(&batch([upsert(1, 10)])).unwrap();
+    let mut client = server.client();
+    let before = everything(&mut client, &settings.prefix);
+    let refused = |settings: &RedisSettings, catalog: crate::domain::catalog::Catalog, word: &str| {
+        let message = stopped(RedisStore::open(settings, Arc::new(catalog)), StopCode::Foreign);
+        assert!(message.contains(word), "{message}");
+    };
+    refused(&RedisSettings { replica_name: "other".into(), ..settings.clone() }, catalog(), "replica.name");
+    refused(&RedisSettings { encoding: Encoding::Json, ..settings.clone() }, catalog(), "kept as hash");
+    let mut other = catalog();
+    other.fingerprint = "another".into();
+    refused(&settings, other, "another mapping");
+    let mut other = catalog();
+    other.tables[0].indexes.pop();
+    refused(&settings, other, "other indexes");
+    let mut other = catalog();
+    other.tables[0].name = "readside".into();
+    refused(&settings, other, "rename");
+    assert_eq!(everything(&mut client, &settings.prefix), before);
+    // Rows without bookkeeping would never go.
+    let strange = server.settings(Encoding::Hash);
+    let () = redis::cmd("SET").arg(format!("{}users:1", strange.prefix)).arg("x").query(&mut client).unwrap();
+    refused(&strange, catalog(), "users:1");
+}
+
+#[test]
+fn a_server_that_drops_keys_is_refused() {
+    if !available() {
+        return;
+    }
+    let server = Server::start();
+    let mut client = server.client();
+    let bench = bench(server.settings(Encoding::Hash));
+    for policy in ["allkeys-lru", "volatile-ttl"] {
+        let () = redis::cmd("CONFIG").arg("SET").arg("maxmemory-policy").arg(policy).query(&mut client).unwrap();
+        let message = stopped(bench.try_open(), StopCode::Foreign);
+        assert!(message.contains(policy) && message.contains("noeviction"), "{message}");
+        stopped(redis_check(&bench.settings, Duration::from_secs(1)), StopCode::Foreign);
+    }
+    assert_eq!(redis::cmd("DBSIZE").query::<u64>(&mut client).unwrap(), 0);
+}
+
+#[test]
+fn a_check_says_what_the_user_may_not_do() {
+    if !available() {
+        return;
+    }
+    let server = Server::start();
+    let mut client = server.client();
+    let settings = server.settings(Encoding::Hash);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "secret\n").unwrap();
+    let user = RedisSettings {
+        username: Some("writer".into()),
+        password_file: Some(file.path().to_owned()),
+        ..settings.clone()
+    };
+    let mut allow = |rules: &[&str]| {
+        let mut cmd = redis::cmd("ACL");
+        cmd.arg("SETUSER").arg("writer").arg("reset").arg("on").arg(">secret");
+        let () = cmd.arg(rules).query(&mut client).unwrap();
+    };
+    let timeout = Duration::from_secs(1);
+    let keys = format!("~{}*", settings.prefix);
+    allow(&[&keys, "+@all", "-hset", "-@dangerous", "+info"]);
+    let message = stopped(redis_check(&user, timeout), StopCode::Io);
+    assert!(message.contains("HSET") && !message.contains("HGET"), "{message}");
+    // These are the rights of a writer.
+    allow(&[&keys, "+@read", "+@write", "+@connection", "+@transaction", "+@scripting", "+info", "-@dangerous", "+info"]);
+    assert!(redis_check(&user, timeout).unwrap().starts_with("Redis "));
+    let bench = bench(user.clone());
+    bench.open().apply(&moving(None, 10, batch([upsert(1, 10), delete(2, 10)]))).unwrap();
+    assert_eq!(look(&bench, 1), visible(1, 10));
+    // Another prefix is not its own.
+    stopped(redis_check(&RedisSettings { prefix: "other:".into(), ..user.clone() }, timeout), StopCode::Io);
+    std::fs::write(file.path(), "wrong").unwrap();
+    assert!(matches!(redis_check(&user, timeout), Err(StoreError::Retry { .. })));
+}
