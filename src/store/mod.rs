@@ -13,10 +13,11 @@ mod contract;
 
 use std::time::Duration;
 
-pub use memory::{Fault, MemoryReader, MemoryStore};
 pub use self::redis::{
-    BATCH_RECORDS as REDIS_BATCH_RECORDS, Encoding, RedisReader, RedisServer, RedisSettings, RedisStore, RedisUrl, redis_check,
+    BATCH_RECORDS as REDIS_BATCH_RECORDS, Encoding, RedisReader, RedisServer, RedisSettings, RedisStore,
+    RedisUrl, redis_check,
 };
+pub use memory::{Fault, MemoryReader, MemoryStore};
 pub use sqlite::{Settings, SqliteReader, SqliteStore, sqlite_status};
 
 use crate::domain::batch::Batch;

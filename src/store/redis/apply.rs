@@ -109,9 +109,9 @@ impl RedisStore {
         let mut read_first = BTreeSet::new();
         // A row found with versions per column is read and joined; it cannot be found so twice.
         for _ in 0..3 {
-            match self.try_entries(batch, range.clone(), &mut read_first, applied, finish)? {
-                true => return Ok(()),
-                false => continue,
+            let part = Part { batch, range: range.clone(), finish };
+            if self.try_entries(part, &mut read_first, applied)? {
+                return Ok(());
             }
         }
         Err(damaged("a row", "a table"))
@@ -120,12 +120,11 @@ impl RedisStore {
     /// False: entries were added to `read_first`, and nothing was changed.
     fn try_entries(
         &mut self,
-        batch: &Batch,
-        range: std::ops::Range<usize>,
+        part: Part<'_>,
         read_first: &mut BTreeSet<usize>,
         applied: &mut Applied,
-        finish: Option<Finish<'_>>,
     ) -> Result<bool, StoreError> {
+        let Part { batch, range, finish } = part;
         let catalog = self.catalog.clone();
         let ledger = self.known_ledger()?.clone();
         let mut outcome = applied.clone();
@@ -176,7 +175,9 @@ impl RedisStore {
             Answer::Done(letters) => letters,
             Answer::Join(letters) => {
                 let rows = step.whole.iter().flat_map(|group| &group.rows);
-                read_first.extend(rows.zip(letters).filter(|(_, letter)| *letter == b'j').map(|(row, _)| row.entry));
+                read_first.extend(
+                    rows.zip(letters).filter(|(_, letter)| *letter == b'j').map(|(row, _)| row.entry),
+                );
                 return Ok(false);
             }
         };
@@ -329,7 +330,8 @@ impl RedisStore {
             "message": rejection.message,
             "first_seen_ms": letter.first_seen_ms,
         });
-        let fits = |size: u64| ledger.letter_bytes.saturating_add(size) <= self.settings.dead_letter_bytes_max;
+        let fits =
+            |size: u64| ledger.letter_bytes.saturating_add(size) <= self.settings.dead_letter_bytes_max;
         if let Some(record) = letter.record.as_ref().filter(|record| fits(record.size() as u64)) {
             ledger.letter_bytes += record.size() as u64;
             json["key"] = record.key.as_ref().map(|key| BASE64.encode(key)).into();
@@ -348,6 +350,14 @@ impl RedisStore {
             ledger.tables[table].rows += 1;
         }
     }
+}
+
+/// Entries of a batch between two truncates.
+struct Part<'p> {
+    batch: &'p Batch,
+    range: std::ops::Range<usize>,
+    /// Only behind the last.
+    finish: Option<Finish<'p>>,
 }
 
 #[derive(Default)]

@@ -139,9 +139,7 @@ pub(super) fn row_of_json(shape: &Table, json: &[u8]) -> Result<RowState, StoreE
     for column in &shape.columns {
         values.push(match members.remove(&column.name) {
             None => Value::Null,
-            Some(raw) => {
-                from_member(column.ty, raw.get()).ok_or_else(|| damaged("a value", &shape.name))?
-            }
+            Some(raw) => from_member(column.ty, raw.get()).ok_or_else(|| damaged("a value", &shape.name))?,
         });
     }
     from_header(shape, values, &header).ok_or_else(|| damaged("a version", &shape.name))

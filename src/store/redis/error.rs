@@ -14,9 +14,7 @@ pub(super) fn from_redis(error: &RedisError) -> StoreError {
         return stop_io(format!("{error}; give the user the rights of the writer's ACL line"));
     }
     match code(error).as_deref() {
-        Some("OOM") => {
-            retry(RetryReason::OutOfMemory, "; Redis is at its maxmemory: raise it or make room")
-        }
+        Some("OOM") => retry(RetryReason::OutOfMemory, "; Redis is at its maxmemory: raise it or make room"),
         Some("BUSY" | "LOADING") => retry(RetryReason::Busy, ""),
         Some("NOAUTH" | "WRONGPASS") => {
             retry(RetryReason::Io, "; correct the user or the password file, which is read each time")

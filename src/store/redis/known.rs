@@ -11,8 +11,8 @@ use super::step::{Step, beginning};
 use crate::domain::catalog::Table;
 use crate::domain::row::RowState;
 use crate::domain::value::Value;
-use crate::store::rules::{self, Place, place};
 use crate::store::StoreError;
+use crate::store::rules::{self, Place, place};
 
 /// What is known of one key, before and after.
 #[derive(Debug)]
@@ -87,7 +87,8 @@ impl RedisStore {
         wanted: &[Wanted<'_>],
         mut hidden: HashMap<usize, Vec<u8>>,
     ) -> Result<Vec<Known>, StoreError> {
-        let visible = self.read_rows(&wanted.iter().map(|one| (one.table, &one.key[..])).collect::<Vec<_>>())?;
+        let visible =
+            self.read_rows(&wanted.iter().map(|one| (one.table, &one.key[..])).collect::<Vec<_>>())?;
         let mut all = Vec::with_capacity(wanted.len());
         for (nth, (one, visible)) in wanted.iter().zip(visible).enumerate() {
             let shape = &self.catalog.tables[one.table];

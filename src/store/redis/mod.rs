@@ -180,11 +180,13 @@ impl Drop for RedisStore {
             return;
         }
         let mut cmd = redis::cmd("EVAL");
-        cmd.arg("if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1], KEYS[2]) end")
-            .arg(2)
-            .arg(&self.names.lease)
-            .arg(&self.names.alive)
-            .arg(&self.writer);
+        cmd.arg(
+            "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1], KEYS[2]) end",
+        )
+        .arg(2)
+        .arg(&self.names.lease)
+        .arg(&self.names.alive)
+        .arg(&self.writer);
         let _ = self.link.query::<redis::Value>(&cmd);
     }
 }

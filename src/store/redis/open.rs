@@ -79,7 +79,11 @@ pub(super) fn check_server(link: &mut Link) -> Result<String, StoreError> {
         info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':').map(str::to_owned))
     };
     let version = value(&server, "redis_version").unwrap_or_default();
-    if version.split('.').next().and_then(|major| major.parse().ok()).is_some_and(|major: u32| major < REDIS_MIN)
+    if version
+        .split('.')
+        .next()
+        .and_then(|major| major.parse().ok())
+        .is_some_and(|major: u32| major < REDIS_MIN)
     {
         return Err(foreign(format!("Redis {version} is too old; readside needs {REDIS_MIN}.0 or newer")));
     }
@@ -185,12 +189,12 @@ fn refuse_strangers(link: &mut Link, settings: &RedisSettings, names: &Names) ->
     let pattern = format!("{}*", literal(&settings.prefix));
     let mut cursor = 0u64;
     loop {
-        let (next, keys): (u64, Vec<Vec<u8>>) = link.query(
-            redis::cmd("SCAN").arg(cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(5_000),
-        )?;
+        let (next, keys): (u64, Vec<Vec<u8>>) =
+            link.query(redis::cmd("SCAN").arg(cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(5_000))?;
         // Of a build that has not begun to be written, or of one in the other database.
         let ours = [&names.lease, &names.alive, &names.status];
-        if let Some(key) = keys.iter().find(|key| !ours.iter().any(|name| name.as_bytes() == key.as_slice())) {
+        if let Some(key) = keys.iter().find(|key| !ours.iter().any(|name| name.as_bytes() == key.as_slice()))
+        {
             return Err(foreign(format!(
                 "there is key {:?} but no replica; choose another replica.redis.prefix, or delete every key with \
                  this prefix",

@@ -69,7 +69,8 @@ impl RedisReader {
             Encoding::Hash => {
                 let mut words: Vec<&[u8]> = vec![b"HMGET", &row_key, RESERVED.as_bytes()];
                 words.extend(shape.columns.iter().map(|column| column.name.as_bytes()));
-                let (fields, hidden): (Vec<Option<Vec<u8>>>, Option<Vec<u8>>) = link.read(&[&words, hidden])?;
+                let (fields, hidden): (Vec<Option<Vec<u8>>>, Option<Vec<u8>>) =
+                    link.read(&[&words, hidden])?;
                 (codec::row_of_fields(shape, fields)?, hidden)
             }
             Encoding::Json => {

@@ -37,6 +37,15 @@ pub(super) struct Step<'a> {
     pub alive: Option<bool>,
 }
 
+/// What a step is taken in.
+pub(super) struct Replica<'r> {
+    pub names: &'r Names,
+    pub catalog: &'r Catalog,
+    pub settings: &'r RedisSettings,
+    /// As it will be, apart from rows that the script inserts, with the sequence as it is.
+    pub ledger: &'r Ledger,
+}
+
 /// Whole rows of one table, which the script guards by itself.
 #[derive(Debug)]
 pub(super) struct WholeRows<'a> {
@@ -78,14 +87,8 @@ impl Step<'_> {
         }
     }
 
-    pub fn run(
-        &self,
-        link: &mut Link,
-        names: &Names,
-        catalog: &Catalog,
-        settings: &RedisSettings,
-        ledger: &Ledger,
-    ) -> Result<Answer, StoreError> {
+    pub fn run(&self, link: &mut Link, of: Replica<'_>) -> Result<Answer, StoreError> {
+        let Replica { names, catalog, settings, ledger } = of;
         let limit = settings.heartbeat_limit_ms();
         let hashes = settings.encoding == Encoding::Hash;
         let arguments = |cmd: &mut Cmd| {

@@ -6,8 +6,10 @@ use super::RedisStore;
 use super::codec;
 use super::error::{damaged, foreign, lost};
 use super::known::Known;
+use super::ledger::{Ledger, TableLedger};
+use super::link::Link;
 use super::names::to_hex;
-use super::step::{Answer, Step};
+use super::step::{Answer, Replica, Step, WORDS_MAX};
 use crate::domain::row::RowState;
 use crate::domain::value::Value;
 use crate::domain::version::{Version, VersionKind};
@@ -17,8 +19,11 @@ use crate::store::{Figures, Maintenance, StoreError, rules};
 const SLICE: usize = 250;
 /// Hidden rows looked at in one housekeeping, over all tables.
 const HIDDEN_PER_CALL: usize = 5_000;
-/// A Redis takes a moment to sum up its memory only when it is asked.
+/// Rows read in search of a version, of those that one scan finds.
 const KEYS_TRIED: usize = 10;
+
+/// Hidden rows by the text of their key.
+type Hidden = Vec<(Vec<u8>, Vec<u8>)>;
 
 impl RedisStore {
     /// From now on what is older is stale; what is there goes slice by slice.
@@ -124,7 +129,7 @@ impl RedisStore {
         self.run(&step, next).map(drop)
     }
 
-    fn count_in(&self, step: &mut Step<'_>, ledger: &super::ledger::Ledger, table: usize) {
+    fn count_in(&self, step: &mut Step<'_>, ledger: &Ledger, table: usize) {
         let name = &self.catalog.tables[table].name;
         let counts = &ledger.tables[table];
         let fields = [("rows", counts.rows), ("held", counts.held), ("delete_marks", counts.marks)];
@@ -133,10 +138,10 @@ impl RedisStore {
     }
 
     /// Some hidden rows by the text of their key, and where to go on.
-    fn scan_hidden(&mut self, table: usize, cursor: u64) -> Result<(u64, Vec<(Vec<u8>, Vec<u8>)>), StoreError> {
-        let (next, flat): (u64, Vec<Vec<u8>>) = self.link.query(
-            redis::cmd("HSCAN").arg(&self.tables[table].hidden).arg(cursor).arg("COUNT").arg(SLICE),
-        )?;
+    fn scan_hidden(&mut self, table: usize, cursor: u64) -> Result<(u64, Hidden), StoreError> {
+        let (next, flat): (u64, Vec<Vec<u8>>) = self
+            .link
+            .query(redis::cmd("HSCAN").arg(&self.tables[table].hidden).arg(cursor).arg("COUNT").arg(SLICE))?;
         let mut rows = std::collections::BTreeMap::new();
         let mut flat = flat.into_iter();
         while let (Some(key), Some(bytes)) = (flat.next(), flat.next()) {
@@ -158,7 +163,7 @@ impl RedisStore {
         if self.is_elsewhere() {
             // Readers look at the live database, where nothing else is yet.
             let live = i64::from(self.settings.url.database);
-            let mut link = super::link::Link::new(&self.settings, live);
+            let mut link = Link::new(&self.settings, live);
             link.query::<()>(redis::cmd("HSET").arg(&self.names.status).arg(fields))?;
         }
         Ok(())
@@ -186,15 +191,14 @@ impl RedisStore {
     fn exchange(&mut self) -> Result<(), StoreError> {
         let live = i64::from(self.settings.url.database);
         let built = self.link.database();
-        let mut link = super::link::Link::new(&self.settings, live);
+        let mut link = Link::new(&self.settings, live);
         if link.query::<bool>(redis::cmd("EXISTS").arg(&self.names.meta))? {
             return Err(lost("is in both databases: another readside has built it too"));
         }
         link.query::<()>(redis::cmd("SWAPDB").arg(live).arg(built))?;
         self.link.select(live);
         // What readers saw of the build is behind the copy now.
-        super::link::Link::new(&self.settings, built)
-            .query::<()>(redis::cmd("DEL").arg(&self.names.status))
+        Link::new(&self.settings, built).query::<()>(redis::cmd("DEL").arg(&self.names.status))
     }
 
     pub(super) fn is_elsewhere(&self) -> bool {
@@ -235,7 +239,7 @@ impl RedisStore {
                 next.tables[table].marks -= old.len() as i64;
                 dropped += old.len() as u64;
                 let mut step = Step::default();
-                for keys in old.chunks(super::step::WORDS_MAX) {
+                for keys in old.chunks(WORDS_MAX) {
                     let mut words = vec![b"HDEL".to_vec(), self.tables[table].hidden.clone().into_bytes()];
                     words.extend_from_slice(keys);
                     step.commands.push(words);
@@ -253,9 +257,8 @@ impl RedisStore {
 
     pub(super) fn measure(&mut self) -> Figures {
         let Some(ledger) = self.ledger.as_ref() else { return Figures::default() };
-        let count = |of: fn(&super::ledger::TableLedger) -> i64| {
-            ledger.tables.iter().map(|table| of(table).max(0) as u64).collect()
-        };
+        let count =
+            |of: fn(&TableLedger) -> i64| ledger.tables.iter().map(|table| of(table).max(0) as u64).collect();
         let mut figures = Figures {
             rows: count(|table| table.rows),
             held: count(|table| table.held),
@@ -279,13 +282,16 @@ impl RedisStore {
         if counts.hidden() {
             let (_, rows) = self.scan_hidden(table, 0)?;
             let shape = &self.catalog.tables[table];
-            for (_, bytes) in rows.into_iter().take(1) {
+            if let Some((_, bytes)) = rows.into_iter().next() {
                 let values = vec![Value::Absent; shape.columns.len()];
                 return Ok(kind(&codec::unhide(shape, values, &bytes)?.0));
             }
         }
+        if counts.rows == 0 {
+            return Ok(None);
+        }
         let mut cursor = 0u64;
-        while counts.rows > 0 {
+        loop {
             let (next, keys): (u64, Vec<Vec<u8>>) = self.link.query(
                 redis::cmd("SCAN")
                     .arg(cursor)
@@ -295,8 +301,12 @@ impl RedisStore {
                     .arg(1_000),
             )?;
             let prefix = self.tables[table].row.len();
-            let keys: Vec<(usize, &[u8])> =
-                keys.iter().filter_map(|key| key.get(prefix..)).take(KEYS_TRIED).map(|key| (table, key)).collect();
+            let keys: Vec<(usize, &[u8])> = keys
+                .iter()
+                .filter_map(|key| key.get(prefix..))
+                .take(KEYS_TRIED)
+                .map(|key| (table, key))
+                .collect();
             if let Some(row) = self.read_rows(&keys)?.into_iter().flatten().next() {
                 return Ok(kind(&row));
             }
@@ -305,20 +315,21 @@ impl RedisStore {
             }
             cursor = next;
         }
-        Ok(None)
     }
 
     /// Runs a step; afterwards `next` is what Redis has.
-    pub(super) fn run(&mut self, step: &Step<'_>, next: super::ledger::Ledger) -> Result<Answer, StoreError> {
+    pub(super) fn run(&mut self, step: &Step<'_>, next: Ledger) -> Result<Answer, StoreError> {
         if next.sequence != self.sequence {
             return Err(foreign("the bookkeeping is not in step".into()));
         }
         self.in_flight = true;
-        let answer = step.run(&mut self.link, &self.names, &self.catalog, &self.settings, &next)?;
+        let replica =
+            Replica { names: &self.names, catalog: &self.catalog, settings: &self.settings, ledger: &next };
+        let answer = step.run(&mut self.link, replica)?;
         self.in_flight = false;
         if let Answer::Done(_) = answer {
             self.sequence += 1;
-            self.ledger = Some(super::ledger::Ledger { sequence: self.sequence, ..next });
+            self.ledger = Some(Ledger { sequence: self.sequence, ..next });
         }
         Ok(answer)
     }

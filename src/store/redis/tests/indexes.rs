@@ -49,7 +49,9 @@ fn change() -> impl Strategy<Value = Change> {
                 6 => change.values[2] = Value::Absent,
                 7..=9 => change = delete(nth, number),
                 10 => change = Change { operation: Operation::Tombstone, ..delete(nth, number) },
-                _ => change = Change { operation: Operation::Truncate, values: vec![], ..delete(nth, number) },
+                _ => {
+                    change = Change { operation: Operation::Truncate, values: vec![], ..delete(nth, number) }
+                }
             }
             match change.operation {
                 Operation::Write { .. } => Change { operation: hold, ..change },

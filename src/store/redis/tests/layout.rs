@@ -127,7 +127,8 @@ fn a_dedicated_redis_shows_nothing_before_it_is_whole() {
     let settings = RedisSettings { dedicated: true, ..server.settings(Encoding::Hash) };
     let bench = bench(settings.clone());
     let key = format!("{}users:-1", settings.prefix);
-    let seen = |client: &mut redis::Connection| -> bool { redis::cmd("EXISTS").arg(&key).query(client).unwrap() };
+    let seen =
+        |client: &mut redis::Connection| -> bool { redis::cmd("EXISTS").arg(&key).query(client).unwrap() };
     let mut store = bench.open();
     store.apply(&moving(None, 10, batch([upsert(1, 10)]))).unwrap();
     assert!(!seen(&mut client));

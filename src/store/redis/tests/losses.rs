@@ -115,7 +115,11 @@ fn a_lost_answer_of_ours_is_recognised() {
         let next = moving(
             Some(10),
             20,
-            batch([upsert(1, 20), delete(2, 15), patch(3, 16, 0b0010, crate::domain::change::IfMissing::DeadLetter)]),
+            batch([
+                upsert(1, 20),
+                delete(2, 15),
+                patch(3, 16, 0b0010, crate::domain::change::IfMissing::DeadLetter),
+            ]),
         );
         // Heard by the server, not by us.
         proxy.swallow_answers(1);

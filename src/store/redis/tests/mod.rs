@@ -51,7 +51,8 @@ fn everything(client: &mut redis::Connection, prefix: &str) -> BTreeMap<String, 
         let content: Vec<Vec<u8>> = match ty.as_str() {
             "string" => vec![redis::cmd("GET").arg(&key).query(client).unwrap()],
             "hash" => {
-                let fields: BTreeMap<Vec<u8>, Vec<u8>> = redis::cmd("HGETALL").arg(&key).query(client).unwrap();
+                let fields: BTreeMap<Vec<u8>, Vec<u8>> =
+                    redis::cmd("HGETALL").arg(&key).query(client).unwrap();
                 fields.into_iter().flat_map(|(name, value)| [name, value]).collect()
             }
             "set" => {

@@ -100,7 +100,8 @@ fn a_server_that_drops_keys_is_refused() {
     let mut client = server.client();
     let bench = bench(server.settings(Encoding::Hash));
     for policy in ["allkeys-lru", "volatile-ttl"] {
-        let () = redis::cmd("CONFIG").arg("SET").arg("maxmemory-policy").arg(policy).query(&mut client).unwrap();
+        let () =
+            redis::cmd("CONFIG").arg("SET").arg("maxmemory-policy").arg(policy).query(&mut client).unwrap();
         let message = stopped(bench.try_open(), StopCode::Foreign);
         assert!(message.contains(policy) && message.contains("noeviction"), "{message}");
         stopped(redis_check(&bench.settings, Duration::from_secs(1)), StopCode::Foreign);
@@ -134,7 +135,17 @@ fn a_check_says_what_the_user_may_not_do() {
     let message = stopped(redis_check(&user, timeout), StopCode::Io);
     assert!(message.contains("HSET") && !message.contains("HGET"), "{message}");
     // These are the rights of a writer.
-    allow(&[&keys, "+@read", "+@write", "+@connection", "+@transaction", "+@scripting", "+info", "-@dangerous", "+info"]);
+    allow(&[
+        &keys,
+        "+@read",
+        "+@write",
+        "+@connection",
+        "+@transaction",
+        "+@scripting",
+        "+info",
+        "-@dangerous",
+        "+info",
+    ]);
     assert!(redis_check(&user, timeout).unwrap().starts_with("Redis "));
     let bench = bench(user.clone());
     bench.open().apply(&moving(None, 10, batch([upsert(1, 10), delete(2, 10)]))).unwrap();
