@@ -105,6 +105,7 @@ impl Place {
                 url: redis.url.clone(),
                 username: redis.username.clone(),
                 password_file: redis.password_file.clone(),
+                ca_file: redis.ca_file.clone(),
                 prefix: redis.prefix.clone(),
                 dedicated: redis.dedicated,
                 encoding: redis.encoding,

@@ -73,9 +73,11 @@ pub struct Redis {
     pub username: Option<String>,
     /// Holds the password; read at every connection. `None`: no password is sent.
     pub password_file: Option<PathBuf>,
+    /// Certificates (PEM) to trust instead of the system's, for `rediss`.
+    pub ca_file: Option<PathBuf>,
     /// Before every key.
     pub prefix: String,
-    /// Nobody else keeps keys in this Redis.
+    /// Nobody else keeps keys in this logical database or the next one.
     pub dedicated: bool,
     pub encoding: RowEncoding,
 }

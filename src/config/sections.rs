@@ -204,12 +204,23 @@ static REDIS: Section = Section {
             "A file that holds the password; it is read at every connection.",
         ),
         key(
+            "ca_file",
+            Optional,
+            Shape::File,
+            "Certificates (PEM) to trust instead of the system's, for `rediss`.",
+        ),
+        key(
             "prefix",
             Optional,
             Shape::Text,
             "Before every key: letters, digits and `:_-.{}`; default: nothing.",
         ),
-        key("dedicated", Default("false"), Shape::Bool, "Whether nobody else keeps keys in this Redis."),
+        key(
+            "dedicated",
+            Default("false"),
+            Shape::Bool,
+            "Whether nobody else keeps keys in this logical database or the next one: the first copy is then built there, and the two are swapped when it is whole.",
+        ),
         key(
             "encoding",
             Default("hash"),

@@ -56,6 +56,7 @@ fn lower_redis(report: &mut Report, fields: &Fields) -> Option<Redis> {
     });
     let username = optional(fields, "username", || fields.value(report, "username", text));
     let password_file = optional(fields, "password_file", || password_file(report, fields));
+    let ca_file = optional(fields, "ca_file", || fields.value(report, "ca_file", file));
     let prefix = match fields.get("prefix") {
         // `prefix: ""` says that there is none.
         Some(node) if !node.is_null() && scalar_text(&mut Report::default(), node) == Some("") => {
@@ -70,6 +71,7 @@ fn lower_redis(report: &mut Report, fields: &Fields) -> Option<Redis> {
         url: url?,
         username: username?.map(|given| given.value),
         password_file: password_file?,
+        ca_file: ca_file?.map(|given| given.value),
         prefix: prefix?,
         dedicated: dedicated?.value,
         encoding: encoding?.value,

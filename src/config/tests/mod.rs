@@ -270,6 +270,7 @@ fn a_replica_in_redis_has_visible_defaults_and_only_differs_in_its_section() {
         },
         username: None,
         password_file: None,
+        ca_file: None,
         prefix: String::new(),
         dedicated: false,
         encoding: RowEncoding::Hash,

@@ -12,6 +12,7 @@ pub struct RedisSettings {
     pub url: RedisUrl,
     pub username: Option<String>,
     pub password_file: Option<PathBuf>,
+    pub ca_file: Option<PathBuf>,
     pub prefix: String,
     pub dedicated: bool,
     pub encoding: RowEncoding,
