@@ -41,16 +41,20 @@ impl Backoff {
 pub enum RetryReason {
     Busy,
     DiskFull,
+    /// Of a store that keeps the replica in memory.
+    OutOfMemory,
     Io,
 }
 
 impl RetryReason {
-    pub const ALL: [RetryReason; 3] = [RetryReason::Busy, RetryReason::DiskFull, RetryReason::Io];
+    pub const ALL: [RetryReason; 4] =
+        [RetryReason::Busy, RetryReason::DiskFull, RetryReason::OutOfMemory, RetryReason::Io];
 
     pub fn name(self) -> &'static str {
         match self {
             RetryReason::Busy => "busy",
             RetryReason::DiskFull => "disk_full",
+            RetryReason::OutOfMemory => "out_of_memory",
             RetryReason::Io => "io",
         }
     }

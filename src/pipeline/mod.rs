@@ -96,7 +96,7 @@ impl From<StoreError> for Failure {
         let exit_code = match &error {
             StoreError::Retry { .. } => 74,
             StoreError::Stop { exit: StopCode::Io, .. } => 74,
-            StoreError::Stop { exit: StopCode::Foreign, .. } => 78,
+            StoreError::Stop { exit: StopCode::Foreign | StopCode::Lost, .. } => 78,
         };
         Failure { exit_code, reason: error.to_string() }
     }

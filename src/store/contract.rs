@@ -10,7 +10,12 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::{MemoryStore, Reader, RowLookup, Settings, SqliteReader, SqliteStore, Store, StoreError};
+use super::redis::tests::server;
+use super::{
+    MemoryStore, Reader, RedisReader, RedisSettings, RedisStore, RowLookup, Settings, SqliteReader,
+    SqliteStore, Store, StoreError,
+};
+use crate::config::RowEncoding;
 use crate::domain::batch::{Advance, Batch, BatchBuilder, Entry, Observed, Step};
 use crate::domain::catalog::{Catalog, Column, Table};
 use crate::domain::change::{Change, IfMissing, Operation};
@@ -89,6 +94,65 @@ impl Bench for InSqlite {
 
     fn version_kinds(opened: &mut SqliteStore) -> Vec<Option<VersionKind>> {
         opened.version_kinds().unwrap()
+    }
+}
+
+/// Under a prefix of its own, in a server that others use too.
+pub(super) struct InRedis {
+    pub settings: RedisSettings,
+    catalog: Arc<Catalog>,
+}
+
+impl InRedis {
+    pub fn at(settings: RedisSettings, catalog: Arc<Catalog>) -> InRedis {
+        InRedis { settings, catalog }
+    }
+
+    pub fn try_open(&self) -> Result<RedisStore, StoreError> {
+        RedisStore::open(&self.settings, self.catalog.clone())
+    }
+}
+
+impl Bench for InRedis {
+    type Opened = RedisStore;
+
+    fn new(catalog: Arc<Catalog>) -> InRedis {
+        InRedis::at(server::shared().settings(RowEncoding::Hash), catalog)
+    }
+
+    fn open(&self) -> RedisStore {
+        self.try_open().unwrap()
+    }
+
+    fn reader(&self) -> Box<dyn Reader> {
+        Box::new(RedisReader::new(&self.settings, self.catalog.clone()))
+    }
+
+    fn version_kinds(opened: &mut RedisStore) -> Vec<Option<VersionKind>> {
+        opened.version_kinds().unwrap()
+    }
+}
+
+/// The same with rows as JSON.
+pub(super) struct InRedisJson(InRedis);
+
+impl Bench for InRedisJson {
+    type Opened = RedisStore;
+
+    fn new(catalog: Arc<Catalog>) -> InRedisJson {
+        InRedisJson(InRedis::at(server::shared().settings(RowEncoding::Json), catalog))
+    }
+
+    fn open(&self) -> RedisStore {
+        self.0.open()
+    }
+
+    fn reader(&self) -> Box<dyn Reader> {
+        self.0.reader()
+    }
+
+    fn version_kinds(opened: &mut RedisStore) -> Vec<Option<VersionKind>> {
+        InRedis::version_kinds(opened)
     }
 }
 

@@ -4,7 +4,7 @@
 //! that can refuse a batch or lose the reply.
 
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::rules;
@@ -16,7 +16,6 @@ use crate::domain::catalog::{Catalog, Table};
 use crate::domain::change::IfMissing;
 use crate::domain::checkpoint::{Checkpoint, TopicPartition};
 use crate::domain::dead_letter::DeadLetter;
-use crate::domain::freshness::worst;
 use crate::domain::retry::RetryReason;
 use crate::domain::row::RowState;
 use crate::domain::state::{Facts, State, state};
@@ -184,7 +183,7 @@ impl Store for MemoryStore {
         let mut replica = self.replica();
         let mut dropped = 0;
         for (index, shape) in self.catalog.tables.iter().enumerate() {
-            let fresh = replica.fresh_as_of(&shape.topics);
+            let fresh = replica.log().fresh_as_of(&shape.topics);
             let Some(before_ms) = rules::marks_before_ms(shape, fresh, now_ms) else { continue };
             let rows = &mut replica.tables[index].rows;
             let all = rows.len();
@@ -374,34 +373,12 @@ impl MemoryTable {
 }
 
 impl Replica {
-    /// Every partition of a topic that the replica has heard of.
-    fn partitions(&self, topic: usize) -> BTreeSet<TopicPartition> {
-        let positions = self.checkpoint.positions.keys();
-        let all = positions.chain(self.checkpoint.fresh_as_of_ms.keys()).chain(self.end_offsets.keys());
-        all.filter(|at| at.topic == topic).copied().collect()
-    }
-
-    /// The worst partition of the worst topic; a topic without known partitions is unknown.
-    fn fresh_as_of(&self, topics: &[usize]) -> Option<i64> {
-        worst(topics.iter().map(|topic| {
-            let partitions = self.partitions(*topic);
-            worst(partitions.iter().map(|at| self.checkpoint.fresh_as_of_ms.get(at).copied()))
-        }))
-    }
-
-    fn lag_records(&self, topics: &[usize]) -> Option<i64> {
-        let mut lag = 0;
-        for topic in topics {
-            let partitions = self.partitions(*topic);
-            if partitions.is_empty() {
-                return None;
-            }
-            for at in partitions {
-                let next = self.checkpoint.positions.get(&at)?.next_offset;
-                lag += (self.end_offsets.get(&at)? - next).max(0);
-            }
+    fn log(&self) -> rules::Log<'_> {
+        rules::Log {
+            positions: &self.checkpoint.positions,
+            fresh_as_of_ms: &self.checkpoint.fresh_as_of_ms,
+            end_offsets: &self.end_offsets,
         }
-        Some(lag)
     }
 }
 
@@ -416,7 +393,7 @@ impl Reader for MemoryReader {
         let complete = replica.checkpoint.complete;
         let mut tables = Vec::with_capacity(catalog.tables.len());
         for (index, shape) in catalog.tables.iter().enumerate() {
-            let fresh_as_of_ms = replica.fresh_as_of(&shape.topics);
+            let fresh_as_of_ms = replica.log().fresh_as_of(&shape.topics);
             let facts = Facts {
                 stopped: replica.stopped.is_some(),
                 complete,
@@ -435,9 +412,9 @@ impl Reader for MemoryReader {
                 state: state(&facts, now_ms),
                 complete,
                 rebuilding: false,
-                fresh_as_of: fresh_as_of_ms.and_then(rfc3339),
+                fresh_as_of: fresh_as_of_ms.and_then(rules::rfc3339),
                 fresh_as_of_ms,
-                lag_records: replica.lag_records(&shape.topics),
+                lag_records: replica.log().lag_records(&shape.topics),
                 max_staleness_ms: shape.max_staleness_ms,
                 rows: rows.filter(|row| row.state.is_visible(shape)).count() as u64,
                 dead_letters: letters
@@ -450,7 +427,7 @@ impl Reader for MemoryReader {
             });
         }
         let topics: Vec<usize> = (0..catalog.topics.len()).collect();
-        let fresh_as_of_ms = replica.fresh_as_of(&topics);
+        let fresh_as_of_ms = replica.log().fresh_as_of(&topics);
         let positions = replica.checkpoint.positions.iter().map(|(at, position)| PositionStatus {
             generation: 1,
             topic: catalog.topics[at.topic].clone(),
@@ -466,9 +443,9 @@ impl Reader for MemoryReader {
             replica: "memory".into(),
             state: tables.iter().map(|table| table.state).min().unwrap_or(State::Building),
             complete,
-            fresh_as_of: fresh_as_of_ms.and_then(rfc3339),
+            fresh_as_of: fresh_as_of_ms.and_then(rules::rfc3339),
             fresh_as_of_ms,
-            lag_records: replica.lag_records(&topics),
+            lag_records: replica.log().lag_records(&topics),
             dead_letters: replica.dead_letters.len() as u64,
             stopped: replica.stopped.clone(),
             cluster_id: replica.checkpoint.cluster_id.clone(),
@@ -490,9 +467,4 @@ impl Reader for MemoryReader {
     fn is_dead_letter(&self, at: TopicPartition, offset: i64) -> Result<bool, StoreError> {
         Ok(self.0.replica().dead_letters.keys().any(|(of, kept, _)| (*of, *kept) == (at, offset)))
     }
-}
-
-fn rfc3339(ms: i64) -> Option<String> {
-    let at = jiff::Timestamp::from_millisecond(ms).ok()?;
-    Some(format!("{at:.3}"))
 }

@@ -1,7 +1,7 @@
 //! The store: a replica that takes batches, each in one atomic step.
 //!
-//! Behind [`Store`] stand SQLite (`sqlite/`) and the in-memory reference model (`memory.rs`) that
-//! the contract suite compares it with.
+//! Behind [`Store`] stand SQLite (`sqlite/`), Redis (`redis/`) and the in-memory reference model
+//! (`memory.rs`) that the contract suite compares them with.
 
 mod memory;
 mod redis;
@@ -13,8 +13,8 @@ mod contract;
 
 use std::time::Duration;
 
+pub use self::redis::{RedisReader, RedisSettings, RedisStore, redis_check};
 pub use memory::{Fault, MemoryReader, MemoryStore};
-pub use redis::{RedisReader, RedisSettings, RedisStore, redis_check};
 pub use sqlite::{Settings, SqliteReader, SqliteStore, sqlite_status};
 
 use crate::domain::batch::Batch;
@@ -187,6 +187,10 @@ pub enum StopCode {
     Io,
     /// 78: the replica belongs to another configuration, cluster, program or writer.
     Foreign,
+    /// 78: the replica went back to an older state or lost its data while it was written (flushed,
+    /// restored, failed over). Not a person but a new start is needed: a store that is opened again
+    /// goes on from whatever is there, and the log fills in the rest.
+    Lost,
 }
 
 /// How long a heartbeat counts: three intervals and a second.

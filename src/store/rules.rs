@@ -1,9 +1,12 @@
 //! Rules that every store follows, so that all of them say and do the same.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::{StopCode, StoreError};
 use crate::domain::catalog::Table;
-use crate::domain::checkpoint::TopicPartition;
+use crate::domain::checkpoint::{Position, TopicPartition};
 use crate::domain::dead_letter::{DeadLetter, Reason, Rejection};
+use crate::domain::freshness::worst;
 use crate::domain::row::RowState;
 use crate::domain::value::Value;
 use crate::domain::version::Coordinates;
@@ -32,6 +35,71 @@ pub(super) fn nothing_known(table: &Table, values: &[Value]) -> RowState {
         known[column] = values[column].clone();
     }
     RowState::unknown(known)
+}
+
+/// Where a row is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    Visible,
+    /// A patch whose row is not there yet.
+    Held,
+    /// Only a delete is known.
+    Mark,
+}
+
+/// `None`: nothing is known, so nothing is kept.
+pub(super) fn place(shape: &Table, row: &RowState) -> Option<Place> {
+    if row.is_visible(shape) {
+        Some(Place::Visible)
+    } else if row.version.is_some() {
+        Some(Place::Held)
+    } else {
+        row.deleted.map(|_| Place::Mark)
+    }
+}
+
+/// What a replica knows of the log.
+pub(super) struct Log<'a> {
+    pub positions: &'a BTreeMap<TopicPartition, Position>,
+    pub fresh_as_of_ms: &'a BTreeMap<TopicPartition, i64>,
+    pub end_offsets: &'a BTreeMap<TopicPartition, i64>,
+}
+
+impl Log<'_> {
+    /// Every partition of a topic that the replica has heard of.
+    fn partitions(&self, topic: usize) -> BTreeSet<TopicPartition> {
+        let all = self.positions.keys().chain(self.fresh_as_of_ms.keys()).chain(self.end_offsets.keys());
+        all.filter(|at| at.topic == topic).copied().collect()
+    }
+
+    /// The worst partition of the worst topic; a topic without known partitions is unknown.
+    pub fn fresh_as_of(&self, topics: &[usize]) -> Option<i64> {
+        worst(topics.iter().map(|topic| {
+            let partitions = self.partitions(*topic);
+            worst(partitions.iter().map(|at| self.fresh_as_of_ms.get(at).copied()))
+        }))
+    }
+
+    pub fn lag_records(&self, topics: &[usize]) -> Option<i64> {
+        let mut lag = 0;
+        for topic in topics {
+            let partitions = self.partitions(*topic);
+            if partitions.is_empty() {
+                return None;
+            }
+            for at in partitions {
+                let next = self.positions.get(&at)?.next_offset;
+                lag += (self.end_offsets.get(&at)? - next).max(0);
+            }
+        }
+        Some(lag)
+    }
+}
+
+/// ms since 1970 as RFC 3339 in UTC.
+pub(super) fn rfc3339(ms: i64) -> Option<String> {
+    let at = jiff::Timestamp::from_millisecond(ms).ok()?;
+    Some(format!("{at:.3}"))
 }
 
 /// The dead letter of a patch that needs a row and found none.

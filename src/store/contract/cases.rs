@@ -17,6 +17,20 @@ macro_rules! contract {
         mod sqlite {
             $(#[test] fn $case() { super::$case(&super::fresh::<super::InSqlite>()) })*
         }
+        mod redis {
+            $(#[test] fn $case() {
+                if super::server::available() {
+                    super::$case(&super::fresh::<super::InRedis>())
+                }
+            })*
+        }
+        mod redis_json {
+            $(#[test] fn $case() {
+                if super::server::available() {
+                    super::$case(&super::fresh::<super::InRedisJson>())
+                }
+            })*
+        }
     };
 }
 

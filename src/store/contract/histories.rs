@@ -141,33 +141,51 @@ proptest! {
 
     #[test]
     fn sqlite_ends_like_the_model(history in history(), complete_at in 0usize..20) {
-        let catalog = Arc::new(catalog());
-        let (batches, reopens) = delivery(&catalog, &history);
-        let model = InMemory::new(catalog.clone());
-        let sqlite = InSqlite::new(catalog.clone());
-        let mut expected = model.open();
-        let mut store = sqlite.open();
-        for (nth, changes) in batches.iter().enumerate() {
-            let batch = seal(folded(&catalog, changes), nth);
-            let applied = store.apply(&batch).unwrap();
-            prop_assert_eq!(&applied, &expected.apply(&batch).unwrap());
-            // The reply got lost, and the batch is sent again.
-            prop_assert_eq!(store.apply(&batch).unwrap().dead_letters_kept, applied.dead_letters_kept);
-            if nth == complete_at {
-                store.complete().unwrap();
-                expected.complete().unwrap();
-            }
-            if reopens[nth] {
-                drop(store);
-                store = sqlite.open();
-            }
-            prop_assert_eq!(
-                picture(&catalog, &mut store, &*sqlite.reader()),
-                picture(&catalog, &mut expected, &*model.reader())
-            );
+        ends_like_the_model::<InSqlite>(&history, complete_at)?;
+    }
+
+    #[test]
+    fn redis_ends_like_the_model(history in history(), complete_at in 0usize..20) {
+        if server::available() {
+            ends_like_the_model::<InRedis>(&history, complete_at)?;
         }
     }
 
+    #[test]
+    fn redis_with_json_ends_like_the_model(history in history(), complete_at in 0usize..20) {
+        if server::available() {
+            ends_like_the_model::<InRedisJson>(&history, complete_at)?;
+        }
+    }
+}
+
+fn ends_like_the_model<B: Bench>(history: &[Event], complete_at: usize) -> Result<(), TestCaseError> {
+    let catalog = Arc::new(catalog());
+    let (batches, reopens) = delivery(&catalog, history);
+    let model = InMemory::new(catalog.clone());
+    let bench = B::new(catalog.clone());
+    let mut expected = model.open();
+    let mut store = bench.open();
+    for (nth, changes) in batches.iter().enumerate() {
+        let batch = seal(folded(&catalog, changes), nth);
+        let applied = store.apply(&batch).unwrap();
+        prop_assert_eq!(&applied, &expected.apply(&batch).unwrap());
+        // The reply got lost, and the batch is sent again.
+        prop_assert_eq!(store.apply(&batch).unwrap().dead_letters_kept, applied.dead_letters_kept);
+        if nth == complete_at {
+            store.complete().unwrap();
+            expected.complete().unwrap();
+        }
+        if reopens[nth] {
+            drop(store);
+            store = bench.open();
+        }
+        prop_assert_eq!(
+            picture(&catalog, &mut store, &*bench.reader()),
+            picture(&catalog, &mut expected, &*model.reader())
+        );
+    }
+    Ok(())
 }
 
 proptest! {

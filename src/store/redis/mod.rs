@@ -1,68 +1,196 @@
-use std::path::PathBuf;
+//! The replica in Redis.
+//!
+//! - `settings`, `link`: where it is, and the connection to it
+//! - `open`: whether the server can keep it, whose it is, who writes it
+//! - `names`, `codec`: what is in it
+//! - `step`, `apply.lua`: one atomic step
+//! - `apply`, `known`: one batch; rows that are read before they are written
+//! - `upkeep`: truncates, the end of the first copy, old delete marks
+//! - `ledger`: the bookkeeping, equal to what Redis has
+//! - `reader`: the reading side
+//!
+//! A script that fails half-way keeps what it wrote, so `apply.lua` checks writer, epoch, sequence,
+//! positions and the types of all keys it will touch, and then only writes what cannot fail. It
+//! guards whole rows over whole rows by itself, comparing the bytes of their versions. Everything
+//! else is read first and joined by [`RowState`](crate::domain::row::RowState); the script is given
+//! the outcome and refuses if what was read has changed.
+//!
+//! While the first copy is built readers find `complete` 0 and `state` building in the hash
+//! `readside:status`. In a dedicated Redis they find no rows before it is whole: it is built in the
+//! next logical database, and the two are exchanged. Otherwise rows are written under their names as
+//! they come, and a reader that does not look at the status sees part of a copy.
+
+mod apply;
+mod codec;
+mod error;
+mod known;
+mod ledger;
+mod link;
+mod names;
+mod open;
+mod reader;
+mod settings;
+mod step;
+mod upkeep;
+
+#[cfg(test)]
+pub(super) mod tests;
+
+use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
-use super::*;
-use crate::config::{RedisUrl, RowEncoding};
+pub use reader::{RedisReader, redis_check};
+pub use settings::RedisSettings;
+
+use super::{Applied, BatchLimits, Figures, Maintenance, Store, StoreError};
+use crate::domain::batch::Batch;
 use crate::domain::catalog::Catalog;
+use crate::domain::checkpoint::Checkpoint;
+use crate::domain::event_ids::EventId;
 use crate::domain::version::VersionKind;
+use error::at;
+use ledger::Ledger;
+use link::Link;
+use names::{Names, TableNames};
 
-#[derive(Debug, Clone)]
-pub struct RedisSettings {
-    pub url: RedisUrl,
-    pub username: Option<String>,
-    pub password_file: Option<PathBuf>,
-    pub ca_file: Option<PathBuf>,
-    pub prefix: String,
-    pub dedicated: bool,
-    pub encoding: RowEncoding,
-    pub replica_name: String,
-    pub heartbeat_limit: Duration,
-    pub dead_letter_bytes_max: u64,
+/// Records a batch should have at most: Redis serves nobody else while it applies one.
+const BATCH_RECORDS: u64 = 256;
+
+/// The writer of a replica in Redis. See [`Store`].
+pub struct RedisStore {
+    settings: RedisSettings,
+    catalog: Arc<Catalog>,
+    names: Names,
+    tables: Vec<TableNames>,
+    link: Link,
+    writer: String,
+    epoch: u64,
+    /// Equal to what Redis has; `None` after an error, until it is read again.
+    ledger: Option<Ledger>,
+    /// Of the last step whose answer was heard.
+    sequence: u64,
+    /// A step was sent whose answer was not heard.
+    in_flight: bool,
+    /// Outcome of the last batch that was sent, in case that the answer gets lost.
+    unconfirmed: Option<Unconfirmed>,
+    /// Where the search for old delete marks goes on, by table.
+    cursors: Vec<u64>,
 }
-pub struct RedisStore;
-impl RedisStore {
-    pub fn open(_: &RedisSettings, _: Arc<Catalog>) -> Result<RedisStore, StoreError> {
-        unimplemented!()
-    }
-    pub fn version_kinds(&mut self) -> Result<Vec<Option<VersionKind>>, StoreError> {
-        unimplemented!()
+
+#[derive(Debug)]
+struct Unconfirmed {
+    batch: u64,
+    applied: Applied,
+}
+
+/// A replica that is ours to write.
+struct Taken {
+    epoch: u64,
+}
+
+impl fmt::Debug for RedisStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisStore").field("at", &self.place()).field("epoch", &self.epoch).finish()
     }
 }
+
 impl Store for RedisStore {
     fn checkpoint(&mut self) -> Result<Checkpoint, StoreError> {
-        unimplemented!()
+        let checkpoint = self.read_checkpoint();
+        self.at(checkpoint)
     }
-    fn apply(&mut self, _: &Batch) -> Result<Applied, StoreError> {
-        unimplemented!()
+
+    fn apply(&mut self, batch: &Batch) -> Result<Applied, StoreError> {
+        let applied = self.apply_batch(batch);
+        self.at(applied)
     }
+
     fn complete(&mut self) -> Result<(), StoreError> {
-        unimplemented!()
+        let completed = self.finish_first_copy();
+        self.at(completed)
     }
-    fn maintain(&mut self, _: i64) -> Result<Maintenance, StoreError> {
-        unimplemented!()
+
+    fn maintain(&mut self, now_ms: i64) -> Result<Maintenance, StoreError> {
+        let maintained = self.keep_up(now_ms);
+        self.at(maintained)
     }
+
     fn figures(&mut self) -> Figures {
-        unimplemented!()
+        self.measure()
+    }
+
+    fn batch_limits(&self) -> BatchLimits {
+        BatchLimits { records: BATCH_RECORDS, ..BatchLimits::default() }
     }
 }
-pub struct RedisReader;
-impl RedisReader {
-    pub fn new(_: &RedisSettings, _: Arc<Catalog>) -> RedisReader {
-        RedisReader
+
+impl RedisStore {
+    /// What kind of version each table's rows carry, found by looking at one of them; `None` while
+    /// a table has none.
+    pub fn version_kinds(&mut self) -> Result<Vec<Option<VersionKind>>, StoreError> {
+        let kinds = (0..self.tables.len()).map(|table| self.version_kind(table)).collect();
+        self.at(kinds)
+    }
+
+    fn read_checkpoint(&mut self) -> Result<Checkpoint, StoreError> {
+        self.ready()?;
+        let mut event_ids = BTreeMap::new();
+        for (index, topic) in self.catalog.topics.iter().enumerate() {
+            let ids: Vec<[u8; 16]> = {
+                let mut cmd = redis::cmd("LRANGE");
+                cmd.arg(self.names.event_ids(topic)).arg(0).arg(-1);
+                let ids: Vec<Vec<u8>> = self.link.query(&cmd)?;
+                ids.into_iter().filter_map(|id| id.try_into().ok()).collect()
+            };
+            if !ids.is_empty() {
+                event_ids.insert(index, ids.into_iter().map(EventId::from_bytes).collect());
+            }
+        }
+        let ledger = self.known_ledger()?;
+        Ok(Checkpoint {
+            cluster_id: ledger.cluster_id.clone(),
+            topic_ids: ledger.topic_ids.clone(),
+            positions: ledger.positions.clone(),
+            fresh_as_of_ms: ledger.fresh_as_of_ms.clone(),
+            event_ids,
+            complete: ledger.complete && !self.is_elsewhere(),
+        })
+    }
+
+    /// The bookkeeping after [`RedisStore::ready`].
+    fn known_ledger(&self) -> Result<&Ledger, StoreError> {
+        self.ledger.as_ref().ok_or_else(|| error::lost("was lost from sight"))
+    }
+
+    fn place(&self) -> String {
+        open::place(&self.settings)
+    }
+
+    /// Says where, and forgets what may no longer be true.
+    fn at<T>(&mut self, result: Result<T, StoreError>) -> Result<T, StoreError> {
+        if result.is_err() {
+            self.ledger = None;
+        }
+        at(&self.place(), result)
     }
 }
-impl Reader for RedisReader {
-    fn status(&self, _: i64) -> Result<Status, StoreError> {
-        unimplemented!()
+
+impl Drop for RedisStore {
+    /// The next writer need not wait, and readers see that nobody follows the log. What a dead
+    /// process leaves behind expires.
+    fn drop(&mut self) {
+        if !self.link.is_connected() {
+            return;
+        }
+        let mut cmd = redis::cmd("EVAL");
+        cmd.arg(
+            "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1], KEYS[2]) end",
+        )
+        .arg(2)
+        .arg(&self.names.lease)
+        .arg(&self.names.alive)
+        .arg(&self.writer);
+        let _ = self.link.query::<redis::Value>(&cmd);
     }
-    fn row(&self, _: usize, _: &[Value]) -> Result<RowLookup, StoreError> {
-        unimplemented!()
-    }
-    fn is_dead_letter(&self, _: TopicPartition, _: i64) -> Result<bool, StoreError> {
-        unimplemented!()
-    }
-}
-pub fn redis_check(_: &RedisSettings, _: Duration) -> Result<String, StoreError> {
-    unimplemented!()
 }

@@ -16,6 +16,7 @@ use crate::domain::change::IfMissing;
 use crate::domain::row::RowState;
 use crate::domain::value::Value;
 use crate::domain::version::{Coordinates, Version};
+use crate::store::rules::{Place, place};
 use crate::store::{StoreError, rules};
 
 /// What became of a step.
@@ -38,14 +39,6 @@ pub(super) struct TableWriter<'c> {
     statements: [Option<CachedStatement<'c>>; STATEMENTS],
     /// Heartbeat of the batch.
     now_ms: i64,
-}
-
-/// Where a row is kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
-    Visible,
-    Held,
-    Mark,
 }
 
 impl<'c> TableWriter<'c> {
@@ -314,17 +307,6 @@ impl TableMemory {
             Place::Held => &mut self.held,
             Place::Mark => &mut self.marks,
         }
-    }
-}
-
-/// `None`: nothing is known, so nothing is kept.
-fn place(shape: &Table, row: &RowState) -> Option<Place> {
-    if row.is_visible(shape) {
-        Some(Place::Visible)
-    } else if row.version.is_some() {
-        Some(Place::Held)
-    } else {
-        row.deleted.map(|_| Place::Mark)
     }
 }
 

@@ -1,0 +1,187 @@
+#!lua
+-- One atomic step. Everything is checked before anything is written, and what is written cannot
+-- fail: the types of all keys are known by then. The shebang makes Redis refuse the script as a
+-- whole when it is out of memory, read-only or cannot save.
+--
+-- KEYS: meta, status, positions, lease, alive
+-- ARGV: writer, epoch, sequence before, batch id ('' when this is not the end of a batch),
+--   lease ms, alive ms ('': leave it, '0': delete it), encoding,
+--   positions: n, n * (field, from ('' if it must be absent), to)
+--   types: n, n * (key, type)
+--   expected beginnings of rows that were read before: n, n * (key, beginning; '' if absent)
+--   whole rows: groups, groups * (field of the row count, count, n, n * row)
+--     a row of a hash: key, fields * 2, nulls, '_readside', version, (field, value)..., null fields...
+--     a row of JSON: key, version in hexadecimal, JSON
+--   commands: n, n * (words, words...)
+-- Returns {what, ...}; 'ok' with one letter per whole row: inserted, updated, stale.
+local call, byte, unpack = redis.call, string.byte, unpack
+local meta, status, positions, lease, alive = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local ARGV = ARGV
+local at = 7
+
+local function take()
+  at = at + 1
+  return ARGV[at]
+end
+
+local function count()
+  at = at + 1
+  return tonumber(ARGV[at])
+end
+
+-- Whether a is after b in the order of bytes. Lua's own comparison follows the locale.
+local function newer(a, b)
+  if a == b then return false end
+  local n = #a < #b and #a or #b
+  local i = 1
+  while i + 7 <= n do
+    local a1, a2, a3, a4, a5, a6, a7, a8 = byte(a, i, i + 7)
+    local b1, b2, b3, b4, b5, b6, b7, b8 = byte(b, i, i + 7)
+    if a1 ~= b1 then return a1 > b1 end
+    if a2 ~= b2 then return a2 > b2 end
+    if a3 ~= b3 then return a3 > b3 end
+    if a4 ~= b4 then return a4 > b4 end
+    if a5 ~= b5 then return a5 > b5 end
+    if a6 ~= b6 then return a6 > b6 end
+    if a7 ~= b7 then return a7 > b7 end
+    if a8 ~= b8 then return a8 > b8 end
+    i = i + 8
+  end
+  while i <= n do
+    local x, y = byte(a, i), byte(b, i)
+    if x ~= y then return x > y end
+    i = i + 1
+  end
+  return #a > #b
+end
+
+local function is(key, wanted)
+  local found = call('TYPE', key).ok
+  return found == wanted or found == 'none'
+end
+
+for key, wanted in pairs({ [meta] = 'hash', [status] = 'hash', [positions] = 'hash', [lease] = 'string', [alive] = 'string' }) do
+  if not is(key, wanted) then return { 'type', key } end
+end
+
+local owner = call('HMGET', meta, 'writer', 'epoch', 'sequence')
+if not owner[1] then return { 'gone' } end
+if owner[1] ~= ARGV[1] or owner[2] ~= ARGV[2] then return { 'epoch', owner[2] } end
+if owner[3] ~= ARGV[3] then return { 'sequence', owner[3] } end
+
+local moves = {}
+for _ = 1, count() do
+  local field, from, to = take(), take(), take()
+  local found = call('HGET', positions, field) or ''
+  if found ~= from then return { 'position', field, found } end
+  if to ~= '' then
+    moves[#moves + 1] = field
+    moves[#moves + 1] = to
+  end
+end
+
+for _ = 1, count() do
+  local key, wanted = take(), take()
+  if not is(key, wanted) then return { 'type', key } end
+end
+
+local hashes = ARGV[7] == 'hash'
+
+for _ = 1, count() do
+  local key, beginning = take(), take()
+  local found
+  if hashes then
+    found = call('HGET', key, '_readside') or ''
+  else
+    found = call('GETRANGE', key, 0, beginning == '' and 0 or #beginning - 1)
+  end
+  if found ~= beginning then return { 'row', key } end
+end
+
+-- The guard of a whole row over a whole row: the newer one wins.
+local rows_at = at
+local outcome, joins = {}, false
+for _ = 1, count() do
+  at = at + 2
+  for _ = 1, count() do
+    local key = take()
+    local letter
+    local old
+    local version
+    if hashes then
+      old = call('HGET', key, '_readside')
+      local words, nulls = tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
+      version = ARGV[at + 4]
+      at = at + 2 + words + nulls
+      if not old then
+        letter = 'i'
+      elseif byte(old, 1) == 0 then
+        letter = 'j'
+      end
+    else
+      version = ARGV[at + 1]
+      at = at + 2
+      local head = call('GETRANGE', key, 0, 160)
+      old = string.match(head, '^{"_readside":"(%x+)"')
+      if head == '' then
+        letter = 'i'
+      elseif not old then
+        -- Details make it longer; anything else is not ours.
+        if string.sub(head, 1, 16) == '{"_readside":"00' then
+          letter = 'j'
+        else
+          return { 'row', key }
+        end
+      elseif string.sub(old, 1, 2) == '00' then
+        letter = 'j'
+      end
+    end
+    if not letter then letter = newer(version, old) and 'u' or 's' end
+    joins = joins or letter == 'j'
+    outcome[#outcome + 1] = letter
+  end
+end
+-- The row there has versions per column: the caller joins it in full.
+if joins then return { 'join', table.concat(outcome) } end
+
+local nth = 0
+at = rows_at
+for _ = 1, count() do
+  local field, rows = take(), count()
+  for _ = 1, count() do
+    local key = take()
+    nth = nth + 1
+    local letter = outcome[nth]
+    if letter == 'i' then rows = rows + 1 end
+    if hashes then
+      local words, nulls = count(), count()
+      if letter ~= 's' then
+        call('HSET', key, unpack(ARGV, at + 1, at + words))
+        if nulls > 0 and letter == 'u' then call('HDEL', key, unpack(ARGV, at + words + 1, at + words + nulls)) end
+      end
+      at = at + words + nulls
+    else
+      if letter ~= 's' then call('SET', key, ARGV[at + 2]) end
+      at = at + 2
+    end
+  end
+  call('HSET', status, field, string.format('%d', rows))
+end
+for _ = 1, count() do
+  local words = count()
+  call(unpack(ARGV, at + 1, at + words))
+  at = at + words
+end
+
+call('HSET', meta, 'sequence', string.format('%d', tonumber(ARGV[3]) + 1))
+if ARGV[4] ~= '' then call('HSET', meta, 'last_batch', ARGV[4]) end
+call('SET', lease, ARGV[1], 'PX', ARGV[5])
+if ARGV[6] == '0' then
+  call('DEL', alive)
+elseif ARGV[6] ~= '' then
+  call('SET', alive, ARGV[2], 'PX', ARGV[6])
+end
+if #moves > 0 then
+  for i = 1, #moves, 2 do call('HSET', positions, moves[i], moves[i + 1]) end
+end
+return { 'ok', table.concat(outcome) }

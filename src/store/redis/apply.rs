@@ -1,0 +1,433 @@
+//! One batch: one atomic step, or a few where a table is truncated in its middle.
+
+use std::collections::{BTreeSet, HashMap};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+
+use super::codec;
+use super::error::damaged;
+use super::known::{Known, Wanted};
+use super::ledger::{Ledger, partition_field};
+use super::names::key_text;
+use super::settings::RowEncoding;
+use super::step::{Answer, Step, WORDS_MAX, WholeRow, WholeRows};
+use super::{RedisStore, Unconfirmed};
+use crate::domain::batch::{Batch, Entry, Step as Change};
+use crate::domain::change::IfMissing;
+use crate::domain::checkpoint::TopicPartition;
+use crate::domain::dead_letter::DeadLetter;
+use crate::domain::row::RowState;
+use crate::domain::value::Value;
+use crate::domain::version::Version;
+use crate::store::{Applied, StoreError, rules};
+
+/// What is left to be done at the end of a batch, beside its rows.
+type Finish<'f> = &'f dyn Fn(&RedisStore, &mut Step<'_>, &mut Ledger, &mut Applied);
+
+impl RedisStore {
+    pub(super) fn apply_batch(&mut self, batch: &Batch) -> Result<Applied, StoreError> {
+        self.ready()?;
+        let ledger = self.known_ledger()?;
+        let there = |(at, to): (&TopicPartition, i64)| {
+            ledger.positions.get(at).map(|position| position.next_offset) == Some(to)
+        };
+        if batch.id != 0
+            && ledger.last_batch == batch.id
+            && batch.advances.iter().all(|(at, advance)| there((at, advance.to.next_offset)))
+        {
+            return Ok(self.confirm(batch.id));
+        }
+        for (at, advance) in &batch.advances {
+            let found = ledger.positions.get(at).map(|position| position.next_offset);
+            if found != advance.from {
+                let topic = &self.catalog.topics[at.topic];
+                return Err(rules::another_writer(topic, at.partition, found, advance.from));
+            }
+        }
+        self.check_identity(batch)?;
+        self.finish_truncates(batch.observed.heartbeat_ms)?;
+
+        let mut applied = Applied::default();
+        let mut first = 0;
+        for (nth, entry) in batch.entries.iter().enumerate() {
+            let Change::Truncate { version } = entry.step else { continue };
+            if self.known_ledger()?.tables[entry.table].truncated >= Some(version) {
+                applied.stale.push(nth);
+                continue;
+            }
+            // What comes before it is joined again if the daemon dies before the positions move.
+            self.apply_entries(batch, first..nth, &mut applied, None)?;
+            first = nth + 1;
+            self.begin_truncate(entry.table, version)?;
+            self.finish_truncates(batch.observed.heartbeat_ms)?;
+        }
+        let finish = |store: &RedisStore, step: &mut Step<'_>, ledger: &mut Ledger, applied: &mut Applied| {
+            store.finish_batch(batch, step, ledger, applied);
+        };
+        self.apply_entries(batch, first..batch.entries.len(), &mut applied, Some(&finish))?;
+        self.unconfirmed = None;
+        Ok(applied)
+    }
+
+    /// The batch is in Redis, and its answer was lost.
+    fn confirm(&mut self, id: u64) -> Applied {
+        let kept = self.ledger.as_ref().map_or(0, |ledger| ledger.letters.len() as u64);
+        match self.unconfirmed.take() {
+            Some(last) if last.batch == id => Applied { dead_letters_kept: kept, ..last.applied },
+            _ => Applied { dead_letters_kept: kept, ..Applied::default() },
+        }
+    }
+
+    fn check_identity(&self, batch: &Batch) -> Result<(), StoreError> {
+        let ledger = self.known_ledger()?;
+        if let (Some(stored), Some(seen)) = (&ledger.cluster_id, &batch.observed.cluster_id)
+            && stored != seen
+        {
+            return Err(rules::another_cluster(stored, seen));
+        }
+        for (topic, seen) in &batch.observed.topic_ids {
+            if let Some(stored) = ledger.topic_ids.get(topic)
+                && stored != seen
+            {
+                return Err(rules::another_topic(&self.catalog.topics[*topic], stored, seen));
+            }
+        }
+        Ok(())
+    }
+
+    fn apply_entries(
+        &mut self,
+        batch: &Batch,
+        range: std::ops::Range<usize>,
+        applied: &mut Applied,
+        finish: Option<Finish<'_>>,
+    ) -> Result<(), StoreError> {
+        if range.is_empty() && finish.is_none() {
+            return Ok(());
+        }
+        let mut read_first = BTreeSet::new();
+        // A row found with versions per column is read and joined; it cannot be found so twice.
+        for _ in 0..3 {
+            match self.try_entries(batch, range.clone(), &mut read_first, applied, finish)? {
+                true => return Ok(()),
+                false => continue,
+            }
+        }
+        Err(damaged("a row", "a table"))
+    }
+
+    /// False: entries were added to `read_first`, and nothing was changed.
+    fn try_entries(
+        &mut self,
+        batch: &Batch,
+        range: std::ops::Range<usize>,
+        read_first: &mut BTreeSet<usize>,
+        applied: &mut Applied,
+        finish: Option<Finish<'_>>,
+    ) -> Result<bool, StoreError> {
+        let catalog = self.catalog.clone();
+        let ledger = self.known_ledger()?.clone();
+        let mut outcome = applied.clone();
+        let mut step = Step::default();
+        let plan = self.sort_out(&ledger, batch, range, read_first)?;
+        let mut all = self.find(&plan.wanted, plan.hidden)?;
+        let places: HashMap<(usize, Vec<u8>), usize> =
+            all.iter().enumerate().map(|(nth, known)| ((known.table, known.key.clone()), nth)).collect();
+        for &nth in &plan.joined {
+            let entry = &batch.entries[nth];
+            let shape = &catalog.tables[entry.table];
+            let Some(values) = values_of(entry) else { continue };
+            let Some(&place) = places.get(&(entry.table, key_text(shape, values))) else { continue };
+            let truncated = ledger.tables[entry.table].truncated;
+            match join(shape, truncated, &mut all[place], &entry.step) {
+                Outcome::Changed => {}
+                Outcome::Stale => outcome.stale.push(nth),
+                Outcome::Ignored => outcome.missing_row.push(nth),
+                Outcome::MissingRow(version) => {
+                    let now_ms = batch.observed.heartbeat_ms;
+                    outcome.dead_letters.push(rules::missing_row(entry.table, shape, version.at(), now_ms));
+                }
+            }
+        }
+        outcome.stale.extend(plan.stale);
+
+        let mut next = ledger;
+        for known in &all {
+            self.keep(&mut step, &mut next, known, batch.observed.heartbeat_ms)?;
+        }
+        step.whole = plan.whole;
+        for (index, table) in next.tables.iter().enumerate() {
+            if !step.whole.iter().any(|group| group.table == index) {
+                let field = format!("{}.rows", catalog.tables[index].name);
+                step.command([
+                    b"HSET",
+                    self.names.status.as_bytes(),
+                    field.as_bytes(),
+                    table.rows.to_string().as_bytes(),
+                ]);
+            }
+        }
+        if let Some(finish) = finish {
+            finish(self, &mut step, &mut next, &mut outcome);
+            self.unconfirmed = Some(Unconfirmed { batch: batch.id, applied: outcome.clone() });
+        }
+        let letters = match self.run(&step, next)? {
+            Answer::Done(letters) => letters,
+            Answer::Join(letters) => {
+                let rows = step.whole.iter().flat_map(|group| &group.rows);
+                read_first.extend(
+                    rows.zip(letters).filter(|(_, letter)| *letter == b'j').map(|(row, _)| row.entry),
+                );
+                return Ok(false);
+            }
+        };
+        let mut letters = letters.into_iter();
+        for group in &step.whole {
+            for whole in &group.rows {
+                match letters.next() {
+                    Some(b'i') => self.count_insert(group.table),
+                    Some(b's') => outcome.stale.push(whole.entry),
+                    _ => {}
+                }
+            }
+        }
+        outcome.stale.sort_unstable();
+        outcome.missing_row.sort_unstable();
+        *applied = outcome;
+        Ok(true)
+    }
+
+    /// Decides for each entry whether the script can guard it or its row has to be read.
+    fn sort_out<'b>(
+        &mut self,
+        ledger: &Ledger,
+        batch: &'b Batch,
+        range: std::ops::Range<usize>,
+        read_first: &BTreeSet<usize>,
+    ) -> Result<Plan<'b>, StoreError> {
+        let catalog = self.catalog.clone();
+        let mut plan = Plan::default();
+        // Entries by key, in the order of their first.
+        let mut keys: Vec<(usize, Vec<u8>, Vec<usize>)> = Vec::with_capacity(range.len());
+        let mut places: HashMap<(usize, Vec<u8>), usize> = HashMap::with_capacity(range.len());
+        for nth in range {
+            let entry = &batch.entries[nth];
+            let Some(values) = values_of(entry) else { continue };
+            let key = key_text(&catalog.tables[entry.table], values);
+            match places.get(&(entry.table, key.clone())) {
+                Some(&place) => keys[place].2.push(nth),
+                None => {
+                    places.insert((entry.table, key.clone()), keys.len());
+                    keys.push((entry.table, key, vec![nth]));
+                }
+            }
+        }
+        let listed: Vec<(usize, &[u8])> = keys.iter().map(|(table, key, _)| (*table, &key[..])).collect();
+        let mut hidden = self.find_hidden(ledger, &listed)?;
+        let mut groups: HashMap<usize, Vec<WholeRow<'b>>> = HashMap::new();
+        for (place, (table, key, nths)) in keys.into_iter().enumerate() {
+            let shape = &catalog.tables[table];
+            let hidden = hidden.remove(&place);
+            if let ([nth], None, true) = (&nths[..], &hidden, shape.indexes.is_empty())
+                && !read_first.contains(nth)
+                && let Change::Row(row) = &batch.entries[*nth].step
+                && let Some(version) = row.version
+                && !row.needs_details()
+            {
+                if ledger.tables[table].truncated >= Some(version) {
+                    plan.stale.push(*nth);
+                    continue;
+                }
+                let json = match self.settings.encoding {
+                    RowEncoding::Hash => Vec::new(),
+                    RowEncoding::Json => codec::to_json(shape, row, version.as_bytes())?,
+                };
+                let key = self.tables[table].row_key(&key);
+                groups.entry(table).or_default().push(WholeRow { entry: *nth, key, row, version, json });
+                continue;
+            }
+            let Some(values) = nths.first().and_then(|nth| values_of(&batch.entries[*nth])) else { continue };
+            if let Some(bytes) = hidden {
+                plan.hidden.insert(plan.wanted.len(), bytes);
+            }
+            plan.wanted.push(Wanted { table, key, values });
+            plan.joined.extend(nths);
+        }
+        plan.joined.sort_unstable();
+        plan.whole = groups.into_iter().map(|(table, rows)| WholeRows { table, rows }).collect();
+        plan.whole.sort_by_key(|group| group.table);
+        Ok(plan)
+    }
+
+    /// Everything of a batch beside its rows.
+    fn finish_batch(&self, batch: &Batch, step: &mut Step<'_>, ledger: &mut Ledger, applied: &mut Applied) {
+        let catalog = &self.catalog;
+        let text = |offset: Option<i64>| offset.map_or(String::new(), |offset| offset.to_string());
+        let mut touched = BTreeSet::new();
+        for (at, advance) in &batch.advances {
+            let to = advance.to.next_offset.to_string();
+            step.positions.push((partition_field(catalog, *at), text(advance.from), to));
+            ledger.positions.insert(*at, advance.to.clone());
+            touched.insert(*at);
+        }
+        let observed = &batch.observed;
+        ledger.heartbeat_ms = Some(observed.heartbeat_ms);
+        ledger.connected = observed.connected;
+        ledger.fresh_as_of_ms.extend(&observed.fresh_as_of_ms);
+        ledger.end_offsets.extend(&observed.end_offsets);
+        touched.extend(observed.fresh_as_of_ms.keys().chain(observed.end_offsets.keys()));
+        if let Some(reason) = &observed.stopped {
+            ledger.stopped = Some(reason.clone()).filter(|reason| !reason.is_empty());
+        }
+        if ledger.cluster_id.is_none() {
+            ledger.cluster_id.clone_from(&observed.cluster_id);
+        }
+        for (topic, id) in &observed.topic_ids {
+            ledger.topic_ids.entry(*topic).or_insert_with(|| id.clone());
+        }
+
+        let partitions = touched.iter().map(|at| (partition_field(catalog, *at), ledger.partition_json(*at)));
+        let partitions: Vec<_> = partitions.collect();
+        self.typed(step, &self.names.partitions, "hash");
+        step.set_fields(&self.names.partitions, partitions);
+
+        for letter in batch.dead_letters.iter().chain(&applied.dead_letters) {
+            self.keep_dead_letter(step, ledger, letter);
+        }
+        applied.dead_letters_kept = ledger.letters.len() as u64;
+        for (topic, news) in &batch.event_ids {
+            let key = self.names.event_ids(&catalog.topics[*topic]);
+            self.typed(step, &key, "list");
+            for ids in news.kept().chunks(WORDS_MAX) {
+                let mut words = vec![b"RPUSH".to_vec(), key.clone().into_bytes()];
+                words.extend(ids.iter().map(|id| id.to_bytes().to_vec()));
+                step.commands.push(words);
+            }
+            let first = format!("-{}", news.window);
+            step.command([b"LTRIM", key.as_bytes(), first.as_bytes(), b"-1"]);
+        }
+        step.set_fields(&self.names.status, ledger.status_fields(catalog));
+        ledger.last_batch = batch.id;
+        step.batch = Some(batch.id);
+        step.alive = Some(observed.connected);
+    }
+
+    pub(super) fn typed(&self, step: &mut Step<'_>, key: &str, wanted: &'static str) {
+        step.types.push((key.as_bytes().to_vec(), wanted));
+    }
+
+    /// Keeps the first of a record and table, and bytes only within their bound.
+    fn keep_dead_letter(&self, step: &mut Step<'_>, ledger: &mut Ledger, letter: &DeadLetter) {
+        let rejection = &letter.rejection;
+        let table = rejection.table.map_or("", |index| self.catalog.tables[index].name.as_str());
+        let name = format!("{}/{}/{table}", partition_field(&self.catalog, letter.at), letter.offset);
+        if !ledger.letters.insert(name.clone()) {
+            return;
+        }
+        let mut json = serde_json::json!({
+            "path": rejection.path,
+            "reason": rejection.reason.name(),
+            "message": rejection.message,
+            "first_seen_ms": letter.first_seen_ms,
+        });
+        let fits =
+            |size: u64| ledger.letter_bytes.saturating_add(size) <= self.settings.dead_letter_bytes_max;
+        if let Some(record) = letter.record.as_ref().filter(|record| fits(record.size() as u64)) {
+            ledger.letter_bytes += record.size() as u64;
+            json["key"] = record.key.as_ref().map(|key| BASE64.encode(key)).into();
+            json["value"] = record.value.as_ref().map(|value| BASE64.encode(value)).into();
+            json["headers"] = record.headers.clone().into();
+        }
+        self.typed(step, &self.names.dead_letters, "hash");
+        let key = self.names.dead_letters.as_bytes();
+        step.command([b"HSET", key, name.as_bytes(), json.to_string().as_bytes()]);
+        let bytes = ledger.letter_bytes.to_string();
+        step.command([b"HSET", self.names.meta.as_bytes(), b"dead_letter_bytes", bytes.as_bytes()]);
+    }
+
+    fn count_insert(&mut self, table: usize) {
+        if let Some(ledger) = &mut self.ledger {
+            ledger.tables[table].rows += 1;
+        }
+    }
+}
+
+#[derive(Default)]
+struct Plan<'b> {
+    whole: Vec<WholeRows<'b>>,
+    /// Entries whose rows are read, in order.
+    joined: Vec<usize>,
+    wanted: Vec<Wanted<'b>>,
+    /// By place in `wanted`.
+    hidden: HashMap<usize, Vec<u8>>,
+    /// Entries that a truncate has taken already.
+    stale: Vec<usize>,
+}
+
+/// What became of a step.
+enum Outcome {
+    Changed,
+    /// The replica had newer.
+    Stale,
+    /// A patch whose row is not there, and that may be forgotten.
+    Ignored,
+    /// A patch whose row is not there, and that may not.
+    MissingRow(Version),
+}
+
+fn values_of(entry: &Entry) -> Option<&[Value]> {
+    match &entry.step {
+        Change::Row(row) | Change::PatchIfPresent { patch: row, .. } => Some(&row.values),
+        Change::Tombstone { values, .. } => Some(values),
+        Change::Truncate { .. } => None,
+    }
+}
+
+fn join(
+    shape: &crate::domain::catalog::Table,
+    truncated: Option<Version>,
+    known: &mut Known,
+    change: &Change,
+) -> Outcome {
+    let cut = |row: &RowState| {
+        let mut row = row.clone();
+        if let Some(mark) = truncated {
+            row.truncate(shape, mark);
+        }
+        row
+    };
+    match change {
+        Change::Row(row) => {
+            if known.state.absorb(shape, cut(row)) {
+                Outcome::Changed
+            } else {
+                Outcome::Stale
+            }
+        }
+        Change::PatchIfPresent { patch, if_missing } => {
+            let visible = known.state.is_visible(shape);
+            let mut state = known.state.clone();
+            // Stale comes first: a replay must not become a dead letter.
+            if !state.absorb(shape, cut(patch)) {
+                return Outcome::Stale;
+            }
+            if visible {
+                known.state = state;
+                return Outcome::Changed;
+            }
+            match (if_missing, patch.version) {
+                (IfMissing::DeadLetter, Some(version)) => Outcome::MissingRow(version),
+                _ => Outcome::Ignored,
+            }
+        }
+        Change::Tombstone { at, .. } => {
+            if known.state.bury(shape, *at) {
+                Outcome::Changed
+            } else {
+                Outcome::Stale
+            }
+        }
+        Change::Truncate { .. } => Outcome::Stale,
+    }
+}

@@ -1,0 +1,272 @@
+//! Rows as bytes: fields of a hash, a JSON object, and what readers must not see.
+//!
+//! The reserved field `_readside` holds the version; where columns have versions of their own, are
+//! unknown, or a delete mark matters, it also holds [`RowState::details`].
+
+use std::borrow::Cow;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde_json::value::RawValue;
+
+use super::error::damaged;
+use super::names::{from_hex, to_hex};
+use crate::domain::catalog::Table;
+use crate::domain::row::RowState;
+use crate::domain::value::{ColumnType, Value};
+use crate::domain::version::Version;
+use crate::store::StoreError;
+
+/// The reserved field of a row.
+pub(super) const RESERVED: &str = "_readside";
+
+/// Begins what holds details behind the version. No version begins like this.
+const DETAILED: u8 = 0;
+
+/// A value as the field of a hash; `None`: no field.
+pub(super) fn field(value: &Value) -> Option<Cow<'_, [u8]>> {
+    Some(match value {
+        Value::Absent | Value::Null => return None,
+        Value::Integer(number) => number.to_string().into_bytes().into(),
+        Value::Real(number) => format!("{number:?}").into_bytes().into(),
+        Value::Text(text) => text.as_bytes().into(),
+        Value::Blob(bytes) => bytes.as_slice().into(),
+    })
+}
+
+fn from_field(ty: ColumnType, bytes: Vec<u8>) -> Option<Value> {
+    Some(match ty {
+        ColumnType::Blob => Value::Blob(bytes),
+        ColumnType::Integer | ColumnType::Boolean => {
+            Value::Integer(std::str::from_utf8(&bytes).ok()?.parse().ok()?)
+        }
+        ColumnType::Real => Value::Real(std::str::from_utf8(&bytes).ok()?.parse().ok()?),
+        _ => Value::Text(String::from_utf8(bytes).ok()?),
+    })
+}
+
+/// The content of [`RESERVED`] in a hash.
+pub(super) fn header(shape: &Table, row: &RowState, version: Version) -> Vec<u8> {
+    if !row.needs_details() {
+        return version.as_bytes().to_vec();
+    }
+    let mut bytes = vec![DETAILED, version.as_bytes().len() as u8];
+    bytes.extend_from_slice(version.as_bytes());
+    bytes.extend(row.details(shape));
+    bytes
+}
+
+fn from_header(shape: &Table, values: Vec<Value>, header: &[u8]) -> Option<RowState> {
+    if header.first() != Some(&DETAILED) {
+        return Some(RowState::written(values, Version::from_bytes(header)?));
+    }
+    let length = usize::from(*header.get(1)?);
+    let version = Version::from_bytes(header.get(2..2 + length)?)?;
+    RowState::from_details(shape, values, Some(version), &header[2 + length..])
+}
+
+/// A row of a hash: the reserved field first, then one per column.
+pub(super) fn row_of_fields(
+    shape: &Table,
+    fields: Vec<Option<Vec<u8>>>,
+) -> Result<Option<RowState>, StoreError> {
+    let mut fields = fields.into_iter();
+    let Some(Some(header)) = fields.next() else {
+        if fields.any(|field| field.is_some()) {
+            return Err(damaged("a row", &shape.name));
+        }
+        return Ok(None);
+    };
+    let mut values = Vec::with_capacity(shape.columns.len());
+    for (column, field) in shape.columns.iter().zip(fields) {
+        values.push(match field {
+            None => Value::Null,
+            Some(bytes) => from_field(column.ty, bytes).ok_or_else(|| damaged("a value", &shape.name))?,
+        });
+    }
+    if values.len() != shape.columns.len() {
+        return Err(damaged("a row", &shape.name));
+    }
+    from_header(shape, values, &header).map(Some).ok_or_else(|| damaged("a version", &shape.name))
+}
+
+/// The beginning of a row's JSON, up to and with its version: hexadecimal, whose order is that of
+/// the bytes.
+pub(super) fn json_head(header: &[u8]) -> String {
+    format!("{{\"{RESERVED}\":\"{}\"", to_hex(header))
+}
+
+/// A row as a JSON object, the reserved member first. Blobs are base64, null columns absent, and
+/// columns of type `json` are what they hold.
+pub(super) fn to_json(shape: &Table, row: &RowState, header: &[u8]) -> Result<Vec<u8>, StoreError> {
+    let mut json = json_head(header).into_bytes();
+    for (column, value) in shape.columns.iter().zip(&row.values) {
+        let text = match value {
+            Value::Absent | Value::Null => continue,
+            Value::Integer(number) => number.to_string(),
+            Value::Real(number) if number.is_finite() => format!("{number:?}"),
+            Value::Real(number) => quoted(&format!("{number:?}"), shape)?,
+            Value::Text(text) if column.ty == ColumnType::Json && is_json(text) => text.clone(),
+            Value::Text(text) => quoted(text, shape)?,
+            Value::Blob(bytes) => quoted(&BASE64.encode(bytes), shape)?,
+        };
+        json.push(b',');
+        json.extend_from_slice(quoted(&column.name, shape)?.as_bytes());
+        json.push(b':');
+        json.extend_from_slice(text.as_bytes());
+    }
+    json.push(b'}');
+    Ok(json)
+}
+
+fn quoted(text: &str, shape: &Table) -> Result<String, StoreError> {
+    serde_json::to_string(text).map_err(|_| damaged("a text", &shape.name))
+}
+
+fn is_json(text: &str) -> bool {
+    serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok()
+}
+
+pub(super) fn row_of_json(shape: &Table, json: &[u8]) -> Result<RowState, StoreError> {
+    let mut members: std::collections::HashMap<String, Box<RawValue>> =
+        serde_json::from_slice(json).map_err(|_| damaged("a row", &shape.name))?;
+    let header = members
+        .remove(RESERVED)
+        .and_then(|raw| serde_json::from_str::<String>(raw.get()).ok())
+        .and_then(|hex| from_hex(hex.as_bytes()))
+        .ok_or_else(|| damaged("a version", &shape.name))?;
+    let mut values = Vec::with_capacity(shape.columns.len());
+    for column in &shape.columns {
+        values.push(match members.remove(&column.name) {
+            None => Value::Null,
+            Some(raw) => from_member(column.ty, raw.get()).ok_or_else(|| damaged("a value", &shape.name))?,
+        });
+    }
+    from_header(shape, values, &header).ok_or_else(|| damaged("a version", &shape.name))
+}
+
+fn from_member(ty: ColumnType, raw: &str) -> Option<Value> {
+    let text = || serde_json::from_str::<String>(raw).ok();
+    Some(match ty {
+        ColumnType::Integer | ColumnType::Boolean => Value::Integer(raw.parse().ok()?),
+        ColumnType::Real => match raw.parse() {
+            Ok(number) => Value::Real(number),
+            Err(_) => Value::Real(text()?.parse().ok()?),
+        },
+        ColumnType::Blob => Value::Blob(BASE64.decode(text()?).ok()?),
+        ColumnType::Json => Value::Text(raw.to_owned()),
+        _ => Value::Text(text()?),
+    })
+}
+
+const MARK: u8 = 1;
+const HELD: u8 = 2;
+
+/// A row that readers must not see, with the time of its last change. Key columns are left out:
+/// they are in the name of the field.
+pub(super) fn hide(shape: &Table, row: &RowState, at_ms: i64) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(48);
+    match (row.version, row.deleted) {
+        (None, Some(mark)) => {
+            bytes.push(MARK);
+            bytes.extend(at_ms.to_be_bytes());
+            bytes.extend_from_slice(mark.as_bytes());
+        }
+        (version, _) => {
+            bytes.push(HELD);
+            bytes.extend(at_ms.to_be_bytes());
+            push_chunk(&mut bytes, version.as_ref().map_or(&[], Version::as_bytes));
+            push_chunk(&mut bytes, &row.details(shape));
+            for (column, value) in row.values.iter().enumerate() {
+                if !shape.is_key(column) {
+                    push_value(&mut bytes, value);
+                }
+            }
+        }
+    }
+    bytes
+}
+
+/// The opposite of [`hide`]; `values` has the key columns set, or nothing where they do not matter.
+pub(super) fn unhide(shape: &Table, values: Vec<Value>, bytes: &[u8]) -> Result<(RowState, i64), StoreError> {
+    read_hidden(shape, values, bytes).ok_or_else(|| damaged("a delete mark or held patch", &shape.name))
+}
+
+fn read_hidden(shape: &Table, mut values: Vec<Value>, bytes: &[u8]) -> Option<(RowState, i64)> {
+    let (kind, rest) = bytes.split_first()?;
+    let (at_ms, mut rest) = rest.split_first_chunk::<8>()?;
+    let at_ms = i64::from_be_bytes(*at_ms);
+    match *kind {
+        MARK => Some((RowState::deleted(shape, values, Version::from_bytes(rest)?), at_ms)),
+        HELD => {
+            let version = take_chunk(&mut rest)?;
+            let version = if version.is_empty() { None } else { Some(Version::from_bytes(version)?) };
+            let details = take_chunk(&mut rest)?;
+            for (column, value) in values.iter_mut().enumerate() {
+                if !shape.is_key(column) {
+                    *value = take_value(&mut rest)?;
+                }
+            }
+            let row = RowState::from_details(shape, values, version, details)?;
+            rest.is_empty().then_some((row, at_ms))
+        }
+        _ => None,
+    }
+}
+
+/// Whether it is a delete mark and nothing else, and when it was made.
+pub(super) fn mark_made_at(bytes: &[u8]) -> Option<i64> {
+    let (kind, rest) = bytes.split_first()?;
+    let (at_ms, _) = rest.split_first_chunk::<8>()?;
+    (*kind == MARK).then(|| i64::from_be_bytes(*at_ms))
+}
+
+fn push_chunk(bytes: &mut Vec<u8>, chunk: &[u8]) {
+    bytes.extend((chunk.len() as u32).to_be_bytes());
+    bytes.extend_from_slice(chunk);
+}
+
+fn take_chunk<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let (length, tail) = rest.split_first_chunk::<4>()?;
+    let (chunk, tail) = tail.split_at_checked(u32::from_be_bytes(*length) as usize)?;
+    *rest = tail;
+    Some(chunk)
+}
+
+fn push_value(bytes: &mut Vec<u8>, value: &Value) {
+    match value {
+        Value::Absent | Value::Null => bytes.push(0),
+        Value::Integer(number) => {
+            bytes.push(1);
+            push_chunk(bytes, &number.to_be_bytes());
+        }
+        Value::Real(number) => {
+            bytes.push(2);
+            push_chunk(bytes, &number.to_bits().to_be_bytes());
+        }
+        Value::Text(text) => {
+            bytes.push(3);
+            push_chunk(bytes, text.as_bytes());
+        }
+        Value::Blob(blob) => {
+            bytes.push(4);
+            push_chunk(bytes, blob);
+        }
+    }
+}
+
+fn take_value(rest: &mut &[u8]) -> Option<Value> {
+    let (kind, tail) = rest.split_first()?;
+    *rest = tail;
+    if *kind == 0 {
+        return Some(Value::Null);
+    }
+    let chunk = take_chunk(rest)?;
+    Some(match kind {
+        1 => Value::Integer(i64::from_be_bytes(chunk.try_into().ok()?)),
+        2 => Value::Real(f64::from_bits(u64::from_be_bytes(chunk.try_into().ok()?))),
+        3 => Value::Text(String::from_utf8(chunk.to_vec()).ok()?),
+        4 => Value::Blob(chunk.to_vec()),
+        _ => return None,
+    })
+}

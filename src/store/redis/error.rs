@@ -1,0 +1,94 @@
+//! Redis's errors by what the caller does next.
+
+use redis::{ErrorKind, RedisError, ServerErrorKind};
+
+use crate::domain::retry::RetryReason;
+use crate::store::{StopCode, StoreError};
+
+pub(super) fn from_redis(error: &RedisError) -> StoreError {
+    let retry = |reason, hint: &str| StoreError::Retry { reason, message: format!("{error}{hint}") };
+    if error.kind() == ErrorKind::AuthenticationFailed {
+        return retry(RetryReason::Io, "; correct the user or the password file, which is read each time");
+    }
+    if error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm) {
+        return stop_io(format!("{error}; give the user the rights of the writer's ACL line"));
+    }
+    match code(error).as_deref() {
+        Some("OOM") => retry(RetryReason::OutOfMemory, "; Redis is at its maxmemory: raise it or make room"),
+        Some("BUSY" | "LOADING") => retry(RetryReason::Busy, ""),
+        Some("NOAUTH" | "WRONGPASS") => {
+            retry(RetryReason::Io, "; correct the user or the password file, which is read each time")
+        }
+        // The server cannot write for the moment: a replica after a failover, a snapshot that
+        // cannot be saved, missing replicas.
+        Some("MISCONF" | "READONLY" | "MASTERDOWN" | "NOREPLICAS" | "CLUSTERDOWN" | "TRYAGAIN") => {
+            retry(RetryReason::Io, "")
+        }
+        Some("WRONGTYPE") => foreign(format!(
+            "{error}; a key that begins with the replica's prefix belongs to another program: choose another \
+             replica.redis.prefix or delete the key"
+        )),
+        Some(_) => stop_io(error.to_string()),
+        None => retry(RetryReason::Io, ""),
+    }
+}
+
+/// Whether the connection can be used on: the server answered.
+pub(super) fn is_answer(error: &RedisError) -> bool {
+    code(error).is_some()
+}
+
+/// The first word of the server's answer, also of one of several commands.
+fn code(error: &RedisError) -> Option<String> {
+    if let Some(code) = error.code() {
+        return Some(code.to_owned());
+    }
+    let errors = error.clone().into_server_errors()?;
+    errors.first().map(|(_, error)| error.code().to_owned())
+}
+
+pub(super) fn stop_io(message: String) -> StoreError {
+    StoreError::Stop { exit: StopCode::Io, message }
+}
+
+pub(super) fn foreign(message: String) -> StoreError {
+    StoreError::Stop { exit: StopCode::Foreign, message }
+}
+
+pub(super) fn lost(message: &str) -> StoreError {
+    StoreError::Stop {
+        exit: StopCode::Lost,
+        message: format!(
+            "the replica {message}; start again: what is missing is read from the log, from the beginning if \
+             nothing is left"
+        ),
+    }
+}
+
+pub(super) fn rival() -> StoreError {
+    foreign(
+        "another readside has taken over this replica; stop one of them or give each its own \
+         replica.redis.prefix"
+            .into(),
+    )
+}
+
+/// Stored bytes that are not what this program writes.
+pub(super) fn damaged(what: &str, of: &str) -> StoreError {
+    foreign(format!(
+        "{what} of {of} is not what readside wrote: somebody changed the replica; delete every key with its \
+         prefix to build it anew"
+    ))
+}
+
+/// Says where, once, at the boundary.
+pub(super) fn at<T>(place: &str, result: Result<T, StoreError>) -> Result<T, StoreError> {
+    result.map_err(|error| match error {
+        StoreError::Retry { reason, message } => {
+            StoreError::Retry { reason, message: format!("replica {place}: {message}") }
+        }
+        StoreError::Stop { exit, message } => {
+            StoreError::Stop { exit, message: format!("replica {place}: {message}") }
+        }
+    })
+}

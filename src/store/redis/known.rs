@@ -1,0 +1,229 @@
+//! Keys that were read before they are written: the guard in full, by [`RowState`].
+
+use std::collections::HashMap;
+
+use super::RedisStore;
+use super::codec::{self, RESERVED, field};
+use super::error::damaged;
+use super::ledger::Ledger;
+use super::settings::RowEncoding;
+use super::step::{Step, beginning};
+use crate::domain::catalog::Table;
+use crate::domain::row::RowState;
+use crate::domain::value::Value;
+use crate::store::StoreError;
+use crate::store::rules::{self, Place, place};
+
+/// What is known of one key, before and after.
+#[derive(Debug)]
+pub(super) struct Known {
+    pub table: usize,
+    /// The text of the key.
+    pub key: Vec<u8>,
+    pub state: RowState,
+    /// How the row begins that readers see; empty if there is none.
+    pub(super) beginning: Vec<u8>,
+    /// As it was read.
+    before: RowState,
+}
+
+/// A key to be read; `values` has the key columns set.
+pub(super) struct Wanted<'a> {
+    pub table: usize,
+    pub key: Vec<u8>,
+    pub values: &'a [Value],
+}
+
+impl Known {
+    pub fn new(table: usize, key: Vec<u8>, state: RowState, beginning: Vec<u8>) -> Known {
+        Known { table, key, before: state.clone(), state, beginning }
+    }
+
+    fn is_changed(&self) -> bool {
+        self.state != self.before
+    }
+}
+
+impl RedisStore {
+    /// What is hidden of the keys, by place in the list. Asks nothing of tables that hide nothing.
+    pub(super) fn find_hidden(
+        &mut self,
+        ledger: &Ledger,
+        keys: &[(usize, &[u8])],
+    ) -> Result<HashMap<usize, Vec<u8>>, StoreError> {
+        let mut pipe = redis::pipe();
+        let mut asked: Vec<Vec<usize>> = Vec::new();
+        for (table, names) in self.tables.iter().enumerate() {
+            if !ledger.tables[table].hidden() {
+                continue;
+            }
+            let nths: Vec<usize> = (0..keys.len()).filter(|&nth| keys[nth].0 == table).collect();
+            for nths in nths.chunks(super::step::WORDS_MAX) {
+                pipe.cmd("HMGET").arg(&names.hidden);
+                for &nth in nths {
+                    pipe.arg(keys[nth].1);
+                }
+                asked.push(nths.to_vec());
+            }
+        }
+        let mut found = HashMap::new();
+        if asked.is_empty() {
+            return Ok(found);
+        }
+        let answers: Vec<Vec<Option<Vec<u8>>>> = self.link.pipe(&pipe)?;
+        for (nths, answer) in asked.into_iter().zip(answers) {
+            for (nth, bytes) in nths.into_iter().zip(answer) {
+                if let Some(bytes) = bytes {
+                    found.insert(nth, bytes);
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Reads rows in one round trip; `hidden` by place in the list.
+    pub(super) fn find(
+        &mut self,
+        wanted: &[Wanted<'_>],
+        mut hidden: HashMap<usize, Vec<u8>>,
+    ) -> Result<Vec<Known>, StoreError> {
+        let visible =
+            self.read_rows(&wanted.iter().map(|one| (one.table, &one.key[..])).collect::<Vec<_>>())?;
+        let mut all = Vec::with_capacity(wanted.len());
+        for (nth, (one, visible)) in wanted.iter().zip(visible).enumerate() {
+            let shape = &self.catalog.tables[one.table];
+            let (state, beginning) = match (visible, hidden.remove(&nth)) {
+                (Some(state), None) => {
+                    let beginning = self.beginning_of(shape, &state)?;
+                    (state, beginning)
+                }
+                (None, Some(bytes)) => {
+                    let known = rules::nothing_known(shape, one.values).values;
+                    (codec::unhide(shape, known, &bytes)?.0, Vec::new())
+                }
+                (None, None) => (rules::nothing_known(shape, one.values), Vec::new()),
+                (Some(_), Some(_)) => return Err(damaged("a delete mark", &shape.name)),
+            };
+            all.push(Known::new(one.table, one.key.clone(), state, beginning));
+        }
+        Ok(all)
+    }
+
+    pub(super) fn beginning_of(&self, shape: &Table, state: &RowState) -> Result<Vec<u8>, StoreError> {
+        let version = state.version.ok_or_else(|| damaged("a version", &shape.name))?;
+        Ok(beginning(self.settings.encoding, &codec::header(shape, state, version)))
+    }
+
+    /// Rows that readers see, in the order of the keys.
+    pub(super) fn read_rows(&mut self, keys: &[(usize, &[u8])]) -> Result<Vec<Option<RowState>>, StoreError> {
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut pipe = redis::pipe();
+        for (table, key) in keys {
+            let row_key = self.tables[*table].row_key(key);
+            match self.settings.encoding {
+                RowEncoding::Hash => {
+                    pipe.cmd("HMGET").arg(row_key).arg(RESERVED);
+                    for column in &self.catalog.tables[*table].columns {
+                        pipe.arg(&column.name);
+                    }
+                }
+                RowEncoding::Json => {
+                    pipe.cmd("GET").arg(row_key);
+                }
+            }
+        }
+        let mut rows = Vec::with_capacity(keys.len());
+        match self.settings.encoding {
+            RowEncoding::Hash => {
+                let answers: Vec<Vec<Option<Vec<u8>>>> = self.link.pipe(&pipe)?;
+                for ((table, _), fields) in keys.iter().zip(answers) {
+                    rows.push(codec::row_of_fields(&self.catalog.tables[*table], fields)?);
+                }
+            }
+            RowEncoding::Json => {
+                let answers: Vec<Option<Vec<u8>>> = self.link.pipe(&pipe)?;
+                for ((table, _), json) in keys.iter().zip(answers) {
+                    let shape = &self.catalog.tables[*table];
+                    rows.push(match json {
+                        Some(json) => Some(codec::row_of_json(shape, &json)?),
+                        None => None,
+                    });
+                }
+            }
+        }
+        Ok(rows)
+    }
+
+    /// Writes down what became of a key, and counts it.
+    pub(super) fn keep(
+        &self,
+        step: &mut Step<'_>,
+        ledger: &mut Ledger,
+        known: &Known,
+        at_ms: i64,
+    ) -> Result<(), StoreError> {
+        if !known.is_changed() {
+            return Ok(());
+        }
+        let shape = &self.catalog.tables[known.table];
+        let names = &self.tables[known.table];
+        let row_key = names.row_key(&known.key);
+        let (before, after) = (place(shape, &known.before), place(shape, &known.state));
+        let (was_visible, is_visible) = (before == Some(Place::Visible), after == Some(Place::Visible));
+        let hashes = self.settings.encoding == RowEncoding::Hash;
+        for (place, by) in [(before, -1), (after, 1)] {
+            if let Some(place) = place {
+                *ledger.tables[known.table].count(place) += by;
+            }
+        }
+
+        step.expected.push((row_key.clone(), known.beginning.clone()));
+        step.types.push((row_key.clone(), if hashes { "hash" } else { "string" }));
+        if is_visible {
+            let version = known.state.version.ok_or_else(|| damaged("a version", &shape.name))?;
+            let header = codec::header(shape, &known.state, version);
+            if hashes {
+                let mut set = vec![b"HSET".to_vec(), row_key.clone(), RESERVED.into(), header];
+                let mut gone = vec![b"HDEL".to_vec(), row_key.clone()];
+                for (index, column) in shape.columns.iter().enumerate() {
+                    match field(&known.state.values[index]) {
+                        Some(value) => set.extend([column.name.as_bytes().to_vec(), value.into_owned()]),
+                        None => gone.push(column.name.as_bytes().to_vec()),
+                    }
+                }
+                step.commands.push(set);
+                if was_visible && gone.len() > 2 {
+                    step.commands.push(gone);
+                }
+            } else {
+                let json = codec::to_json(shape, &known.state, &header)?;
+                step.command([b"SET", &row_key, &json]);
+            }
+        } else if was_visible {
+            step.command([b"DEL", &row_key]);
+        }
+
+        let hidden = names.hidden.as_bytes();
+        if after.is_some() && !is_visible {
+            step.types.push((hidden.to_vec(), "hash"));
+            step.command([b"HSET", hidden, &known.key, &codec::hide(shape, &known.state, at_ms)]);
+        } else if before.is_some() && !was_visible {
+            step.types.push((hidden.to_vec(), "hash"));
+            step.command([b"HDEL", hidden, &known.key]);
+        }
+
+        let sets = |visible: bool, state: &RowState| {
+            if visible { names.index_keys(shape, &state.values) } else { Vec::new() }
+        };
+        let (old, new) = (sets(was_visible, &known.before), sets(is_visible, &known.state));
+        for (verb, keys, others) in [(b"SREM", &old, &new), (b"SADD", &new, &old)] {
+            for key in keys.iter().filter(|key| !others.contains(key)) {
+                step.types.push((key.clone(), "set"));
+                step.command([verb, key, &known.key]);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,157 @@
+//! A connection that is made when it is needed and given up when it fails.
+
+use std::time::Duration;
+
+use redis::{
+    Client, Cmd, Connection, ConnectionAddr, ConnectionInfo, FromRedisValue, IntoConnectionInfo, Pipeline,
+    RedisConnectionInfo, RedisResult, Script, TlsCertificates,
+};
+
+use super::error::{foreign, from_redis, is_answer};
+use super::settings::{RedisServer, RedisSettings};
+use crate::domain::retry::RetryReason;
+use crate::store::StoreError;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Longer than a server that is busy with somebody's slow command usually needs.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+pub(super) struct Link {
+    settings: RedisSettings,
+    database: i64,
+    connect_timeout: Duration,
+    answer_timeout: Duration,
+    conn: Option<Connection>,
+}
+
+impl Link {
+    pub fn new(settings: &RedisSettings, database: i64) -> Link {
+        Link {
+            settings: settings.clone(),
+            database,
+            connect_timeout: CONNECT_TIMEOUT,
+            answer_timeout: ANSWER_TIMEOUT,
+            conn: None,
+        }
+    }
+
+    /// For a command that a person waits for.
+    pub fn with_timeout(mut self, timeout: Duration) -> Link {
+        self.connect_timeout = timeout;
+        self.answer_timeout = timeout;
+        self
+    }
+
+    pub fn is_connected(&self) -> bool {
+        self.conn.is_some()
+    }
+
+    pub fn database(&self) -> i64 {
+        self.database
+    }
+
+    /// The next connection goes there.
+    pub fn select(&mut self, database: i64) {
+        if self.database != database {
+            self.database = database;
+            self.conn = None;
+        }
+    }
+
+    pub fn query<T: FromRedisValue>(&mut self, cmd: &Cmd) -> Result<T, StoreError> {
+        self.run(|conn| cmd.query(conn))
+    }
+
+    pub fn pipe<T: FromRedisValue>(&mut self, pipe: &Pipeline) -> Result<T, StoreError> {
+        self.run(|conn| pipe.query(conn))
+    }
+
+    /// Runs a script by its hash; a server that does not know it (it was restarted) gets the text.
+    /// `arguments` adds number of keys, keys and arguments.
+    pub fn script<T: FromRedisValue>(
+        &mut self,
+        script: &Script,
+        text: &str,
+        arguments: impl Fn(&mut Cmd),
+    ) -> Result<T, StoreError> {
+        self.run(|conn| {
+            let mut cmd = redis::cmd("EVALSHA");
+            cmd.arg(script.get_hash());
+            arguments(&mut cmd);
+            match cmd.query(conn) {
+                Err(error) if error.code() == Some("NOSCRIPT") => {
+                    let mut cmd = redis::cmd("EVAL");
+                    cmd.arg(text);
+                    arguments(&mut cmd);
+                    cmd.query(conn)
+                }
+                answer => answer,
+            }
+        })
+    }
+
+    fn run<T>(&mut self, ask: impl FnOnce(&mut Connection) -> RedisResult<T>) -> Result<T, StoreError> {
+        let mut conn = match self.conn.take() {
+            Some(conn) => conn,
+            None => self.connect()?,
+        };
+        match ask(&mut conn) {
+            Ok(answer) => {
+                self.conn = Some(conn);
+                Ok(answer)
+            }
+            Err(error) => {
+                // After a timeout an answer may still be under way: such a connection is not used again.
+                if is_answer(&error) {
+                    self.conn = Some(conn);
+                }
+                Err(from_redis(&error))
+            }
+        }
+    }
+
+    fn connect(&self) -> Result<Connection, StoreError> {
+        let client = self.client()?;
+        let connect = || {
+            let conn = client.get_connection_with_timeout(self.connect_timeout)?;
+            conn.set_read_timeout(Some(self.answer_timeout))?;
+            conn.set_write_timeout(Some(self.answer_timeout))?;
+            Ok(conn)
+        };
+        connect().map_err(|error| from_redis(&error))
+    }
+
+    fn client(&self) -> Result<Client, StoreError> {
+        let refused = |error: redis::RedisError| foreign(format!("{error}; correct replica.redis.url"));
+        let (address, tls) = match &self.settings.url.server {
+            RedisServer::Unix { path } => (ConnectionAddr::Unix(path.clone()), false),
+            RedisServer::Tcp { host, port, tls: false } => (ConnectionAddr::Tcp(host.clone(), *port), false),
+            RedisServer::Tcp { host, port, tls: true } => {
+                let host = host.clone();
+                (ConnectionAddr::TcpTls { host, port: *port, insecure: false, tls_params: None }, true)
+            }
+        };
+        let mut login = RedisConnectionInfo::default().set_db(self.database);
+        if let Some(username) = &self.settings.username {
+            login = login.set_username(username);
+        }
+        if let Some(file) = &self.settings.password_file {
+            let password = std::fs::read_to_string(file).map_err(|error| unreadable(file, &error))?;
+            login = login.set_password(password.trim_end_matches(['\r', '\n']));
+        }
+        let info: ConnectionInfo = address.into_connection_info().map_err(refused)?.set_redis_settings(login);
+        if !tls {
+            return Client::open(info).map_err(refused);
+        }
+        let root_cert = match &self.settings.ca_file {
+            Some(file) => Some(std::fs::read(file).map_err(|error| unreadable(file, &error))?),
+            None => None,
+        };
+        Client::build_with_tls(info, TlsCertificates { client_tls: None, root_cert }).map_err(refused)
+    }
+}
+
+/// The file may be about to be mounted or replaced.
+fn unreadable(file: &std::path::Path, error: &std::io::Error) -> StoreError {
+    StoreError::Retry { reason: RetryReason::Io, message: format!("{}: {error}", file.display()) }
+}

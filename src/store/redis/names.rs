@@ -1,0 +1,199 @@
+//! The names of keys.
+//!
+//! A row is `{prefix}users:42`. The parts of a composite key are joined by `:`, with `\` before a
+//! `:` or `\` in them; a key of one column is written as it is. An index on `email` is the sets
+//! `{prefix}users@email:value` of the texts behind `users:`, so that
+//! `SORT users@email:a@x.org BY nosort GET users:*->name` works. A row whose indexed column is null
+//! is in none of them. Everything else is below `{prefix}readside:`.
+
+use std::fmt::Write as _;
+
+use super::codec::field;
+use crate::domain::catalog::Table;
+use crate::domain::value::Value;
+
+/// The bookkeeping keys.
+#[derive(Debug, Clone)]
+pub(super) struct Names {
+    pub prefix: String,
+    /// Whose replica it is and who writes it.
+    pub meta: String,
+    /// What readers may know: what states follow from, counts by table.
+    pub status: String,
+    /// `topic/partition` to the next offset.
+    pub positions: String,
+    /// `topic/partition` to everything else that is known of it, as JSON.
+    pub partitions: String,
+    /// `topic/partition/offset/table` to JSON.
+    pub dead_letters: String,
+    /// Expires when nobody proves that the copy follows the log.
+    pub alive: String,
+    /// Expires when the writer is dead.
+    pub lease: String,
+}
+
+impl Names {
+    pub fn new(prefix: &str) -> Names {
+        let name = |name: &str| format!("{prefix}readside:{name}");
+        Names {
+            prefix: prefix.to_owned(),
+            meta: name("meta"),
+            status: name("status"),
+            positions: name("positions"),
+            partitions: name("partitions"),
+            dead_letters: name("dead_letters"),
+            alive: name("alive"),
+            lease: name("lease"),
+        }
+    }
+
+    /// Remembered event ids of a topic, oldest first.
+    pub fn event_ids(&self, topic: &str) -> String {
+        format!("{}readside:event_ids:{topic}", self.prefix)
+    }
+}
+
+/// The names of one table's keys.
+#[derive(Debug, Clone)]
+pub(super) struct TableNames {
+    /// Before the text of a key.
+    pub row: Vec<u8>,
+    /// What readers must not see: delete marks and held patches, by the text of their key.
+    pub hidden: String,
+    /// Before the text of a value, by index.
+    indexes: Vec<Vec<u8>>,
+    /// For `SCAN`.
+    pub pattern: String,
+}
+
+impl TableNames {
+    pub fn new(prefix: &str, table: &Table) -> TableNames {
+        let indexes = table.indexes.iter().map(|columns| {
+            let columns: Vec<&str> =
+                columns.iter().map(|&column| table.columns[column].name.as_str()).collect();
+            format!("{prefix}{}@{}:", table.name, columns.join(",")).into_bytes()
+        });
+        let row = format!("{prefix}{}:", table.name);
+        TableNames {
+            hidden: format!("{prefix}readside:deleted:{}", table.name),
+            indexes: indexes.collect(),
+            pattern: format!("{}*", literal(&row)),
+            row: row.into_bytes(),
+        }
+    }
+
+    pub fn row_key(&self, key: &[u8]) -> Vec<u8> {
+        [&self.row, key].concat()
+    }
+
+    /// The sets that a row is in.
+    pub fn index_keys(&self, table: &Table, values: &[Value]) -> Vec<Vec<u8>> {
+        let mut keys = Vec::with_capacity(self.indexes.len());
+        for (prefix, columns) in self.indexes.iter().zip(&table.indexes) {
+            let parts: Vec<&Value> = columns.iter().map(|&column| &values[column]).collect();
+            if parts.iter().all(|part| !matches!(part, Value::Null | Value::Absent)) {
+                let mut key = prefix.clone();
+                push_joined(&mut key, &parts);
+                keys.push(key);
+            }
+        }
+        keys
+    }
+}
+
+/// The text of a row's key.
+pub(super) fn key_text(table: &Table, values: &[Value]) -> Vec<u8> {
+    joined(&table.key_of(values).collect::<Vec<_>>())
+}
+
+pub(super) fn joined(parts: &[&Value]) -> Vec<u8> {
+    let mut text = Vec::with_capacity(16);
+    push_joined(&mut text, parts);
+    text
+}
+
+fn push_joined(text: &mut Vec<u8>, parts: &[&Value]) {
+    for (nth, part) in parts.iter().enumerate() {
+        if nth > 0 {
+            text.push(b':');
+        }
+        let hex;
+        let plain = match part {
+            Value::Blob(bytes) => {
+                hex = to_hex(bytes);
+                hex.as_bytes().into()
+            }
+            part => field(part).unwrap_or_default(),
+        };
+        if parts.len() == 1 {
+            text.extend_from_slice(&plain);
+            continue;
+        }
+        for &byte in plain.iter() {
+            if matches!(byte, b':' | b'\\') {
+                text.push(b'\\');
+            }
+            text.push(byte);
+        }
+    }
+}
+
+pub(super) fn to_hex(bytes: &[u8]) -> String {
+    let mut hex = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        let _ = write!(hex, "{byte:02x}");
+    }
+    hex
+}
+
+pub(super) fn from_hex(text: &[u8]) -> Option<Vec<u8>> {
+    let digit = |byte: u8| (byte as char).to_digit(16).map(|digit| digit as u8);
+    text.chunks(2)
+        .map(|pair| match pair {
+            [high, low] => Some(digit(*high)? << 4 | digit(*low)?),
+            _ => None,
+        })
+        .collect()
+}
+
+/// A text in a glob pattern that means only itself.
+pub(super) fn literal(text: &str) -> String {
+    let mut pattern = String::with_capacity(text.len() + 8);
+    for c in text.chars() {
+        if matches!(c, '*' | '?' | '[' | ']' | '\\' | '^') {
+            pattern.push('\\');
+        }
+        pattern.push(c);
+    }
+    pattern
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_readable_and_no_two_rows_share_one() {
+        let text = |text: &str| Value::Text(text.into());
+        let of = |parts: &[Value]| String::from_utf8(joined(&parts.iter().collect::<Vec<_>>())).unwrap();
+        assert_eq!(of(&[Value::Integer(-42)]), "-42");
+        assert_eq!(of(&[text("a:b\\c")]), "a:b\\c");
+        assert_eq!(of(&[text("acme"), Value::Integer(7)]), "acme:7");
+        assert_eq!(of(&[text("a:b"), text("c")]), "a\\:b:c");
+        assert_eq!(of(&[text("a"), text("b:c")]), "a:b\\:c");
+        assert_ne!(of(&[text("a\\"), text("b")]), of(&[text("a\\:b"), text("")]));
+        assert_eq!(of(&[Value::Blob(vec![0, 255]), Value::Real(0.5)]), "00ff:0.5");
+    }
+
+    #[test]
+    fn hex_is_read_back() {
+        assert_eq!(from_hex(to_hex(&[0, 9, 255]).as_bytes()), Some(vec![0, 9, 255]));
+        assert_eq!(from_hex(b"0g"), None);
+        assert_eq!(from_hex(b"012"), None);
+    }
+
+    #[test]
+    fn a_pattern_means_only_the_prefix() {
+        assert_eq!(literal("a*[x]:"), "a\\*\\[x\\]:");
+    }
+}

@@ -1,0 +1,45 @@
+//! Where a replica in Redis is and how it is kept there.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use crate::config::{RedisServer, RedisUrl, RowEncoding};
+
+impl RowEncoding {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            RowEncoding::Hash => "hash",
+            RowEncoding::Json => "json",
+        }
+    }
+}
+
+/// What a store and a reader need to know besides the catalog.
+#[derive(Debug, Clone)]
+pub struct RedisSettings {
+    pub url: RedisUrl,
+    /// An ACL user; `None`: the default user.
+    pub username: Option<String>,
+    /// Read at every connection. `None`: no password is sent.
+    pub password_file: Option<PathBuf>,
+    /// Certificates (PEM) to trust instead of the system's, for `rediss`.
+    pub ca_file: Option<PathBuf>,
+    /// Before every key.
+    pub prefix: String,
+    /// Nobody else keeps keys in this logical database or the next one.
+    pub dedicated: bool,
+    pub encoding: RowEncoding,
+    /// Stored in the replica; another name means that it belongs to somebody else.
+    pub replica_name: String,
+    /// Beyond this age of the heartbeat readers see `disconnected`; also how long a writer that
+    /// died keeps others from taking over. See [`crate::store::heartbeat_limit`].
+    pub heartbeat_limit: Duration,
+    /// Bound on the bytes of records kept with dead letters; beyond it only their coordinates are.
+    pub dead_letter_bytes_max: u64,
+}
+
+impl RedisSettings {
+    pub(super) fn heartbeat_limit_ms(&self) -> i64 {
+        i64::try_from(self.heartbeat_limit.as_millis()).unwrap_or(i64::MAX / 4).max(1)
+    }
+}

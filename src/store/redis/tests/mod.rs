@@ -1,0 +1,3 @@
+//! What only a server can do wrong; the rest is in the contract suite.
+
+pub(in crate::store) mod server;

@@ -1,0 +1,140 @@
+//! A private Redis on a unix socket in a temporary directory.
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::config::{RedisServer, RedisUrl, RowEncoding};
+use crate::store::RedisSettings;
+use crate::store::contract::HEARTBEAT_LIMIT;
+
+/// Killed when it is dropped, and when the process ends however it ends.
+pub(in crate::store) struct Server {
+    directory: TempDir,
+    process: Option<Child>,
+}
+
+/// Whether there is a Redis to start; says so if not, unless its absence is a failure.
+pub(in crate::store) fn available() -> bool {
+    static FOUND: OnceLock<bool> = OnceLock::new();
+    *FOUND.get_or_init(|| {
+        let found = Command::new("redis-server").arg("--version").stdout(Stdio::null()).status().is_ok();
+        if !found {
+            assert!(std::env::var_os("READSIDE_REQUIRE_SERVICES").is_none(), "redis-server is missing");
+            eprintln!("skipped: redis-server is missing; `apt-get install redis-server`");
+        }
+        found
+    })
+}
+
+/// One for all tests that do it no harm.
+pub(in crate::store) fn shared() -> &'static Server {
+    static SHARED: OnceLock<Server> = OnceLock::new();
+    SHARED.get_or_init(Server::start)
+}
+
+impl Server {
+    pub fn start() -> Server {
+        let directory = tempfile::Builder::new().prefix("readside-redis").tempdir().expect("a directory");
+        let mut server = Server { directory, process: None };
+        server.restart();
+        server
+    }
+
+    /// Kills it, and starts one without its data.
+    pub fn restart(&mut self) {
+        self.kill();
+        let _ = std::fs::remove_file(self.socket());
+        let mut command = Command::new("redis-server");
+        command
+            .args(["--port", "0", "--save", "", "--appendonly", "no", "--daemonize", "no"])
+            .args(["--loglevel", "warning"])
+            .arg("--unixsocket")
+            .arg(self.socket())
+            .current_dir(self.directory.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null());
+        // SAFETY: prctl is safe between fork and exec.
+        unsafe {
+            command.pre_exec(|| {
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                Ok(())
+            });
+        }
+        self.process = Some(spawn_from_keeper(command).expect("redis-server starts"));
+        let until = Instant::now() + Duration::from_secs(10);
+        while UnixStream::connect(self.socket()).is_err() {
+            assert!(Instant::now() < until, "redis-server listens");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    pub fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill().expect("it can be killed");
+            process.wait().expect("it ends");
+        }
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.directory.path().join("redis.sock")
+    }
+
+    /// A replica under a prefix that nobody else uses.
+    pub fn settings(&self, encoding: RowEncoding) -> RedisSettings {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        RedisSettings {
+            url: RedisUrl { server: RedisServer::Unix { path: self.socket() }, database: 0 },
+            username: None,
+            password_file: None,
+            ca_file: None,
+            prefix: format!("shop{}:", NEXT.fetch_add(1, Ordering::Relaxed)),
+            dedicated: false,
+            encoding,
+            replica_name: "orders".into(),
+            heartbeat_limit: HEARTBEAT_LIMIT,
+            dead_letter_bytes_max: 1_000,
+        }
+    }
+
+    /// As somebody else's client.
+    pub fn client(&self) -> redis::Connection {
+        redis::Client::open(format!("unix:{}", self.socket().display())).unwrap().get_connection().unwrap()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A child is killed when the *thread* that started it ends (`PR_SET_PDEATHSIG`), and tests come
+/// and go: servers are started from one thread that lives as long as the process.
+fn spawn_from_keeper(command: Command) -> io::Result<Child> {
+    type Request = (Command, SyncSender<io::Result<Child>>);
+    static KEEPER: OnceLock<Arc<Mutex<SyncSender<Request>>>> = OnceLock::new();
+    let keeper = KEEPER.get_or_init(|| {
+        let (requests, inbox) = sync_channel::<Request>(1);
+        thread::spawn(move || {
+            for (mut command, reply) in inbox {
+                // The asker waits for exactly one reply.
+                let _ = reply.send(command.spawn());
+            }
+        });
+        Arc::new(Mutex::new(requests))
+    });
+    let (reply, answer) = sync_channel(1);
+    let requests = keeper.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    requests.send((command, reply)).expect("the keeper lives");
+    answer.recv().expect("the keeper answers")
+}

@@ -1,0 +1,336 @@
+//! Truncates, the end of the first copy, and what has to be done between batches.
+
+use std::collections::BTreeSet;
+
+use super::RedisStore;
+use super::codec;
+use super::error::{damaged, foreign, lost};
+use super::known::Known;
+use super::names::to_hex;
+use super::step::{Answer, Step};
+use crate::domain::row::RowState;
+use crate::domain::value::Value;
+use crate::domain::version::{Version, VersionKind};
+use crate::store::{Figures, Maintenance, StoreError, rules};
+
+/// Keys a slice of a truncate looks at.
+const SLICE: usize = 250;
+/// Hidden rows looked at in one housekeeping, over all tables.
+const HIDDEN_PER_CALL: usize = 5_000;
+/// A Redis takes a moment to sum up its memory only when it is asked.
+const KEYS_TRIED: usize = 10;
+
+impl RedisStore {
+    /// From now on what is older is stale; what is there goes slice by slice.
+    pub(super) fn begin_truncate(&mut self, table: usize, mark: Version) -> Result<(), StoreError> {
+        let mut next = self.known_ledger()?.clone();
+        next.tables[table].truncated = Some(mark);
+        next.tables[table].truncating = true;
+        let name = &self.catalog.tables[table].name;
+        let mut step = Step::default();
+        let fields = vec![
+            (format!("truncated/{name}"), to_hex(mark.as_bytes())),
+            (format!("truncating/{name}"), "1".to_owned()),
+        ];
+        step.set_fields(&self.names.meta, fields);
+        self.run(&step, next).map(drop)
+    }
+
+    /// Also for truncates that a process which died had begun.
+    pub(super) fn finish_truncates(&mut self, at_ms: i64) -> Result<(), StoreError> {
+        for table in 0..self.tables.len() {
+            let ledger = &self.known_ledger()?.tables[table];
+            let (true, Some(mark)) = (ledger.truncating, ledger.truncated) else { continue };
+            self.truncate_rows(table, mark, at_ms)?;
+            self.truncate_hidden(table, mark, at_ms)?;
+            let mut next = self.known_ledger()?.clone();
+            next.tables[table].truncating = false;
+            let field = format!("truncating/{}", self.catalog.tables[table].name);
+            let mut step = Step::default();
+            step.command([b"HDEL", self.names.meta.as_bytes(), field.as_bytes()]);
+            self.run(&step, next)?;
+        }
+        Ok(())
+    }
+
+    fn truncate_rows(&mut self, table: usize, mark: Version, at_ms: i64) -> Result<(), StoreError> {
+        let mut cursor = 0u64;
+        loop {
+            let (next, keys): (u64, Vec<Vec<u8>>) = self.link.query(
+                redis::cmd("SCAN")
+                    .arg(cursor)
+                    .arg("MATCH")
+                    .arg(&self.tables[table].pattern)
+                    .arg("COUNT")
+                    .arg(SLICE),
+            )?;
+            // A key may come twice.
+            let prefix = self.tables[table].row.len();
+            let keys: BTreeSet<Vec<u8>> =
+                keys.iter().filter_map(|key| key.get(prefix..)).map(<[u8]>::to_vec).collect();
+            let keys: Vec<(usize, &[u8])> = keys.iter().map(|key| (table, &key[..])).collect();
+            let mut all = Vec::new();
+            for ((_, key), row) in keys.iter().zip(self.read_rows(&keys)?) {
+                let Some(row) = row else { continue };
+                let beginning = self.beginning_of(&self.catalog.tables[table], &row)?;
+                all.push(Known::new(table, key.to_vec(), row, beginning));
+            }
+            self.truncate_known(table, mark, at_ms, all)?;
+            if next == 0 {
+                return Ok(());
+            }
+            cursor = next;
+        }
+    }
+
+    fn truncate_hidden(&mut self, table: usize, mark: Version, at_ms: i64) -> Result<(), StoreError> {
+        let mut cursor = 0u64;
+        loop {
+            let (next, rows) = self.scan_hidden(table, cursor)?;
+            let shape = &self.catalog.tables[table];
+            let mut all = Vec::with_capacity(rows.len());
+            for (key, bytes) in rows {
+                let values = vec![Value::Absent; shape.columns.len()];
+                let (row, _) = codec::unhide(shape, values, &bytes)?;
+                all.push(Known::new(table, key, row, Vec::new()));
+            }
+            self.truncate_known(table, mark, at_ms, all)?;
+            if next == 0 {
+                return Ok(());
+            }
+            cursor = next;
+        }
+    }
+
+    fn truncate_known(
+        &mut self,
+        table: usize,
+        mark: Version,
+        at_ms: i64,
+        all: Vec<Known>,
+    ) -> Result<(), StoreError> {
+        let shape = &self.catalog.clone().tables[table];
+        let mut step = Step::default();
+        let mut next = self.known_ledger()?.clone();
+        let before = next.clone();
+        for mut known in all {
+            known.state.truncate(shape, mark);
+            self.keep(&mut step, &mut next, &known, at_ms)?;
+        }
+        if step.commands.is_empty() && next == before {
+            return Ok(());
+        }
+        self.count_in(&mut step, &next, table);
+        self.run(&step, next).map(drop)
+    }
+
+    fn count_in(&self, step: &mut Step<'_>, ledger: &super::ledger::Ledger, table: usize) {
+        let name = &self.catalog.tables[table].name;
+        let counts = &ledger.tables[table];
+        let fields = [("rows", counts.rows), ("held", counts.held), ("delete_marks", counts.marks)];
+        let fields = fields.map(|(what, count)| (format!("{name}.{what}"), count.to_string()));
+        step.set_fields(&self.names.status, fields.into());
+    }
+
+    /// Some hidden rows by the text of their key, and where to go on.
+    fn scan_hidden(
+        &mut self,
+        table: usize,
+        cursor: u64,
+    ) -> Result<(u64, Vec<(Vec<u8>, Vec<u8>)>), StoreError> {
+        let (next, flat): (u64, Vec<Vec<u8>>) = self
+            .link
+            .query(redis::cmd("HSCAN").arg(&self.tables[table].hidden).arg(cursor).arg("COUNT").arg(SLICE))?;
+        let mut rows = std::collections::BTreeMap::new();
+        let mut flat = flat.into_iter();
+        while let (Some(key), Some(bytes)) = (flat.next(), flat.next()) {
+            rows.insert(key, bytes);
+        }
+        Ok((next, rows.into_iter().collect()))
+    }
+
+    /// Writes what readers may know of a replica that was just opened.
+    pub(super) fn show_status(&mut self) -> Result<(), StoreError> {
+        let next = self.known_ledger()?.clone();
+        let mut fields = next.status_fields(&self.catalog);
+        for (shape, table) in self.catalog.tables.iter().zip(&next.tables) {
+            fields.push((format!("{}.rows", shape.name), table.rows.to_string()));
+        }
+        let mut step = Step::default();
+        step.set_fields(&self.names.status, fields.clone());
+        self.run(&step, next)?;
+        if self.is_elsewhere() {
+            // Readers look at the live database, where nothing else is yet.
+            let live = i64::from(self.settings.url.database);
+            let mut link = super::link::Link::new(&self.settings, live);
+            link.query::<()>(redis::cmd("HSET").arg(&self.names.status).arg(fields))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn finish_first_copy(&mut self) -> Result<(), StoreError> {
+        self.ready()?;
+        let mut next = self.known_ledger()?.clone();
+        if !next.complete {
+            next.complete = true;
+            let built = next.heartbeat_ms.unwrap_or(0).to_string();
+            let mut step = Step::default();
+            step.command([b"HSET", self.names.meta.as_bytes(), b"built_at_ms", built.as_bytes()]);
+            step.set_fields(&self.names.status, next.status_fields(&self.catalog));
+            self.run(&step, next)?;
+        }
+        if self.is_elsewhere() {
+            self.exchange()?;
+        }
+        Ok(())
+    }
+
+    /// Puts the database that was built in the place of the live one. Clients that are connected to
+    /// it see the new keys at once.
+    fn exchange(&mut self) -> Result<(), StoreError> {
+        let live = i64::from(self.settings.url.database);
+        let built = self.link.database();
+        let mut link = super::link::Link::new(&self.settings, live);
+        if link.query::<bool>(redis::cmd("EXISTS").arg(&self.names.meta))? {
+            return Err(lost("is in both databases: another readside has built it too"));
+        }
+        link.query::<()>(redis::cmd("SWAPDB").arg(live).arg(built))?;
+        self.link.select(live);
+        // What readers saw of the build is behind the copy now.
+        super::link::Link::new(&self.settings, built).query::<()>(redis::cmd("DEL").arg(&self.names.status))
+    }
+
+    pub(super) fn is_elsewhere(&self) -> bool {
+        self.link.database() != i64::from(self.settings.url.database)
+    }
+
+    /// Renews the lease, which also tells whether the replica is still ours, and drops old marks.
+    pub(super) fn keep_up(&mut self, now_ms: i64) -> Result<Maintenance, StoreError> {
+        self.ready()?;
+        let ledger = self.known_ledger()?.clone();
+        self.run(&Step::default(), ledger)?;
+        let mut left = HIDDEN_PER_CALL;
+        let mut dropped = 0;
+        for table in 0..self.tables.len() {
+            dropped += self.drop_marks(table, now_ms, &mut left)?;
+        }
+        Ok(Maintenance { delete_marks_dropped: dropped, wal_pages_pinned: 0 })
+    }
+
+    fn drop_marks(&mut self, table: usize, now_ms: i64, left: &mut usize) -> Result<u64, StoreError> {
+        let shape = &self.catalog.clone().tables[table];
+        let mut dropped = 0;
+        while *left > 0 {
+            let ledger = self.known_ledger()?;
+            if ledger.tables[table].marks == 0 {
+                self.cursors[table] = 0;
+                break;
+            }
+            let fresh = ledger.log().fresh_as_of(&shape.topics);
+            let Some(before_ms) = rules::marks_before_ms(shape, fresh, now_ms) else { break };
+            let mut next = ledger.clone();
+            let (cursor, rows) = self.scan_hidden(table, self.cursors[table])?;
+            *left = left.saturating_sub(rows.len().max(1));
+            let old = |bytes: &[u8]| codec::mark_made_at(bytes).is_some_and(|made| made < before_ms);
+            let old: Vec<Vec<u8>> =
+                rows.into_iter().filter(|(_, bytes)| old(bytes)).map(|(key, _)| key).collect();
+            if !old.is_empty() {
+                next.tables[table].marks -= old.len() as i64;
+                dropped += old.len() as u64;
+                let mut step = Step::default();
+                for keys in old.chunks(super::step::WORDS_MAX) {
+                    let mut words = vec![b"HDEL".to_vec(), self.tables[table].hidden.clone().into_bytes()];
+                    words.extend_from_slice(keys);
+                    step.commands.push(words);
+                }
+                self.count_in(&mut step, &next, table);
+                self.run(&step, next)?;
+            }
+            self.cursors[table] = cursor;
+            if cursor == 0 {
+                break;
+            }
+        }
+        Ok(dropped)
+    }
+
+    pub(super) fn measure(&mut self) -> Figures {
+        let Some(ledger) = self.ledger.as_ref() else { return Figures::default() };
+        let count = |of: fn(&super::ledger::TableLedger) -> i64| {
+            ledger.tables.iter().map(|table| of(table).max(0) as u64).collect()
+        };
+        let mut figures = Figures {
+            rows: count(|table| table.rows),
+            held: count(|table| table.held),
+            delete_marks: count(|table| table.marks),
+            dead_letters: ledger.letters_by_topic(&self.catalog),
+            ..Figures::default()
+        };
+        // Of the whole server: nothing cheaper knows what a prefix takes.
+        let info: Result<String, StoreError> = self.link.query(redis::cmd("INFO").arg("memory"));
+        let used = |info: String| {
+            info.lines().find_map(|line| line.strip_prefix("used_memory_dataset:")?.trim().parse().ok())
+        };
+        figures.replica_bytes = info.ok().and_then(used);
+        figures
+    }
+
+    /// The kind of version of any row or mark of a table.
+    pub(super) fn version_kind(&mut self, table: usize) -> Result<Option<VersionKind>, StoreError> {
+        self.ready()?;
+        let counts = self.known_ledger()?.tables[table].clone();
+        if counts.hidden() {
+            let (_, rows) = self.scan_hidden(table, 0)?;
+            let shape = &self.catalog.tables[table];
+            for (_, bytes) in rows.into_iter().take(1) {
+                let values = vec![Value::Absent; shape.columns.len()];
+                return Ok(kind(&codec::unhide(shape, values, &bytes)?.0));
+            }
+        }
+        let mut cursor = 0u64;
+        while counts.rows > 0 {
+            let (next, keys): (u64, Vec<Vec<u8>>) = self.link.query(
+                redis::cmd("SCAN")
+                    .arg(cursor)
+                    .arg("MATCH")
+                    .arg(&self.tables[table].pattern)
+                    .arg("COUNT")
+                    .arg(1_000),
+            )?;
+            let prefix = self.tables[table].row.len();
+            let keys: Vec<(usize, &[u8])> = keys
+                .iter()
+                .filter_map(|key| key.get(prefix..))
+                .take(KEYS_TRIED)
+                .map(|key| (table, key))
+                .collect();
+            if let Some(row) = self.read_rows(&keys)?.into_iter().flatten().next() {
+                return Ok(kind(&row));
+            }
+            if next == 0 {
+                return Err(damaged("the number of rows", &self.catalog.tables[table].name));
+            }
+            cursor = next;
+        }
+        Ok(None)
+    }
+
+    /// Runs a step; afterwards `next` is what Redis has.
+    pub(super) fn run(&mut self, step: &Step<'_>, next: super::ledger::Ledger) -> Result<Answer, StoreError> {
+        if next.sequence != self.sequence {
+            return Err(foreign("the bookkeeping is not in step".into()));
+        }
+        self.in_flight = true;
+        let answer = step.run(&mut self.link, &self.names, &self.catalog, &self.settings, &next)?;
+        self.in_flight = false;
+        if let Answer::Done(_) = answer {
+            self.sequence += 1;
+            self.ledger = Some(super::ledger::Ledger { sequence: self.sequence, ..next });
+        }
+        Ok(answer)
+    }
+}
+
+fn kind(row: &RowState) -> Option<VersionKind> {
+    row.newest().map(|version| version.kind())
+}
