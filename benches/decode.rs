@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use readside::config::{
     Column, Config, DeadLetters, Expression, Format, Freshness, Gate, Kafka, Keep, Listener, Log, LogFormat,
     Mapping, OnError, OnGap, Otherwise, Path, RebuildPolicy, Replica, Root, Rule, Sqlite, Startup, Table,
-    TableSource, Topic,
+    TableSource, Target, Topic,
 };
 use readside::domain::checkpoint::{PartitionMemory, TopicPartition};
 use readside::domain::record::{Headers, Record};
@@ -147,7 +147,7 @@ fn config(format: Format, mapping: Mapping) -> Config {
         },
         replica: Replica {
             name: "bench".to_owned(),
-            sqlite: Sqlite { path: "replica.db".into() },
+            target: Target::Sqlite(Sqlite { path: "replica.db".into() }),
             rebuild_when_mapping_changes: RebuildPolicy::Auto,
         },
         topics: vec![Topic {

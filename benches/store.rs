@@ -62,7 +62,12 @@ fn run(name: &str, uuid_key: bool, rows: i64, size: i64) {
     pass(&mut store, "stale", 0, false);
     pass(&mut store, "delete", 2, true);
     let figures = store.figures();
-    println!("{name:32} {:16} {:>9} kB, peak memory {} kB", "size", figures.replica_bytes / 1024, peak_kb());
+    println!(
+        "{name:32} {:16} {:>9} kB, peak memory {} kB",
+        "size",
+        figures.replica_bytes.unwrap_or(0) / 1024,
+        peak_kb()
+    );
 }
 
 fn open(path: &Path, catalog: &Arc<Catalog>) -> SqliteStore {

@@ -4,6 +4,8 @@
 //! the progress display. The main thread serves HTTP, the pipeline and the writer have a thread
 //! each, the Kafka client brings its own.
 
+pub mod replica;
+
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,15 +16,15 @@ use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use crate::admin;
+use crate::app::replica::{Place, Replica};
 use crate::config::Config;
 use crate::domain::catalog::Catalog;
-use crate::domain::retry::Backoff;
 use crate::mapping::Plan;
 use crate::metrics::Metrics;
 use crate::pipeline::progress::Progress;
-use crate::pipeline::{Clock, Context, Failure, Pipeline, start_writer};
+use crate::pipeline::{Clock, Context, Failure, Pipeline};
 use crate::source::kafka::KafkaSource;
-use crate::store::{Reader, Settings, SqliteReader, SqliteStore, Store, StoreError, heartbeat_limit};
+use crate::store::Reader;
 
 /// A shutdown that takes longer than this ends the process anyway: the replica is consistent at
 /// any moment, only the last batch would be read again.
@@ -130,7 +132,7 @@ pub async fn start(config: &Config) -> Result<Running, Failure> {
 /// What can fail before anything runs: listeners, mapping, replica.
 struct Prepared {
     plan: Plan,
-    store: SqliteStore,
+    replica: Replica,
     reader: Arc<dyn Reader>,
     listeners: admin::Listeners,
 }
@@ -142,14 +144,14 @@ fn prepare(config: &Config, stop: &AtomicBool) -> Result<Option<Prepared>, Failu
         admin: listen("admin.listen", config.admin.listen)?,
     };
     let mut plan = Plan::compile(config);
-    let Some(mut store) = open_store(config, plan.catalog(), stop)? else { return Ok(None) };
-    for (table, kind) in store.version_kinds()?.into_iter().enumerate() {
+    let Some(mut replica) = Replica::open(config, plan.catalog(), stop)? else { return Ok(None) };
+    for (table, kind) in replica.version_kinds()?.into_iter().enumerate() {
         if let Some(kind) = kind {
             plan.set_version_kind(table, kind);
         }
     }
-    let reader = SqliteReader::new(&config.replica.sqlite.path, Arc::clone(plan.catalog()));
-    Ok(Some(Prepared { plan, store, reader: Arc::new(reader), listeners }))
+    let reader = Place::of(config).reader(plan.catalog());
+    Ok(Some(Prepared { plan, replica, reader, listeners }))
 }
 
 fn listen(key: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
@@ -157,35 +159,6 @@ fn listen(key: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
         exit_code: 74,
         reason: format!("{key}: {error}; is another readside running? choose another address"),
     })
-}
-
-/// Opens the replica; what may go away (a full disk, a directory not mounted yet) is waited for.
-fn open_store(
-    config: &Config,
-    catalog: &Arc<Catalog>,
-    stop: &AtomicBool,
-) -> Result<Option<SqliteStore>, Failure> {
-    let settings = Settings {
-        replica_name: config.replica.name.clone(),
-        heartbeat_limit: heartbeat_limit(config.freshness.interval),
-        dead_letter_bytes_max: config.dead_letters.max_bytes,
-    };
-    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
-    loop {
-        match SqliteStore::open(&config.replica.sqlite.path, Arc::clone(catalog), settings.clone()) {
-            Ok(store) => return Ok(Some(store)),
-            Err(StoreError::Retry { message, .. }) => {
-                if backoff.attempts() == 0 {
-                    warn!(error = %message, "the replica cannot be opened; trying again");
-                }
-                std::thread::sleep(backoff.next(0));
-                if stop.load(Ordering::Relaxed) {
-                    return Ok(None);
-                }
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
 }
 
 impl Prepared {
@@ -201,9 +174,9 @@ impl Prepared {
         };
         progress.tick_pipeline(context.now_ms());
         progress.tick_writer(context.now_ms());
-        let checkpoint = self.store.checkpoint()?;
+        let checkpoint = self.replica.checkpoint()?;
         info!(
-            replica = %config.replica.sqlite.path.display(),
+            replica = %config.replica.target,
             complete = checkpoint.complete,
             partitions = checkpoint.positions.len(),
             "replica opened"
@@ -226,7 +199,9 @@ impl Prepared {
                 let _ = http_stopped.await;
             },
         ));
-        let mut writer = start_writer(self.store, context.clone())
+        let mut writer = self
+            .replica
+            .start_writer(context.clone())
             .map_err(|error| Failure::other(format!("cannot start a thread: {error}")))?;
         let pipeline = Pipeline::new(config, self.plan, source, checkpoint, &mut writer);
         let (ended_tx, ended) = oneshot::channel();

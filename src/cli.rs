@@ -59,7 +59,9 @@ enum Command {
     /// The broker is a mock cluster in this process, everything else is the real thing. Goes on
     /// until Ctrl-C, then compares the replica with what the shop knows to be right; exit code 1
     /// when they differ.
-    #[command(after_long_help = "Example:\n  readside demo --for 10s --dir /tmp/demo")]
+    #[command(
+        after_long_help = "Examples:\n  readside demo --for 10s --dir /tmp/demo\n  readside demo --redis"
+    )]
     Demo {
         /// End after this time, such as 10s; the first copy is always completed
         #[arg(long = "for", value_name = "DURATION", value_parser = parse_duration)]
@@ -67,6 +69,9 @@ enum Command {
         /// Where the replica and its configuration go; those of an earlier demo are replaced
         #[arg(long, value_name = "DIR", default_value = "demo")]
         dir: PathBuf,
+        /// Keep the replica in a private redis-server instead of a file; one must be installed
+        #[arg(long)]
+        redis: bool,
     },
     /// Check the configuration without any network
     ///
@@ -250,15 +255,15 @@ impl Admin {
     /// its address may be anywhere.
     fn sources(self) -> anyhow::Result<Sources> {
         if let Some(admin) = self.admin {
-            return Ok(Sources { admin, replica: None });
+            return Ok(Sources { admin, config: None });
         }
         match self.config.load_if_there()? {
             Some(Loaded { config, .. }) => Ok(Sources {
                 admin: Endpoint::of_listener(config.admin.listen),
-                replica: Some(config.replica.sqlite.path),
+                config: Some(Box::new(config)),
             }),
             None => {
-                Ok(Sources { admin: ADMIN_DEFAULT.parse().map_err(commands::Exit::usage)?, replica: None })
+                Ok(Sources { admin: ADMIN_DEFAULT.parse().map_err(commands::Exit::usage)?, config: None })
             }
         }
     }
@@ -279,7 +284,7 @@ impl Cli {
     pub fn dispatch(self) -> anyhow::Result<u8> {
         match self.command {
             Command::Run { config } => commands::run::run(config.path()),
-            Command::Demo { length, dir } => commands::demo::run(length, dir),
+            Command::Demo { length, dir, redis } => commands::demo::run(length, dir, redis),
             Command::Validate { config, output } => commands::validate::run(config.path(), output.is_json()),
             Command::Check { config, timeout, output } => {
                 commands::check::run(&config.load()?.config, timeout, output.is_json())
@@ -341,6 +346,7 @@ mod tests {
             "run -c readside.yaml",
             "demo",
             "demo --for 10s --dir /tmp/demo",
+            "demo --redis",
             "validate -o json",
             "check --timeout 5s -o json",
             "status --watch --verbose --admin http://127.0.0.1:9465",

@@ -9,10 +9,12 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::app::replica::Place;
 use crate::config::Config;
 use crate::source::kafka::{self, Cleanup, FoundTopic, Probe};
 
-use super::{DONE, IO, UNAVAILABLE};
+use super::{DONE, FOREIGN, IO, UNAVAILABLE};
+use crate::store::{StopCode, StoreError, redis_check};
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Outcome {
@@ -45,13 +47,16 @@ pub fn run(config: &Config, timeout: Duration, json: bool) -> anyhow::Result<u8>
         }
     };
     let services_failed = items.iter().any(|item| item.outcome == Outcome::Failed);
-    let replica = replica_item(&config.replica.sqlite.path);
+    let (replica, replica_code) = match Place::of(config) {
+        Place::Sqlite(path) => (replica_item(&path), IO),
+        Place::Redis(settings) => redis_item(redis_check(&settings, timeout)),
+    };
     let replica_failed = replica.outcome == Outcome::Failed;
     items.push(replica);
     super::print(&if json { format!("{:#}\n", as_json(&items)) } else { as_text(&items) })?;
     Ok(match (services_failed, replica_failed) {
         (true, _) => UNAVAILABLE,
-        (false, true) => IO,
+        (false, true) => replica_code,
         (false, false) => DONE,
     })
 }
@@ -113,6 +118,25 @@ fn days(age: Duration) -> String {
         }
     }
     format!("{seconds}s")
+}
+
+/// With the exit code that fits when it failed.
+fn redis_item(checked: Result<String, StoreError>) -> (Item, u8) {
+    let what = "replica";
+    match checked {
+        Ok(found) => (ok(what, &found), DONE),
+        Err(StoreError::Retry { message, .. }) => {
+            let advice = "check replica.redis: url, username, password_file and the network";
+            (failed(what, &message, advice), UNAVAILABLE)
+        }
+        Err(StoreError::Stop { exit, message }) => {
+            let code = match exit {
+                StopCode::Io => IO,
+                StopCode::Foreign | StopCode::Lost => FOREIGN,
+            };
+            (failed(what, &message, "see docs/OPERATIONS.md, Redis"), code)
+        }
+    }
 }
 
 fn replica_item(path: &Path) -> Item {

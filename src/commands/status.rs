@@ -1,7 +1,6 @@
 //! `readside status`: how fresh the replica is, for people and (`-o json`) for programs.
 
 use std::io::IsTerminal;
-use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Deserialize;
@@ -9,7 +8,8 @@ use serde_json::json;
 
 use super::client::{Answer, Endpoint, block_on, get};
 use super::{DONE, Exit, print, printable};
-use crate::store::sqlite_status;
+use crate::app::replica::status_without_daemon;
+use crate::config::Config;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 const REFRESH: Duration = Duration::from_secs(2);
@@ -29,8 +29,8 @@ pub struct Options {
 #[derive(Debug, Clone)]
 pub struct Sources {
     pub admin: Endpoint,
-    /// The replica's file, which also knows when the daemon does not answer.
-    pub replica: Option<PathBuf>,
+    /// Of the replica, which also knows when the daemon does not answer.
+    pub config: Option<Box<Config>>,
 }
 
 /// 0 when the replica's status is shown, whatever it is; 69 when nobody answers or the replica
@@ -77,20 +77,25 @@ async fn ask(sources: &Sources) -> Result<Answer, Exit> {
         Ok(answer) => return Ok(answer),
         Err(exit) => exit,
     };
-    match sources.replica.as_deref().filter(|path| path.exists()) {
-        Some(path) => from_replica(path, exit),
+    match &sources.config {
+        Some(config) => from_replica(config.clone(), exit).await,
         None => Err(exit),
     }
 }
 
 /// The same answer from the replica itself: its state is computed from the heartbeat that is
 /// stored with the rows, so that it is true without a daemon.
-fn from_replica(path: &Path, unanswered: Exit) -> Result<Answer, Exit> {
+async fn from_replica(config: Box<Config>, unanswered: Exit) -> Result<Answer, Exit> {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let now_ms = i64::try_from(since.as_millis()).unwrap_or(i64::MAX);
-    let status = sqlite_status(path, now_ms).map_err(|error| {
-        Exit::unavailable(format!("{}; the replica cannot be read either: {error}", unanswered.message))
-    })?;
+    // Reading blocks.
+    let asked = tokio::task::spawn_blocking(move || status_without_daemon(&config, now_ms)).await;
+    let status = match asked {
+        Ok(Some(Ok(status))) => status,
+        Ok(None) => return Err(unanswered),
+        Ok(Some(Err(error))) => return Err(unreadable(&unanswered, &error)),
+        Err(error) => return Err(unreadable(&unanswered, &error)),
+    };
     let mut body = json!({
         "now_ms": now_ms, "version": env!("CARGO_PKG_VERSION"), "daemon": false, "message": unanswered.message,
         "gate_open": false, "connected": false, "build": null, "store_failing": null,
@@ -101,6 +106,10 @@ fn from_replica(path: &Path, unanswered: Exit) -> Result<Answer, Exit> {
         body.extend(status);
     }
     Ok(Answer { status: 200, body: body.to_string() })
+}
+
+fn unreadable(unanswered: &Exit, error: &dyn std::fmt::Display) -> Exit {
+    Exit::unavailable(format!("{}; the replica cannot be read either: {error}", unanswered.message))
 }
 
 /// An answer as a text that ends with a line feed.
@@ -306,6 +315,8 @@ impl Lines {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::super::client::tests::{answering, response};
     use super::super::{UNAVAILABLE, exit_code};
     use super::*;
@@ -315,7 +326,7 @@ mod tests {
     }
 
     fn only(admin: Endpoint) -> Sources {
-        Sources { admin, replica: None }
+        Sources { admin, config: None }
     }
 
     fn live() -> serde_json::Value {
@@ -409,6 +420,15 @@ users         11            5     unknown  unknown  unknown
         Endpoint::of_listener(listener.local_addr().unwrap())
     }
 
+    fn config_for(path: &Path) -> Box<Config> {
+        let yaml = format!(
+            "kafka: {{ brokers: kafka:9092 }}\nreplica: {{ sqlite: {{ path: {} }} }}\n\
+             tables: {{ users: {{ topic: users, key: id, columns: {{ id: integer }} }} }}\n",
+            path.display()
+        );
+        Box::new(crate::config::parse(&yaml, "f.yaml", std::iter::empty()).unwrap().config)
+    }
+
     #[test]
     fn without_a_daemon_the_replica_speaks_for_itself() {
         use crate::domain::catalog::{Catalog, Column, Table as Shape};
@@ -430,7 +450,7 @@ users         11            5     unknown  unknown  unknown
         };
         let catalog =
             Catalog { topics: vec!["users".to_owned()], tables: vec![shape], fingerprint: "f".to_owned() };
-        let sources = Sources { admin: nobody(), replica: Some(path.clone()) };
+        let sources = Sources { admin: nobody(), config: Some(config_for(&path)) };
         let error = run(&sources, Options::default()).unwrap_err();
         assert_eq!(exit_code(&error), UNAVAILABLE, "no daemon and no file");
 
@@ -452,7 +472,8 @@ users         11            5     unknown  unknown  unknown
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("replica.db");
         std::fs::write(&path, "shopping list").unwrap();
-        let error = run(&Sources { admin: nobody(), replica: Some(path) }, Options::default()).unwrap_err();
+        let sources = Sources { admin: nobody(), config: Some(config_for(&path)) };
+        let error = run(&sources, Options::default()).unwrap_err();
         assert_eq!(exit_code(&error), UNAVAILABLE);
         assert!(error.to_string().contains("the replica cannot be read either"), "{error}");
     }

@@ -1,6 +1,7 @@
 //! The checked configuration, as the rest of the program sees it.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -40,13 +41,91 @@ pub struct Kafka {
 pub struct Replica {
     /// Stored in the replica; another name in the file means that it belongs to somebody else.
     pub name: String,
-    pub sqlite: Sqlite,
+    pub target: Target,
     pub rebuild_when_mapping_changes: RebuildPolicy,
+}
+
+/// Where the replica is.
+#[derive(Debug, Clone)]
+pub enum Target {
+    Sqlite(Sqlite),
+    Redis(Redis),
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Target::Sqlite(sqlite) => write!(f, "{}", sqlite.path.display()),
+            Target::Redis(redis) => write!(f, "{}", redis.url),
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
 pub struct Sqlite {
     pub path: PathBuf,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Redis {
+    pub url: RedisUrl,
+    /// An ACL user; `None`: the default user.
+    pub username: Option<String>,
+    /// Holds the password; read at every connection. `None`: no password is sent.
+    pub password_file: Option<PathBuf>,
+    /// Certificates (PEM) to trust instead of the system's, for `rediss`.
+    pub ca_file: Option<PathBuf>,
+    /// Before every key.
+    pub prefix: String,
+    /// Nobody else keeps keys in this logical database or the next one.
+    pub dedicated: bool,
+    pub encoding: RowEncoding,
+}
+
+/// A server and a logical database; no user and no password.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RedisUrl {
+    pub server: RedisServer,
+    pub database: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RedisServer {
+    Tcp {
+        /// A name or an address; IPv6 without brackets.
+        host: String,
+        port: u16,
+        tls: bool,
+    },
+    Unix {
+        path: PathBuf,
+    },
+}
+
+impl fmt::Display for RedisUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let database = self.database;
+        match &self.server {
+            RedisServer::Tcp { host, port, tls } => {
+                let scheme = if *tls { "rediss" } else { "redis" };
+                match host.contains(':') {
+                    true => write!(f, "{scheme}://[{host}]:{port}/{database}"),
+                    false => write!(f, "{scheme}://{host}:{port}/{database}"),
+                }
+            }
+            RedisServer::Unix { path } if database == 0 => write!(f, "unix:{}", path.display()),
+            RedisServer::Unix { path } => write!(f, "unix:{}?db={database}", path.display()),
+        }
+    }
+}
+
+/// How a row is kept in Redis.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RowEncoding {
+    /// A hash: one field per column that is not null.
+    Hash,
+    /// A string that holds a JSON object.
+    Json,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::model::{RedisServer, RedisUrl};
 use super::words::{Word, words};
 
 /// Longer durations overflow what a store can compare; this is about a hundred years.
@@ -102,6 +103,91 @@ pub(super) fn word<W: Word>(text: &str) -> Result<W, Wrong> {
         return Err(format!("this version does not support this; it supports {list}").into());
     }
     Err(Wrong { message: format!("expected one of {list}"), valid })
+}
+
+pub(super) fn boolean(text: &str) -> Result<bool, Wrong> {
+    match text {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ => Err(Wrong { message: "expected `true` or `false`".into(), valid: vec!["true", "false"] }),
+    }
+}
+
+/// A Redis server and database. The message never repeats the text, which may hold a password.
+///
+/// `redis://host[:port][/database]` and `rediss://…` are the registered schemes; `unix:/path?db=1`
+/// and `redis+unix:///path?db=1` are what clients of several languages take for a socket.
+pub(super) fn redis_url(text: &str) -> Result<RedisUrl, Wrong> {
+    let expected = || {
+        Wrong::from(
+            "expected `redis://host:port/database`, `rediss://host:port/database` or `unix:/path?db=database`",
+        )
+    };
+    let (scheme, rest) = text.split_once(':').ok_or_else(expected)?;
+    match scheme {
+        "redis" => tcp_url(rest, false),
+        "rediss" => tcp_url(rest, true),
+        "unix" | "redis+unix" => unix_url(rest),
+        _ => None,
+    }
+    .ok_or_else(|| match rest.split_once('@') {
+        Some((user, _)) if user.trim_start_matches('/').contains(':') => {
+            "a password cannot be in the configuration; write it to a file and name that in `password_file`, the user in `username`".into()
+        }
+        Some(_) => "a user is not part of the url; write it as `username`".into(),
+        None => expected(),
+    })
+}
+
+fn tcp_url(rest: &str, tls: bool) -> Option<RedisUrl> {
+    let rest = rest.strip_prefix("//")?;
+    let (authority, database) = rest.split_once('/').unwrap_or((rest, ""));
+    let database = if database.is_empty() { 0 } else { redis_database(database)? };
+    let (host, port) = match authority.strip_prefix('[') {
+        Some(bracketed) => {
+            let (host, port) = bracketed.split_once(']')?;
+            host.parse::<std::net::Ipv6Addr>().ok()?;
+            (host, if port.is_empty() { None } else { Some(port.strip_prefix(':')?) })
+        }
+        None => match authority.split_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (authority, None),
+        },
+    };
+    let is_host = |c: char| c.is_alphanumeric() || matches!(c, '.' | '-' | '_' | ':');
+    let port = match port {
+        Some(port) => port.parse().ok().filter(|port| *port > 0)?,
+        None => 6379,
+    };
+    if host.is_empty() || !host.chars().all(is_host) {
+        return None;
+    }
+    Some(RedisUrl { server: RedisServer::Tcp { host: host.to_owned(), port, tls }, database })
+}
+
+fn unix_url(rest: &str) -> Option<RedisUrl> {
+    // `unix:/path` and `unix:///path`, with no host between the slashes.
+    let path = rest.strip_prefix("//").unwrap_or(rest);
+    let (path, database) = match path.split_once('?') {
+        Some((path, query)) => (path, redis_database(query.strip_prefix("db=")?)?),
+        None => (path, 0),
+    };
+    let is_path = path.starts_with('/') && !path.ends_with('/') && !path.contains(['\0', '@']);
+    is_path.then(|| RedisUrl { server: RedisServer::Unix { path: PathBuf::from(path) }, database })
+}
+
+fn redis_database(text: &str) -> Option<u16> {
+    text.parse().ok().filter(|_| !text.starts_with('+'))
+}
+
+/// Nothing that means something in a pattern of `SCAN`, `KEYS` or an ACL, so that `prefix*` is
+/// exactly the replica's keys.
+pub(super) fn key_prefix(text: &str) -> Result<String, Wrong> {
+    let valid = |c: char| c.is_ascii_alphanumeric() || ":_-.{}".contains(c);
+    if text.is_empty() || text.len() > 128 || !text.chars().all(valid) {
+        return Err("a prefix is at most 128 letters, digits and `:_-.{}`".into());
+    }
+    Ok(text.to_owned())
 }
 
 /// A filter of `tracing-subscriber`, of which only levels by module are of use: its own grammar
@@ -222,6 +308,82 @@ mod tests {
         }
         for text in ["", "64", "64M", "1.5MiB", "-1B", "99999999999GiB"] {
             assert!(size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn urls_of_redis_are_written_back_the_same() {
+        for text in [
+            "redis://127.0.0.1:6379/0",
+            "rediss://cache.example:6380/15",
+            "redis://[::1]:6379/1",
+            "unix:/run/redis/redis.sock",
+            "unix:/run/redis/redis.sock?db=3",
+        ] {
+            assert_eq!(redis_url(text).map(|url| url.to_string()), Ok(text.to_owned()));
+        }
+        for (text, same) in [
+            ("redis://cache", "redis://cache:6379/0"),
+            ("redis://cache:1/", "redis://cache:1/0"),
+            ("redis://[::1]", "redis://[::1]:6379/0"),
+            ("redis+unix:///s.sock?db=0", "unix:/s.sock"),
+            ("unix:///s.sock", "unix:/s.sock"),
+        ] {
+            assert_eq!(redis_url(text).map(|url| url.to_string()), Ok(same.to_owned()), "{text}");
+        }
+        for text in [
+            "",
+            "cache",
+            "cache:6379",
+            "http://cache",
+            "redis:cache",
+            "redis://",
+            "redis://:6379",
+            "redis://a:0",
+            "redis://a:x",
+            "redis://a:70000",
+            "redis://a/x",
+            "redis://a/0/1",
+            "redis://a/+1",
+            "redis://a?db=1",
+            "redis://::1:6379",
+            "redis://[a]:1",
+            "redis://[::1]x",
+            "redis://a b",
+            "unix:",
+            "unix:s.sock",
+            "unix:/",
+            "unix://host/s.sock",
+            "unix:/s?db=x",
+            "unix:/s?x=1",
+        ] {
+            assert!(redis_url(text).is_err_and(|wrong| wrong.message.contains("expected")), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_url_with_credentials_is_refused_and_not_repeated() {
+        for (text, advice) in [
+            ("redis://u:canary@a:1", "password_file"),
+            ("redis://:canary@a", "password_file"),
+            ("rediss://:can/ary@a", "password_file"),
+            ("unix://u:canary@/s", "password_file"),
+            ("redis:u:canary@a", "password_file"),
+            ("redis://u@a", "username"),
+        ] {
+            let wrong = redis_url(text).unwrap_err();
+            assert!(wrong.message.contains(advice) && wrong.valid.is_empty(), "{text}");
+            assert!(!format!("{wrong:?}").contains("canary"), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn prefixes_hold_no_pattern() {
+        for text in ["shop:", "{shop}:", "a.b-c_d:"] {
+            assert!(key_prefix(text).is_ok(), "{text}");
+        }
+        for text in ["", "a*", "a?", "[a]", "a b", "a\\", "ä", &"x".repeat(129)] {
+            assert!(key_prefix(text).is_err(), "{text}");
         }
     }
 

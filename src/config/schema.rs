@@ -39,7 +39,7 @@ fn section_schema(section: &'static Section) -> Value {
             schema.insert("description".to_owned(), json!(key.help));
             if let Presence::Default(text) = key.presence {
                 let default = match key.shape {
-                    Shape::Count => serde_json::from_str(text).unwrap_or_else(|_| json!(text)),
+                    Shape::Count | Shape::Bool => serde_json::from_str(text).unwrap_or_else(|_| json!(text)),
                     _ => json!(text),
                 };
                 schema.insert("default".to_owned(), default);
@@ -70,6 +70,8 @@ fn shape_schema(shape: &'static Shape) -> Value {
         Shape::Count => json!({"type": "integer", "minimum": 0}),
         Shape::Address => json!({"type": "string", "pattern": ":[0-9]+$"}),
         Shape::File => json!({"type": "string", "minLength": 1}),
+        Shape::RedisUrl => json!({"type": "string", "pattern": "^(rediss?://|unix:|redis\\+unix:)"}),
+        Shape::Bool => json!({"type": "boolean"}),
         Shape::Word(words) => json!({"enum": words()}),
         Shape::Path => json!({"type": "string", "pattern": "^ *[.$]"}),
         Shape::Expression => json!({"type": ["string", "number", "boolean", "null"]}),

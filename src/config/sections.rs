@@ -6,7 +6,7 @@
 use crate::domain::change::IfMissing;
 
 use super::model::{
-    Encoding, Format, Gate, Keep, KeyFormat, LogFormat, OnError, OnGap, Otherwise, RebuildPolicy,
+    Encoding, Format, Gate, Keep, KeyFormat, LogFormat, OnError, OnGap, Otherwise, RebuildPolicy, RowEncoding,
 };
 use super::words::words;
 
@@ -44,6 +44,10 @@ pub(super) enum Shape {
     Address,
     /// The path of a file.
     File,
+    /// A Redis server and database, without credentials.
+    RedisUrl,
+    /// `true` or `false`.
+    Bool,
     Word(fn() -> Vec<&'static str>),
     /// A plain jq path.
     Path,
@@ -119,7 +123,7 @@ pub(super) static ROOT: Section = Section {
         key("admin", Optional, Shape::Section(&ADMIN), "The listener for status and operations."),
         key("log", Optional, Shape::Section(&LOG), "Logs, on stderr."),
     ]],
-    unsupported: &["schema_registry", "redis"],
+    unsupported: &["schema_registry"],
 };
 
 static KAFKA: Section = Section {
@@ -164,9 +168,10 @@ static REPLICA: Section = Section {
             Shape::Text,
             "Stored in the replica; another name means that it belongs to somebody else.",
         ),
-        key("sqlite", Required, Shape::Section(&SQLITE), "A replica in SQLite."),
+        key("sqlite", Optional, Shape::Section(&SQLITE), "A replica in SQLite; either this or `redis`."),
+        key("redis", Optional, Shape::Section(&REDIS), "A replica in Redis; either this or `sqlite`."),
     ]],
-    unsupported: &["redis"],
+    unsupported: &[],
 };
 
 static SQLITE: Section = Section {
@@ -179,6 +184,51 @@ static SQLITE: Section = Section {
         "The database file; its directory is shared with the readers.",
     )]],
     unsupported: &[],
+};
+
+static REDIS: Section = Section {
+    name: "replica.redis",
+    help: "A replica in Redis 7.0 or later.",
+    keys: &[&[
+        key(
+            "url",
+            Required,
+            Shape::RedisUrl,
+            "The server and the logical database: `redis://host:port/database`, `rediss://…` for TLS, `unix:/path?db=1` for a socket. Without user and password.",
+        ),
+        key("username", Optional, Shape::Text, "An ACL user; default: Redis' default user."),
+        key(
+            "password_file",
+            Optional,
+            Shape::File,
+            "A file that holds the password; it is read at every connection.",
+        ),
+        key(
+            "ca_file",
+            Optional,
+            Shape::File,
+            "Certificates (PEM) to trust instead of the system's, for `rediss`.",
+        ),
+        key(
+            "prefix",
+            Optional,
+            Shape::Text,
+            "Before every key: letters, digits and `:_-.{}`; default: nothing.",
+        ),
+        key(
+            "dedicated",
+            Default("false"),
+            Shape::Bool,
+            "Whether nobody else keeps keys in this logical database or the next one: the first copy is then built there, and the two are swapped when it is whole.",
+        ),
+        key(
+            "encoding",
+            Default("hash"),
+            Shape::Word(words::<RowEncoding>),
+            "How a row is kept: a hash with a field per column, or a string that holds a JSON object.",
+        ),
+    ]],
+    unsupported: &["cluster"],
 };
 
 static DEFAULTS: Section = Section {

@@ -4,7 +4,7 @@ use crate::domain::change::IfMissing;
 use crate::domain::value::ColumnType;
 
 use super::model::{
-    Encoding, Format, Gate, Keep, KeyFormat, LogFormat, OnError, OnGap, Otherwise, RebuildPolicy,
+    Encoding, Format, Gate, Keep, KeyFormat, LogFormat, OnError, OnGap, Otherwise, RebuildPolicy, RowEncoding,
 };
 
 /// An enum that is written as one word.
@@ -82,6 +82,11 @@ impl Word for Encoding {
         ("base64", Encoding::Base64),
         ("hex", Encoding::Hex),
     ];
+}
+
+impl Word for RowEncoding {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("hash", RowEncoding::Hash), ("json", RowEncoding::Json)];
 }
 
 impl Word for Gate {

@@ -129,8 +129,8 @@ pub struct Sizes<'a> {
     pub rows: &'a [u64],
     pub held: &'a [u64],
     pub delete_marks: &'a [u64],
-    pub replica_bytes: u64,
-    pub wal_bytes: u64,
+    pub replica_bytes: Option<u64>,
+    pub wal_bytes: Option<u64>,
 }
 
 /// What the gauges that depend on the time are computed from.
@@ -354,8 +354,9 @@ impl Metrics {
                 family.with_label_values(&[name]).set(*count as f64);
             }
         }
-        self.replica_size.set(sizes.replica_bytes as f64);
-        self.wal_size.set(sizes.wal_bytes as f64);
+        let known = |bytes: Option<u64>| bytes.map_or(f64::NAN, |bytes| bytes as f64);
+        self.replica_size.set(known(sizes.replica_bytes));
+        self.wal_size.set(known(sizes.wal_bytes));
     }
 
     pub fn delete_marks_dropped(&self, count: u64) {

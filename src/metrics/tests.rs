@@ -177,8 +177,8 @@ fn what_happened_is_counted_where_it_happened() {
         rows: &[5, 6, 7],
         held: &[0, 0, 1],
         delete_marks: &[2, 0, 0],
-        replica_bytes: 4_096,
-        wal_bytes: 8_192,
+        replica_bytes: Some(4_096),
+        wal_bytes: Some(8_192),
     });
     metrics.delete_marks_dropped(9);
     metrics.wal_pages_pinned(11);

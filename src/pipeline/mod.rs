@@ -25,7 +25,7 @@ use crate::domain::freshness;
 use crate::mapping::Plan;
 use crate::metrics::Metrics;
 use crate::source::Source;
-use crate::store::{StopCode, Store, StoreError};
+use crate::store::{BatchLimits, StopCode, Store, StoreError};
 
 pub use gate::GateRule;
 use intake::Intake;
@@ -33,11 +33,6 @@ use progress::Progress;
 pub use writer::Writer;
 use writer::{Done, Work};
 
-/// Records a batch holds at most; also the most taken from the source in one poll.
-pub const BATCH_RECORDS_MAX: u64 = 2048;
-/// Approximate bytes a batch holds at most, one record more or less. At most three batches exist at
-/// a time: one in the making, a full one that waits, one in the store.
-pub const BATCH_BYTES_MAX: usize = 2 << 20;
 /// Batches handed over and not yet reported back. Only a full one is handed to a busy writer.
 const IN_FLIGHT_MAX: usize = 2;
 /// Records of one poll.
@@ -115,6 +110,7 @@ pub struct Pipeline<S: Source> {
     done: Receiver<Done>,
     /// Handed over and not yet reported back, at most [`IN_FLIGHT_MAX`].
     in_flight: usize,
+    limits: BatchLimits,
     heartbeat_ms: i64,
     interval_ms: i64,
 }
@@ -150,6 +146,7 @@ impl<S: Source> Pipeline<S> {
             work,
             done,
             in_flight: 0,
+            limits: writer.limits,
             heartbeat_ms: 0,
             interval_ms: config.freshness.interval.as_millis().max(1) as i64,
         }
@@ -194,7 +191,8 @@ impl<S: Source> Pipeline<S> {
                 (true, 0) => Duration::ZERO,
                 (true, _) => BUSY_WAIT,
             };
-            let room = (BATCH_RECORDS_MAX - self.intake.records()).min(POLL_RECORDS_MAX as u64) as usize;
+            let room = self.limits.records.saturating_sub(self.intake.records()).min(POLL_RECORDS_MAX as u64)
+                as usize;
             let intake = &mut self.intake;
             let events = self.source.poll(wait, room, &mut |event| intake.take(event));
             self.intake.outcome()?;
@@ -209,7 +207,7 @@ impl<S: Source> Pipeline<S> {
     }
 
     fn is_full(&self) -> bool {
-        self.intake.records() >= BATCH_RECORDS_MAX || self.intake.bytes() >= BATCH_BYTES_MAX
+        self.intake.records() >= self.limits.records || self.intake.bytes() >= self.limits.bytes
     }
 
     /// Seals and hands over when it is worth it and the writer can take it.

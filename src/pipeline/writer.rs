@@ -13,7 +13,7 @@ use crate::domain::change::{Effect, Skip};
 use crate::domain::checkpoint::TopicPartition;
 use crate::domain::retry::Backoff;
 use crate::metrics::Sizes;
-use crate::store::{Applied, Store, StoreError};
+use crate::store::{Applied, BatchLimits, Store, StoreError};
 
 /// Wait for work before housekeeping gets its turn.
 const IDLE: Duration = Duration::from_millis(500);
@@ -53,6 +53,8 @@ impl Committed {
 /// Handle of the writer's thread. Dropping the work channel ends it.
 pub struct Writer {
     pub context: Context,
+    /// How much the store takes in one batch.
+    pub(super) limits: BatchLimits,
     channels: Option<(SyncSender<Work>, Receiver<Done>)>,
     thread: Option<JoinHandle<()>>,
 }
@@ -62,6 +64,7 @@ impl Writer {
         let (work_tx, work_rx) = sync_channel(IN_FLIGHT_MAX);
         let (done_tx, done_rx) = sync_channel(IN_FLIGHT_MAX);
         let inside = context.clone();
+        let limits = store.batch_limits();
         let thread = std::thread::Builder::new().name("writer".into()).spawn(move || {
             WriterLoop {
                 store,
@@ -73,7 +76,7 @@ impl Writer {
             }
             .run();
         })?;
-        Ok(Writer { context, channels: Some((work_tx, done_rx)), thread: Some(thread) })
+        Ok(Writer { context, limits, channels: Some((work_tx, done_rx)), thread: Some(thread) })
     }
 
     /// The two ends for the pipeline; they exist once.

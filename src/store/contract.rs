@@ -12,9 +12,10 @@ use tempfile::TempDir;
 
 use super::redis::tests::server;
 use super::{
-    Encoding, MemoryStore, Reader, RedisReader, RedisSettings, RedisStore, RowLookup, Settings, SqliteReader,
+    MemoryStore, Reader, RedisReader, RedisSettings, RedisStore, RowLookup, Settings, SqliteReader,
     SqliteStore, Store, StoreError,
 };
+use crate::config::RowEncoding;
 use crate::domain::batch::{Advance, Batch, BatchBuilder, Entry, Observed, Step};
 use crate::domain::catalog::{Catalog, Column, Table};
 use crate::domain::change::{Change, IfMissing, Operation};
@@ -116,7 +117,7 @@ impl Bench for InRedis {
     type Opened = RedisStore;
 
     fn new(catalog: Arc<Catalog>) -> InRedis {
-        InRedis::at(server::shared().settings(Encoding::Hash), catalog)
+        InRedis::at(server::shared().settings(RowEncoding::Hash), catalog)
     }
 
     fn open(&self) -> RedisStore {
@@ -139,7 +140,7 @@ impl Bench for InRedisJson {
     type Opened = RedisStore;
 
     fn new(catalog: Arc<Catalog>) -> InRedisJson {
-        InRedisJson(InRedis::at(server::shared().settings(Encoding::Json), catalog))
+        InRedisJson(InRedis::at(server::shared().settings(RowEncoding::Json), catalog))
     }
 
     fn open(&self) -> RedisStore {

@@ -211,8 +211,8 @@ impl Store for MemoryStore {
             held: each(&|shape, state| state.version.is_some() && !state.is_visible(shape)),
             delete_marks: each(&|_, state| state.version.is_none()),
             dead_letters,
-            replica_bytes: 0,
-            wal_bytes: 0,
+            replica_bytes: None,
+            wal_bytes: None,
         }
     }
 }

@@ -13,10 +13,7 @@ mod contract;
 
 use std::time::Duration;
 
-pub use self::redis::{
-    BATCH_RECORDS as REDIS_BATCH_RECORDS, Encoding, RedisReader, RedisServer, RedisSettings, RedisStore,
-    RedisUrl, redis_check,
-};
+pub use self::redis::{RedisReader, RedisSettings, RedisStore, redis_check};
 pub use memory::{Fault, MemoryReader, MemoryStore};
 pub use sqlite::{Settings, SqliteReader, SqliteStore, sqlite_status};
 
@@ -46,6 +43,11 @@ pub trait Store: Send {
 
     /// Sizes and counts for metrics; cheap.
     fn figures(&mut self) -> Figures;
+
+    /// How much one batch may hold; the same as long as the store is open.
+    fn batch_limits(&self) -> BatchLimits {
+        BatchLimits::default()
+    }
 }
 
 /// The reading side: what `status`, `wait` and `explain` ask while the writer works. Each call is
@@ -71,6 +73,21 @@ pub struct Applied {
     pub dead_letters_kept: u64,
 }
 
+/// Bounds of a batch. At most three batches exist at a time: one in the making, a full one that
+/// waits, one in the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchLimits {
+    pub records: u64,
+    /// Approximate, one record more or less.
+    pub bytes: usize,
+}
+
+impl Default for BatchLimits {
+    fn default() -> BatchLimits {
+        BatchLimits { records: 2048, bytes: 2 << 20 }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Maintenance {
     pub delete_marks_dropped: u64,
@@ -87,8 +104,9 @@ pub struct Figures {
     pub delete_marks: Vec<u64>,
     /// Kept dead letters by topic index.
     pub dead_letters: Vec<u64>,
-    pub replica_bytes: u64,
-    pub wal_bytes: u64,
+    /// `None` where it is not known or there is none.
+    pub replica_bytes: Option<u64>,
+    pub wal_bytes: Option<u64>,
 }
 
 /// What `_readside_status` shows, as the JSON of `GET /status`.

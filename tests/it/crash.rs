@@ -6,127 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::daemon::{Daemon, header, reader, replica, rows, try_rows};
-use crate::kafka::{self, Broker, Message, eventually};
+use crate::history::{self, History, PARTITIONS};
+use crate::kafka::{self, eventually};
 
 const KEYS: u64 = 3_000;
-const PARTITIONS: i32 = 4;
 const BACKLOG: u64 = 120_000;
 const KILLS_BUILDING: usize = 14;
 const KILLS_STEADY: usize = 38;
-
-/// splitmix64: repeatable, and good enough to choose keys.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (z ^ (z >> 31)) % bound
-    }
-}
-
-/// The producer's own idea of the truth, kept in the order in which it made it: not taken from the
-/// code under test.
-#[derive(Default, Clone)]
-struct Item {
-    name: Option<String>,
-    amount: Option<u64>,
-}
-
-struct History {
-    random: Random,
-    sequence: u64,
-    items: BTreeMap<u64, Item>,
-    /// Recent events, to be sent again later.
-    recent: Vec<(u64, String)>,
-}
-
-impl History {
-    fn new(seed: u64) -> History {
-        History { random: Random(seed), sequence: 0, items: BTreeMap::new(), recent: Vec::new() }
-    }
-
-    /// The next record: any partition, sometimes an old event again.
-    fn next(&mut self) -> Message {
-        if !self.recent.is_empty() && self.random.below(20) == 0 {
-            let index = self.random.below(self.recent.len() as u64) as usize;
-            let (key, value) = self.recent[index].clone();
-            return self.record(key, &value);
-        }
-        let key = self.random.below(KEYS);
-        self.sequence += 1;
-        let sequence = self.sequence;
-        let item = self.items.entry(key).or_default();
-        let value = match self.random.below(10) {
-            0 => {
-                *item = Item::default();
-                format!(r#"{{"type":"Gone","seq":{sequence},"id":{key}}}"#)
-            }
-            1..=3 => {
-                item.amount = Some(sequence * 7);
-                format!(r#"{{"type":"Priced","seq":{sequence},"id":{key},"amount":{}}}"#, sequence * 7)
-            }
-            _ => {
-                let name = format!("name {sequence} of {key}");
-                item.name = Some(name.clone());
-                item.amount = Some(sequence * 3);
-                format!(
-                    r#"{{"type":"Set","seq":{sequence},"id":{key},"name":"{name}","amount":{}}}"#,
-                    sequence * 3
-                )
-            }
-        };
-        if self.recent.len() < 500 {
-            self.recent.push((key, value.clone()));
-        } else {
-            let index = self.random.below(500) as usize;
-            self.recent[index] = (key, value.clone());
-        }
-        self.record(key, &value)
-    }
-
-    fn record(&mut self, key: u64, value: &str) -> Message {
-        let partition = self.random.below(PARTITIONS as u64) as i32;
-        Message::new(key.to_string(), value).to(partition)
-    }
-
-    /// Rows a reader must see in the end: a name is needed, an amount may be missing.
-    fn expected(&self) -> Vec<String> {
-        self.items
-            .iter()
-            .filter_map(|(key, item)| {
-                let name = item.name.as_ref()?;
-                let amount = item.amount.map_or("NULL".to_owned(), |amount| amount.to_string());
-                Some(format!("{key}|{name}|{amount}"))
-            })
-            .collect()
-    }
-}
-
-fn config(broker: &Broker, dir: &std::path::Path, topic: &str) -> String {
-    // Two tables from the same records: a reader that sees them differ has seen half a transaction.
-    let table = |name: &str| {
-        format!(
-            r#"
-  {name}:
-    topic: {topic}
-    key: id
-    columns: {{ id: integer, name: text, amount: 'integer?', seq: integer }}
-    events:
-      Set: {{ upsert: {{ id: .id, name: .name, amount: .amount, seq: .seq }} }}
-      Priced: {{ patch: {{ id: .id, amount: .amount, seq: .seq }} }}
-      Gone: {{ delete: {{ id: .id }} }}"#
-        )
-    };
-    format!(
-        "{}topics:\n  {topic}: {{ format: json, event_type: .type, version: .seq }}\ntables:{}{}\n",
-        header(&broker.bootstrap(), dir),
-        table("items"),
-        table("twins")
-    )
-}
 
 /// Polls the replica until told to stop; returns how often it looked.
 fn watch(dir: std::path::PathBuf, stop: Arc<AtomicBool>) -> u64 {
@@ -193,10 +79,9 @@ fn fifty_kills_leave_exactly_the_expected_rows() {
     let dir = tempfile::tempdir().unwrap();
     let topic = kafka::topic_name("crash");
     broker.create_topic(&topic, PARTITIONS, &[]);
-    let yaml = config(broker, dir.path(), &topic);
-    let mut history = History::new(20_261_123);
-    let backlog: Vec<Message> = (0..BACKLOG).map(|_| history.next()).collect();
-    broker.produce(&topic, backlog);
+    let yaml = format!("{}{}", header(&broker.bootstrap(), dir.path()), history::tables(&topic));
+    let mut history = History::new(KEYS, 20_261_123);
+    broker.produce(&topic, history.take(BACKLOG));
 
     let stop = Arc::new(AtomicBool::new(false));
     let watcher = {
@@ -216,8 +101,7 @@ fn fifty_kills_leave_exactly_the_expected_rows() {
     kills += 1;
     // In steady state: events keep coming, and some runs only start and die.
     for round in 0..KILLS_STEADY {
-        let news: Vec<Message> = (0..400).map(|_| history.next()).collect();
-        let mut producing = broker.produce(&topic, news).len() as i64;
+        let mut producing = broker.produce(&topic, history.take(400)).len() as i64;
         if round % 5 == 4 {
             producing = 0;
         }

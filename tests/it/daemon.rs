@@ -151,6 +151,11 @@ impl Daemon {
         (status, begin.elapsed())
     }
 
+    /// Its exit status, if it has ended.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
     /// Waits for it to end by itself.
     pub fn wait(&mut self, seconds: u64) -> ExitStatus {
         let log = self.log.clone();

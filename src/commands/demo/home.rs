@@ -24,6 +24,8 @@ pub struct Home {
 #[derive(Debug, Clone, Copy)]
 pub struct Addresses<'a> {
     pub brokers: &'a str,
+    /// Socket of the Redis that holds the replica; `None`: the file.
+    pub redis: Option<&'a Path>,
     pub http: SocketAddr,
     pub admin: SocketAddr,
 }
@@ -75,12 +77,19 @@ impl Home {
     }
 
     pub fn write_config(&mut self, addresses: Addresses<'_>) -> Result<(), Failure> {
-        let Some(replica) = self.replica_path.to_str() else {
-            let reason = format!("{}: the path of the replica must be UTF-8", self.replica_path.display());
+        let path = addresses.redis.unwrap_or(&self.replica_path);
+        let Some(text) = path.to_str() else {
+            let reason = format!("{}: the path of the replica must be UTF-8", path.display());
             return Err(Failure { exit_code: 64, reason });
         };
         // A JSON string is a YAML string, whatever the path holds.
-        let replica = serde_json::Value::from(replica).to_string();
+        let replica = match addresses.redis {
+            Some(_) => {
+                let url = serde_json::Value::from(format!("unix:{text}"));
+                format!("  redis:\n    url: {url}\n    dedicated: true")
+            }
+            None => format!("  sqlite:\n    path: {}", serde_json::Value::from(text)),
+        };
         let text = TEMPLATE
             .replace("@MARKER@", MARKER)
             .replace("@BROKERS@", addresses.brokers)
@@ -163,7 +172,7 @@ mod tests {
 
     fn addresses() -> Addresses<'static> {
         let loopback = |port| SocketAddr::from(([127, 0, 0, 1], port));
-        Addresses { brokers: "127.0.0.1:9092", http: loopback(9464), admin: loopback(9465) }
+        Addresses { brokers: "127.0.0.1:9092", redis: None, http: loopback(9464), admin: loopback(9465) }
     }
 
     #[test]
@@ -191,7 +200,7 @@ mod tests {
         let loaded = crate::config::load(&home.config_path, std::iter::empty()).unwrap();
         assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
         let config = loaded.config;
-        assert_eq!(config.replica.sqlite.path, home.replica_path);
+        assert_eq!(config.replica.target.to_string(), home.replica_path.display().to_string());
         assert_eq!((config.http.listen, config.admin.listen), (addresses().http, addresses().admin));
         assert_eq!(config.kafka.brokers, ["127.0.0.1:9092"]);
         let mut shop = Shop::new(1);
@@ -202,6 +211,17 @@ mod tests {
             assert_eq!(table.name, expected.table);
             assert!(expected.rows.iter().all(|row| row.len() == table.columns.len()), "{}", table.name);
         }
+    }
+
+    #[test]
+    fn a_replica_in_redis_is_another_section_and_nothing_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut home = Home::prepare(directory.path()).unwrap();
+        let socket = Path::new("/it's a \"demo\": #1/redis.sock");
+        home.write_config(Addresses { redis: Some(socket), ..addresses() }).unwrap();
+        let loaded = crate::config::load(&home.config_path, std::iter::empty()).unwrap();
+        assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
+        assert_eq!(loaded.config.replica.target.to_string(), format!("unix:{}", socket.display()));
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! `readside demo`: the whole program against a shop inside this process.
 //!
 //! Only the broker is not real (librdkafka's mock cluster); the configuration is read from a file,
-//! and the pipeline, the replica, the probes and the metrics are those of `readside run`. At the
+//! and the pipeline, the replica (a file, or a private Redis), the probes and the metrics are those of `readside run`. At the
 //! end the replica is compared, row by row, with what the shop knows to be right.
 
 mod home;
 mod producing;
 mod proof;
+mod server;
 mod shop;
 mod view;
 mod words;
@@ -21,6 +22,7 @@ use tokio::time::Instant;
 
 use self::home::{Addresses, Home};
 use self::producing::{Producing, produce_opening};
+use self::server::Server;
 use self::shop::{Shop, TOPICS};
 use self::view::View;
 use crate::app::{self, Running};
@@ -36,10 +38,11 @@ const CATCH_UP_MAX: Duration = Duration::from_secs(30);
 
 /// Runs until Ctrl-C, or for this long. Returns the exit code: 0 when the replica was right at the
 /// end, 1 when it was not, 64 or 74 when `directory` cannot be used.
-pub fn run(for_: Option<Duration>, directory: PathBuf) -> anyhow::Result<u8> {
+/// With `redis` the replica is in a Redis of the demo's own; 69 where none is installed.
+pub fn run(for_: Option<Duration>, directory: PathBuf, redis: bool) -> anyhow::Result<u8> {
     let deadline = for_.and_then(|length| Instant::now().checked_add(length));
     let outcome = app::runtime().and_then(|runtime| {
-        let outcome = runtime.block_on(perform(directory, deadline));
+        let outcome = runtime.block_on(perform(directory, redis, deadline));
         // What still blocks after a signal must not hold up the end.
         runtime.shutdown_background();
         outcome
@@ -47,9 +50,9 @@ pub fn run(for_: Option<Duration>, directory: PathBuf) -> anyhow::Result<u8> {
     outcome.map_err(|Failure { exit_code, reason }| Exit { code: exit_code, message: reason }.into())
 }
 
-async fn perform(directory: PathBuf, deadline: Option<Instant>) -> Result<u8, Failure> {
+async fn perform(directory: PathBuf, redis: bool, deadline: Option<Instant>) -> Result<u8, Failure> {
     let mut signals = Signals::new().map_err(|error| Failure::other(format!("signals: {error}")))?;
-    let preparing = tokio::task::spawn_blocking(move || Demo::prepare(&directory));
+    let preparing = tokio::task::spawn_blocking(move || Demo::prepare(&directory, redis));
     tokio::select! {
         demo = preparing => {
             let demo = demo.map_err(|error| Failure::other(format!("start: {error}")))??;
@@ -60,22 +63,26 @@ async fn perform(directory: PathBuf, deadline: Option<Instant>) -> Result<u8, Fa
 }
 
 /// Everything that is needed before the pipeline starts. Dropped in this order: clients, broker,
-/// and then the lock on the directory.
+/// Redis, and then the lock on the directory.
 struct Demo {
     shop: Shop,
     producer: Producer,
     config: Config,
     clock: Clock,
     broker: MockBroker,
+    /// `None`: the replica is a file.
+    redis: Option<Server>,
     home: Home,
 }
 
 impl Demo {
-    fn prepare(directory: &Path) -> Result<Demo, Failure> {
+    fn prepare(directory: &Path, redis: bool) -> Result<Demo, Failure> {
         let mut home = Home::prepare(directory)?;
+        let redis = if redis { Some(Server::start(directory)?) } else { None };
         let broker = MockBroker::start(&TOPICS).map_err(broker_failed)?;
         let (http, admin) = free_addresses()?;
-        home.write_config(Addresses { brokers: broker.bootstrap(), http, admin })?;
+        let socket = redis.as_ref().map(|server| server.socket.as_path());
+        home.write_config(Addresses { brokers: broker.bootstrap(), redis: socket, http, admin })?;
         // Variables of the environment could lead the demo to somebody's real brokers.
         let loaded = config::load(&home.config_path, std::iter::empty())
             .map_err(|errors| Failure { exit_code: 64, reason: errors.to_string() })?;
@@ -84,16 +91,16 @@ impl Demo {
         config.log.level = "warn".to_owned();
         // Fails only where a log was set up before, and then that one is meant.
         let _ = telemetry::init(&config.log);
-        words::say(&words::heading(&home.replica_path));
+        words::say(&words::heading(&config.replica.target));
         let clock = app::clock();
         let producer = broker.producer().map_err(broker_failed)?;
         let mut shop = Shop::new(SEED);
         produce_opening(&mut shop, &producer, clock()).map_err(broker_failed)?;
-        Ok(Demo { shop, producer, config, clock, broker, home })
+        Ok(Demo { shop, producer, config, clock, broker, redis, home })
     }
 
     async fn play(self, mut signals: Signals, deadline: Option<Instant>) -> Result<u8, Failure> {
-        let Demo { shop, producer, config, clock, broker, home } = self;
+        let Demo { shop, producer, config, clock, broker, redis, home } = self;
         // A replica that cannot be opened for now is waited for.
         let mut running = tokio::select! {
             running = app::start(&config) => running?,
@@ -126,6 +133,7 @@ impl Demo {
         };
         let closed = close(running).await;
         drop(broker);
+        drop(redis);
         let exit_code = outcome?;
         closed?;
         Ok(exit_code)

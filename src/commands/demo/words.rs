@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::proof::Comparison;
 use super::shop::Sent;
-use crate::config::Config;
+use crate::config::{Config, Redis, RedisServer, Target};
 use crate::store::Status;
 
 /// Prints a line or several. Somebody who stopped reading does not stop the demo.
@@ -26,17 +26,19 @@ pub fn program() -> String {
     std::env::args().next().filter(|name| name.contains('/')).unwrap_or_else(|| "readside".to_owned())
 }
 
-pub fn heading(replica: &Path) -> String {
+pub fn heading(replica: &Target) -> String {
     format!(
         "A shop in this process publishes users, products and orders to Kafka topics;\n\
-         readside keeps a replica of them in {}.",
-        replica.display()
+         readside keeps a replica of them in {replica}."
     )
 }
 
 /// What to try while the demo runs. `program` is how this process was called.
 pub fn guide(program: &str, config: &Config, config_path: &Path) -> String {
-    let replica = quoted(&config.replica.sqlite.path.display().to_string());
+    let rows = match &config.replica.target {
+        Target::Sqlite(sqlite) => in_sqlite(&sqlite.path),
+        Target::Redis(redis) => in_redis(redis),
+    };
     let config_path = quoted(&config_path.display().to_string());
     let program = quoted(program);
     let (http, admin) = (config.http.listen, config.admin.listen);
@@ -44,11 +46,7 @@ pub fn guide(program: &str, config: &Config, config_path: &Path) -> String {
         r#"
 Try in another terminal:
 
-  the rows, as an application reads them
-    sqlite3 -box {replica} "SELECT id, name, country, plan, balance FROM users LIMIT 5"
-    sqlite3 -box {replica} "SELECT u.country, count(*) AS orders FROM orders o JOIN users u ON u.id = o.user_id GROUP BY 1 ORDER BY 2 DESC"
-  how fresh they are
-    sqlite3 -box {replica} "SELECT table_name, state, fresh_as_of, rows FROM _readside_status"
+{rows}
     {program} status --admin http://{admin}
   probes and metrics
     curl -s http://{http}/startupz
@@ -59,6 +57,32 @@ Try in another terminal:
 The shop goes on trading, about 20 events a second: users register, change and leave, orders are
 placed, shipped and cancelled, events come twice or too late. Ctrl-C ends it.
 "#
+    )
+}
+
+fn in_sqlite(path: &Path) -> String {
+    let replica = quoted(&path.display().to_string());
+    format!(
+        r#"  the rows, as an application reads them
+    sqlite3 -box {replica} "SELECT id, name, country, plan, balance FROM users LIMIT 5"
+    sqlite3 -box {replica} "SELECT u.country, count(*) AS orders FROM orders o JOIN users u ON u.id = o.user_id GROUP BY 1 ORDER BY 2 DESC"
+  how fresh they are
+    sqlite3 -box {replica} "SELECT table_name, state, fresh_as_of, rows FROM _readside_status""#
+    )
+}
+
+fn in_redis(redis: &Redis) -> String {
+    let cli = match &redis.url.server {
+        RedisServer::Unix { path } => format!("redis-cli -s {}", quoted(&path.display().to_string())),
+        RedisServer::Tcp { host, port, .. } => format!("redis-cli -h {} -p {port}", quoted(host)),
+    };
+    format!(
+        r#"  the rows, as an application reads them
+    {cli} HGETALL users:7
+    {cli} --scan --pattern 'orders@status:*'
+    {cli} SRANDMEMBER orders@status:placed 5
+  how fresh they are
+    {cli} HGETALL readside:status"#
     )
 }
 

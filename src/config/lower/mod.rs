@@ -6,6 +6,7 @@
 mod columns;
 mod events;
 mod kafka;
+mod replica;
 mod tables;
 mod topics;
 
@@ -13,10 +14,10 @@ use std::time::Duration;
 
 use super::fields::{Fields, Given};
 use super::model::{
-    Config, DeadLetters, Freshness, Listener, Log, OnError, OnGap, RebuildPolicy, Replica, Sqlite, Startup,
+    Config, DeadLetters, Freshness, Listener, Log, OnError, OnGap, RebuildPolicy, Replica, Startup,
 };
 use super::problem::{Problem, Report};
-use super::scalar::{address, count, duration, file, log_level, size, text, word};
+use super::scalar::{address, count, duration, log_level, size, word};
 use super::sections::{ROOT, Section, Shape};
 use super::tree::Node;
 use super::words::Word as _;
@@ -39,7 +40,7 @@ pub(super) fn lower(report: &mut Report, root: &Node) -> Option<Config> {
     // Evaluated one by one, so that every section's problems are found.
     let kafka = required_section(report, &root, "kafka").and_then(|fields| kafka::lower(report, &fields));
     let replica =
-        required_section(report, &root, "replica").and_then(|fields| lower_replica(report, &fields));
+        required_section(report, &root, "replica").and_then(|fields| replica::lower(report, &fields));
     let rebuild = root.value(report, "rebuild_when_mapping_changes", word::<RebuildPolicy>);
     if let Some(given) = &rebuild {
         warn_about_rebuilds(report, given);
@@ -99,18 +100,6 @@ fn described(parent: &'static Section, name: &str) -> Option<&'static Section> {
         Some(Shape::Section(section)) => Some(section),
         _ => None,
     }
-}
-
-/// With the default policy for rebuilds, which is given outside this section.
-fn lower_replica(report: &mut Report, fields: &Fields) -> Option<Replica> {
-    let name = fields.value(report, "name", text);
-    let sqlite = required_section(report, fields, "sqlite");
-    let path = sqlite.and_then(|sqlite| sqlite.value(report, "path", file));
-    Some(Replica {
-        name: name?.value,
-        sqlite: Sqlite { path: path?.value },
-        rebuild_when_mapping_changes: RebuildPolicy::Auto,
-    })
 }
 
 fn lower_defaults(report: &mut Report, fields: &Fields) -> Option<Defaults> {

@@ -55,6 +55,20 @@ fn minimal() -> String {
         .unwrap()
 }
 
+fn sqlite_path(config: &Config) -> PathBuf {
+    match &config.replica.target {
+        Target::Sqlite(sqlite) => sqlite.path.clone(),
+        Target::Redis(redis) => panic!("{redis:?}"),
+    }
+}
+
+fn redis(config: &Config) -> Redis {
+    match &config.replica.target {
+        Target::Redis(redis) => redis.clone(),
+        Target::Sqlite(sqlite) => panic!("{sqlite:?}"),
+    }
+}
+
 #[test]
 fn every_example_is_valid_and_without_warnings() {
     for file in files("examples", "yaml") {
@@ -91,7 +105,7 @@ fn the_smallest_file_has_visible_defaults() {
     assert_eq!(config.kafka.brokers, ["kafka:9092"]);
     assert_eq!(config.kafka.max_record_bytes, 1 << 20);
     assert_eq!(config.replica.name, "readside");
-    assert_eq!(config.replica.sqlite.path, PathBuf::from("/replica/replica.db"));
+    assert_eq!(sqlite_path(&config), PathBuf::from("/replica/replica.db"));
     assert_eq!(config.replica.rebuild_when_mapping_changes, RebuildPolicy::Auto);
     assert_eq!(config.freshness.interval, Duration::from_secs(1));
     assert_eq!(config.startup.gate, Gate::Auto);
@@ -216,10 +230,68 @@ fn an_inline_secret_is_refused_and_never_repeated() {
         assert!(said.contains("sasl.password") || said.contains("f.yaml:"), "{said}");
         assert!(!said.contains(secret), "{said}");
     }
+    for written in [
+        format!("url: 'redis://:{secret}@cache:6379/0'"),
+        format!("url: 'redis://user:{secret}@cache:6379/0'"),
+        format!("url: 'redis://user%3A{secret}@cache:6379/0'"),
+        format!("url: 'redis://cache:6379/{secret}'"),
+        format!("url: redis://cache\n    password: {secret}"),
+        format!("url: redis://cache\n    password_file: {secret}"),
+        format!("url: redis://cache\n    password_file: {secret}/"),
+    ] {
+        let text = minimal()
+            .replace("  sqlite:\n    path: /replica/replica.db\n", &format!("  redis:\n    {written}\n"));
+        let said = match parse(&text, "f.yaml", no_variables()) {
+            Ok(loaded) => format!("{:?}", loaded.warnings),
+            Err(errors) => format!("{errors} {errors:?}"),
+        };
+        assert!(said.contains("f.yaml"), "{said}");
+        assert!(!said.contains(secret), "{said}");
+    }
+    let url = ("READSIDE__REPLICA__REDIS__URL", format!("redis://:{secret}@cache"));
+    let text = minimal().replace("  sqlite:\n    path: /replica/replica.db\n", "");
+    let errors = parse(&text, "f.yaml", variables(&[(url.0, &url.1)])).unwrap_err();
+    assert!(errors.to_string().starts_with("READSIDE__REPLICA__REDIS__URL: a password"), "{errors}");
+    assert!(!format!("{errors} {errors:?}").contains(secret), "{errors}");
     for name in ["READSIDE__KAFKA__PROPERTIES__SASL__PASSWORD", "READSIDE__KAFKA__SECRET__SASL__PASSWORD"] {
         let errors = parse(&minimal(), "f.yaml", variables(&[(name, secret)])).unwrap_err();
         assert!(!format!("{errors} {errors:?}").contains(secret), "{errors}");
     }
+}
+
+#[test]
+fn a_replica_in_redis_has_visible_defaults_and_only_differs_in_its_section() {
+    let text =
+        minimal().replace("sqlite:", "redis:").replace("path: /replica/replica.db", "url: redis://cache");
+    let expected = Redis {
+        url: RedisUrl {
+            server: RedisServer::Tcp { host: "cache".into(), port: 6379, tls: false },
+            database: 0,
+        },
+        username: None,
+        password_file: None,
+        ca_file: None,
+        prefix: String::new(),
+        dedicated: false,
+        encoding: RowEncoding::Hash,
+    };
+    assert_eq!(redis(&parse(&text, "f.yaml", no_variables()).unwrap().config), expected);
+    let of_variables = parse(
+        &minimal().replace("  sqlite:\n    path: /replica/replica.db\n", ""),
+        "f.yaml",
+        variables(&[
+            ("READSIDE__REPLICA__REDIS__URL", "unix:/run/redis.sock?db=2"),
+            ("READSIDE__REPLICA__REDIS__PASSWORD_FILE", "/run/secrets/redis"),
+            ("READSIDE__REPLICA__REDIS__DEDICATED", "true"),
+        ]),
+    );
+    let found = redis(&of_variables.unwrap().config);
+    let server = RedisServer::Unix { path: "/run/redis.sock".into() };
+    assert_eq!(found.url, RedisUrl { server, database: 2 });
+    assert_eq!(found.password_file, Some(PathBuf::from("/run/secrets/redis")));
+    assert!(found.dedicated);
+    let example = redis(&example("redis.yaml").config);
+    assert_eq!((example.prefix.as_str(), example.username.as_deref()), ("shop:", Some("readside")));
 }
 
 #[test]
@@ -241,7 +313,7 @@ fn variables_win_over_the_file_and_fill_what_it_leaves_out() {
     let config = loaded.unwrap().config;
     assert_eq!(config.kafka.brokers, ["a:9092", "b:9093"]);
     assert_eq!(config.kafka.secrets["sasl.password"], PathBuf::from("/run/secrets/p"));
-    assert_eq!(config.replica.sqlite.path, PathBuf::from("/elsewhere/r.db"));
+    assert_eq!(sqlite_path(&config), PathBuf::from("/elsewhere/r.db"));
     assert_eq!(config.log.format, LogFormat::Json);
     assert_eq!(config.dead_letters.max_bytes, 1 << 20);
 }

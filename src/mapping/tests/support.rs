@@ -7,7 +7,7 @@ use super::super::{Outcome, Plan};
 use crate::config::{
     Column, Config, DeadLetters, Encoding, Expression, Format, Freshness, Gate, Kafka, Keep, KeyFormat,
     Listener, Log, LogFormat, Mapping, OnError, OnGap, Otherwise, Path, RebuildPolicy, Replica, Root, Rule,
-    Sqlite, Startup, Table, TableSource, Topic,
+    Sqlite, Startup, Table, TableSource, Target, Topic,
 };
 use crate::domain::change::{Change, IfMissing, Operation, Skip};
 use crate::domain::checkpoint::{PartitionMemory, TopicPartition};
@@ -27,7 +27,7 @@ pub fn config(topics: Vec<Topic>, tables: Vec<Table>) -> Config {
         },
         replica: Replica {
             name: "test".to_owned(),
-            sqlite: Sqlite { path: "replica.db".into() },
+            target: Target::Sqlite(Sqlite { path: "replica.db".into() }),
             rebuild_when_mapping_changes: RebuildPolicy::Auto,
         },
         topics,

@@ -130,7 +130,7 @@ fn picture(catalog: &Catalog, store: &mut impl Store, reader: &dyn Reader) -> Pi
             rows.push(reader.row(index, &key(table, nth)).unwrap());
         }
     }
-    let figures = Figures { replica_bytes: 0, wal_bytes: 0, ..store.figures() };
+    let figures = Figures { replica_bytes: None, wal_bytes: None, ..store.figures() };
     let status = crate::store::Status { replica: String::new(), ..reader.status(NOW_MS).unwrap() };
     Picture { rows, figures, checkpoint: store.checkpoint().unwrap(), status }
 }

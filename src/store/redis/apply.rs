@@ -10,7 +10,7 @@ use super::error::damaged;
 use super::known::{Known, Wanted};
 use super::ledger::{Ledger, partition_field};
 use super::names::key_text;
-use super::settings::Encoding;
+use super::settings::RowEncoding;
 use super::step::{Answer, Step, WORDS_MAX, WholeRow, WholeRows};
 use super::{RedisStore, Unconfirmed};
 use crate::domain::batch::{Batch, Entry, Step as Change};
@@ -239,8 +239,8 @@ impl RedisStore {
                     continue;
                 }
                 let json = match self.settings.encoding {
-                    Encoding::Hash => Vec::new(),
-                    Encoding::Json => codec::to_json(shape, row, version.as_bytes())?,
+                    RowEncoding::Hash => Vec::new(),
+                    RowEncoding::Json => codec::to_json(shape, row, version.as_bytes())?,
                 };
                 let key = self.tables[table].row_key(&key);
                 groups.entry(table).or_default().push(WholeRow { entry: *nth, key, row, version, json });

@@ -6,7 +6,7 @@ use super::RedisStore;
 use super::codec::{self, RESERVED, field};
 use super::error::damaged;
 use super::ledger::Ledger;
-use super::settings::Encoding;
+use super::settings::RowEncoding;
 use super::step::{Step, beginning};
 use crate::domain::catalog::Table;
 use crate::domain::row::RowState;
@@ -123,26 +123,26 @@ impl RedisStore {
         for (table, key) in keys {
             let row_key = self.tables[*table].row_key(key);
             match self.settings.encoding {
-                Encoding::Hash => {
+                RowEncoding::Hash => {
                     pipe.cmd("HMGET").arg(row_key).arg(RESERVED);
                     for column in &self.catalog.tables[*table].columns {
                         pipe.arg(&column.name);
                     }
                 }
-                Encoding::Json => {
+                RowEncoding::Json => {
                     pipe.cmd("GET").arg(row_key);
                 }
             }
         }
         let mut rows = Vec::with_capacity(keys.len());
         match self.settings.encoding {
-            Encoding::Hash => {
+            RowEncoding::Hash => {
                 let answers: Vec<Vec<Option<Vec<u8>>>> = self.link.pipe(&pipe)?;
                 for ((table, _), fields) in keys.iter().zip(answers) {
                     rows.push(codec::row_of_fields(&self.catalog.tables[*table], fields)?);
                 }
             }
-            Encoding::Json => {
+            RowEncoding::Json => {
                 let answers: Vec<Option<Vec<u8>>> = self.link.pipe(&pipe)?;
                 for ((table, _), json) in keys.iter().zip(answers) {
                     let shape = &self.catalog.tables[*table];
@@ -172,7 +172,7 @@ impl RedisStore {
         let row_key = names.row_key(&known.key);
         let (before, after) = (place(shape, &known.before), place(shape, &known.state));
         let (was_visible, is_visible) = (before == Some(Place::Visible), after == Some(Place::Visible));
-        let hashes = self.settings.encoding == Encoding::Hash;
+        let hashes = self.settings.encoding == RowEncoding::Hash;
         for (place, by) in [(before, -1), (after, 1)] {
             if let Some(place) = place {
                 *ledger.tables[known.table].count(place) += by;

@@ -41,9 +41,9 @@ use std::fmt;
 use std::sync::Arc;
 
 pub use reader::{RedisReader, redis_check};
-pub use settings::{Encoding, RedisServer, RedisSettings, RedisUrl};
+pub use settings::RedisSettings;
 
-use super::{Applied, Figures, Maintenance, Store, StoreError};
+use super::{Applied, BatchLimits, Figures, Maintenance, Store, StoreError};
 use crate::domain::batch::Batch;
 use crate::domain::catalog::Catalog;
 use crate::domain::checkpoint::Checkpoint;
@@ -55,7 +55,7 @@ use link::Link;
 use names::{Names, TableNames};
 
 /// Records a batch should have at most: Redis serves nobody else while it applies one.
-pub const BATCH_RECORDS: u64 = 256;
+const BATCH_RECORDS: u64 = 256;
 
 /// The writer of a replica in Redis. See [`Store`].
 pub struct RedisStore {
@@ -118,6 +118,10 @@ impl Store for RedisStore {
 
     fn figures(&mut self) -> Figures {
         self.measure()
+    }
+
+    fn batch_limits(&self) -> BatchLimits {
+        BatchLimits { records: BATCH_RECORDS, ..BatchLimits::default() }
     }
 }
 

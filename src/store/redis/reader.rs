@@ -9,7 +9,7 @@ use super::ledger::{Ledger, partition_field};
 use super::link::Link;
 use super::names::{Names, TableNames, joined};
 use super::open::{check_server, place};
-use super::settings::{Encoding, RedisSettings};
+use super::settings::{RedisSettings, RowEncoding};
 use crate::domain::catalog::Catalog;
 use crate::domain::checkpoint::TopicPartition;
 use crate::domain::value::Value;
@@ -66,14 +66,14 @@ impl RedisReader {
         let row_key = names.row_key(&text);
         let hidden: &[&[u8]] = &[b"HGET", names.hidden.as_bytes(), &text];
         let (row, hidden) = match self.settings.encoding {
-            Encoding::Hash => {
+            RowEncoding::Hash => {
                 let mut words: Vec<&[u8]> = vec![b"HMGET", &row_key, RESERVED.as_bytes()];
                 words.extend(shape.columns.iter().map(|column| column.name.as_bytes()));
                 let (fields, hidden): (Vec<Option<Vec<u8>>>, Option<Vec<u8>>) =
                     link.read(&[&words, hidden])?;
                 (codec::row_of_fields(shape, fields)?, hidden)
             }
-            Encoding::Json => {
+            RowEncoding::Json => {
                 let (json, hidden): (Option<Vec<u8>>, Option<Vec<u8>>) =
                     link.read(&[&[b"GET", &row_key], hidden])?;
                 (json.map(|json| codec::row_of_json(shape, &json)).transpose()?, hidden)

@@ -1,60 +1,15 @@
 //! Where a replica in Redis is and how it is kept there.
 
-use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// A server and a logical database; no user and no password.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RedisUrl {
-    pub server: RedisServer,
-    pub database: u16,
-}
+pub use crate::config::{RedisServer, RedisUrl, RowEncoding};
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum RedisServer {
-    Tcp {
-        /// A name or an address; IPv6 without brackets.
-        host: String,
-        port: u16,
-        tls: bool,
-    },
-    Unix {
-        path: PathBuf,
-    },
-}
-
-impl fmt::Display for RedisUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let database = self.database;
-        match &self.server {
-            RedisServer::Tcp { host, port, tls } => {
-                let scheme = if *tls { "rediss" } else { "redis" };
-                match host.contains(':') {
-                    true => write!(f, "{scheme}://[{host}]:{port}/{database}"),
-                    false => write!(f, "{scheme}://{host}:{port}/{database}"),
-                }
-            }
-            RedisServer::Unix { path } if database == 0 => write!(f, "unix:{}", path.display()),
-            RedisServer::Unix { path } => write!(f, "unix:{}?db={database}", path.display()),
-        }
-    }
-}
-
-/// How a row is kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Encoding {
-    /// A hash: one field per column that is not null.
-    Hash,
-    /// A string that holds a JSON object.
-    Json,
-}
-
-impl Encoding {
+impl RowEncoding {
     pub(super) fn name(self) -> &'static str {
         match self {
-            Encoding::Hash => "hash",
-            Encoding::Json => "json",
+            RowEncoding::Hash => "hash",
+            RowEncoding::Json => "json",
         }
     }
 }
@@ -73,7 +28,7 @@ pub struct RedisSettings {
     pub prefix: String,
     /// Nobody else keeps keys in this logical database or the next one.
     pub dedicated: bool,
-    pub encoding: Encoding,
+    pub encoding: RowEncoding,
     /// Stored in the replica; another name means that it belongs to somebody else.
     pub replica_name: String,
     /// Beyond this age of the heartbeat readers see `disconnected`; also how long a writer that

@@ -9,7 +9,7 @@ use super::error::{damaged, foreign, lost, rival};
 use super::ledger::Ledger;
 use super::link::Link;
 use super::names::{Names, to_hex};
-use super::settings::{Encoding, RedisSettings};
+use super::settings::{RedisSettings, RowEncoding};
 use crate::domain::catalog::Catalog;
 use crate::domain::row::RowState;
 use crate::domain::version::Version;
@@ -60,7 +60,7 @@ pub(super) struct WholeRow<'a> {
     pub key: Vec<u8>,
     pub row: &'a RowState,
     pub version: Version,
-    /// Only with [`Encoding::Json`].
+    /// Only with [`RowEncoding::Json`].
     pub json: Vec<u8>,
 }
 
@@ -90,7 +90,7 @@ impl Step<'_> {
     pub fn run(&self, link: &mut Link, of: Replica<'_>) -> Result<Answer, StoreError> {
         let Replica { names, catalog, settings, ledger } = of;
         let limit = settings.heartbeat_limit_ms();
-        let hashes = settings.encoding == Encoding::Hash;
+        let hashes = settings.encoding == RowEncoding::Hash;
         let arguments = |cmd: &mut Cmd| {
             cmd.arg(5).arg(&names.meta).arg(&names.status).arg(&names.positions);
             cmd.arg(&names.lease).arg(&names.alive);
@@ -176,9 +176,9 @@ impl Step<'_> {
 }
 
 /// The beginning of a stored row, as the script compares it.
-pub(super) fn beginning(encoding: Encoding, header: &[u8]) -> Vec<u8> {
+pub(super) fn beginning(encoding: RowEncoding, header: &[u8]) -> Vec<u8> {
     match encoding {
-        Encoding::Hash => header.to_vec(),
-        Encoding::Json => codec::json_head(header).into_bytes(),
+        RowEncoding::Hash => header.to_vec(),
+        RowEncoding::Json => codec::json_head(header).into_bytes(),
     }
 }

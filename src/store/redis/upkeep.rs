@@ -271,7 +271,7 @@ impl RedisStore {
         let used = |info: String| {
             info.lines().find_map(|line| line.strip_prefix("used_memory_dataset:")?.trim().parse().ok())
         };
-        figures.replica_bytes = info.ok().and_then(used).unwrap_or(0);
+        figures.replica_bytes = info.ok().and_then(used);
         figures
     }
 

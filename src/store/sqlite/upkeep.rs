@@ -141,8 +141,8 @@ impl SqliteStore {
             held: count(|table| table.held),
             delete_marks: count(|table| table.marks),
             dead_letters: self.memory.dead_letters.clone(),
-            replica_bytes: fs::metadata(&self.path).map_or(0, |found| found.len()),
-            wal_bytes: self.wal_bytes(),
+            replica_bytes: fs::metadata(&self.path).ok().map(|found| found.len()),
+            wal_bytes: Some(self.wal_bytes()),
         }
     }
 

@@ -86,7 +86,7 @@ fn an_entry_finds_its_rows() {
     if !available() {
         return;
     }
-    let bench = bench(server::shared().settings(Encoding::Hash));
+    let bench = bench(server::shared().settings(RowEncoding::Hash));
     let mut client = server::shared().client();
     let mut store = bench.open();
     let mut rows = [upsert(3, 1), upsert(4, 2)];

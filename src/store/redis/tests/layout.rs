@@ -22,7 +22,7 @@ fn a_hash_loses_the_fields_that_an_update_no_longer_has() {
     if !available() {
         return;
     }
-    let bench = bench(server::shared().settings(Encoding::Hash));
+    let bench = bench(server::shared().settings(RowEncoding::Hash));
     let mut client = server::shared().client();
     let mut store = bench.open();
     let key = format!("{}users:3", bench.settings.prefix);
@@ -64,7 +64,7 @@ fn json_rows_are_objects() {
     if !available() {
         return;
     }
-    let bench = bench(server::shared().settings(Encoding::Json));
+    let bench = bench(server::shared().settings(RowEncoding::Json));
     let mut client = server::shared().client();
     let mut store = bench.open();
     let mut change = upsert(5, 10);
@@ -85,7 +85,7 @@ fn the_status_tells_what_a_copy_is_worth() {
     if !available() {
         return;
     }
-    let bench = bench(server::shared().settings(Encoding::Hash));
+    let bench = bench(server::shared().settings(RowEncoding::Hash));
     let mut client = server::shared().client();
     let mut store = bench.open();
     let prefix = bench.settings.prefix.clone();
@@ -124,7 +124,7 @@ fn a_dedicated_redis_shows_nothing_before_it_is_whole() {
     }
     let server = Server::start();
     let mut client = server.client();
-    let settings = RedisSettings { dedicated: true, ..server.settings(Encoding::Hash) };
+    let settings = RedisSettings { dedicated: true, ..server.settings(RowEncoding::Hash) };
     let bench = bench(settings.clone());
     let key = format!("{}users:-1", settings.prefix);
     let seen =

@@ -27,7 +27,7 @@ fn a_server_that_forgot_the_scripts_gets_them_again() {
     if !available() {
         return;
     }
-    let bench = bench(server::shared().settings(Encoding::Hash));
+    let bench = bench(server::shared().settings(RowEncoding::Hash));
     let mut store = begun(&bench);
     let () = redis::cmd("SCRIPT").arg("FLUSH").query(&mut server::shared().client()).unwrap();
     store.apply(&moving(Some(10), 20, batch([upsert(1, 20)]))).unwrap();
@@ -40,7 +40,7 @@ fn a_restart_that_loses_nothing_is_survived() {
         return;
     }
     let mut server = Server::start();
-    let bench = bench(server.settings(Encoding::Hash));
+    let bench = bench(server.settings(RowEncoding::Hash));
     let mut store = begun(&bench);
     let () = redis::cmd("SAVE").query(&mut server.client()).unwrap();
     server.kill();
@@ -57,7 +57,7 @@ fn an_older_state_is_noticed_by_a_heartbeat() {
         return;
     }
     let mut server = Server::start();
-    let bench = bench(server.settings(Encoding::Hash));
+    let bench = bench(server.settings(RowEncoding::Hash));
     let mut store = begun(&bench);
     let () = redis::cmd("SAVE").query(&mut server.client()).unwrap();
     store.apply(&moving(Some(10), 20, batch([upsert(1, 20)]))).unwrap();
@@ -81,7 +81,7 @@ fn an_emptied_server_is_noticed_by_a_heartbeat_and_built_again() {
     }
     let server = Server::start();
     for dedicated in [false, true] {
-        let bench = bench(RedisSettings { dedicated, ..server.settings(Encoding::Hash) });
+        let bench = bench(RedisSettings { dedicated, ..server.settings(RowEncoding::Hash) });
         let mut store = begun(&bench);
         store.complete().unwrap();
         let () = redis::cmd("FLUSHALL").query(&mut server.client()).unwrap();
@@ -144,7 +144,7 @@ fn a_truncate_that_was_interrupted_is_finished() {
     if !available() {
         return;
     }
-    let bench = bench(server::shared().settings(Encoding::Hash));
+    let bench = bench(server::shared().settings(RowEncoding::Hash));
     let mut store = bench.open();
     store.apply(&moving(None, 10, batch((0..9).map(|nth| upsert(nth, 10 + nth))))).unwrap();
     store.begin_truncate(0, version(15, 0, 15)).unwrap();

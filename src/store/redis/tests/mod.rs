@@ -13,15 +13,16 @@ use std::sync::Arc;
 
 use server::{Server, available};
 
+use crate::config::RowEncoding;
 use crate::domain::batch::Batch;
 use crate::store::contract::*;
-use crate::store::{Encoding, RedisSettings, StopCode, StoreError};
+use crate::store::{RedisSettings, StopCode, StoreError};
 
 fn bench(settings: RedisSettings) -> InRedis {
     InRedis::at(settings, Arc::new(catalog()))
 }
 
-const ENCODINGS: [Encoding; 2] = [Encoding::Hash, Encoding::Json];
+const ENCODINGS: [RowEncoding; 2] = [RowEncoding::Hash, RowEncoding::Json];
 
 fn stopped<T: std::fmt::Debug>(result: Result<T, StoreError>, expected: StopCode) -> String {
     match result {

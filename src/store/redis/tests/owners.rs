@@ -7,7 +7,7 @@ use super::*;
 use crate::store::{RedisStore, Store, redis_check};
 
 fn quick(server: &Server) -> RedisSettings {
-    RedisSettings { heartbeat_limit: Duration::from_millis(300), ..server.settings(Encoding::Hash) }
+    RedisSettings { heartbeat_limit: Duration::from_millis(300), ..server.settings(RowEncoding::Hash) }
 }
 
 #[test]
@@ -64,7 +64,7 @@ fn a_replica_of_another_name_or_mapping_is_not_touched() {
         return;
     }
     let server = server::shared();
-    let settings = server.settings(Encoding::Hash);
+    let settings = server.settings(RowEncoding::Hash);
     let mine = bench(settings.clone());
     mine.open().apply(&batch([upsert(1, 10)])).unwrap();
     let mut client = server.client();
@@ -74,7 +74,7 @@ fn a_replica_of_another_name_or_mapping_is_not_touched() {
         assert!(message.contains(word), "{message}");
     };
     refused(&RedisSettings { replica_name: "other".into(), ..settings.clone() }, catalog(), "replica.name");
-    refused(&RedisSettings { encoding: Encoding::Json, ..settings.clone() }, catalog(), "kept as hash");
+    refused(&RedisSettings { encoding: RowEncoding::Json, ..settings.clone() }, catalog(), "kept as hash");
     let mut other = catalog();
     other.fingerprint = "another".into();
     refused(&settings, other, "another mapping");
@@ -86,7 +86,7 @@ fn a_replica_of_another_name_or_mapping_is_not_touched() {
     refused(&settings, other, "rename");
     assert_eq!(everything(&mut client, &settings.prefix), before);
     // Rows without bookkeeping would never go.
-    let strange = server.settings(Encoding::Hash);
+    let strange = server.settings(RowEncoding::Hash);
     let () = redis::cmd("SET").arg(format!("{}users:1", strange.prefix)).arg("x").query(&mut client).unwrap();
     refused(&strange, catalog(), "users:1");
 }
@@ -98,7 +98,7 @@ fn a_server_that_drops_keys_is_refused() {
     }
     let server = Server::start();
     let mut client = server.client();
-    let bench = bench(server.settings(Encoding::Hash));
+    let bench = bench(server.settings(RowEncoding::Hash));
     for policy in ["allkeys-lru", "volatile-ttl"] {
         let () =
             redis::cmd("CONFIG").arg("SET").arg("maxmemory-policy").arg(policy).query(&mut client).unwrap();
@@ -116,7 +116,7 @@ fn a_check_says_what_the_user_may_not_do() {
     }
     let server = Server::start();
     let mut client = server.client();
-    let settings = server.settings(Encoding::Hash);
+    let settings = server.settings(RowEncoding::Hash);
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), "secret\n").unwrap();
     let user = RedisSettings {

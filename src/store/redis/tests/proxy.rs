@@ -8,7 +8,8 @@ use std::thread;
 
 use tempfile::TempDir;
 
-use crate::store::{RedisServer, RedisSettings};
+use crate::config::RedisServer;
+use crate::store::RedisSettings;
 
 pub struct Proxy {
     pub settings: RedisSettings,

@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use crate::config::{RedisServer, RedisUrl, RowEncoding};
+use crate::store::RedisSettings;
 use crate::store::contract::HEARTBEAT_LIMIT;
-use crate::store::{Encoding, RedisServer, RedisSettings, RedisUrl};
 
 /// Killed when it is dropped, and when the process ends however it ends.
 pub(in crate::store) struct Server {
@@ -89,7 +90,7 @@ impl Server {
     }
 
     /// A replica under a prefix that nobody else uses.
-    pub fn settings(&self, encoding: Encoding) -> RedisSettings {
+    pub fn settings(&self, encoding: RowEncoding) -> RedisSettings {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         RedisSettings {
             url: RedisUrl { server: RedisServer::Unix { path: self.socket() }, database: 0 },

@@ -116,7 +116,7 @@ fn a_row_that_somebody_changed_is_refused() {
     if !available() {
         return;
     }
-    let bench = bench(server::shared().settings(Encoding::Hash));
+    let bench = bench(server::shared().settings(RowEncoding::Hash));
     let mut client = server::shared().client();
     let mut store = begun(&bench);
     let key = format!("{}users:-1", bench.settings.prefix);
