@@ -101,10 +101,13 @@ end
 -- The guard of a whole row over a whole row: the newer one wins.
 local rows_at = at
 local outcome, joins = {}, false
+-- One key of each table.
+local samples = {}
 for _ = 1, count() do
   at = at + 2
-  for _ = 1, count() do
+  for nth = 1, count() do
     local key = take()
+    if nth == 1 then samples[#samples + 1] = key end
     local letter
     local old
     local version
@@ -143,6 +146,27 @@ for _ = 1, count() do
 end
 -- The row there has versions per column: the caller joins it in full.
 if joins then return { 'join', table.concat(outcome) } end
+
+-- The user's rights may have been changed since they were looked at.
+local function denied(...)
+  return not redis.acl_check_cmd(...)
+end
+for _, command in ipairs({ { 'HSET', meta, 'f', 'v' }, { 'HSET', status, 'f', 'v' }, { 'HSET', positions, 'f', 'v' }, { 'SET', lease, 'v', 'PX', '1' }, { 'SET', alive, 'v', 'PX', '1' }, { 'DEL', alive } }) do
+  if denied(unpack(command)) then return { 'denied', command[1] } end
+end
+for _, key in ipairs(samples) do
+  if hashes then
+    if denied('HSET', key, 'f', 'v') then return { 'denied', 'HSET' } end
+    if denied('HDEL', key, 'f') then return { 'denied', 'HDEL' } end
+  elseif denied('SET', key, 'v') then
+    return { 'denied', 'SET' }
+  end
+end
+for _ = 1, count() do
+  local words = count()
+  if denied(unpack(ARGV, at + 1, at + words)) then return { 'denied', ARGV[at + 1] } end
+  at = at + words
+end
 
 local nth = 0
 at = rows_at

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use redis::{Cmd, Script};
 
 use super::codec::{self, RESERVED, field};
-use super::error::{damaged, foreign, lost, rival};
+use super::error::{damaged, foreign, lost, rival, stop_io};
 use super::ledger::Ledger;
 use super::link::Link;
 use super::names::{Names, to_hex};
@@ -168,6 +168,9 @@ impl Step<'_> {
             b"type" => Err(foreign(format!(
                 "key {shown:?} holds something that readside did not put there; nothing was changed: delete the \
                  key, or choose another replica.redis.prefix"
+            ))),
+            b"denied" => Err(stop_io(format!(
+                "the user may not {shown}; nothing was changed: give it the rights of the writer's ACL line"
             ))),
             b"row" => Err(damaged("a row", &shown)),
             _ => Err(damaged("the answer of a script", &String::from_utf8_lossy(&what))),

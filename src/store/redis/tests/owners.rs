@@ -135,21 +135,35 @@ fn a_check_says_what_the_user_may_not_do() {
     let message = stopped(redis_check(&user, timeout), StopCode::Io);
     assert!(message.contains("HSET") && !message.contains("HGET"), "{message}");
     // These are the rights of a writer.
-    allow(&[
-        &keys,
-        "+@read",
-        "+@write",
-        "+@connection",
-        "+@transaction",
-        "+@scripting",
-        "+info",
-        "-@dangerous",
-        "+info",
-    ]);
+    let rights =
+        [&keys, "+@read", "+@write", "+@connection", "+@transaction", "+@scripting", "-@dangerous", "+info"];
+    allow(&rights);
     assert!(redis_check(&user, timeout).unwrap().starts_with("Redis "));
     let bench = bench(user.clone());
     bench.open().apply(&moving(None, 10, batch([upsert(1, 10), delete(2, 10)]))).unwrap();
     assert_eq!(look(&bench, 1), visible(1, 10));
+    // Rights that are taken away while it writes: the last command is the one that is missing.
+    for (right, table) in [("-del", 0), ("-hdel", 2), ("-srem", 0), ("-hset", 2), ("-sadd", 0)] {
+        let mut store = bench.open();
+        let position =
+            |store: &mut RedisStore| store.checkpoint().unwrap().positions.get(&AT).map(|at| at.next_offset);
+        let from = position(&mut store);
+        let before = everything(&mut server.client(), &settings.prefix);
+        let to = from.unwrap_or(0) + 10;
+        let mut change = upsert(1, to);
+        if table == 2 {
+            change.table = 2;
+            change.values = row(&catalog().tables[2], 1, to, 0xFF);
+        }
+        let mut moved = upsert(3, to);
+        moved.values[2] = crate::domain::value::Value::Text(format!("{to}@x.org"));
+        let next = moving(from, to, batch([moved, delete(1, to - 1), change]));
+        allow(&[&rights[..], &[right]].concat());
+        stopped(store.apply(&next), StopCode::Io);
+        assert_eq!(everything(&mut server.client(), &settings.prefix), before, "{right}");
+        allow(&rights);
+        store.apply(&next).unwrap();
+    }
     // Another prefix is not its own.
     stopped(redis_check(&RedisSettings { prefix: "other:".into(), ..user.clone() }, timeout), StopCode::Io);
     std::fs::write(file.path(), "wrong").unwrap();
