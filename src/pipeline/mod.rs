@@ -215,6 +215,11 @@ impl<S: Source> Pipeline<S> {
         if self.in_flight >= IN_FLIGHT_MAX || (self.in_flight > 0 && !self.is_full()) {
             return Ok(());
         }
+        // Before heartbeats, which with a short interval are due in every round.
+        if self.intake.gate.wants_completion() {
+            info!("every partition reached its end: completing the copy");
+            return self.send(Work::Complete);
+        }
         let now = self.context.now_ms();
         let overdue = now - self.heartbeat_ms >= self.interval_ms || now < self.heartbeat_ms;
         // While nobody reads yet, larger batches are worth waiting for.
@@ -224,10 +229,6 @@ impl<S: Source> Pipeline<S> {
             self.heartbeat_ms = now;
             let batch = self.intake.seal(now);
             return self.send(Work::Batch(Box::new(batch)));
-        }
-        if self.intake.gate.wants_completion() {
-            info!("every partition reached its end: completing the copy");
-            return self.send(Work::Complete);
         }
         Ok(())
     }
