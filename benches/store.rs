@@ -1,6 +1,10 @@
-//! How fast a SQLite replica takes rows: `cargo bench --bench store -- [rows]`.
+//! How fast a replica takes rows: `cargo bench --bench store -- [redis] [rows]`.
 //!
-//! Plain timing, one line a case; each case runs on a new file in the temporary directory.
+//! Plain timing, one line a case; each case runs on a new file in the temporary directory, or in a
+//! private redis-server that has nothing else to do. The longest wait is what a second client sees.
+
+#[path = "store/private_redis.rs"]
+mod private_redis;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,6 +22,9 @@ const AT: TopicPartition = TopicPartition { topic: 0, partition: 0 };
 
 fn main() {
     let rows: i64 = std::env::args().filter_map(|word| word.parse().ok()).next().unwrap_or(500_000);
+    if std::env::args().any(|word| word == "redis") {
+        return private_redis::run(rows);
+    }
     for (name, uuid_key) in [("integer key", false), ("uuid key", true)] {
         for size in [100, 1_000, 5_000] {
             // Random keys cost the same per row only until the tree is larger than the cache.

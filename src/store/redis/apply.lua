@@ -12,7 +12,7 @@
 --   whole rows: groups, groups * (field of the row count, count, n, n * row)
 --     a row of a hash: key, fields * 2, nulls, '_readside', version, (field, value)..., null fields...
 --     a row of JSON: key, version in hexadecimal, JSON
---   commands: n, n * (words, words...)
+--   commands: n, n * (words, '1' if its right is to be checked, words...)
 -- Returns {what, ...}; 'ok' with one letter per whole row: inserted, updated, stale.
 local call, byte, unpack = redis.call, string.byte, unpack
 local meta, status, positions, lease, alive = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
@@ -163,8 +163,8 @@ for _, key in ipairs(samples) do
   end
 end
 for _ = 1, count() do
-  local words = count()
-  if denied(unpack(ARGV, at + 1, at + words)) then return { 'denied', ARGV[at + 1] } end
+  local words, sample = count(), take()
+  if sample == '1' and denied(unpack(ARGV, at + 1, at + words)) then return { 'denied', ARGV[at + 1] } end
   at = at + words
 end
 
@@ -193,6 +193,7 @@ for _ = 1, count() do
 end
 for _ = 1, count() do
   local words = count()
+  at = at + 1
   call(unpack(ARGV, at + 1, at + words))
   at = at + words
 end

@@ -288,7 +288,7 @@ impl RedisStore {
 
         let partitions = touched.iter().map(|at| (partition_field(catalog, *at), ledger.partition_json(*at)));
         let partitions: Vec<_> = partitions.collect();
-        self.typed(step, &self.names.partitions, "hash");
+        step.typed(self.names.partitions.as_bytes(), "hash");
         step.set_fields(&self.names.partitions, partitions);
 
         for letter in batch.dead_letters.iter().chain(&applied.dead_letters) {
@@ -297,7 +297,7 @@ impl RedisStore {
         applied.dead_letters_kept = ledger.letters.len() as u64;
         for (topic, news) in &batch.event_ids {
             let key = self.names.event_ids(&catalog.topics[*topic]);
-            self.typed(step, &key, "list");
+            step.typed(key.as_bytes(), "list");
             for ids in news.kept().chunks(WORDS_MAX) {
                 let mut words = vec![b"RPUSH".to_vec(), key.clone().into_bytes()];
                 words.extend(ids.iter().map(|id| id.to_bytes().to_vec()));
@@ -310,10 +310,6 @@ impl RedisStore {
         ledger.last_batch = batch.id;
         step.batch = Some(batch.id);
         step.alive = Some(observed.connected);
-    }
-
-    pub(super) fn typed(&self, step: &mut Step<'_>, key: &str, wanted: &'static str) {
-        step.types.push((key.as_bytes().to_vec(), wanted));
     }
 
     /// Keeps the first of a record and table, and bytes only within their bound.
@@ -338,7 +334,7 @@ impl RedisStore {
             json["value"] = record.value.as_ref().map(|value| BASE64.encode(value)).into();
             json["headers"] = record.headers.clone().into();
         }
-        self.typed(step, &self.names.dead_letters, "hash");
+        step.typed(self.names.dead_letters.as_bytes(), "hash");
         let key = self.names.dead_letters.as_bytes();
         step.command([b"HSET", key, name.as_bytes(), json.to_string().as_bytes()]);
         let bytes = ledger.letter_bytes.to_string();

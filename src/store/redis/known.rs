@@ -180,7 +180,6 @@ impl RedisStore {
         }
 
         step.expected.push((row_key.clone(), known.beginning.clone()));
-        step.types.push((row_key.clone(), if hashes { "hash" } else { "string" }));
         if is_visible {
             let version = known.state.version.ok_or_else(|| damaged("a version", &shape.name))?;
             let header = codec::header(shape, &known.state, version);
@@ -207,10 +206,10 @@ impl RedisStore {
 
         let hidden = names.hidden.as_bytes();
         if after.is_some() && !is_visible {
-            step.types.push((hidden.to_vec(), "hash"));
+            step.typed(hidden, "hash");
             step.command([b"HSET", hidden, &known.key, &codec::hide(shape, &known.state, at_ms)]);
         } else if before.is_some() && !was_visible {
-            step.types.push((hidden.to_vec(), "hash"));
+            step.typed(hidden, "hash");
             step.command([b"HDEL", hidden, &known.key]);
         }
 
@@ -220,7 +219,7 @@ impl RedisStore {
         let (old, new) = (sets(was_visible, &known.before), sets(is_visible, &known.state));
         for (verb, keys, others) in [(b"SREM", &old, &new), (b"SADD", &new, &old)] {
             for key in keys.iter().filter(|key| !others.contains(key)) {
-                step.types.push((key.clone(), "set"));
+                step.typed(key, "set");
                 step.command([verb, key, &known.key]);
             }
         }

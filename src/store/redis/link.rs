@@ -148,7 +148,8 @@ impl Link {
                 (ConnectionAddr::TcpTls { host, port: *port, insecure: false, tls_params: None }, true)
             }
         };
-        let mut login = RedisConnectionInfo::default().set_db(self.database);
+        // Naming the client's library needs a right, and Redis 7.2.
+        let mut login = RedisConnectionInfo::default().set_db(self.database).set_skip_set_lib_name();
         if let Some(username) = &self.settings.username {
             login = login.set_username(username);
         }

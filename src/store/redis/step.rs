@@ -1,5 +1,6 @@
 //! One atomic step: what `apply.lua` is given, and what it says.
 
+use std::collections::{BTreeMap, HashSet};
 use std::sync::LazyLock;
 
 use redis::{Cmd, Script};
@@ -25,8 +26,9 @@ pub(super) const WORDS_MAX: usize = 4_000;
 pub(super) struct Step<'a> {
     /// Field of [`Names::positions`], what it must hold ('': nothing), what it will (''; the same).
     pub positions: Vec<(String, String, String)>,
-    /// Keys that the commands touch, with the only type that they may have.
-    pub types: Vec<(Vec<u8>, &'static str)>,
+    /// Keys that the commands touch, with the only type that they may have. Rows are not among
+    /// them: looking at how they begin tells it.
+    types: BTreeMap<Vec<u8>, &'static str>,
     /// Rows that were read, with how they began ('': not there).
     pub expected: Vec<(Vec<u8>, Vec<u8>)>,
     pub whole: Vec<WholeRows<'a>>,
@@ -75,6 +77,12 @@ pub(super) enum Answer {
 impl Step<'_> {
     pub fn command<const N: usize>(&mut self, words: [&[u8]; N]) {
         self.commands.push(words.iter().map(|word| word.to_vec()).collect());
+    }
+
+    pub fn typed(&mut self, key: &[u8], wanted: &'static str) {
+        if !self.types.contains_key(key) {
+            self.types.insert(key.to_vec(), wanted);
+        }
     }
 
     pub fn set_fields(&mut self, key: &str, fields: Vec<(String, String)>) {
@@ -142,8 +150,11 @@ impl Step<'_> {
                 }
             }
             cmd.arg(self.commands.len());
+            // Rights are given by prefix: one command of each kind and prefix stands for all.
+            let mut samples = HashSet::new();
             for words in &self.commands {
-                cmd.arg(words.len());
+                let sample = samples.insert((words.first(), group(names, words.get(1))));
+                cmd.arg(words.len()).arg(u8::from(sample));
                 for word in words {
                     cmd.arg(word);
                 }
@@ -176,6 +187,13 @@ impl Step<'_> {
             _ => Err(damaged("the answer of a script", &String::from_utf8_lossy(&what))),
         }
     }
+}
+
+/// A key up to the table or index in it.
+fn group<'k>(names: &Names, key: Option<&'k Vec<u8>>) -> &'k [u8] {
+    let key = key.map_or(&[][..], Vec::as_slice);
+    let end = key.iter().skip(names.prefix.len()).position(|byte| *byte == b':');
+    &key[..end.map_or(key.len(), |end| names.prefix.len() + end)]
 }
 
 /// The beginning of a stored row, as the script compares it.

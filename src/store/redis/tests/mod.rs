@@ -6,6 +6,7 @@ mod losses;
 mod owners;
 mod proxy;
 pub(in crate::store) mod server;
+mod tls;
 mod whole;
 
 use std::collections::BTreeMap;

@@ -21,6 +21,8 @@ use crate::store::contract::HEARTBEAT_LIMIT;
 pub(in crate::store) struct Server {
     directory: TempDir,
     process: Option<Child>,
+    /// Further words of its command line.
+    more: Vec<String>,
 }
 
 /// Whether there is a Redis to start; says so if not, unless its absence is a failure.
@@ -44,8 +46,12 @@ pub(in crate::store) fn shared() -> &'static Server {
 
 impl Server {
     pub fn start() -> Server {
+        Server::start_with(Vec::new())
+    }
+
+    pub fn start_with(more: Vec<String>) -> Server {
         let directory = tempfile::Builder::new().prefix("readside-redis").tempdir().expect("a directory");
-        let mut server = Server { directory, process: None };
+        let mut server = Server { directory, process: None, more };
         server.restart();
         server
     }
@@ -60,6 +66,7 @@ impl Server {
             .args(["--loglevel", "warning"])
             .arg("--unixsocket")
             .arg(self.socket())
+            .args(&self.more)
             .current_dir(self.directory.path())
             .stdin(Stdio::null())
             .stdout(Stdio::null());

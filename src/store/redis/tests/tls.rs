@@ -1,0 +1,71 @@
+//! `rediss`, with a certificate authority of its own.
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use super::*;
+use crate::config::{RedisServer, RedisUrl};
+use crate::store::{Store, redis_check};
+
+fn openssl(directory: &Path, words: &str) -> bool {
+    let mut command = Command::new("openssl");
+    command.args(words.split(' ')).current_dir(directory).stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}
+
+/// `ca.pem`, and `server.pem` with `server.key` for `localhost`.
+fn certificates(directory: &Path) -> bool {
+    std::fs::write(directory.join("names"), "subjectAltName=DNS:localhost\n").unwrap();
+    let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+    openssl(directory, &format!("req -x509 {key} -keyout ca.key -out ca.pem -subj /CN=authority -days 2"))
+        && openssl(directory, &format!("req {key} -keyout server.key -out server.csr -subj /CN=localhost"))
+        && openssl(
+            directory,
+            "x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out server.pem -days 2 -extfile names",
+        )
+}
+
+#[test]
+fn a_server_is_believed_if_its_certificate_is() {
+    if !available() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    if !certificates(directory.path()) {
+        assert!(std::env::var_os("READSIDE_REQUIRE_SERVICES").is_none(), "openssl is missing");
+        eprintln!("skipped: openssl is missing");
+        return;
+    }
+    // Free a moment ago; nobody else asks for it meanwhile.
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let file = |name: &str| directory.path().join(name).display().to_string();
+    let more = [
+        ("--tls-port", port.to_string()),
+        ("--tls-cert-file", file("server.pem")),
+        ("--tls-key-file", file("server.key")),
+        ("--tls-ca-cert-file", file("ca.pem")),
+        ("--tls-auth-clients", "no".into()),
+    ];
+    let server =
+        Server::start_with(more.into_iter().flat_map(|(name, value)| [name.to_owned(), value]).collect());
+    let at = |host: &str, tls: bool| RedisSettings {
+        url: RedisUrl { server: RedisServer::Tcp { host: host.into(), port, tls }, database: 0 },
+        ca_file: Some(directory.path().join("ca.pem")),
+        ..server.settings(RowEncoding::Hash)
+    };
+    let bench = bench(at("localhost", true));
+    let mut store = bench.open();
+    store.apply(&moving(None, 10, batch([upsert(1, 10)]))).unwrap();
+    assert_eq!(look(&bench, 1), visible(1, 10));
+    let refused = |settings: &RedisSettings| match redis_check(settings, Duration::from_secs(1)) {
+        Err(StoreError::Retry { message, .. }) => message,
+        other => panic!("{other:?}"),
+    };
+    let message = refused(&RedisSettings { ca_file: None, ..at("localhost", true) });
+    assert!(message.contains("certificate"), "{message}");
+    let message = refused(&at("127.0.0.1", true));
+    assert!(message.contains("certificate"), "{message}");
+    refused(&at("localhost", false));
+}
