@@ -6,11 +6,12 @@ KAFKA_LIB := .cache/kafka/lib
 
 .PHONY: demo test setup services clean-services
 
+# `make demo ARGS=--redis` keeps the replica in a redis-server of its own.
 demo:
 	@tests/setup cc make perl
-	$(CARGO) run --quiet -- demo
+	$(CARGO) run --quiet -- demo $(ARGS)
 
-# The same as CI: format, lints, unit and integration tests (a real Kafka in a temporary directory),
+# The same as CI: format, lints, unit and integration tests (a real Kafka and a real Redis in temporary directories),
 # documentation.
 test: setup services
 	$(CARGO) fmt --check

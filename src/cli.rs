@@ -33,8 +33,8 @@ Exit codes:
   78  the replica belongs to another configuration, cluster or program
   1   anything else";
 
-/// A local, read-only copy of other services' data in SQLite, kept fresh from their change events
-/// in Kafka.
+/// A local, read-only copy of other services' data in SQLite or Redis, kept fresh from their change
+/// events in Kafka.
 #[derive(Debug, Parser)]
 #[command(name = "readside", version = VERSION.as_str(), after_long_help = EXIT_CODES)]
 pub struct Cli {

@@ -97,12 +97,15 @@ pub(super) fn json_head(header: &[u8]) -> String {
 }
 
 /// A row as a JSON object, the reserved member first. Blobs are base64, null columns absent, and
-/// columns of type `json` are what they hold.
+/// columns of type `json` are what they hold; booleans are `true` and `false`.
 pub(super) fn to_json(shape: &Table, row: &RowState, header: &[u8]) -> Result<Vec<u8>, StoreError> {
     let mut json = json_head(header).into_bytes();
     for (column, value) in shape.columns.iter().zip(&row.values) {
         let text = match value {
             Value::Absent | Value::Null => continue,
+            Value::Integer(number @ (0 | 1)) if column.ty == ColumnType::Boolean => {
+                (*number == 1).to_string()
+            }
             Value::Integer(number) => number.to_string(),
             Value::Real(number) if number.is_finite() => format!("{number:?}"),
             Value::Real(number) => quoted(&format!("{number:?}"), shape)?,
@@ -148,6 +151,8 @@ pub(super) fn row_of_json(shape: &Table, json: &[u8]) -> Result<RowState, StoreE
 fn from_member(ty: ColumnType, raw: &str) -> Option<Value> {
     let text = || serde_json::from_str::<String>(raw).ok();
     Some(match ty {
+        ColumnType::Boolean if raw == "true" => Value::Integer(1),
+        ColumnType::Boolean if raw == "false" => Value::Integer(0),
         ColumnType::Integer | ColumnType::Boolean => Value::Integer(raw.parse().ok()?),
         ColumnType::Real => match raw.parse() {
             Ok(number) => Value::Real(number),
