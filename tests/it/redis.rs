@@ -1,7 +1,7 @@
 //! The replica in Redis, end to end: a real Kafka, the real daemon, a real redis-server.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -267,15 +267,16 @@ fn stored_records(server: &RedisServer) -> Option<i64> {
     Some(positions.values().sum())
 }
 
-fn with_watcher<R>(server: &RedisServer, keys: u64, test: impl FnOnce() -> R) -> (R, u64) {
+/// Runs `test` while a reader looks on; gives how often it saw a row.
+fn with_watcher(socket: PathBuf, keys: u64, test: impl FnOnce()) -> u64 {
     let stop = Arc::new(AtomicBool::new(false));
     let watcher = {
-        let (socket, stop) = (server.socket(), Arc::clone(&stop));
+        let stop = Arc::clone(&stop);
         std::thread::spawn(move || watch(|| redis_server::connect_to(&socket).ok(), keys, &stop))
     };
-    let result = test();
+    test();
     stop.store(true, Ordering::Relaxed);
-    (result, watcher.join().expect("the reader saw nothing wrong"))
+    watcher.join().expect("the reader saw nothing wrong")
 }
 
 #[test]
@@ -289,7 +290,7 @@ fn fifteen_kills_leave_exactly_the_expected_rows() {
     let yaml = format!("{}{}", header(broker, &server, ""), history::tables(&topic));
     let mut history = History::new(KEYS, 20_261_124);
     broker.produce(&topic, history.take(40_000));
-    let ((), looks) = with_watcher(&server, KEYS, || {
+    let looks = with_watcher(server.socket(), KEYS, || {
         for round in 0..15i64 {
             if round == 5 {
                 let mut daemon = Daemon::start(dir.path(), &yaml);
@@ -400,18 +401,21 @@ fn what_redis_survives_the_copy_survives() {
             server.restart();
         }),
     ];
-    for (name, fault) in faults {
-        let before = stored_records(&scene.server).unwrap();
-        scene.produce(1_500);
-        let some = i64::try_from(random.below(600)).unwrap();
-        eventually("some are committed", 30, || {
-            (stored_records(&scene.server)? >= before + some).then_some(())
-        });
-        fault(&mut scene.server);
-        scene.produce(200);
-        assert!(scene.settles(&mut daemon), "stopped at {name}:\n{}", daemon.log());
-        assert_equal(&scene.server, &scene.history);
-    }
+    let looks = with_watcher(scene.server.socket(), Scene::KEYS, || {
+        for (name, fault) in faults {
+            let before = stored_records(&scene.server).unwrap();
+            scene.produce(1_500);
+            let some = i64::try_from(random.below(600)).unwrap();
+            eventually("some are committed", 30, || {
+                (stored_records(&scene.server)? >= before + some).then_some(())
+            });
+            fault(&mut scene.server);
+            scene.produce(200);
+            assert!(scene.settles(&mut daemon), "stopped at {name}:\n{}", daemon.log());
+            assert_equal(&scene.server, &scene.history);
+        }
+    });
+    assert!(looks > 100, "the reader saw {looks} rows only");
     assert!(daemon.terminate().0.success());
 }
 
@@ -443,22 +447,25 @@ fn what_redis_forgets_is_noticed_and_never_mixed() {
             std::fs::remove_file(snapshot(&scene.server)).unwrap();
         }),
     ];
-    for (name, fault) in faults {
-        // Under load, and when nothing is being written.
-        for load in [1_500, 0] {
-            scene.produce(load);
-            fault(&mut scene);
-            if load > 0 {
-                scene.produce(200);
+    let looks = with_watcher(scene.server.socket(), Scene::KEYS, || {
+        for (name, fault) in faults {
+            // Under load, and when nothing is being written.
+            for load in [1_500, 0] {
+                scene.produce(load);
+                fault(&mut scene);
+                if load > 0 {
+                    scene.produce(200);
+                }
+                let status = daemon.wait(30);
+                assert_eq!(status.code(), Some(78), "{name}:\n{}", daemon.log());
+                daemon = scene.start();
+                assert!(scene.settles(&mut daemon), "{name}:\n{}", daemon.log());
+                daemon.started();
+                assert_equal(&scene.server, &scene.history);
             }
-            let status = daemon.wait(30);
-            assert_eq!(status.code(), Some(78), "{name}:\n{}", daemon.log());
-            daemon = scene.start();
-            assert!(scene.settles(&mut daemon), "{name}:\n{}", daemon.log());
-            daemon.started();
-            assert_equal(&scene.server, &scene.history);
         }
-    }
+    });
+    assert!(looks > 100, "the reader saw {looks} rows only");
     assert!(daemon.terminate().0.success());
 }
 
@@ -495,13 +502,17 @@ fn of_two_daemons_the_stale_one_stops() {
     let mut first = scene.start();
     first.started();
     scene.produce(300);
+    let other = tempfile::tempdir().unwrap();
+    let mut second = Daemon::start(other.path(), &scene.yaml);
+    assert_eq!(second.wait(30).code(), Some(78), "{}", second.log());
+    assert!(second.log().contains("another readside writes this replica"), "{}", second.log());
+
     first.signal(libc::SIGSTOP);
     let mut reader = scene.server.connect();
     eventually("the lease runs out", 30, || {
         let held: bool = cmd("EXISTS").arg("shop:readside:lease").query(&mut reader).unwrap();
         (!held).then_some(())
     });
-    let other = tempfile::tempdir().unwrap();
     let mut second = Daemon::start(other.path(), &scene.yaml);
     second.started();
     assert!(scene.settles(&mut second));
@@ -572,18 +583,19 @@ fn the_shipped_users_are_enough_and_no_more() {
         assert!(run(scene.dir.path(), &["check"]).status.success());
 
         let mut reader = scene.server.connect_as("reader", "reader-password");
-        let key = keys(&mut reader, "shop:items:*").pop_first().unwrap();
+        let key = keys(&mut scene.server.connect(), "shop:items:*").pop_first().unwrap();
         let mut both = redis::pipe();
         both.atomic().cmd("HGETALL").arg(&key).cmd("HGETALL").arg("shop:readside:status");
-        let (row, status): (BTreeMap<String, String>, BTreeMap<String, Vec<u8>>) =
+        let (row, status): (BTreeMap<String, Vec<u8>>, BTreeMap<String, Vec<u8>>) =
             both.query(&mut reader).unwrap();
         assert!(row.contains_key("name") && !status.is_empty(), "{row:?} {status:?}");
-        let refused: [&[&str]; 6] = [
+        let refused: [&[&str]; 7] = [
             &["HSET", &key, "name", "x"],
             &["DEL", &key],
             &["FLUSHALL"],
             &["GET", "other:key"],
             &["EVAL", "return 1", "0"],
+            &["SCAN", "0"],
             &["CONFIG", "GET", "*"],
         ];
         for words in refused {
@@ -609,4 +621,30 @@ fn the_shipped_users_are_enough_and_no_more() {
         assert!(daemon.terminate().0.success());
         assert_equal(&scene.server, &scene.history);
     }
+}
+
+#[test]
+fn the_demo_keeps_its_replica_in_a_redis_of_its_own() {
+    if redis_server::start(&[]).is_none() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let home = dir.path().join("demo");
+    let demo = |path: Option<&str>| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_readside"));
+        command.args(["demo", "--redis", "--for", "3s", "--dir"]).arg(&home);
+        if let Some(path) = path {
+            command.env("PATH", path);
+        }
+        command.output().unwrap()
+    };
+    let ended = demo(None);
+    let said = String::from_utf8_lossy(&ended.stdout);
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    assert_eq!(said.matches("every row equal").count(), 3, "{said}");
+    assert!(!home.join("replica.db").exists() && !home.join("redis.sock").exists());
+    // Where none is installed it says how to get one.
+    let ended = demo(Some("/nowhere"));
+    assert_eq!(ended.status.code(), Some(69), "{ended:?}");
+    assert!(String::from_utf8_lossy(&ended.stderr).contains("apt-get install redis-server"), "{ended:?}");
 }
