@@ -62,7 +62,7 @@ impl Drop for Server {
 }
 
 pub fn run(rows: i64) {
-    for size in [100, 256] {
+    for size in [128, 256] {
         for (name, encoding) in [("hash", RowEncoding::Hash), ("json", RowEncoding::Json)] {
             for indexes in [0, 3] {
                 case(
