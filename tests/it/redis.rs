@@ -372,13 +372,16 @@ impl<'a> Scene<'a> {
     }
 }
 
+type ServerFault = fn(&mut RedisServer);
+type SceneFault<'a> = &'a dyn Fn(&mut Scene);
+
 #[test]
 fn what_redis_survives_the_copy_survives() {
     let Some(mut scene) = Scene::new("redis-faults", &["--appendonly", "yes"], "") else { return };
     let mut daemon = scene.start();
     daemon.started();
     let mut random = Random(3);
-    let faults: [(&str, fn(&mut RedisServer)); 5] = [
+    let faults: [(&str, ServerFault); 5] = [
         ("kill -9", |server| {
             server.kill();
             server.restart();
@@ -425,7 +428,7 @@ fn what_redis_forgets_is_noticed_and_never_mixed() {
     let mut daemon = scene.start();
     daemon.started();
     let snapshot = |server: &RedisServer| server.dir().join("dump.rdb");
-    let faults: [(&str, &dyn Fn(&mut Scene)); 4] = [
+    let faults: [(&str, SceneFault); 4] = [
         ("FLUSHALL", &|scene| {
             cmd("FLUSHALL").query::<()>(&mut scene.server.connect()).unwrap();
         }),

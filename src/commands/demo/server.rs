@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -140,15 +140,10 @@ fn keep(mut command: Command, spawned: Sender<std::io::Result<()>>, stopped: Rec
         }
     };
     let _ = spawned.send(Ok(()));
-    loop {
-        match stopped.recv_timeout(Duration::from_millis(50)) {
-            Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {
-                if matches!(child.try_wait(), Ok(Some(_))) {
-                    let _ = spawned.send(Ok(()));
-                    return;
-                }
-            }
-            _ => break,
+    while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(Duration::from_millis(50)) {
+        if matches!(child.try_wait(), Ok(Some(_))) {
+            let _ = spawned.send(Ok(()));
+            return;
         }
     }
     // Nothing of it is to be kept.
