@@ -197,7 +197,7 @@ fn benchmark(rows: i64) {
     }
     let output = command.output().expect("redis-benchmark");
     let text = String::from_utf8_lossy(&output.stdout).replace('\r', "\n");
-    let last = text.lines().filter(|line| line.contains("requests per second")).next_back().unwrap_or("");
+    let last = text.lines().rfind(|line| line.contains("requests per second")).unwrap_or("");
     let rate = last.rsplit_once(": ").map_or(last, |(_, rate)| rate);
     println!("redis-benchmark HSET, P=500: {rate}");
 }
