@@ -8,7 +8,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::oneshot;
 use tracing::{info, warn};
@@ -178,13 +178,27 @@ fn open_store(
                 if backoff.attempts() == 0 {
                     warn!(error = %message, "the replica cannot be opened; trying again");
                 }
-                std::thread::sleep(backoff.next(0));
-                if stop.load(Ordering::Relaxed) {
+                if !pause(backoff.next(0), stop) {
                     return Ok(None);
                 }
             }
             Err(error) => return Err(error.into()),
         }
+    }
+}
+
+/// Sleeps in slices; false as soon as it was told to stop.
+fn pause(wait: Duration, stop: &AtomicBool) -> bool {
+    let until = Instant::now() + wait;
+    loop {
+        if stop.load(Ordering::Relaxed) {
+            return false;
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return true;
+        }
+        std::thread::sleep(left.min(Duration::from_millis(100)));
     }
 }
 
@@ -311,5 +325,22 @@ impl Signals {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_ends_when_it_was_told_to_stop() {
+        let stop = Arc::new(AtomicBool::new(false));
+        assert!(pause(Duration::from_millis(1), &stop));
+        let waiting = {
+            let stop = Arc::clone(&stop);
+            std::thread::spawn(move || pause(Duration::from_secs(3_600), &stop))
+        };
+        stop.store(true, Ordering::Relaxed);
+        assert!(!waiting.join().unwrap());
     }
 }
