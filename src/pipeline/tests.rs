@@ -239,3 +239,154 @@ fn nothing_that_counts_on_a_failed_batch_is_written_after_it() {
     assert_eq!(fresh_as_of_ms(&store, &shared), fresh, "the record is not there");
     assert!(stopped(&store, &shared).is_some_and(|reason| reason.contains("damaged")));
 }
+
+#[test]
+fn a_new_partition_whose_first_records_are_gone_is_a_gap_of_a_whole_copy() {
+    let (_, shared, _, mut daemon) = live();
+    {
+        let mut world = shared.world();
+        world.add_partition(at(0, 1));
+        let log = world.logs.get_mut(&at(0, 1)).unwrap();
+        (log.start, log.end, log.stable) = (7, 9, 9);
+    }
+    shared.advance_clock(1_000);
+    // The first round meets a partition whose beginning it has not asked for.
+    daemon.observe(&shared).unwrap();
+    shared.advance_clock(1_000);
+    let failure = daemon.observe(&shared).unwrap_err();
+    assert_eq!(failure.exit_code, 78);
+    assert!(failure.reason.contains("records 0 to 6"), "{failure}");
+    daemon.kill();
+}
+
+#[test]
+fn what_was_taken_before_another_log_was_noticed_is_dropped() {
+    let (_, shared, store, mut daemon) = live();
+    let before = (store.rows(0), store.clone().checkpoint().unwrap());
+    {
+        let mut world = shared.world();
+        world.append(at(0, 0), "5", Some(&user(5, 5)));
+        world.topic_ids.insert(0, "recreated".into());
+        let observation = world.ask();
+        world.deliveries.push_back(Delivery::Records(at(0, 0), 1));
+        world.deliveries.push_back(Delivery::Observation(observation));
+    }
+    shared.advance_clock(1_000);
+    assert_eq!(daemon.pipeline.round().unwrap_err().exit_code, 78);
+    let (outcome, _) = daemon.run();
+    assert_eq!(outcome, Ok(()));
+    let after = (store.rows(0), store.clone().checkpoint().unwrap());
+    assert_eq!(before, after);
+}
+
+#[test]
+fn the_gate_waits_for_partitions_that_a_broker_has_not_heard_of() {
+    let config = config(USERS);
+    let shared = Shared::new();
+    shared.world().add_partition(at(0, 0));
+    shared.world().add_partition(at(0, 1));
+    let store = memory_store(&config);
+    let mut daemon = Daemon::start(&config, &shared, store.clone());
+    daemon.observe(&shared).unwrap();
+    daemon.kill();
+    // Before it was whole, the second partition got records that nobody has read.
+    shared.world().append(at(0, 1), "1", Some(&user(1, 1)));
+    let mut daemon = Daemon::start(&config, &shared, store.clone());
+    let mut partial = shared.world().ask();
+    partial.topics.get_mut(&0).unwrap().partitions.remove(&1);
+    let empty = {
+        let mut empty = partial.clone();
+        empty.topics.get_mut(&0).unwrap().partitions.clear();
+        empty
+    };
+    for observation in [empty, partial] {
+        shared.world().deliveries.push_back(Delivery::Observation(observation));
+        daemon.settle(&shared).unwrap();
+        assert!(!daemon.pipeline.intake.gate.is_caught_up());
+        assert!(!store.clone().checkpoint().unwrap().complete);
+    }
+    daemon.kill();
+}
+
+#[test]
+fn a_topic_that_is_deleted_makes_its_freshness_stand_still() {
+    let (_, shared, store, mut daemon) = live();
+    let before = fresh_as_of_ms(&store, &shared);
+    for _ in 0..60 {
+        shared.advance_clock(1_000);
+        let mut gone = shared.world().ask();
+        gone.topics.clear();
+        shared.world().deliveries.push_back(Delivery::Observation(gone));
+        daemon.settle(&shared).unwrap();
+        assert_eq!(fresh_as_of_ms(&store, &shared), before);
+    }
+    let status = store.reader().status(shared.now_ms()).unwrap();
+    assert_eq!(status.state, State::Stale);
+    daemon.kill();
+}
+
+#[test]
+fn a_record_that_stops_the_daemon_is_not_passed_and_what_came_before_it_is_kept() {
+    let text = USERS.replace("{ format: json }", "{ format: json, on_error: stop }");
+    let (config, shared, store, daemon) = live_with(&text, 2);
+    {
+        let mut world = shared.world();
+        world.append(at(0, 0), "0", Some(&user(0, 1)));
+        world.append(at(0, 0), "0", Some("no json"));
+        world.append(at(0, 0), "0", Some(&user(0, 3)));
+        world.append(at(0, 1), "1", Some(&user(1, 4)));
+        world.deliver_all();
+    }
+    for daemon in [Some(daemon), None] {
+        let daemon = daemon.unwrap_or_else(|| {
+            let daemon = Daemon::start(&config, &shared, store.clone());
+            let observation = shared.world().ask();
+            shared.world().deliveries.push_back(Delivery::Observation(observation));
+            // Assigned by the first round, read by the next.
+            for _ in 0..2 {
+                shared.world().deliveries.push_back(Delivery::Unreachable);
+            }
+            let mut daemon = daemon;
+            daemon.settle(&shared).unwrap();
+            shared.world().deliver_all();
+            daemon
+        });
+        let (outcome, _) = daemon.run();
+        let failure = outcome.unwrap_err();
+        assert_eq!(failure.exit_code, 1);
+        assert!(failure.reason.contains("partition 0 offset 2"), "{failure}");
+        let positions = store.clone().checkpoint().unwrap().positions;
+        assert_eq!((positions[&at(0, 0)].next_offset, positions[&at(0, 1)].next_offset), (2, 1));
+        assert_eq!(store.rows(0).len(), 2);
+        assert!(stopped(&store, &shared).is_some());
+    }
+}
+
+#[test]
+fn a_log_that_grows_as_fast_as_it_is_read_does_not_put_off_the_first_copy() {
+    let config = config(USERS);
+    let shared = Shared::new();
+    shared.world().add_partition(at(0, 0));
+    shared.world().append(at(0, 0), "0", Some(&user(0, 0)));
+    let store = memory_store(&config);
+    let mut daemon = Daemon::start(&config, &shared, store.clone());
+    daemon.observe(&shared).unwrap();
+    let mut rounds = 0;
+    while !daemon.progress.is_gate_open() {
+        {
+            let mut world = shared.world();
+            for n in 0..2_048 {
+                world.append(at(0, 0), "0", Some(&user(0, n)));
+            }
+            world.deliveries.push_back(Delivery::Records(at(0, 0), 2_048));
+        }
+        daemon.pipeline.round().unwrap();
+        // The writer is never seen without work.
+        while daemon.pipeline.in_flight > 1 {
+            daemon.pipeline.wait_done(Duration::from_secs(10)).unwrap();
+        }
+        rounds += 1;
+        assert!(rounds < 40, "it opens while the log still grows");
+    }
+    daemon.kill();
+}

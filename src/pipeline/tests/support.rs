@@ -47,7 +47,6 @@ pub struct Log {
     /// Everything below is committed.
     pub stable: i64,
     pub start: i64,
-    pub created_ms: i64,
 }
 
 /// What the source hands over next.
@@ -78,8 +77,7 @@ pub struct World {
 impl World {
     pub fn add_partition(&mut self, at: TopicPartition) {
         self.topic_ids.entry(at.topic).or_insert_with(|| format!("id-{}", at.topic));
-        let created_ms = self.now_ms;
-        self.logs.entry(at).or_insert(Log { created_ms, ..Log::default() });
+        self.logs.entry(at).or_default();
     }
 
     /// Appends a committed record.
