@@ -114,9 +114,12 @@ impl Disk for SqliteDisk {
 /// What is expected of the rows, from the events alone.
 type Rows = BTreeMap<(usize, i64), Value>;
 
+/// Version, partition, offset.
+type Order = (i64, i32, i64);
+
 /// An event as the model reads it.
 struct Event {
-    version: (i64, i32, i64),
+    version: Order,
     id: i64,
     /// By table; `None` deletes.
     values: Vec<(usize, Option<Value>)>,
@@ -124,7 +127,7 @@ struct Event {
 
 /// The newest event of each key below the positions; every event is looked at anew.
 fn model(world: &World, positions: &BTreeMap<TopicPartition, i64>) -> Rows {
-    let mut newest: BTreeMap<(usize, i64), ((i64, i32, i64), Option<Value>)> = BTreeMap::new();
+    let mut newest: BTreeMap<(usize, i64), (Order, Option<Value>)> = BTreeMap::new();
     for (at, log) in &world.logs {
         let position = positions.get(at).copied().unwrap_or(0);
         for logged in log.records.iter().filter(|logged| logged.offset < position) {
