@@ -389,3 +389,22 @@ fn a_log_that_grows_as_fast_as_it_is_read_does_not_put_off_the_first_copy() {
     }
     daemon.kill();
 }
+
+#[test]
+fn after_a_start_nothing_is_read_before_a_round_has_shown_the_same_log() {
+    let (config, shared, store, daemon) = live();
+    daemon.kill();
+    let end = {
+        let mut world = shared.world();
+        std::mem::take(&mut world.logs.get_mut(&at(0, 0)).unwrap().end)
+    };
+    let mut daemon = Daemon::start(&config, &shared, store.clone());
+    shared.advance_clock(1_000);
+    daemon.observe(&shared).unwrap();
+    assert!(shared.world().reading.is_empty(), "the log ends before our position");
+    shared.world().logs.get_mut(&at(0, 0)).unwrap().end = end;
+    shared.advance_clock(1_000);
+    daemon.observe(&shared).unwrap();
+    assert_eq!(shared.world().reading.get(&at(0, 0)), Some(&end));
+    daemon.kill();
+}
