@@ -155,6 +155,7 @@ fn config(format: Format, mapping: Mapping) -> Config {
             format,
             key_format: None,
             event_type,
+            event_ids: None,
             version: None,
             ignore: Vec::new(),
             otherwise: Otherwise::DeadLetter,

@@ -144,7 +144,7 @@ fn row(id: usize, uuid: bool) -> (String, String) {
     let key = if uuid { uuid_of(id as u64) } else { id.to_string() };
     let quote = if uuid { "\"" } else { "" };
     let (tenant, city) = (id % 97, ["Lisbon", "Oslo", "Graz", "Turin", "Leeds"][id % 5]);
-    let (cents, active) = (id * 37 % 10_000_000, id % 3 == 0);
+    let (cents, active) = (id * 37 % 10_000_000, id.is_multiple_of(3));
     let mut json = String::with_capacity(240);
     let stamp =
         format!("2026-{:02}-{:02}T12:{:02}:{:02}.000000Z", id % 12 + 1, id % 28 + 1, id % 60, id / 60 % 60);

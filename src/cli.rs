@@ -394,6 +394,40 @@ mod tests {
     }
 
     #[test]
+    fn the_readme_s_commands_are_understood() {
+        let mut seen = 0;
+        for line in include_str!("../README.md").lines().filter_map(|line| line.strip_prefix("readside ")) {
+            let line = line.split('#').next().unwrap();
+            seen += 1;
+            parse(line).unwrap_or_else(|error| panic!("readside {line}: {error}"));
+        }
+        assert!(seen >= 5, "{seen}");
+    }
+
+    /// Commands with their long options, and the variables.
+    #[test]
+    fn the_reference_has_every_command() {
+        let text = include_str!("../docs/REFERENCE.md");
+        for command in Cli::command().get_subcommands() {
+            let name = command.get_name();
+            let start = format!("| `{name}");
+            let line = text.lines().find(|line| line.starts_with(&start));
+            let line = line.unwrap_or_else(|| panic!("docs/REFERENCE.md has no command {name}"));
+            for argument in command.get_arguments() {
+                let Some(option) =
+                    argument.get_long().filter(|long| !matches!(*long, "config" | "output" | "admin"))
+                else {
+                    continue;
+                };
+                assert!(line.contains(&format!("--{option}")), "{name} --{option}: {line}");
+            }
+            for variable in command.get_arguments().filter_map(|argument| argument.get_env()) {
+                assert!(text.contains(variable.to_str().unwrap()), "{variable:?}");
+            }
+        }
+    }
+
+    #[test]
     fn an_address_from_the_command_line_needs_no_configuration() {
         let admin = Admin {
             admin: Some("127.0.0.1:1".parse().unwrap()),

@@ -9,6 +9,7 @@ use readside::cli::Cli;
 use readside::commands;
 
 fn main() -> ExitCode {
+    bound_arenas();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -26,4 +27,14 @@ fn main() -> ExitCode {
         code
     });
     ExitCode::from(code)
+}
+
+/// glibc gives each thread a heap of its own, which grows resident memory by what each keeps back.
+/// Two are enough for one thread that allocates and one that frees.
+fn bound_arenas() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: called before any other thread exists; a refusal changes nothing.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 2);
+    }
 }

@@ -72,7 +72,7 @@ pub fn bind(listen: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Serves both listeners until `shutdown`, and then as long as answers take that have begun, but
-/// at most [`listener::GRACE`]. Requests that wait are answered with 503 at once.
+/// at most `listener::GRACE`. Requests that wait are answered with 503 at once.
 pub async fn serve(
     context: Context,
     listeners: Listeners,

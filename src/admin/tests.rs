@@ -27,6 +27,9 @@ struct FakeReplica {
     lookups: Mutex<Option<mpsc::Sender<String>>>,
 }
 
+/// The offset of the one dead letter.
+const DEAD_LETTER: i64 = 4_004;
+
 impl Reader for FakeReplica {
     fn status(&self, _now_ms: i64) -> Result<Status, StoreError> {
         if let Some(message) = *self.unreadable.lock().unwrap() {
@@ -66,6 +69,10 @@ impl Reader for FakeReplica {
             lookups.send(name).unwrap();
         }
         Ok(row)
+    }
+
+    fn is_dead_letter(&self, _at: TopicPartition, offset: i64) -> Result<bool, StoreError> {
+        Ok(offset == DEAD_LETTER)
     }
 }
 
@@ -107,6 +114,13 @@ fn context() -> (Context, Arc<FakeReplica>) {
         reader: replica.clone(),
     };
     (context, replica)
+}
+
+/// With the start-up gate open.
+fn started() -> Running {
+    let running = start();
+    running.context.progress.open_gate();
+    running
 }
 
 fn start() -> Running {
@@ -375,7 +389,7 @@ fn only_loopback_names_reach_the_admin_listener() {
 
 #[test]
 fn waiting_for_an_offset_ends_when_the_position_has_passed_it() {
-    let running = start();
+    let running = started();
     running.commit(0, 7);
     assert_eq!(running.get("/wait?topic=users&partition=0&offset=6").status, 200);
     let waiting = request(running.admin, "GET", "/wait?topic=users&partition=0&offset=7&timeout=20s");
@@ -392,8 +406,26 @@ fn waiting_for_an_offset_ends_when_the_position_has_passed_it() {
 }
 
 #[test]
-fn a_timeout_of_zero_looks_once() {
+fn waiting_for_a_dead_letter_ends_with_a_conflict() {
+    let running = started();
+    running.commit(0, DEAD_LETTER + 1);
+    let answer = running.get(&format!("/wait?topic=users&partition=0&offset={DEAD_LETTER}"));
+    assert_eq!(answer.error(), (409, "dead_letter".to_owned()));
+}
+
+#[test]
+fn nothing_is_there_while_the_gate_is_closed() {
     let running = start();
+    running.commit(0, 7);
+    let early = running.get("/wait?topic=users&partition=0&offset=6&timeout=20ms");
+    assert_eq!(early.error(), (504, "timeout".to_owned()));
+    running.context.progress.open_gate();
+    assert_eq!(running.get("/wait?topic=users&partition=0&offset=6&timeout=20s").status, 200);
+}
+
+#[test]
+fn a_timeout_of_zero_looks_once() {
+    let running = started();
     running.commit(0, 7);
     assert_eq!(running.get("/wait?topic=users&partition=0&offset=6&timeout=0s").status, 200);
     assert_eq!(running.get("/wait?topic=users&partition=0&offset=7&timeout=0s").status, 504);
@@ -401,7 +433,7 @@ fn a_timeout_of_zero_looks_once() {
 
 #[test]
 fn a_partition_may_appear_while_somebody_waits_for_it() {
-    let running = start();
+    let running = started();
     let untold = running.get("/wait?topic=users&partition=3&offset=0&timeout=20ms");
     assert_eq!(untold.error(), (504, "timeout".to_owned()), "before the first contact nobody can tell");
     running.commit(0, 1);
@@ -414,7 +446,7 @@ fn a_partition_may_appear_while_somebody_waits_for_it() {
 
 #[test]
 fn waiting_for_a_version_says_what_became_of_it() {
-    let running = start();
+    let running = started();
     let ask =
         |version: &str| running.get(&format!("/wait?table=users&key=[7]&version={version}&timeout=20ms"));
     assert_eq!(ask("[1,5]").error(), (504, "timeout".to_owned()), "no such row");
@@ -432,7 +464,7 @@ fn waiting_for_a_version_says_what_became_of_it() {
 
 #[test]
 fn a_row_is_looked_at_again_only_when_its_topics_have_moved() {
-    let running = start();
+    let running = started();
     let lookups = running.tell_lookups();
     let waiting =
         request(running.admin, "GET", "/wait?table=users&key=%5B7%5D&version=%5B1,5%5D&timeout=20s");
@@ -455,7 +487,7 @@ fn a_row_is_looked_at_again_only_when_its_topics_have_moved() {
 
 #[test]
 fn what_cannot_be_waited_for_is_refused_at_once() {
-    let running = start();
+    let running = started();
     for query in [
         "",
         "topic=users",
@@ -492,7 +524,7 @@ fn what_cannot_be_waited_for_is_refused_at_once() {
 
 #[test]
 fn a_request_head_that_is_too_long_is_refused() {
-    let running = start();
+    let running = started();
     let key = "1".repeat(64 * 1024);
     let mut stream = TcpStream::connect(running.admin).unwrap();
     // The server may close before it has read everything.
@@ -505,7 +537,7 @@ fn a_request_head_that_is_too_long_is_refused() {
 
 #[test]
 fn waiters_are_bounded_and_those_that_go_away_make_room() {
-    let running = start();
+    let running = started();
     let lookups = running.tell_lookups();
     let path = "/wait?table=users&key=[7]&version=[1]&timeout=60s";
     let waiting: Vec<_> = (0..WAITERS_MAX).map(|_| request(running.admin, "GET", path)).collect();
@@ -526,7 +558,7 @@ fn waiters_are_bounded_and_those_that_go_away_make_room() {
 
 #[test]
 fn a_stop_ends_waiting_at_once() {
-    let mut running = start();
+    let mut running = started();
     let lookups = running.tell_lookups();
     let waiting = request(running.admin, "GET", "/wait?table=users&key=[7]&version=[1]&timeout=60s");
     lookups.recv_timeout(Duration::from_secs(20)).unwrap();
@@ -539,7 +571,7 @@ fn a_stop_ends_waiting_at_once() {
 
 #[test]
 fn a_daemon_that_has_stopped_for_good_says_so_to_who_waits() {
-    let running = start();
+    let running = started();
     running.commit(0, 7);
     let waiting = request(running.admin, "GET", "/wait?topic=users&partition=0&offset=7&timeout=60s");
     running.context.progress.update(|shared| shared.stopped = Some("topic recreated".to_owned()));

@@ -49,7 +49,7 @@ enum Target {
     Version { table: usize, key: Vec<Value>, wanted: Wanted },
 }
 
-/// 200 once it is there, 504 after `timeout`, 400 for what cannot be asked, 404 for a topic,
+/// 200 once it is there, 409 when the event is a dead letter, 504 after `timeout`, 400 for what cannot be asked, 404 for a topic,
 /// partition or table that is not replicated, 429 when too many wait, 503 when it will not come.
 pub(super) async fn wait(
     State(server): OfServer,
@@ -74,10 +74,14 @@ pub(super) async fn wait(
     };
     let deadline = Instant::now() + timeout;
     let mut stopping = server.stopping.clone();
+    // Also with a timeout of 0 it looks once.
+    let mut seen = None;
+    if let Ok(Some(response)) = look(&server, &target, &mut seen).await {
+        return response;
+    }
     tokio::select! {
-        // In this order, so that a timeout of 0 still looks once.
         biased;
-        response = until_there(&server, &target) => response,
+        response = until_there(&server, &target, seen) => response,
         () = told_to_stop(&mut stopping) => {
             refusal(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", "the daemon is shutting down")
         }
@@ -109,10 +113,9 @@ fn position(server: &Server, at: TopicPartition) -> Option<i64> {
 }
 
 /// Looks now and with every commit.
-async fn until_there(server: &Arc<Server>, target: &Target) -> Response {
+async fn until_there(server: &Arc<Server>, target: &Target, mut seen: Option<Seen>) -> Response {
     let progress = &server.context.progress;
     let mut commits = progress.subscribe();
-    let mut seen = None;
     loop {
         commits.mark_unchanged();
         // Read before looking: what stopped the daemon came after the last commit.
@@ -147,21 +150,32 @@ async fn look(
 ) -> Result<Option<Response>, StoreError> {
     match target {
         Target::Offset { at, offset } => {
-            let next_offset = position(server, *at).filter(|next| next > offset);
-            Ok(next_offset.map(|next_offset| {
-                let body = json!({
-                    "outcome": "applied",
-                    "topic": server.context.catalog.topics.get(at.topic),
-                    "partition": at.partition,
-                    "offset": offset,
-                    "next_offset": next_offset,
-                });
-                Json(body).into_response()
-            }))
+            let there = position(server, *at).filter(|next| next > offset);
+            // While the first copy is being built, readers see nothing of it.
+            let Some(next_offset) = there.filter(|_| server.context.progress.is_gate_open()) else {
+                return Ok(None);
+            };
+            let (at, offset) = (*at, *offset);
+            let topic = server.context.catalog.topics.get(at.topic);
+            if server.ask(move |reader| reader.is_dead_letter(at, offset)).await? {
+                return Ok(Some(refusal(
+                    StatusCode::CONFLICT,
+                    "dead_letter",
+                    "the event could not be applied: see _readside_dead_letters for the reason",
+                )));
+            }
+            let body = json!({
+                "outcome": "applied",
+                "topic": topic,
+                "partition": at.partition,
+                "offset": offset,
+                "next_offset": next_offset,
+            });
+            Ok(Some(Json(body).into_response()))
         }
         Target::Version { table, key, wanted } => {
             let now = seen_by(server, *table);
-            if seen.as_ref() == Some(&now) {
+            if !server.context.progress.is_gate_open() || seen.as_ref() == Some(&now) {
                 return Ok(None);
             }
             let (index, key) = (*table, key.clone());

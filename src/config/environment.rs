@@ -94,7 +94,7 @@ fn target(path: &str) -> Result<Vec<&str>, &'static str> {
 }
 
 /// The names of all variables, without those for secrets.
-fn settable() -> Vec<String> {
+pub(super) fn settable() -> Vec<String> {
     let mut names = Vec::new();
     let mut todo: Vec<(String, &'static Section)> = vec![(PREFIX.to_owned(), &ROOT)];
     while let Some((prefix, section)) = todo.pop() {

@@ -65,6 +65,8 @@ pub struct Topic {
     pub event_type: Option<Path>,
     /// Where the version is; `None`: the format's own, else the position.
     pub version: Option<Path>,
+    /// How repeated events are recognised; `None`: they are not.
+    pub event_ids: Option<EventIds>,
     /// Event types that are skipped and counted.
     pub ignore: Vec<String>,
     /// Event types that no table of this topic names.
@@ -73,6 +75,14 @@ pub struct Topic {
     pub on_gap: OnGap,
     /// Debezium's `unavailable.value.placeholder`.
     pub placeholder: String,
+}
+
+/// An event with the id of one that was applied lately is skipped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventIds {
+    pub path: Path,
+    /// How many are remembered.
+    pub window: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -1,7 +1,7 @@
 //! What readside knows about librdkafka's properties: which it owns, which are secrets, and all
 //! names, so that a misspelt one is found without a broker.
 
-/// Properties whose value decides whether the replica is right; readside sets them itself.
+/// Why a property cannot be set: it decides whether the replica is right, or means nothing here.
 pub(super) fn owned(name: &str) -> Option<&'static str> {
     const POSITIONS: &str = "positions are kept in the replica, together with the rows";
     const NO_GROUP: &str = "readside reads every partition itself, without a consumer group";
@@ -22,7 +22,8 @@ pub(super) fn owned(name: &str) -> Option<&'static str> {
         "check.crcs" => "a damaged batch must never reach the replica",
         "statistics.interval.ms" => "freshness is measured by readside's own requests",
         "allow.auto.create.topics" => "a misspelt topic must not come into being",
-        "group.instance.id"
+        "group.id"
+        | "group.instance.id"
         | "group.protocol"
         | "group.protocol.type"
         | "group.remote.assignor"
@@ -62,8 +63,7 @@ pub(super) fn is_known(name: &str) -> bool {
 
 /// The properties of a consumer that may be set, from librdkafka 2.12.1's CONFIGURATION.md.
 ///
-/// `group.id` is among them although readside joins no group: brokers with access control look
-/// at the name. `max.partition.fetch.bytes` and the like are the operator's to trade memory for speed.
+/// `max.partition.fetch.bytes` and the like are the operator's to trade memory for speed.
 pub(super) const KNOWN: &[&str] = &[
     "api.version.fallback.ms",
     "api.version.request",
@@ -87,7 +87,6 @@ pub(super) const KNOWN: &[&str] = &[
     "fetch.min.bytes",
     "fetch.queue.backoff.ms",
     "fetch.wait.max.ms",
-    "group.id",
     "heartbeat.interval.ms",
     "https.ca.location",
     "https.ca.pem",
@@ -191,7 +190,6 @@ mod tests {
         for name in ["sasl.password", "ssl.key.password", "ssl.key.pem", "sasl.oauthbearer.client.secret"] {
             assert!(is_secret(name) && is_known(name), "{name}");
         }
-        assert_eq!(owned("group.id"), None);
-        assert!(is_known("group.id"));
+        assert!(owned("group.id").is_some_and(|reason| reason.contains("without a consumer group")));
     }
 }

@@ -87,7 +87,7 @@ pub(super) static ROOT: Section = Section {
             "rebuild_when_mapping_changes",
             Default("auto"),
             Shape::Word(words::<RebuildPolicy>),
-            "Whether a replica built under another mapping is built anew; `auto`: where the log can give back everything.",
+            "What happens to a replica that was built under another mapping. This version stops with exit code 78, whatever is given.",
         ),
         key(
             "defaults",
@@ -195,7 +195,7 @@ static DEFAULTS: Section = Section {
             "on_gap",
             Default("auto"),
             Shape::Word(words::<OnGap>),
-            "What happens when the log no longer has the events that come next.",
+            "What happens when the log no longer has the events that come next. This version stops with exit code 78, whatever is given.",
         ),
         key(
             "max_staleness",
@@ -208,7 +208,7 @@ static DEFAULTS: Section = Section {
 };
 
 /// Valid under `topics` and in an entry of a table's `sources`.
-static TOPIC_KEYS: [Key; 9] = [
+static TOPIC_KEYS: [Key; 11] = [
     key("format", Optional, Shape::Word(words::<Format>), "How values are encoded; default `json`."),
     key(
         "key_format",
@@ -223,6 +223,18 @@ static TOPIC_KEYS: [Key; 9] = [
         Shape::Path,
         "Where the version is; default: the format's own, else the position in the log.",
     ),
+    key(
+        "event_id",
+        Optional,
+        Shape::Path,
+        "Where the id of an event is: an event with the id of one that was applied lately is skipped. For producers that may send an event twice; not for `debezium-json`.",
+    ),
+    key(
+        "event_id_window",
+        Optional,
+        Shape::Count,
+        "How many ids are remembered, over all partitions of the topic; 1 to 1000000, default 10000. Each takes about 50 bytes of memory.",
+    ),
     key("ignore", Optional, Shape::List(&Shape::Text), "Event types that are skipped and counted."),
     key(
         "otherwise",
@@ -234,13 +246,13 @@ static TOPIC_KEYS: [Key; 9] = [
         "on_error",
         Optional,
         Shape::Word(words::<OnError>),
-        "What becomes of an event that cannot be applied.",
+        "What becomes of an event that cannot be applied; default: `defaults.on_error`.",
     ),
     key(
         "on_gap",
         Optional,
         Shape::Word(words::<OnGap>),
-        "What happens when the log no longer has the events that come next.",
+        "What happens when the log no longer has the events that come next; default: `defaults.on_gap`. This version stops with exit code 78, whatever is given.",
     ),
     key(
         "placeholder",
@@ -318,7 +330,7 @@ pub(super) static TABLE: Section = Section {
                 "max_staleness",
                 Optional,
                 Shape::Duration,
-                "Beyond this age readers see this table as stale.",
+                "Beyond this age readers see this table as stale; default: `defaults.max_staleness`.",
             ),
             key(
                 "delete_marks",

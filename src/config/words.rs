@@ -8,13 +8,17 @@ use super::model::{
 };
 
 /// An enum that is written as one word.
-pub(super) trait Word: Sized + Copy + 'static {
+pub(super) trait Word: Sized + Copy + PartialEq + 'static {
     const WORDS: &'static [(&'static str, Self)];
     /// Words of the documented surface that this version does not support.
     const UNSUPPORTED: &'static [&'static str] = &[];
 
     fn from_word(word: &str) -> Option<Self> {
         Self::WORDS.iter().find(|(name, _)| *name == word).map(|(_, value)| *value)
+    }
+
+    fn word(self) -> &'static str {
+        Self::WORDS.iter().find(|(_, value)| *value == self).map_or("", |(word, _)| word)
     }
 }
 
@@ -122,10 +126,6 @@ impl Encoding {
             ColumnType::Blob => &[Encoding::Base64, Encoding::Hex],
             _ => &[],
         }
-    }
-
-    pub(super) fn word(self) -> &'static str {
-        Self::WORDS.iter().find(|(_, value)| *value == self).map_or("", |(word, _)| word)
     }
 }
 

@@ -7,6 +7,7 @@ use super::catalog::Catalog;
 use super::change::{Change, Effect, IfMissing, Operation};
 use super::checkpoint::{Position, TopicPartition};
 use super::dead_letter::DeadLetter;
+use super::event_ids::NewEventIds;
 use super::row::RowState;
 use super::value::Value;
 use super::version::{Coordinates, Version};
@@ -22,6 +23,8 @@ pub struct Batch {
     /// Where each touched partition stood before and stands after this batch.
     pub advances: BTreeMap<TopicPartition, Advance>,
     pub dead_letters: Vec<DeadLetter>,
+    /// Ids to be remembered of the events in it, by topic index.
+    pub event_ids: BTreeMap<usize, NewEventIds>,
     /// What the log looked like, to be stored with the rows.
     pub observed: Observed,
     /// Records that lead to this batch, skipped ones included.
@@ -189,6 +192,11 @@ impl BatchBuilder {
                 self.batch.advances.insert(at, Advance { from, to: to.clone() });
             }
         }
+    }
+
+    /// Of the events that were pushed since the last batch; at most one a record.
+    pub fn remember(&mut self, topic: usize, ids: NewEventIds) {
+        self.batch.event_ids.insert(topic, ids);
     }
 
     pub fn count_record(&mut self) {

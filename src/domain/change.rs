@@ -87,7 +87,7 @@ impl Change {
 /// The `reason` label of `readside_events_skipped_total`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Skip {
-    /// Below the stored position.
+    /// Below the stored position, or with the id of an event that was applied.
     Duplicate,
     /// Not newer than the row.
     Stale,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::event_ids::EventId;
 use super::version::Version;
 
 /// One partition of one topic of the catalog.
@@ -56,6 +57,8 @@ pub struct Checkpoint {
     pub positions: BTreeMap<TopicPartition, Position>,
     /// Fresh-as-of per partition, ms since 1970, as last stored.
     pub fresh_as_of_ms: BTreeMap<TopicPartition, i64>,
+    /// Remembered ids by topic index, oldest first; only of topics with `event_id`.
+    pub event_ids: BTreeMap<usize, Vec<EventId>>,
     /// True once every partition reached the end captured at start.
     pub complete: bool,
 }

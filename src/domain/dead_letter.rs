@@ -19,6 +19,8 @@ pub enum Reason {
     OutOfRange,
     /// The version is absent or of another kind than the table's.
     Version,
+    /// The event has no id, on a topic with `event_id`.
+    EventId,
     /// An event type no table of the topic names, with `otherwise: dead_letter`.
     UnknownType,
     /// A patch for a missing row with `if_missing: dead_letter`.
@@ -26,7 +28,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Reason; 9] = [
+    pub const ALL: [Reason; 10] = [
         Reason::Malformed,
         Reason::TooLarge,
         Reason::MissingKey,
@@ -34,6 +36,7 @@ impl Reason {
         Reason::WrongType,
         Reason::OutOfRange,
         Reason::Version,
+        Reason::EventId,
         Reason::UnknownType,
         Reason::MissingRow,
     ];
@@ -47,6 +50,7 @@ impl Reason {
             Reason::WrongType => "wrong_type",
             Reason::OutOfRange => "out_of_range",
             Reason::Version => "version",
+            Reason::EventId => "event_id",
             Reason::UnknownType => "unknown_type",
             Reason::MissingRow => "missing_row",
         }

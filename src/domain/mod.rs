@@ -8,6 +8,8 @@ pub mod catalog;
 pub mod change;
 pub mod checkpoint;
 pub mod dead_letter;
+pub mod digest;
+pub mod event_ids;
 pub mod freshness;
 pub mod record;
 pub mod retry;

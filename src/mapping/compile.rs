@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::convert::{Target, convert};
+use super::event_id::IdsOfTopic;
 use super::row::{Assignment, Row, Source};
 use super::topic::{Operation, TableRows, TableRule, TopicPlan, Types, VersionSource};
 use crate::config::{
@@ -11,6 +12,7 @@ use crate::config::{
 };
 use crate::decode::{Decoder, Field, Wanted, deleted_row, path_text};
 use crate::domain::change::IfMissing;
+use crate::domain::event_ids::EventIds;
 use crate::domain::value::ColumnType;
 
 pub(super) fn topic(config: &Config, index: usize) -> TopicPlan {
@@ -50,8 +52,13 @@ pub(super) fn topic(config: &Config, index: usize) -> TopicPlan {
         (None, Format::DebeziumJson) => VersionSource::Format,
         (None, Format::Json) => VersionSource::Position,
     };
+    let event_ids = topic.event_ids.as_ref().map(|ids| IdsOfTopic {
+        source: compiler.path(&ids.path, compiler.has_text_keys()),
+        path: path_text(&ids.path),
+        remembered: EventIds::new(ids.window),
+    });
     let decoder = Decoder::compile(topic, &compiler.wanted);
-    TopicPlan::new(decoder, version, rows, events)
+    TopicPlan::new(decoder, version, rows, events, event_ids)
 }
 
 /// Whether a topic's versions come from its events rather than from positions.
@@ -191,6 +198,14 @@ impl Compiler<'_> {
         match self.topic.key_format {
             Some(format) => format == KeyFormat::Text,
             None => self.topic.format == Format::Json && at.table.key.len() == 1,
+        }
+    }
+
+    /// The same, where no table is asked.
+    fn has_text_keys(&self) -> bool {
+        match self.topic.key_format {
+            Some(format) => format == KeyFormat::Text,
+            None => self.topic.format == Format::Json,
         }
     }
 

@@ -1,17 +1,18 @@
 //! Fingerprints: what decides the rows of a table, as a short text that is the same on every
 //! machine and under every later release that would make the same rows.
 //!
-//! A canonical JSON text is hashed with 128-bit FNV-1a: stable and more than long enough to tell
-//! configurations apart by accident; nobody is defended against here.
+//! It is the digest of a canonical JSON text.
 //!
-//! Left out is what can change without a rebuild: indexes, `max_staleness`, `delete_marks`, and the
-//! policies for events that are not applied (`on_error`, `on_gap`, `ignore`, `otherwise`).
+//! Left out is what can change without a rebuild: indexes, `max_staleness`, `delete_marks`,
+//! `event_id_window`, and the policies for events that are not applied (`on_error`, `on_gap`,
+//! `ignore`, `otherwise`).
 
 use serde_json::{Value, json};
 
 use crate::config::{Config, Encoding, Expression, Format, KeyFormat, Mapping, Rule, Table, TableSource};
 use crate::decode::path_text;
 use crate::domain::change::IfMissing;
+use crate::domain::digest::Digest;
 
 /// Raised when this program makes other rows of the same events.
 const CONVERSIONS: u32 = 1;
@@ -57,7 +58,7 @@ fn source(config: &Config, table: &Table, source: &TableSource) -> Value {
         }
     };
     let key_from = source.key_from.iter().map(|(&column, path)| (named(column), json!(path_text(path))));
-    json!({
+    let mut description = json!({
         "topic": topic.name,
         "topic_index": source.topic,
         "format": match topic.format {
@@ -74,7 +75,11 @@ fn source(config: &Config, table: &Table, source: &TableSource) -> Value {
         "placeholder": (topic.format == Format::DebeziumJson).then_some(&topic.placeholder),
         "mapping": mapping,
         "key_from": Value::Object(key_from.collect()),
-    })
+    });
+    if let Some(ids) = &topic.event_ids {
+        description["event_id"] = json!(path_text(&ids.path));
+    }
+    description
 }
 
 fn rule(rule: &Rule, named: &dyn Fn(usize) -> String) -> Value {
@@ -117,26 +122,5 @@ fn encoding(encoding: Encoding) -> &'static str {
 
 /// Objects of `serde_json` are ordered by name, so the text is canonical.
 fn digest(description: &Value) -> String {
-    fnv1a(description.to_string().as_bytes())
-}
-
-fn fnv1a(bytes: &[u8]) -> String {
-    // Offset basis and prime of the 128-bit hash (draft-eastlake-fnv).
-    const BASIS: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
-    const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
-    let hash = bytes.iter().fold(BASIS, |hash, &byte| (hash ^ u128::from(byte)).wrapping_mul(PRIME));
-    format!("{hash:032x}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_hash_is_fnv_1a() {
-        // Test vectors of the draft.
-        assert_eq!(fnv1a(b""), "6c62272e07bb014262b821756295c58d");
-        assert_eq!(fnv1a(b"a"), "d228cb696f1a8caf78912b704e4a8964");
-        assert_eq!(fnv1a(b"foobar"), "343e1662793c64bf6f0d3597ba446f18");
-    }
+    format!("{:032x}", Digest::new().with(description.to_string().as_bytes()).value())
 }

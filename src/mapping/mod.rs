@@ -7,6 +7,7 @@
 mod compile;
 mod convert;
 mod decimal;
+mod event_id;
 mod fingerprint;
 mod json_text;
 mod row;
@@ -14,6 +15,7 @@ mod time;
 mod topic;
 mod version;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::config::Config;
@@ -21,6 +23,7 @@ use crate::domain::catalog::{Catalog, Column, Table};
 use crate::domain::change::{Change, Skip};
 use crate::domain::checkpoint::PartitionMemory;
 use crate::domain::dead_letter::Rejection;
+use crate::domain::event_ids::{EventId, NewEventIds};
 use crate::domain::record::Record;
 use crate::domain::version::VersionKind;
 use topic::{Passage, TopicPlan};
@@ -69,8 +72,25 @@ impl Plan {
         }
     }
 
+    /// Goes on with the event ids that the store has after a start, oldest first.
+    pub fn restore_event_ids(&mut self, topic: usize, stored: Vec<EventId>) {
+        if let Some(ids) = self.topics.get_mut(topic).and_then(|topic| topic.event_ids.as_mut()) {
+            ids.remembered.restore(stored);
+        }
+    }
+
+    /// Ids of the events that made changes since the last call, by topic index: they belong into the
+    /// same batch.
+    pub fn take_event_ids(&mut self) -> BTreeMap<usize, NewEventIds> {
+        let topics = self.topics.iter_mut().enumerate();
+        topics
+            .filter_map(|(topic, plan)| Some((topic, plan.event_ids.as_mut()?.remembered.take_news()?)))
+            .collect()
+    }
+
     /// Appends the changes of one record to `changes`, those of all its tables or none, and brings
-    /// `memory` of the record's partition up to date.
+    /// `memory` of the record's partition up to date. With changes the event's id is remembered: the
+    /// caller has to bring both into the replica.
     pub fn translate(
         &mut self,
         record: &Record<'_>,

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use super::Outcome;
 use super::compile::RulesByType;
 use super::convert::{Refusal, string};
+use super::event_id::IdsOfTopic;
 use super::row::{Inputs, Row, Source, rejection};
 use super::version::{self, Integers, kind_name};
 use crate::config::Otherwise;
@@ -21,6 +22,8 @@ pub struct TopicPlan {
     version: VersionSource,
     rows: Vec<TableRows>,
     events: Option<Types>,
+    /// Where repeated events are recognised.
+    pub event_ids: Option<IdsOfTopic>,
     /// Kept between records for their memory.
     value_fields: Vec<Field<'static>>,
     key_fields: Vec<Field<'static>>,
@@ -86,8 +89,10 @@ impl TopicPlan {
         version: VersionSource,
         rows: Vec<TableRows>,
         events: Option<Types>,
+        event_ids: Option<IdsOfTopic>,
     ) -> TopicPlan {
-        TopicPlan { decoder, version, rows, events, value_fields: Vec::new(), key_fields: Vec::new() }
+        let (value_fields, key_fields) = (Vec::new(), Vec::new());
+        TopicPlan { decoder, version, rows, events, event_ids, value_fields, key_fields }
     }
 
     /// `Err` for outcomes that leave no change behind; the caller takes back what was appended.
@@ -121,8 +126,13 @@ impl TopicPlan {
         if event == Some(EventKind::Ignored) {
             return Ok(Outcome::Skipped(Skip::Ignored));
         }
-        // Read when the first change asks for it: an event nobody wants needs no version.
+        // Read when the first change asks for it: an event nobody wants needs no version, nor an id.
+        // A record without a value is no event and has no id.
         let mut stamp = None;
+        let mut id = None;
+        if let (Some(ids), Some(_), false) = (&self.event_ids, event, self.rows.is_empty()) {
+            id = Some(ids.of_new_event(inputs, &mut self.decoder)?);
+        }
         for rows in &self.rows {
             let (row, operation) = match event {
                 Some(EventKind::Row) => {
@@ -150,6 +160,9 @@ impl TopicPlan {
                 None => Found::Nothing,
             };
             if let Found::Rules(rules) = known {
+                if let Some(ids) = &self.event_ids {
+                    id = Some(ids.of_new_event(inputs, &mut self.decoder)?);
+                }
                 for rule in rules {
                     let operation = match rule.operation {
                         Operation::Write { if_missing } => change::Operation::Write { if_missing },
@@ -176,6 +189,9 @@ impl TopicPlan {
             for change in &passage.changes[start..] {
                 passage.kinds[change.table] = Some(kind);
             }
+        }
+        if let (Some(ids), Some(id)) = (&mut self.event_ids, id) {
+            ids.remembered.remember(id);
         }
         Ok(Outcome::Changes)
     }
@@ -354,7 +370,7 @@ impl Types {
     }
 }
 
-fn refused(refusal: Refusal, path: &str) -> Rejection {
+pub(super) fn refused(refusal: Refusal, path: &str) -> Rejection {
     let Refusal { reason, message } = refusal;
     Rejection { table: None, path: path.to_owned(), reason, message }
 }

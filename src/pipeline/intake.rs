@@ -82,12 +82,15 @@ struct News {
 impl Intake {
     pub fn new(
         config: &Config,
-        plan: Plan,
-        checkpoint: Checkpoint,
+        mut plan: Plan,
+        mut checkpoint: Checkpoint,
         gate: GateRule,
         context: Context,
     ) -> Intake {
         let catalog = Arc::clone(plan.catalog());
+        for (topic, ids) in std::mem::take(&mut checkpoint.event_ids) {
+            plan.restore_event_ids(topic, ids);
+        }
         let identity = Identity::restored(&checkpoint);
         let committed: Positions =
             checkpoint.positions.iter().map(|(at, position)| (*at, position.next_offset)).collect();
@@ -362,6 +365,7 @@ impl Intake {
     /// Forgets what was taken and not handed over yet: it may come from another log.
     fn discard(&mut self) {
         self.builder = BatchBuilder::default();
+        drop(self.plan.take_event_ids());
         for partition in self.partitions.values_mut() {
             partition.moved = false;
             partition.freshness.distrust();
@@ -485,6 +489,9 @@ impl Intake {
                 fresh_as_of_ms.insert(*at, after);
             }
         }
+        for (topic, ids) in self.plan.take_event_ids() {
+            self.builder.remember(topic, ids);
+        }
         let news = std::mem::take(&mut self.news);
         let stopped = match (&self.stopped, news.clear_stopped) {
             (Some(reason), _) => Some(reason.clone()),
@@ -504,8 +511,8 @@ impl Intake {
 
     /// The store has this now.
     pub fn committed(&mut self, now: &Committed) {
-        self.committed.extend(now.positions.iter().map(|(at, offset)| (*at, *offset)));
-        self.committed_fresh_ms.extend(now.fresh_as_of_ms.iter().map(|(at, fresh)| (*at, *fresh)));
+        self.committed.extend(now.positions());
+        self.committed_fresh_ms.extend(&now.batch.observed.fresh_as_of_ms);
         if self.gate.check(&self.committed) {
             self.open_gate();
         }

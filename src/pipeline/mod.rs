@@ -1,6 +1,6 @@
 //! The pipeline: the one loop that turns records into batches and hands them to the store.
 //!
-//! Two threads share the work: this loop polls, decodes, maps and coalesces; the [`writer`] owns
+//! Two threads share the work: this loop polls, decodes, maps and coalesces; the `writer` owns
 //! the store and applies one batch at a time. A batch goes out at once when the writer has nothing
 //! to do and grows while it is busy: throughput under load and low latency otherwise come from one
 //! rule.
@@ -34,7 +34,7 @@ pub use writer::Writer;
 use writer::{Done, Work};
 
 /// Records a batch holds at most; also the most taken from the source in one poll.
-pub const BATCH_RECORDS_MAX: u64 = 4096;
+pub const BATCH_RECORDS_MAX: u64 = 2048;
 /// Approximate bytes a batch holds at most, one record more or less. At most three batches exist at
 /// a time: one in the making, a full one that waits, one in the store.
 pub const BATCH_BYTES_MAX: usize = 2 << 20;

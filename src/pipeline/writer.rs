@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
-use super::{Context, Failure, IN_FLIGHT_MAX, Positions};
+use super::{Context, Failure, IN_FLIGHT_MAX};
 use crate::domain::batch::{Batch, Observed};
 use crate::domain::change::{Effect, Skip};
 use crate::domain::checkpoint::TopicPartition;
@@ -40,9 +40,16 @@ pub enum Done {
 
 /// What readers see now.
 pub struct Committed {
-    pub positions: Positions,
-    pub fresh_as_of_ms: BTreeMap<TopicPartition, i64>,
+    /// Given back, so that the pipeline's thread frees what it allocated: the writer is the busier
+    /// of the two.
+    pub batch: Box<Batch>,
     pub dead_letters_kept: u64,
+}
+
+impl Committed {
+    pub fn positions(&self) -> impl Iterator<Item = (TopicPartition, i64)> {
+        self.batch.advances.iter().map(|(at, advance)| (*at, advance.to.next_offset))
+    }
 }
 
 /// Handle of the writer's thread. Dropping the work channel ends it.
@@ -138,7 +145,7 @@ impl<T: Store> WriterLoop<T> {
     fn carry_out(&mut self, work: Work) -> Result<Option<Done>, Failure> {
         match work {
             Work::Batch(batch) if self.failed => self.note_stop(*batch),
-            Work::Batch(batch) => self.apply(&batch),
+            Work::Batch(batch) => self.apply(batch),
             Work::Complete if self.failed => Ok(Some(Done::Dropped)),
             Work::Complete => Ok(self.retrying(|store| store.complete())?.map(|()| Done::Completed)),
         }
@@ -157,21 +164,16 @@ impl<T: Store> WriterLoop<T> {
         Ok(Some(Done::Dropped))
     }
 
-    fn apply(&mut self, batch: &Batch) -> Result<Option<Done>, Failure> {
+    fn apply(&mut self, batch: Box<Batch>) -> Result<Option<Done>, Failure> {
         let started = Instant::now();
-        let Some(applied) = self.retrying(|store| store.apply(batch))? else { return Ok(None) };
-        self.count(batch, &applied, started.elapsed());
-        let positions: Positions =
-            batch.advances.iter().map(|(at, advance)| (*at, advance.to.next_offset)).collect();
+        let Some(applied) = self.retrying(|store| store.apply(&batch))? else { return Ok(None) };
+        self.count(&batch, &applied, started.elapsed());
+        let committed = Committed { batch, dead_letters_kept: applied.dead_letters_kept };
         self.context.progress.update(|shared| {
-            shared.positions.extend(positions.iter().map(|(at, offset)| (*at, *offset)));
-            shared.connected = batch.observed.connected;
+            shared.positions.extend(committed.positions());
+            shared.connected = committed.batch.observed.connected;
         });
-        Ok(Some(Done::Applied(Committed {
-            positions,
-            fresh_as_of_ms: batch.observed.fresh_as_of_ms.clone(),
-            dead_letters_kept: applied.dead_letters_kept,
-        })))
+        Ok(Some(Done::Applied(committed)))
     }
 
     /// Retries with backoff until it works, cannot work, or the daemon stops (`None`).

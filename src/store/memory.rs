@@ -257,6 +257,9 @@ impl Replica {
         for (at, advance) in &batch.advances {
             self.checkpoint.positions.insert(*at, advance.to.clone());
         }
+        for (topic, news) in &batch.event_ids {
+            news.join(self.checkpoint.event_ids.entry(*topic).or_default());
+        }
         self.observe(&batch.observed);
         self.last_batch = batch.id;
         Ok(applied)
@@ -482,6 +485,10 @@ impl Reader for MemoryReader {
             return Ok(RowLookup::Visible { values: shown(&row.values), version });
         }
         Ok(row.deleted.map_or(RowLookup::Missing, |version| RowLookup::Deleted { version }))
+    }
+
+    fn is_dead_letter(&self, at: TopicPartition, offset: i64) -> Result<bool, StoreError> {
+        Ok(self.0.replica().dead_letters.keys().any(|(of, kept, _)| (*of, *kept) == (at, offset)))
     }
 }
 

@@ -16,7 +16,7 @@ pub use memory::{Fault, MemoryReader, MemoryStore};
 pub use sqlite::{Settings, SqliteReader, SqliteStore, sqlite_status};
 
 use crate::domain::batch::Batch;
-use crate::domain::checkpoint::Checkpoint;
+use crate::domain::checkpoint::{Checkpoint, TopicPartition};
 use crate::domain::dead_letter::DeadLetter;
 use crate::domain::retry::RetryReason;
 use crate::domain::state::State;
@@ -28,8 +28,8 @@ pub trait Store: Send {
     /// Positions and identity as stored.
     fn checkpoint(&mut self) -> Result<Checkpoint, StoreError>;
 
-    /// Applies the batch: rows, versions, marks, dead letters, positions, freshness, all or
-    /// nothing. Refuses (`Stop`) when a stored position is not the batch's `from`.
+    /// Applies the batch: rows, versions, marks, dead letters, event ids, positions, freshness,
+    /// all or nothing. Refuses (`Stop`) when a stored position is not the batch's `from`.
     fn apply(&mut self, batch: &Batch) -> Result<Applied, StoreError>;
 
     /// The first copy is whole: builds what was left for the end (indexes), makes it durable and
@@ -49,6 +49,9 @@ pub trait Reader: Send + Sync {
     fn status(&self, now_ms: i64) -> Result<Status, StoreError>;
 
     fn row(&self, table: usize, key: &[Value]) -> Result<RowLookup, StoreError>;
+
+    /// Whether the record became a dead letter that is still kept.
+    fn is_dead_letter(&self, at: TopicPartition, offset: i64) -> Result<bool, StoreError>;
 }
 
 #[derive(Debug, Clone, PartialEq, Default)]

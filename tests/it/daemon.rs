@@ -23,13 +23,19 @@ impl Daemon {
         let config = dir.join("readside.yaml");
         let listeners = "http: { listen: '127.0.0.1:0' }\nadmin: { listen: '127.0.0.1:0' }\n";
         std::fs::write(&config, format!("{yaml}\n{listeners}")).unwrap();
+        Daemon::start_with(dir, &config, &[])
+    }
+
+    /// Starts it with a configuration that is there, and variables laid over it. Its log goes to `dir`.
+    pub fn start_with(dir: &Path, config: &Path, variables: &[(&str, &str)]) -> Daemon {
         let log = dir.join("log");
         let out = std::fs::File::create(&log).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_readside"));
         command
             .arg("run")
             .arg("--config")
-            .arg(&config)
+            .arg(config)
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(out);
@@ -62,6 +68,12 @@ impl Daemon {
             });
         }
         self.addresses
+    }
+
+    /// `host:port` of the read-only listener and of the admin one.
+    pub fn listeners(&mut self) -> (String, String) {
+        let (http, admin) = self.addresses().expect("the daemon listens");
+        (http.to_string(), admin.to_string())
     }
 
     /// GET from the read-only listener: status code and body; `None` when nobody answers.

@@ -2,8 +2,11 @@
 
 mod bad_input;
 mod bounds;
+mod commands;
 mod crash;
 mod daemon;
+mod event_ids;
+mod examples;
 mod gaps;
 mod kafka;
 mod layers;

@@ -86,6 +86,7 @@ mod tests {
 
     use super::*;
     use crate::domain::catalog::{Column, Table};
+    use crate::domain::checkpoint::TopicPartition;
     use crate::domain::state::State;
     use crate::domain::value::{ColumnType, Value};
     use crate::domain::version::{Coordinates, Version};
@@ -122,6 +123,10 @@ mod tests {
                 tables: vec![table],
                 positions: Vec::new(),
             })
+        }
+
+        fn is_dead_letter(&self, _: TopicPartition, _: i64) -> Result<bool, StoreError> {
+            Ok(false)
         }
 
         fn row(&self, _table: usize, key: &[Value]) -> Result<RowLookup, StoreError> {

@@ -7,7 +7,7 @@ use crate::config::problem::{Place, Problem, Report};
 use crate::config::scalar::{Wrong, column_name, word};
 use crate::config::sections::COLUMN;
 use crate::config::tree::{Content, Node};
-use crate::config::words::words;
+use crate::config::words::{Word as _, words};
 use crate::domain::value::ColumnType;
 
 /// Far below what SQLite can do (2,000), which must also hold what readside keeps of each row.

@@ -90,7 +90,7 @@ fn lower_properties(report: &mut Report, node: &Node) -> Option<BTreeMap<String,
 fn may_be_set(report: &mut Report, entry: &Entry) -> bool {
     let name = entry.key.as_str();
     if let Some(reason) = owned(name) {
-        let message = format!("readside sets this property itself: {reason}");
+        let message = format!("this property cannot be set: {reason}");
         report.push(Problem::new(&entry.key_place, message).about(name));
         return false;
     }

@@ -19,6 +19,7 @@ use super::problem::{Problem, Report};
 use super::scalar::{address, count, duration, file, log_level, size, text, word};
 use super::sections::{ROOT, Section, Shape};
 use super::tree::Node;
+use super::words::Word as _;
 use topics::Topics;
 
 const MAX_STALENESS_MIN: Duration = Duration::from_millis(100);
@@ -40,6 +41,9 @@ pub(super) fn lower(report: &mut Report, root: &Node) -> Option<Config> {
     let replica =
         required_section(report, &root, "replica").and_then(|fields| lower_replica(report, &fields));
     let rebuild = root.value(report, "rebuild_when_mapping_changes", word::<RebuildPolicy>);
+    if let Some(given) = &rebuild {
+        warn_about_rebuilds(report, given);
+    }
     let defaults = section(report, &root, "defaults").and_then(|fields| lower_defaults(report, &fields));
     let freshness = section(report, &root, "freshness").and_then(|fields| lower_freshness(report, &fields));
     let startup = section(report, &root, "startup").and_then(|fields| lower_startup(report, &fields));
@@ -112,9 +116,27 @@ fn lower_replica(report: &mut Report, fields: &Fields) -> Option<Replica> {
 fn lower_defaults(report: &mut Report, fields: &Fields) -> Option<Defaults> {
     let on_error = fields.value(report, "on_error", word::<OnError>);
     let on_gap = fields.value(report, "on_gap", word::<OnGap>);
+    if let Some(given) = &on_gap {
+        warn_about_gaps(report, given);
+    }
     let max_staleness =
         fields.value(report, "max_staleness", duration).and_then(|given| staleness(report, given));
     Some(Defaults { on_error: on_error?.value, on_gap: on_gap?.value, max_staleness: max_staleness? })
+}
+
+/// What this version does not do yet, it must not seem to do: it stops, and nothing is lost.
+fn warn_about_gaps(report: &mut Report, on_gap: &Given<OnGap>) {
+    if matches!(on_gap.value, OnGap::Rebuild | OnGap::Continue) {
+        let message = "at a gap this version always stops, as with `on_gap: stop`";
+        report.push_warning(Problem::new(&on_gap.place, message).about(on_gap.value.word()));
+    }
+}
+
+fn warn_about_rebuilds(report: &mut Report, policy: &Given<RebuildPolicy>) {
+    if policy.value == RebuildPolicy::Always {
+        let message = "at a replica of another mapping this version always stops, as with `rebuild_when_mapping_changes: never`";
+        report.push_warning(Problem::new(&policy.place, message).about(policy.value.word()));
+    }
 }
 
 fn staleness(report: &mut Report, given: Given<Duration>) -> Option<Duration> {

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use crate::config::expression::parse_path;
 use crate::config::fields::{Fields, Given, entries, few, items, one_or_many, scalar, wrong_value};
-use crate::config::model::{Column, Expression, Freshness, Mapping, Path, Root, Table, TableSource};
+use crate::config::model::{Column, Expression, Freshness, Mapping, Path, Root, Rule, Table, TableSource};
 use crate::config::problem::{Place, Problem, Report};
 use crate::config::scalar::{Wrong, duration, table_name, text, topic_name};
 use crate::config::sections::{SOURCE, TABLE};
 use crate::config::tree::{Entry, Node};
+use crate::domain::change::IfMissing;
 use crate::domain::value::ColumnType;
 
 use super::columns::Columns;
@@ -270,7 +271,9 @@ fn lower_source(
     if events.is_none() {
         check_key_of_deletes(report, &topic.place, target, &key_from);
     }
-    topics.add_use(&topic.value, Use { place: topic.place.clone(), events, key_columns });
+    let needs_row = |rule: &Rule| matches!(rule, Rule::Patch { if_missing: IfMissing::DeadLetter, .. });
+    let patches_need_rows = matches!(&mapping, Mapping::Events(rules) if rules.values().any(needs_row));
+    topics.add_use(&topic.value, Use { place: topic.place.clone(), events, patches_need_rows, key_columns });
     Some(Source { topic: topic.value, place: topic.place, mapping, key_from })
 }
 

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use crate::config::expression::{ExpressionError, parse_path};
 use crate::config::fields::{Fields, Given, entries, few, items, scalar, scalar_text};
-use crate::config::model::{Format, KeyFormat, OnError, OnGap, Otherwise, Path, Root, Topic};
+use crate::config::model::{EventIds, Format, KeyFormat, OnError, OnGap, Otherwise, Path, Root, Topic};
 use crate::config::problem::{Place, Problem, Report};
-use crate::config::scalar::{Wrong, text, topic_name, word};
+use crate::config::scalar::{Wrong, count, text, topic_name, word};
 use crate::config::sections::TOPIC;
 use crate::config::tree::Node;
+use crate::domain::event_ids::{WINDOW_DEFAULT, WINDOW_MAX};
 
-use super::Defaults;
+use super::{Defaults, warn_about_gaps};
 
 /// What Debezium sends unless `unavailable.value.placeholder` says otherwise.
 const PLACEHOLDER: &str = "__debezium_unavailable_value";
@@ -33,6 +34,8 @@ struct Draft {
     key_format: Option<Given<KeyFormat>>,
     event_type: Option<Given<Path>>,
     version: Option<Given<Path>>,
+    event_id: Option<Given<Path>>,
+    event_id_window: Option<Given<usize>>,
     ignore: Option<Given<Vec<String>>>,
     otherwise: Option<Given<Otherwise>>,
     on_error: Option<Given<OnError>>,
@@ -49,6 +52,8 @@ pub(super) struct Use {
     pub place: Place,
     /// Where its `events` are, and the types they name.
     pub events: Option<Given<Vec<Given<String>>>>,
+    /// A patch becomes a dead letter where its row is missing.
+    pub patches_need_rows: bool,
     /// How many columns of the table's key are not constant.
     pub key_columns: usize,
 }
@@ -130,10 +135,12 @@ impl Draft {
         agree.take(&mut self.key_format, fields, "key_format", |report, node| scalar(report, node, word));
         agree.take(&mut self.event_type, fields, "event_type", field_of_event);
         agree.take(&mut self.version, fields, "version", field_of_event);
+        agree.take(&mut self.event_id, fields, "event_id", event_id);
+        agree.take(&mut self.event_id_window, fields, "event_id_window", window);
         agree.take(&mut self.ignore, fields, "ignore", event_types);
         agree.take(&mut self.otherwise, fields, "otherwise", |report, node| scalar(report, node, word));
         agree.take(&mut self.on_error, fields, "on_error", |report, node| scalar(report, node, word));
-        agree.take(&mut self.on_gap, fields, "on_gap", |report, node| scalar(report, node, word));
+        agree.take(&mut self.on_gap, fields, "on_gap", on_gap);
         agree.take(&mut self.placeholder, fields, "placeholder", |report, node| scalar(report, node, text));
         self.broken |= agree.broken;
     }
@@ -143,6 +150,7 @@ impl Draft {
             report.push_warning(Problem::new(declared, "no table is fed by this topic").about(name));
         }
         self.check_key_format(report, name);
+        self.check_event_id(report, name);
         match self.format() {
             _ if self.broken => {}
             Format::DebeziumJson => self.check_rows(report, name),
@@ -159,6 +167,32 @@ impl Draft {
                 used.key_columns
             );
             report.error(&used.place, message);
+        }
+    }
+
+    fn check_event_id(&self, report: &mut Report, name: &str) {
+        let Some(event_id) = &self.event_id else {
+            if let Some(window) = &self.event_id_window
+                && !self.broken
+            {
+                let message = format!("`event_id_window` needs `event_id`, which is not given for `{name}`");
+                report.error(&window.place, message);
+            }
+            return;
+        };
+        if self.format() == Format::DebeziumJson {
+            let message = format!(
+                "`event_id` cannot be given for `{name}`: events in the format `debezium-json` carry their order, so that a repeated one changes nothing"
+            );
+            report.error(&event_id.place, message);
+        }
+        // Whether such a patch is applied only the replica knows, too late for the id of the event.
+        for used in self.uses.iter().filter(|used| used.patches_need_rows) {
+            let place = used.events.as_ref().map_or(&used.place, |events| &events.place);
+            let message = format!(
+                "the topic `{name}` has an `event_id`, with which a patch cannot have `if_missing: dead_letter`: sent again later, it would be skipped; `hold` keeps it until its row arrives"
+            );
+            report.error(place, message);
         }
     }
 
@@ -235,6 +269,10 @@ impl Draft {
             key_format: self.key_format.map(|given| given.value),
             event_type: self.event_type.map(|given| given.value),
             version: self.version.map(|given| given.value),
+            event_ids: self.event_id.map(|given| EventIds {
+                path: given.value,
+                window: self.event_id_window.map_or(WINDOW_DEFAULT, |given| given.value),
+            }),
             ignore: self.ignore.map(|given| given.value).unwrap_or_default(),
             otherwise: self.otherwise.map_or(Otherwise::DeadLetter, |given| given.value),
             on_error: self.on_error.map_or(defaults.on_error, |given| given.value),
@@ -278,6 +316,12 @@ impl Agree<'_> {
     }
 }
 
+fn on_gap(report: &mut Report, node: &Node) -> Option<Given<OnGap>> {
+    let given = scalar(report, node, word)?;
+    warn_about_gaps(report, &given);
+    Some(given)
+}
+
 /// A path to a field of the event: not the event itself, not the record key.
 fn field_of_event(report: &mut Report, node: &Node) -> Option<Given<Path>> {
     let given = scalar(report, node, |text| parse_path(text).map_err(wrong_expression))?;
@@ -288,6 +332,29 @@ fn field_of_event(report: &mut Report, node: &Node) -> Option<Given<Path>> {
         return None;
     }
     Some(given)
+}
+
+/// A path to a field of the event, or into the record key.
+fn event_id(report: &mut Report, node: &Node) -> Option<Given<Path>> {
+    let given = scalar(report, node, |text| parse_path(text).map_err(wrong_expression))?;
+    if given.value.root != Root::Key && given.value.fields.is_empty() {
+        let message = "expected a path to a field of the event, such as `.id`, or to the record key, `$key`";
+        let text = scalar_text(report, node).unwrap_or_default();
+        report.push(Problem::new(&given.place, message).about(text));
+        return None;
+    }
+    Some(given)
+}
+
+fn window(report: &mut Report, node: &Node) -> Option<Given<usize>> {
+    let given = scalar(report, node, count)?;
+    match usize::try_from(given.value) {
+        Ok(value @ 1..=WINDOW_MAX) => Some(Given { value, place: given.place }),
+        _ => {
+            report.error(&given.place, format!("`event_id_window` is between 1 and {WINDOW_MAX}"));
+            None
+        }
+    }
 }
 
 pub(super) fn wrong_expression(error: ExpressionError) -> Wrong {

@@ -2,6 +2,7 @@
 
 mod description;
 mod hostile;
+mod reference;
 
 use std::fs;
 use std::path::{Path as FilePath, PathBuf};
@@ -158,6 +159,26 @@ fn events_become_rules_and_topics_are_sorted() {
 }
 
 #[test]
+fn event_ids_have_a_place_and_a_window() {
+    let text =
+        fs::read_to_string(FilePath::new(env!("CARGO_MANIFEST_DIR")).join("config/examples/event-ids.yaml"));
+    let text = text.unwrap();
+    let of = |text: &str| parse(text, "f.yaml", no_variables()).unwrap().config.topics[0].event_ids.clone();
+    let path = Path { root: Root::Row, fields: vec!["id".into()] };
+    assert_eq!(of(&text), Some(EventIds { path: path.clone(), window: 50_000 }));
+    assert_eq!(of(&text.replace("event_id_window", "# ")), Some(EventIds { path, window: 10_000 }));
+    let key = Path { root: Root::Key, fields: Vec::new() };
+    assert_eq!(of(&text.replace("event_id: .id ", "event_id: $key ")).unwrap().path, key);
+    // In a source it means the same.
+    let sources = "sources: [{ topic: parcels.events, event_type: .type, event_id: .id, event_id_window: 7, events: { A: { delete: { id: .x } } } }]";
+    let (head, _) = text.split_once("topics:").unwrap();
+    let text =
+        format!("{head}tables: {{ p: {{ key: id, columns: {{ id: text, n: 'text?' }}, {sources} }} }}\n");
+    assert_eq!(of(&text).unwrap().window, 7);
+    assert_eq!(of(&text.replace("event_id: .id, event_id_window: 7,", "")), None);
+}
+
+#[test]
 fn defaults_reach_topics_and_tables_that_say_nothing() {
     let config = example("debezium.yaml").config;
     let on_error: Vec<OnError> = config.topics.iter().map(|topic| topic.on_error).collect();
@@ -174,7 +195,7 @@ fn defaults_reach_topics_and_tables_that_say_nothing() {
 fn secrets_are_files_and_nothing_else() {
     let config = example("secured.yaml").config;
     assert_eq!(config.kafka.secrets["sasl.password"], PathBuf::from("/run/secrets/kafka/password"));
-    assert_eq!(config.kafka.properties["group.id"], "orders-readside");
+    assert_eq!(config.kafka.properties["sasl.username"], "orders");
     assert!(!config.kafka.properties.contains_key("sasl.password"));
 }
 

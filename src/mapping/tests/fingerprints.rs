@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::super::Plan;
 use super::support::*;
-use crate::config::{Config, Encoding, Format, KeyFormat, OnError};
+use crate::config::{Config, Encoding, EventIds, Format, KeyFormat, OnError};
 use crate::domain::change::IfMissing;
 use crate::domain::value::ColumnType;
 
@@ -27,7 +27,7 @@ fn fingerprint(change: impl FnOnce(&mut Config)) -> (String, String) {
 #[test]
 fn whatever_decides_rows_changes_it() {
     let unchanged = fingerprint(|_| {});
-    let changes: [fn(&mut Config); 13] = [
+    let changes: [fn(&mut Config); 14] = [
         |config| config.tables[0].columns[1].name = "state".to_owned(),
         |config| config.tables[0].columns[1].ty = ColumnType::Json,
         |config| config.tables[0].columns[1].nullable = true,
@@ -37,6 +37,7 @@ fn whatever_decides_rows_changes_it() {
         |config| config.tables[0].name = "other".to_owned(),
         |config| config.topics[0].version = Some(path(".v")),
         |config| config.topics[0].event_type = Some(path(".kind")),
+        |config| config.topics[0].event_ids = Some(EventIds { path: path(".id"), window: 1 }),
         |config| config.topics[0].key_format = Some(KeyFormat::Json),
         |config| config.tables[0].sources[0].key_from = [(0, path("$key"))].into(),
         |config| config.tables[0].sources[0].mapping = events([("Placed", upsert([(1, "\"new\"")]))]),
@@ -60,6 +61,9 @@ fn whatever_decides_rows_changes_it() {
 
 #[test]
 fn the_rest_does_not() {
+    let window = |window| Some(EventIds { path: path(".id"), window });
+    let with_ids = fingerprint(|config| config.topics[0].event_ids = window(10));
+    assert_eq!(fingerprint(|config| config.topics[0].event_ids = window(20)), with_ids);
     let unchanged = fingerprint(|_| {});
     let changes: [fn(&mut Config); 6] = [
         |config| config.tables[0].indexes = vec![vec![1]],

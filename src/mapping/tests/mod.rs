@@ -1,5 +1,6 @@
 mod conversions;
 mod debezium;
+mod event_ids;
 mod events;
 mod fingerprints;
 mod hostile;

@@ -48,6 +48,7 @@ pub fn topic(name: &str, format: Format) -> Topic {
         key_format: None::<KeyFormat>,
         event_type: None,
         version: None,
+        event_ids: None,
         ignore: Vec::new(),
         otherwise: Otherwise::DeadLetter,
         on_error: OnError::DeadLetter,

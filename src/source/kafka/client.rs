@@ -60,10 +60,9 @@ struct Heard {
     warned: BTreeMap<String, Instant>,
 }
 
-#[derive(Debug, Clone)]
-pub(super) struct ClientError {
-    pub code: i32,
-    pub reason: String,
+struct ClientError {
+    code: i32,
+    reason: String,
 }
 
 const WARN_EVERY: Duration = Duration::from_secs(60);
@@ -119,8 +118,8 @@ impl Client {
     }
 
     /// The most telling error since the last call.
-    pub fn take_error(&self) -> Option<ClientError> {
-        self.notices.lock().error.take()
+    pub fn take_error(&self) -> Option<String> {
+        self.notices.lock().error.take().map(|error| error.reason)
     }
 
     pub fn take_fatal(&self) -> Option<String> {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::config::Kafka;
 use crate::source::{Observation, SourceEvent};
 
-use super::client::{Client, ClientError, Queue, code};
+use super::client::{Client, Queue};
 use super::questions::{Asker, Extras, Round};
 use super::repeats::Repeats;
 use super::requests::{Failure, Limit};
@@ -63,6 +63,7 @@ impl Observer {
             shared: Arc::clone(&shared),
             failures: Repeats::default(),
             missing: vec![Repeats::default(); topics.len()],
+            error: None,
             reconnected: true,
         };
         let thread = thread::Builder::new().name("kafka-observer".into()).spawn(move || work.run());
@@ -107,6 +108,8 @@ struct Work {
     failures: Repeats,
     /// By topic.
     missing: Vec<Repeats>,
+    /// Why the client says the brokers cannot be reached.
+    error: Option<String>,
     /// The next round is the first after a start or a failure.
     reconnected: bool,
 }
@@ -143,6 +146,8 @@ impl Work {
     fn report(&mut self, round: Round) -> Result<(), Gone> {
         self.reconnected = false;
         self.failures.over();
+        self.asker.client.take_error();
+        self.error = None;
         if round.changed {
             // Else the consumer would notice a new partition at its next refresh, minutes later. It
             // does not matter when this fails: it looks again by itself every ten seconds.
@@ -161,21 +166,17 @@ impl Work {
 
     fn report_failure(&mut self, reason: &str) -> Result<(), Gone> {
         self.reconnected = true;
-        let error = self.asker.client.take_error();
-        if let Some(ClientError { code: code::AUTHENTICATION, .. }) = error {
-            self.renew_credentials();
-        }
-        let reason = match error {
-            Some(error) => error.reason,
-            None => reason.to_owned(),
-        };
+        self.renew_credentials();
+        // librdkafka tells an error once in 30 s: until the outage is over the last one holds.
+        self.error = self.asker.client.take_error().or(self.error.take());
+        let reason = self.error.clone().unwrap_or_else(|| reason.to_owned());
         match self.failures.is_due(&reason, Instant::now()) {
             true => self.send(Finding::Unreachable { reason }),
             false => Ok(()),
         }
     }
 
-    /// Passwords are rotated while we run: when one is refused, the files may hold the new one.
+    /// Passwords are rotated while we run: when nobody answers, the files may hold a new one.
     fn renew_credentials(&mut self) {
         match settings::credentials(&self.config) {
             Ok(Some(now)) if self.credentials.as_ref() != Some(&now) => {
@@ -185,7 +186,7 @@ impl Work {
                 self.credentials = Some(now);
             }
             Ok(_) => {}
-            Err(error) => tracing::warn!(%error, "credentials were refused and cannot be read again"),
+            Err(error) => tracing::debug!(%error, "credentials cannot be read again"),
         }
     }
 

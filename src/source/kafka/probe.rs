@@ -9,7 +9,7 @@ use crate::domain::checkpoint::{Position, TopicPartition};
 use crate::source::{Source, SourceEvent};
 
 use super::client::{Client, code};
-use super::questions::{Asker, explain};
+use super::questions::{Asker, Identities, explain};
 use super::requests::{self, Failure, Limit, Spec, TopicIdentity};
 use super::{KafkaSource, SourceError};
 
@@ -46,15 +46,15 @@ pub fn probe(config: &Kafka, topics: &[String], timeout: Duration) -> Result<Pro
     let never = AtomicBool::new(false);
     let limit = Limit { deadline, stop: &never };
     let mut asker = Asker::new(Client::new(config, Some("check"))?, topics)?;
-    let described = asker.find_broker(limit).and_then(|broker| {
-        let cluster = requests::cluster_id(&asker.client, broker, limit)?;
-        Ok((broker, cluster, asker.identities(broker, limit)?))
-    });
-    let (broker, cluster, identities) = match described {
-        Ok(described) => described,
-        Err(failure) => {
-            let told = asker.client.take_error().map(|error| error.reason);
-            return Ok(Probe { cluster: Err(told.unwrap_or_else(|| reason(failure))), topics: Vec::new() });
+    let (broker, cluster, identities) = loop {
+        let failure = match describe(&mut asker, limit) {
+            Ok(described) => break described,
+            Err(failure) => reason(failure),
+        };
+        // Silence may just be slow; an error that was told is an answer.
+        let told = asker.client.take_error();
+        if told.is_some() || limit.remaining().is_err() {
+            return Ok(Probe { cluster: Err(told.unwrap_or(failure)), topics: Vec::new() });
         }
     };
     let mut found = Vec::new();
@@ -68,6 +68,12 @@ pub fn probe(config: &Kafka, topics: &[String], timeout: Duration) -> Result<Pro
     read(config, topics, &mut found, deadline)?;
     let found = found.into_iter().map(|topic| topic.map(|(topic, _)| topic)).collect();
     Ok(Probe { cluster: Ok(cluster), topics: found })
+}
+
+fn describe(asker: &mut Asker, limit: Limit<'_>) -> Result<(i32, String, Identities), Failure> {
+    let broker = asker.find_broker(limit)?;
+    let cluster = requests::cluster_id(&asker.client, broker, limit)?;
+    Ok((broker, cluster, asker.identities(broker, limit)?))
 }
 
 /// A topic and the ends of its partitions.

@@ -17,6 +17,8 @@ use super::requests::{self, Failure, Limit, Spec, TopicIdentity};
 
 /// One try to find a broker that answers.
 const FIND: Duration = Duration::from_millis(300);
+/// All tries of a round: longer silence is worth telling.
+const FIND_MAX: Duration = Duration::from_secs(2);
 
 pub(super) struct Asker {
     /// Dropped before the client.
@@ -108,6 +110,7 @@ impl Asker {
         if let Some(broker) = self.broker {
             return Ok(broker);
         }
+        let limit = Limit { deadline: limit.deadline.min(Instant::now() + FIND_MAX), ..limit };
         loop {
             self.client.serve();
             let wait = limit.remaining()?.min(FIND);

@@ -36,7 +36,7 @@ const REFUSED: [&str; 7] = [
 /// 50 MiB per fetch; `fetch.queue.backoff.ms` (1 s by default) would then be a throughput trap.
 const DEFAULTS: [(&str, &str); 10] = [
     ("client.id", "readside"),
-    ("queued.max.messages.kbytes", "4096"),
+    ("queued.max.messages.kbytes", "1024"),
     ("fetch.message.max.bytes", "262144"),
     ("fetch.wait.max.ms", "250"),
     ("fetch.queue.backoff.ms", "2"),

@@ -1,9 +1,11 @@
 //! The contract, case by case.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use super::*;
 use crate::domain::dead_letter::{DeadLetter, Reason, RecordBytes, Rejection};
+use crate::domain::event_ids::{EventId, NewEventIds};
 use crate::domain::state::State;
 use crate::store::{Applied, StopCode};
 
@@ -32,6 +34,7 @@ contract! {
     a_refused_batch_leaves_nothing_behind,
     a_batch_sent_again_is_recognised,
     another_cluster_or_topic_stops,
+    event_ids_come_and_go_with_their_batch,
     dead_letters_are_kept_once,
     delete_marks_go_when_they_are_old,
     delete_marks_by_position_wait_for_freshness,
@@ -211,6 +214,7 @@ fn a_refused_batch_leaves_nothing_behind(bench: &impl Bench) {
     let mut wrong = Batch { advances: advance(Some(5), 20), ..batch([upsert(2, 20), delete(1, 21)]) };
     wrong.observed.cluster_id = Some("seen too early".into());
     wrong.observed.stopped = Some("no".into());
+    wrong.event_ids = event_ids(0, 5, 1..=2);
     store.apply(&wrong).unwrap_err();
     let after = (store.checkpoint().unwrap(), store.figures().rows, bench.reader().status(NOW_MS).unwrap());
     assert_eq!(before, after);
@@ -257,6 +261,51 @@ fn another_cluster_or_topic_stops(bench: &impl Bench) {
     let checkpoint = store.checkpoint().unwrap();
     assert_eq!(checkpoint.cluster_id.as_deref(), Some("C"));
     assert_eq!(checkpoint.topic_ids[&1], "T");
+}
+
+fn event_id(nth: u64) -> EventId {
+    EventId::of_integer(&nth.to_string())
+}
+
+fn event_ids(topic: usize, window: usize, nth: RangeInclusive<u64>) -> BTreeMap<usize, NewEventIds> {
+    BTreeMap::from([(topic, NewEventIds { window, ids: nth.map(event_id).collect() })])
+}
+
+fn event_ids_come_and_go_with_their_batch(bench: &impl Bench) {
+    let mut store = bench.open();
+    let stored = |store: &mut dyn Store| store.checkpoint().unwrap().event_ids;
+    let ids = |nth: RangeInclusive<u64>| nth.map(event_id).collect::<Vec<_>>();
+    assert_eq!(stored(&mut store), BTreeMap::new());
+    let mut from = None;
+    let mut moving = |event_ids| {
+        let to = from.unwrap_or(0) + 10;
+        Batch { advances: advance(from.replace(to), to), event_ids, ..batch([]) }
+    };
+    store.apply(&moving(event_ids(0, 5, 1..=3))).unwrap();
+    let second = moving(event_ids(0, 5, 4..=7));
+    store.apply(&second).unwrap();
+    assert_eq!(stored(&mut store), BTreeMap::from([(0, ids(3..=7))]));
+    // Sent again because its reply was lost, also to a store that was opened since.
+    store.apply(&second).unwrap();
+    drop(store);
+    let mut store = bench.open();
+    assert_eq!(stored(&mut store), BTreeMap::from([(0, ids(3..=7))]));
+    store.apply(&second).unwrap();
+    // Refused: the position is another.
+    store
+        .apply(&Batch { event_ids: event_ids(0, 5, 8..=9), advances: advance(Some(1), 2), ..batch([]) })
+        .unwrap_err();
+    assert_eq!(stored(&mut store), BTreeMap::from([(0, ids(3..=7))]));
+    // Topics do not push out each other's; a batch without ids changes nothing.
+    store.apply(&moving(event_ids(1, 2, 20..=29))).unwrap();
+    store.apply(&moving(BTreeMap::new())).unwrap();
+    assert_eq!(stored(&mut store), BTreeMap::from([(0, ids(3..=7)), (1, ids(28..=29))]));
+    // A window that was made smaller, and one that was made larger.
+    store.apply(&moving(event_ids(0, 3, 8..=8))).unwrap();
+    store.apply(&moving(event_ids(1, 9, 30..=31))).unwrap();
+    drop(store);
+    let mut store = bench.open();
+    assert_eq!(stored(&mut store), BTreeMap::from([(0, ids(6..=8)), (1, ids(28..=31))]));
 }
 
 fn letter(offset: i64, table: Option<usize>, bytes: usize) -> DeadLetter {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
+use crate::domain::event_ids::{EventId, NewEventIds};
 use crate::store::Figures;
 
 /// Keys per table: few, so that histories meet.
@@ -101,11 +102,15 @@ fn folded(catalog: &Catalog, changes: &[Change]) -> BatchBuilder {
     builder
 }
 
-/// Positions that the nth batch moves from and to.
+/// Positions that the nth batch moves from and to, and the event ids it brings: none, one or two.
 fn seal(mut builder: BatchBuilder, nth: usize) -> Batch {
     let from = nth.checked_sub(1).map(|before| before as i64 * 10);
     let to = Position { next_offset: nth as i64 * 10, leader_epoch: nth as i32, ..Position::start() };
     builder.advance(AT, from, &to);
+    let ids: Vec<EventId> = (0..nth % 3).map(|id| EventId::of_text(&format!("{nth}/{id}"))).collect();
+    if !ids.is_empty() {
+        builder.remember(nth % 2, NewEventIds { window: 3, ids });
+    }
     builder.seal(observed())
 }
 

@@ -1,6 +1,6 @@
 //! One batch, one transaction.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
@@ -11,6 +11,7 @@ use crate::domain::batch::{Advance, Batch, Observed};
 use crate::domain::catalog::Catalog;
 use crate::domain::checkpoint::{AfterDelete, Checkpoint, PartitionMemory, Position, TopicPartition};
 use crate::domain::dead_letter::DeadLetter;
+use crate::domain::event_ids::{EventId, NewEventIds};
 use crate::domain::version::Version;
 use crate::store::{Applied, StoreError, rules};
 
@@ -77,7 +78,21 @@ impl SqliteStore {
             let memory = PartitionMemory { max_timestamp_ms: row.get(4)?, after_delete };
             checkpoint.positions.insert(at, Position { next_offset, leader_epoch: row.get(3)?, memory });
         }
+        checkpoint.event_ids = self.read_event_ids()?;
         Ok(checkpoint)
+    }
+
+    fn read_event_ids(&self) -> Result<BTreeMap<usize, Vec<EventId>>, StoreError> {
+        let mut all: BTreeMap<usize, Vec<EventId>> = BTreeMap::new();
+        let mut statement = self.conn.prepare_cached(
+            "SELECT topic_index, event_id FROM _readside_meta_event_ids WHERE generation = ?1 \
+             ORDER BY topic_index, nth",
+        )?;
+        let mut rows = statement.query([GENERATION])?;
+        while let Some(row) = rows.next()? {
+            all.entry(row.get::<_, u32>(0)? as usize).or_default().push(EventId::from_bytes(row.get(1)?));
+        }
+        Ok(all)
     }
 }
 
@@ -117,6 +132,9 @@ impl Work<'_> {
         let mut applied = self.write_entries(batch)?;
         for letter in batch.dead_letters.iter().chain(&applied.dead_letters) {
             self.keep_dead_letter(letter)?;
+        }
+        for (topic, news) in &batch.event_ids {
+            self.remember(*topic, news)?;
         }
         applied.dead_letters_kept = self.memory.dead_letters.iter().sum();
         self.observe(batch)?;
@@ -158,6 +176,33 @@ impl Work<'_> {
             }
         }
         Ok(applied)
+    }
+
+    /// Numbers are given without gaps, so that they tell which are the newest.
+    fn remember(&self, topic: usize, news: &NewEventIds) -> Result<(), StoreError> {
+        // The mapping that the file belongs to has fixed the list of topics; versions hold the
+        // index too.
+        let topic = topic as i64;
+        let mut last: i64 = self
+            .conn
+            .prepare_cached(
+                "SELECT COALESCE(MAX(nth), 0) FROM _readside_meta_event_ids \
+                 WHERE generation = ?1 AND topic_index = ?2",
+            )?
+            .query_row([GENERATION, topic], |row| row.get(0))?;
+        let mut insert = self.conn.prepare_cached(
+            "INSERT INTO _readside_meta_event_ids (generation, topic_index, nth, event_id) VALUES (?1, ?2, ?3, ?4)",
+        )?;
+        for id in news.kept() {
+            last += 1;
+            insert.execute(params![GENERATION, topic, last, id.to_bytes()])?;
+        }
+        self.conn
+            .prepare_cached(
+                "DELETE FROM _readside_meta_event_ids WHERE generation = ?1 AND topic_index = ?2 AND nth <= ?3",
+            )?
+            .execute([GENERATION, topic, last - news.window as i64])?;
+        Ok(())
     }
 
     /// Compare and set, in one statement.

@@ -67,6 +67,13 @@ CREATE TABLE _readside_meta_partitions (
   fresh_as_of_ms INTEGER,
   PRIMARY KEY (generation, topic, \"partition\")
 ) WITHOUT ROWID;
+CREATE TABLE _readside_meta_event_ids (
+  generation INTEGER NOT NULL,
+  topic_index INTEGER NOT NULL,
+  nth INTEGER NOT NULL,
+  event_id BLOB NOT NULL,
+  PRIMARY KEY (generation, topic_index, nth)
+) WITHOUT ROWID;
 CREATE TABLE _readside_meta_dead_letters (
   topic TEXT NOT NULL,
   \"partition\" INTEGER NOT NULL,
@@ -112,6 +119,8 @@ pub(super) enum Sql {
     DeleteOld,
     Delete,
     Find,
+    /// Whether the row has details; no row if the key is not there.
+    HasDetails,
     PutHidden,
     DeleteHidden,
     FindHidden,
@@ -179,6 +188,7 @@ impl TableSql {
             format!("DELETE FROM {main} WHERE {given_key} AND _readside_v <= ?{}", keys + 1),
             format!("DELETE FROM {main} WHERE {given_key}"),
             format!("SELECT {row} FROM {main} WHERE {given_key}"),
+            format!("SELECT _readside_d IS NOT NULL FROM {main} WHERE {given_key}"),
             format!(
                 "INSERT INTO {hidden} ({row}, _readside_at_ms) VALUES ({}) ON CONFLICT ({key}) DO UPDATE SET \
                  {set}_readside_v = ?{v}, _readside_d = ?{d}, _readside_at_ms = ?{t}",

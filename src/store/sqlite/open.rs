@@ -21,7 +21,7 @@ const BUSY_TIMEOUT: Duration = Duration::from_millis(200);
 const CHECKPOINT_PAGES: i64 = 1_000;
 /// What the WAL file is cut to when it is reset.
 const WAL_KEEP_BYTES: i64 = 8 << 20;
-const CACHE_KIB: i64 = 6 << 10;
+const CACHE_KIB: i64 = 4 << 10;
 
 impl SqliteStore {
     /// Opens or creates the replica at `path`. Refuses (`Stop`) a file of another program, of
@@ -62,7 +62,7 @@ fn open(path: &Path, catalog: Arc<Catalog>, settings: Settings) -> Result<Sqlite
         lock.mark_building()?;
     }
     configure(&conn, path, complete)?;
-    conn.set_prepared_statement_cache_capacity(24 + layout::STATEMENTS * catalog.tables.len());
+    conn.set_prepared_statement_cache_capacity(28 + layout::STATEMENTS * catalog.tables.len());
     adopt_settings(&conn, &catalog, &settings)?;
     let memory = load(&conn, &catalog)?;
     let store = SqliteStore {

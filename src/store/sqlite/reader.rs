@@ -10,6 +10,7 @@ use super::error::{at, foreign};
 use super::layout::{APPLICATION_ID, LAYOUT, Sql, TableSql};
 use super::table::{bind_values, read_row};
 use crate::domain::catalog::Catalog;
+use crate::domain::checkpoint::TopicPartition;
 use crate::domain::state::{Facts, State, state};
 use crate::domain::value::Value;
 use crate::store::{PositionStatus, Reader, RowLookup, Status, StoreError, TableStatus};
@@ -74,6 +75,16 @@ impl Reader for SqliteReader {
                 });
             }
             Ok(RowLookup::Missing)
+        })
+    }
+
+    fn is_dead_letter(&self, at: TopicPartition, offset: i64) -> Result<bool, StoreError> {
+        let Some(topic) = self.catalog.topics.get(at.topic) else { return Ok(false) };
+        self.read(|conn| {
+            let mut statement = conn.prepare_cached(
+                "SELECT 1 FROM _readside_meta_dead_letters WHERE topic = ?1 AND \"partition\" = ?2 AND \"offset\" = ?3",
+            )?;
+            Ok(statement.exists((topic, at.partition, offset))?)
         })
     }
 }

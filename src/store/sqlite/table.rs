@@ -80,22 +80,44 @@ impl<'c> TableWriter<'c> {
         if memory.held + memory.marks > 0 && self.find(Sql::FindHidden, &row.values)?.is_some() {
             return self.join(memory, row.clone());
         }
-        let order = if memory.update_first { [Sql::Update, Sql::Insert] } else { [Sql::Insert, Sql::Update] };
-        for (attempt, sql) in order.into_iter().enumerate() {
-            let statement = self.statement(sql)?;
-            bind_row(statement, &row.values, Some(version))?;
-            if statement.raw_execute()? > 0 {
-                memory.rows += i64::from(matches!(sql, Sql::Insert));
-                memory.update_first ^= attempt > 0;
-                return Ok(Outcome::Changed);
+        if !memory.update_first && self.write_whole(Sql::Insert, row, version)? {
+            memory.rows += 1;
+            return Ok(Outcome::Changed);
+        }
+        if self.write_whole(Sql::Update, row, version)? {
+            memory.update_first = true;
+            return Ok(Outcome::Changed);
+        }
+        match self.has_details(&row.values)? {
+            None => {
+                memory.update_first = false;
+                memory.rows += i64::from(self.write_whole(Sql::Insert, row, version)?);
+                Ok(Outcome::Changed)
             }
+            Some(false) => {
+                memory.update_first = true;
+                Ok(Outcome::Stale)
+            }
+            // The row is newer, but may have columns that this one knows better.
+            Some(true) => self.join(memory, row.clone()),
         }
-        // There is a newer row. It may still have columns that this one knows better.
-        memory.update_first = true;
-        match self.find(Sql::Find, &row.values)? {
-            Some(stored) if stored.needs_details() => self.join(memory, row.clone()),
-            _ => Ok(Outcome::Stale),
-        }
+    }
+
+    fn write_whole(&mut self, sql: Sql, row: &RowState, version: Version) -> Result<bool, StoreError> {
+        let statement = self.statement(sql)?;
+        bind_row(statement, &row.values, Some(version))?;
+        Ok(statement.raw_execute()? > 0)
+    }
+
+    fn has_details(&mut self, values: &[Value]) -> Result<Option<bool>, StoreError> {
+        let shape = self.shape;
+        let statement = self.statement(Sql::HasDetails)?;
+        bind_key(statement, shape, values)?;
+        let mut rows = statement.raw_query();
+        Ok(match rows.next()? {
+            Some(row) => Some(row.get(0)?),
+            None => None,
+        })
     }
 
     fn delete(

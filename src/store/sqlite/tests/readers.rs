@@ -52,6 +52,27 @@ fn a_view_is_as_good_as_its_table() {
     }
 }
 
+/// `docs/REFERENCE.md` has a heading for each of our views, and a table with its columns in order.
+#[test]
+fn the_reference_has_every_column_of_every_view() {
+    let text = include_str!("../../../../docs/REFERENCE.md");
+    let bench = bench();
+    let _store = bench.open();
+    let reader = reading(&bench.path());
+    let mut views = 0;
+    for section in text.split("\n### `_readside_").skip(1) {
+        views += 1;
+        let (name, rest) = section.split_once('`').unwrap();
+        let rest = rest.split("\n#").next().unwrap();
+        let cells = rest.lines().filter_map(|line| line.strip_prefix("| `")?.split(" | ").next());
+        let described: Vec<&str> =
+            cells.flat_map(|cell| cell.split(", ")).map(|name| name.trim_matches('`')).collect();
+        let statement = reader.prepare(&format!("SELECT * FROM _readside_{name}")).unwrap();
+        assert_eq!(described, statement.column_names().collect::<Vec<_>>(), "{name}");
+    }
+    assert_eq!(views, 4);
+}
+
 #[test]
 fn the_views_have_the_promised_columns() {
     let bench = bench();
