@@ -261,7 +261,9 @@ fn a_new_partition_whose_first_records_are_gone_is_a_gap_of_a_whole_copy() {
 
 #[test]
 fn what_was_taken_before_another_log_was_noticed_is_dropped() {
-    let (_, shared, store, daemon) = live();
+    // With event ids, which are remembered apart from the rows.
+    let text = USERS.replace("{ format: json }", "{ format: json, event_id: .n }");
+    let (_, shared, store, daemon) = live_with(&text, 1);
     let before = (store.rows(0), store.clone().checkpoint().unwrap());
     {
         let mut world = shared.world();
@@ -406,5 +408,23 @@ fn after_a_start_nothing_is_read_before_a_round_has_shown_the_same_log() {
     shared.advance_clock(1_000);
     daemon.observe(&shared).unwrap();
     assert_eq!(shared.world().reading.get(&at(0, 0)), Some(&end));
+    daemon.kill();
+}
+
+#[test]
+fn a_topic_without_partitions_is_one_that_is_not_known_yet() {
+    let config = config(USERS);
+    let shared = Shared::new();
+    shared.world().add_partition(at(0, 0));
+    let store = memory_store(&config);
+    let mut daemon = Daemon::start(&config, &shared, store.clone());
+    let mut empty = shared.world().ask();
+    empty.topics.get_mut(&0).unwrap().partitions.clear();
+    shared.world().deliveries.push_back(Delivery::Observation(empty));
+    daemon.settle(&shared).unwrap();
+    assert!(!daemon.progress.is_gate_open());
+    assert_eq!(fresh_as_of_ms(&store, &shared), None);
+    daemon.observe(&shared).unwrap();
+    assert!(daemon.progress.is_gate_open());
     daemon.kill();
 }
