@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tracing::warn;
 
@@ -41,8 +41,7 @@ impl Replica {
                     if backoff.attempts() == 0 {
                         warn!(error = %message, "the replica cannot be opened; trying again");
                     }
-                    std::thread::sleep(backoff.next(0));
-                    if stop.load(Ordering::Relaxed) {
+                    if !pause(backoff.next(0), stop) {
                         return Ok(None);
                     }
                 }
@@ -90,6 +89,21 @@ impl Replica {
     }
 }
 
+/// Sleeps in slices; false as soon as it was told to stop.
+fn pause(wait: Duration, stop: &AtomicBool) -> bool {
+    let until = Instant::now() + wait;
+    loop {
+        if stop.load(Ordering::Relaxed) {
+            return false;
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return true;
+        }
+        std::thread::sleep(left.min(Duration::from_millis(100)));
+    }
+}
+
 /// Where a replica is, with what it takes to read it.
 #[derive(Debug, Clone)]
 pub enum Place {
@@ -134,5 +148,22 @@ pub fn status_without_daemon(config: &Config, now_ms: i64) -> Option<Result<Stat
             let catalog = Arc::clone(Plan::compile(config).catalog());
             Some(place.reader(&catalog).status(now_ms))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_ends_when_it_was_told_to_stop() {
+        let stop = Arc::new(AtomicBool::new(false));
+        assert!(pause(Duration::from_millis(1), &stop));
+        let waiting = {
+            let stop = Arc::clone(&stop);
+            std::thread::spawn(move || pause(Duration::from_secs(3_600), &stop))
+        };
+        stop.store(true, Ordering::Relaxed);
+        assert!(!waiting.join().unwrap());
     }
 }

@@ -317,12 +317,13 @@ impl Intake {
         }
         self.connected = true;
         self.context.metrics.kafka_connected(true);
-        let verdict = self.identity.judge(&self.catalog, seen, |at| {
-            self.partitions.get(&at).map(|known| known.position.next_offset)
-        });
-        match verdict {
+        let positions = self.positions();
+        match self.identity.judge(&self.catalog, seen, positions, self.context.now_ms()) {
             Verdict::Gap { reason, failure } => {
                 self.context.metrics.gap(reason);
+                if reason != GapReason::Retention {
+                    self.discard();
+                }
                 return Err(failure);
             }
             Verdict::Suspect => {
@@ -346,7 +347,7 @@ impl Intake {
             // A round is proof only of a topic all of whose partitions are being read.
             if self.can_count(*topic, observed) {
                 for (partition, ends) in &observed.partitions {
-                    self.meet(TopicPartition { topic: *topic, partition: *partition }, ends, seen.asked_ms);
+                    self.meet(TopicPartition { topic: *topic, partition: *partition }, ends, seen.asked_ms)?;
                 }
                 self.counted_ms.insert(*topic, seen.asked_ms);
             }
@@ -357,8 +358,26 @@ impl Intake {
         Ok(())
     }
 
+    fn positions(&self) -> Positions {
+        self.partitions.iter().map(|(at, partition)| (*at, partition.position.next_offset)).collect()
+    }
+
+    /// Forgets what was taken and not handed over yet: it may come from another log.
+    fn discard(&mut self) {
+        self.builder = BatchBuilder::default();
+        drop(self.plan.take_event_ids());
+        for partition in self.partitions.values_mut() {
+            partition.moved = false;
+            partition.freshness.distrust();
+        }
+    }
+
     /// Whether every partition of the topic is known or can be started now, and none is missing.
     fn can_count(&mut self, topic: usize, observed: &TopicObservation) -> bool {
+        if observed.partitions.is_empty() {
+            // No topic is like that: an answer given while it was being made.
+            return false;
+        }
         let known = self.partitions.keys().filter(|at| at.topic == topic);
         if known.clone().any(|at| !observed.partitions.contains_key(&at.partition)) {
             return false;
@@ -377,8 +396,19 @@ impl Intake {
     }
 
     /// Takes a partition's ends as proof; starts reading it when it is new.
-    fn meet(&mut self, at: TopicPartition, ends: &Ends, asked_ms: i64) {
+    fn meet(&mut self, at: TopicPartition, ends: &Ends, asked_ms: i64) -> Result<(), Failure> {
         if let (false, Some(log_start)) = (self.partitions.contains_key(&at), ends.log_start) {
+            if self.gate.is_complete() && log_start > 0 {
+                // A first copy is of what the log holds. A whole copy has missed something.
+                self.context.metrics.gap(GapReason::Retention);
+                return Err(Failure::foreign(format!(
+                    "topic {} partition {} is new, and its records 0 to {} were removed by retention before \
+                     they were read; remove the replica to build it anew from what the log still holds",
+                    self.catalog.topics[at.topic],
+                    at.partition,
+                    log_start - 1
+                )));
+            }
             // It did not exist in the last round that counted, so nothing committed before that
             // round can be missing from it.
             let stored = self
@@ -407,6 +437,7 @@ impl Intake {
             partition.end = Some(ends.high_watermark);
             self.news.ends.insert(at, ends.high_watermark);
         }
+        Ok(())
     }
 
     /// The first round in which every topic exists and every partition is known tells the ends
@@ -424,9 +455,15 @@ impl Intake {
                 }
                 ends.insert(at, found.last_stable.unwrap_or(found.high_watermark));
             }
+            if observed.partitions.is_empty() {
+                return;
+            }
         }
-        let positions: Positions =
-            self.partitions.iter().map(|(at, partition)| (*at, partition.position.next_offset)).collect();
+        let positions = self.positions();
+        if positions.len() != ends.len() {
+            // The broker that answered has not heard of a partition that we read already.
+            return;
+        }
         let remaining = super::gate::remaining(&ends, &positions);
         info!(partitions = ends.len(), remaining_records = remaining, "reading up to the end of the log");
         self.gate.capture(ends, remaining, self.context.now_ms());

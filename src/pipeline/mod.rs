@@ -111,6 +111,8 @@ pub struct Pipeline<S: Source> {
     /// Handed over and not yet reported back, at most [`IN_FLIGHT_MAX`].
     in_flight: usize,
     limits: BatchLimits,
+    /// The writer's thread has ended.
+    writer_gone: bool,
     heartbeat_ms: i64,
     interval_ms: i64,
 }
@@ -147,6 +149,7 @@ impl<S: Source> Pipeline<S> {
             done,
             in_flight: 0,
             limits: writer.limits,
+            writer_gone: false,
             heartbeat_ms: 0,
             interval_ms: config.freshness.interval.as_millis().max(1) as i64,
         }
@@ -154,21 +157,26 @@ impl<S: Source> Pipeline<S> {
 
     /// Runs until it is told to stop or cannot go on. What is complete is in the replica then.
     pub fn run(mut self) -> Result<(), Failure> {
-        let ended = loop {
+        let mut failure = loop {
             match self.round() {
                 Ok(true) => {}
-                Ok(false) => break Ok(()),
-                Err(failure) => break Err(failure),
+                Ok(false) => break None,
+                Err(failure) => break Some(failure),
             }
         };
-        if let Err(failure) = &ended {
-            error!(reason = %failure, exit_code = failure.exit_code, "stopping: a person is needed");
-            self.context.progress.update(|shared| shared.stopped = Some(failure.reason.clone()));
-            self.intake.stopped = Some(failure.reason.clone());
+        if let Some(failure) = &failure {
+            self.announce(failure);
         }
-        let flushed = self.flush(ended.is_err());
-        // The first failure is the cause; what the flush says then only follows from it.
-        ended.and(flushed)
+        self.flush(&mut failure);
+        // A writer whose store refuses would go on trying, and nobody would see the end.
+        self.context.stop.store(true, Ordering::Relaxed);
+        failure.map_or(Ok(()), Err)
+    }
+
+    fn announce(&mut self, failure: &Failure) {
+        error!(reason = %failure, exit_code = failure.exit_code, "stopping: a person is needed");
+        self.context.progress.update(|shared| shared.stopped = Some(failure.reason.clone()));
+        self.intake.stopped = Some(failure.reason.clone());
     }
 
     /// One round of the loop; false when it was told to stop.
@@ -212,13 +220,16 @@ impl<S: Source> Pipeline<S> {
 
     /// Seals and hands over when it is worth it and the writer can take it.
     fn hand_over(&mut self, idle: bool) -> Result<(), Failure> {
-        if self.in_flight >= IN_FLIGHT_MAX || (self.in_flight > 0 && !self.is_full()) {
+        if self.in_flight >= IN_FLIGHT_MAX {
             return Ok(());
         }
-        // Before heartbeats, which with a short interval are due in every round.
+        // First of all: a log that grows as fast as we write must not put it off.
         if self.intake.gate.wants_completion() {
             info!("every partition reached its end: completing the copy");
             return self.send(Work::Complete);
+        }
+        if self.in_flight > 0 && !self.is_full() {
+            return Ok(());
         }
         let now = self.context.now_ms();
         let overdue = now - self.heartbeat_ms >= self.interval_ms || now < self.heartbeat_ms;
@@ -240,8 +251,18 @@ impl<S: Source> Pipeline<S> {
                 self.in_flight += 1;
                 Ok(())
             }
-            Err(_) => Err(Failure::other("the writer thread ended unexpectedly")),
+            Err(_) => self.writer_ended(),
         }
+    }
+
+    /// Told to stop while the store refused, it ends with what it has in hand.
+    fn writer_ended(&mut self) -> Result<(), Failure> {
+        self.writer_gone = true;
+        self.in_flight = 0;
+        if self.context.is_stopping() {
+            return Ok(());
+        }
+        Err(Failure::other("the writer thread ended unexpectedly"))
     }
 
     fn take_done(&mut self) -> Result<(), Failure> {
@@ -249,9 +270,7 @@ impl<S: Source> Pipeline<S> {
             match self.done.try_recv() {
                 Ok(done) => self.on_done(done)?,
                 Err(TryRecvError::Empty) => return Ok(()),
-                Err(TryRecvError::Disconnected) => {
-                    return Err(Failure::other("the writer thread ended unexpectedly"));
-                }
+                Err(TryRecvError::Disconnected) => return self.writer_ended(),
             }
         }
     }
@@ -260,9 +279,7 @@ impl<S: Source> Pipeline<S> {
         match self.done.recv_timeout(wait) {
             Ok(done) => self.on_done(done),
             Err(RecvTimeoutError::Timeout) => Ok(()),
-            Err(RecvTimeoutError::Disconnected) => {
-                Err(Failure::other("the writer thread ended unexpectedly"))
-            }
+            Err(RecvTimeoutError::Disconnected) => self.writer_ended(),
         }
     }
 
@@ -279,33 +296,34 @@ impl<S: Source> Pipeline<S> {
                 Ok(())
             }
             Done::Failed(failure) => Err(failure),
+            Done::Dropped => Ok(()),
         }
     }
 
-    /// Gives the writer what is complete and waits, within bounds, until it has it.
-    fn flush(&mut self, failed: bool) -> Result<(), Failure> {
+    /// Gives the writer what is complete, with the reason of the end, and waits, within bounds,
+    /// until it has it. The first failure is the cause; what comes up then only follows from it.
+    fn flush(&mut self, failure: &mut Option<Failure>) {
         let deadline = Instant::now() + FLUSH_MAX;
         let mut sealed = false;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            if left.is_zero() || self.writer_gone {
                 info!("the store did not take the last batch in time; the log has it still");
-                return Ok(());
+                return;
             }
-            if self.in_flight > 0 {
-                match self.wait_done(left) {
-                    // What failed before is the reason for being here.
-                    Err(_) if failed => return Ok(()),
-                    other => other?,
-                }
-                continue;
+            let step = if self.in_flight > 0 {
+                self.wait_done(left)
+            } else if sealed {
+                return;
+            } else {
+                sealed = true;
+                let batch = self.intake.seal(self.context.now_ms());
+                self.send(Work::Batch(Box::new(batch)))
+            };
+            if let (Err(found), None) = (step, &failure) {
+                self.announce(&found);
+                *failure = Some(found);
             }
-            if sealed {
-                return Ok(());
-            }
-            sealed = true;
-            let batch = self.intake.seal(self.context.now_ms());
-            self.send(Work::Batch(Box::new(batch)))?;
         }
     }
 }
@@ -317,3 +335,6 @@ pub type Positions = BTreeMap<TopicPartition, i64>;
 pub fn start_writer<T: Store + 'static>(store: T, context: Context) -> std::io::Result<Writer> {
     Writer::spawn(store, context)
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 use super::{Context, Failure, IN_FLIGHT_MAX};
-use crate::domain::batch::Batch;
+use crate::domain::batch::{Batch, Observed};
 use crate::domain::change::{Effect, Skip};
 use crate::domain::checkpoint::TopicPartition;
 use crate::domain::retry::Backoff;
@@ -34,6 +34,8 @@ pub enum Done {
     Applied(Committed),
     Completed,
     Failed(Failure),
+    /// Not done, because something before it failed.
+    Dropped,
 }
 
 /// What readers see now.
@@ -73,6 +75,7 @@ impl Writer {
                 done: done_tx,
                 maintained: Instant::now(),
                 topics: HashMap::new(),
+                failed: false,
             }
             .run();
         })?;
@@ -108,6 +111,9 @@ struct WriterLoop<T: Store> {
     maintained: Instant,
     /// Dead letters by topic that were counted so far, to count only new ones.
     topics: HashMap<usize, u64>,
+    /// Something was not written for good. What comes later counts on it, at least with its
+    /// freshness, and is not written either.
+    failed: bool,
 }
 
 impl<T: Store> WriterLoop<T> {
@@ -116,22 +122,15 @@ impl<T: Store> WriterLoop<T> {
         loop {
             self.context.progress.tick_writer(self.context.now_ms());
             match self.work.recv_timeout(IDLE) {
-                Ok(Work::Batch(batch)) => {
-                    let done = match self.apply(batch) {
+                Ok(work) => {
+                    let done = match self.carry_out(work) {
                         Ok(Some(done)) => done,
                         // Told to stop while the store refused: the log has it still.
                         Ok(None) => return,
-                        Err(failure) => Done::Failed(failure),
-                    };
-                    if self.done.send(done).is_err() {
-                        return;
-                    }
-                }
-                Ok(Work::Complete) => {
-                    let done = match self.retrying(|store| store.complete()) {
-                        Ok(Some(())) => Done::Completed,
-                        Ok(None) => return,
-                        Err(failure) => Done::Failed(failure),
+                        Err(failure) => {
+                            self.failed = true;
+                            Done::Failed(failure)
+                        }
                     };
                     if self.done.send(done).is_err() {
                         return;
@@ -144,6 +143,28 @@ impl<T: Store> WriterLoop<T> {
                 self.maintain();
             }
         }
+    }
+
+    fn carry_out(&mut self, work: Work) -> Result<Option<Done>, Failure> {
+        match work {
+            Work::Batch(batch) if self.failed => self.note_stop(*batch),
+            Work::Batch(batch) => self.apply(batch),
+            Work::Complete if self.failed => Ok(Some(Done::Dropped)),
+            Work::Complete => Ok(self.retrying(|store| store.complete())?.map(|()| Done::Completed)),
+        }
+    }
+
+    /// Of a batch behind a failed one, only why it stopped: readers are to see that.
+    fn note_stop(&mut self, batch: Batch) -> Result<Option<Done>, Failure> {
+        let Observed { heartbeat_ms, connected, stopped, .. } = batch.observed;
+        if stopped.as_ref().is_some_and(|reason| !reason.is_empty()) {
+            let observed = Observed { heartbeat_ms, connected, stopped, ..Observed::default() };
+            let note = Batch { id: batch.id, observed, ..Batch::default() };
+            if self.retrying(|store| store.apply(&note))?.is_none() {
+                return Ok(None);
+            }
+        }
+        Ok(Some(Done::Dropped))
     }
 
     fn apply(&mut self, batch: Box<Batch>) -> Result<Option<Done>, Failure> {

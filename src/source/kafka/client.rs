@@ -355,9 +355,13 @@ unsafe extern "C" fn on_log(
     facility: *const c_char,
     line: *const c_char,
 ) {
-    // SAFETY: librdkafka passes terminated strings, and the opaque is our `Notices`.
-    let (facility, line, notices) =
-        unsafe { (text(facility), text(line), (sys::rd_kafka_opaque(client) as *const Notices).as_ref()) };
+    // SAFETY: librdkafka passes terminated strings, and the opaque is our `Notices`. While it reads
+    // its configuration there is no client yet.
+    let (facility, line, notices) = unsafe {
+        let known = !client.is_null();
+        let opaque = if known { sys::rd_kafka_opaque(client) } else { ptr::null_mut() };
+        (text(facility), text(line), (opaque as *const Notices).as_ref())
+    };
     // syslog levels: 4 is a warning.
     if level <= 4 && notices.is_some_and(|notices| notices.may_warn(&facility)) {
         tracing::warn!(target: "readside::librdkafka", facility, "{line}");

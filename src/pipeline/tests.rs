@@ -1,0 +1,430 @@
+//! The pipeline between a scripted log and a real store.
+
+mod simulation;
+mod support;
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crate::config::Config;
+use crate::domain::batch::Batch;
+use crate::domain::checkpoint::Checkpoint;
+use crate::domain::retry::RetryReason;
+use crate::domain::state::State;
+use crate::store::{Applied, Fault, Figures, Maintenance, MemoryStore, Reader, StopCode, Store, StoreError};
+use support::{Daemon, Delivery, Shared, at, config, memory_store};
+
+const USERS: &str = "
+kafka: { brokers: 'localhost:9092' }
+replica: { name: test, sqlite: { path: /nowhere/replica.db } }
+dead_letters: { max: 3 }
+topics:
+  users: { format: json }
+tables:
+  users: { topic: users, key: id, columns: { id: integer, n: integer } }
+";
+
+fn user(id: i64, n: i64) -> String {
+    format!(r#"{{"id":{id},"n":{n}}}"#)
+}
+
+/// A copy of one topic that has become whole, and is idle.
+fn live() -> (Config, Shared, MemoryStore, Daemon) {
+    live_with(USERS, 1)
+}
+
+fn live_with(text: &str, partitions: i32) -> (Config, Shared, MemoryStore, Daemon) {
+    let config = config(text);
+    let shared = Shared::new();
+    for partition in 0..partitions {
+        shared.world().add_partition(at(0, partition));
+        shared.world().append(at(0, partition), &partition.to_string(), Some(&user(partition.into(), 0)));
+    }
+    let store = memory_store(&config);
+    let mut daemon = Daemon::start(&config, &shared, store.clone());
+    daemon.observe(&shared).unwrap();
+    shared.world().deliver_all();
+    daemon.settle(&shared).unwrap();
+    assert!(daemon.progress.is_gate_open());
+    (config, shared, store, daemon)
+}
+
+fn fresh_as_of_ms(store: &MemoryStore, shared: &Shared) -> Option<i64> {
+    store.reader().status(shared.now_ms()).unwrap().fresh_as_of_ms
+}
+
+fn stopped(store: &MemoryStore, shared: &Shared) -> Option<String> {
+    let status = store.reader().status(shared.now_ms()).unwrap();
+    assert_eq!(status.stopped.is_some(), status.state == State::Stopped);
+    status.stopped
+}
+
+#[test]
+fn a_topic_that_grows_between_question_and_answer_stays_fresh_and_trusted() {
+    let (_, shared, store, mut daemon) = live();
+    for n in 1..20 {
+        shared.advance_clock(1_000);
+        let mut world = shared.world();
+        let asked = world.ask();
+        // What is appended while the answer is on its way is read before it.
+        world.append(at(0, 0), "0", Some(&user(0, n)));
+        world.deliveries.push_back(Delivery::Records(at(0, 0), 1));
+        drop(world);
+        daemon.settle(&shared).unwrap();
+        shared.advance_clock(10);
+        shared.world().deliveries.push_back(Delivery::Observation(asked));
+        daemon.settle(&shared).unwrap();
+        assert_eq!(fresh_as_of_ms(&store, &shared), Some(shared.now_ms() - 10));
+    }
+    daemon.kill();
+}
+
+#[test]
+fn a_truncated_log_is_noticed_by_rounds_asked_after_the_records_were_read() {
+    let (_, shared, store, mut daemon) = live();
+    shared.advance_clock(1_000);
+    daemon.observe(&shared).unwrap();
+    let before = fresh_as_of_ms(&store, &shared);
+    {
+        let mut world = shared.world();
+        let log = world.logs.get_mut(&at(0, 0)).unwrap();
+        (log.end, log.stable) = (0, 0);
+        log.records.clear();
+    }
+    let mut rounds = 0;
+    let failure = loop {
+        shared.advance_clock(1_000);
+        if let Err(failure) = daemon.observe(&shared) {
+            break failure;
+        }
+        assert_eq!(fresh_as_of_ms(&store, &shared), before, "freshness stands still meanwhile");
+        rounds += 1;
+        assert!(rounds < 10);
+    };
+    assert_eq!(failure.exit_code, 78);
+    assert!(failure.reason.contains("truncated"), "{failure}");
+    daemon.kill();
+}
+
+#[test]
+fn old_rounds_that_waited_are_no_proof_against_the_log() {
+    let (_, shared, store, mut daemon) = live();
+    shared.advance_clock(1_000);
+    daemon.observe(&shared).unwrap();
+    // The pipeline was busy: eight rounds waited, and behind each of them the log grew.
+    for n in 0..8 {
+        shared.advance_clock(1_000);
+        let mut world = shared.world();
+        let asked = world.ask();
+        world.append(at(0, 0), "0", Some(&user(0, n)));
+        world.deliveries.push_back(Delivery::Observation(asked));
+    }
+    shared.advance_clock(1_000);
+    shared.world().deliveries.push_front(Delivery::Records(at(0, 0), 8));
+    daemon.settle(&shared).unwrap();
+    assert_eq!(fresh_as_of_ms(&store, &shared), Some(shared.now_ms() - 1_000));
+    daemon.kill();
+}
+
+#[test]
+fn a_stop_while_the_store_refuses_is_quick_and_no_failure() {
+    let (_, shared, store, daemon) = live();
+    for _ in 0..1_000 {
+        store.plan(Fault::Refuse(RetryReason::DiskFull));
+    }
+    shared.world().append(at(0, 0), "1", Some(&user(1, 1)));
+    shared.world().deliver_all();
+    let (stop, progress) = (daemon.stop.clone(), daemon.progress.clone());
+    let running = std::thread::spawn(move || daemon.run());
+    let mut changes = progress.subscribe();
+    while progress.read(|shared| shared.store_failing.is_none()) {
+        let waiting = changes.changed();
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(waiting).unwrap();
+    }
+    stop.store(true, Ordering::Relaxed);
+    let (outcome, _) = running.join().unwrap();
+    assert_eq!(outcome, Ok(()));
+    assert_eq!(stopped(&store, &shared), None);
+}
+
+#[test]
+fn a_failure_while_the_store_refuses_still_ends_the_process() {
+    let (_, shared, store, daemon) = live();
+    for _ in 0..1_000 {
+        store.plan(Fault::Refuse(RetryReason::DiskFull));
+    }
+    shared.world().cluster_id = "another".into();
+    let observation = shared.world().ask();
+    shared.world().append(at(0, 0), "1", Some(&user(1, 1)));
+    shared.world().deliver_all();
+    shared.world().deliveries.push_back(Delivery::Observation(observation));
+    let (sender, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || sender.send(daemon.run()));
+    let (outcome, _) =
+        ended.recv_timeout(Duration::from_secs(8)).expect("it ends although the store refuses");
+    assert_eq!(outcome.unwrap_err().exit_code, 78);
+}
+
+#[test]
+fn readers_are_told_of_the_stop_when_dead_letters_overflow_with_batches_under_way() {
+    let (_, shared, store, mut daemon) = live();
+    for n in 0..5 {
+        shared.world().append(at(0, 0), "0", Some("no json"));
+        shared.world().append(at(0, 0), "0", Some(&user(0, n)));
+    }
+    shared.world().deliveries.push_back(Delivery::Records(at(0, 0), 8));
+    daemon.pipeline.round().unwrap();
+    assert_eq!(daemon.pipeline.in_flight, 1);
+    // A second batch is on its way when the first one's reply is read.
+    shared.world().deliveries.push_back(Delivery::Records(at(0, 0), 2));
+    daemon.hand_over_another(&shared);
+    let (outcome, _) = daemon.run();
+    assert_eq!(outcome.unwrap_err().exit_code, 1);
+    assert!(stopped(&store, &shared).is_some_and(|reason| reason.contains("dead_letters.max")));
+}
+
+/// A store whose first batch with rows hits something that is damaged.
+struct Damaged {
+    store: MemoryStore,
+    damaged: bool,
+}
+
+impl Store for Damaged {
+    fn checkpoint(&mut self) -> Result<Checkpoint, StoreError> {
+        self.store.checkpoint()
+    }
+
+    fn apply(&mut self, batch: &Batch) -> Result<Applied, StoreError> {
+        if self.damaged && !batch.entries.is_empty() {
+            self.damaged = false;
+            return Err(StoreError::Stop { exit: StopCode::Io, message: "a damaged page".into() });
+        }
+        self.store.apply(batch)
+    }
+
+    fn complete(&mut self) -> Result<(), StoreError> {
+        self.store.complete()
+    }
+
+    fn maintain(&mut self, now_ms: i64) -> Result<Maintenance, StoreError> {
+        self.store.maintain(now_ms)
+    }
+
+    fn figures(&mut self) -> Figures {
+        self.store.figures()
+    }
+}
+
+#[test]
+fn nothing_that_counts_on_a_failed_batch_is_written_after_it() {
+    let (config, shared, store, daemon) = live_with(USERS, 2);
+    daemon.kill();
+    let before = fresh_as_of_ms(&store, &shared);
+    assert!(before.is_some());
+    let mut daemon = Daemon::start(&config, &shared, Damaged { store: store.clone(), damaged: true });
+    shared.advance_clock(1_000);
+    daemon.observe(&shared).unwrap();
+    let fresh = fresh_as_of_ms(&store, &shared);
+    shared.world().append(at(0, 0), "0", Some(&user(0, 1)));
+    shared.world().deliveries.push_back(Delivery::Records(at(0, 0), 1));
+    daemon.pipeline.round().unwrap();
+    assert_eq!(daemon.pipeline.in_flight, 1, "the batch that will fail");
+    // The answer to a question that was asked after the record: fresh, if the record were there.
+    shared.advance_clock(1_000);
+    let observation = shared.world().ask();
+    shared.world().deliveries.push_back(Delivery::Observation(observation));
+    daemon.hand_over_another(&shared);
+    let (outcome, _) = daemon.run();
+    assert_eq!(outcome.unwrap_err().exit_code, 74);
+    assert_eq!(fresh_as_of_ms(&store, &shared), fresh, "the record is not there");
+    assert!(stopped(&store, &shared).is_some_and(|reason| reason.contains("damaged")));
+}
+
+#[test]
+fn a_new_partition_whose_first_records_are_gone_is_a_gap_of_a_whole_copy() {
+    let (_, shared, _, mut daemon) = live();
+    {
+        let mut world = shared.world();
+        world.add_partition(at(0, 1));
+        let log = world.logs.get_mut(&at(0, 1)).unwrap();
+        (log.start, log.end, log.stable) = (7, 9, 9);
+    }
+    shared.advance_clock(1_000);
+    // The first round meets a partition whose beginning it has not asked for.
+    daemon.observe(&shared).unwrap();
+    shared.advance_clock(1_000);
+    let failure = daemon.observe(&shared).unwrap_err();
+    assert_eq!(failure.exit_code, 78);
+    assert!(failure.reason.contains("records 0 to 6"), "{failure}");
+    daemon.kill();
+}
+
+#[test]
+fn what_was_taken_before_another_log_was_noticed_is_dropped() {
+    // With event ids, which are remembered apart from the rows.
+    let text = USERS.replace("{ format: json }", "{ format: json, event_id: .n }");
+    let (_, shared, store, daemon) = live_with(&text, 1);
+    let before = (store.rows(0), store.clone().checkpoint().unwrap());
+    {
+        let mut world = shared.world();
+        world.append(at(0, 0), "5", Some(&user(5, 5)));
+        world.topic_ids.insert(0, "recreated".into());
+        let observation = world.ask();
+        world.deliveries.push_back(Delivery::Records(at(0, 0), 1));
+        world.deliveries.push_back(Delivery::Observation(observation));
+    }
+    shared.advance_clock(1_000);
+    let (outcome, _) = daemon.run();
+    assert_eq!(outcome.unwrap_err().exit_code, 78);
+    let after = (store.rows(0), store.clone().checkpoint().unwrap());
+    assert_eq!(before, after);
+}
+
+#[test]
+fn the_gate_waits_for_partitions_that_a_broker_has_not_heard_of() {
+    let config = config(USERS);
+    let shared = Shared::new();
+    shared.world().add_partition(at(0, 0));
+    shared.world().add_partition(at(0, 1));
+    let store = memory_store(&config);
+    shared.world().append(at(0, 1), "1", Some(&user(1, 1)));
+    let mut daemon = Daemon::start(&config, &shared, store.clone());
+    daemon.observe(&shared).unwrap();
+    // Killed before it was whole: nobody has read the record.
+    daemon.kill();
+    let mut daemon = Daemon::start(&config, &shared, store.clone());
+    let mut partial = shared.world().ask();
+    partial.topics.get_mut(&0).unwrap().partitions.remove(&1);
+    let empty = {
+        let mut empty = partial.clone();
+        empty.topics.get_mut(&0).unwrap().partitions.clear();
+        empty
+    };
+    for observation in [empty, partial] {
+        shared.world().deliveries.push_back(Delivery::Observation(observation));
+        daemon.settle(&shared).unwrap();
+        assert!(!daemon.pipeline.intake.gate.is_caught_up());
+        assert!(!store.clone().checkpoint().unwrap().complete);
+    }
+    daemon.kill();
+}
+
+#[test]
+fn a_topic_that_is_deleted_makes_its_freshness_stand_still() {
+    let (_, shared, store, mut daemon) = live();
+    let before = fresh_as_of_ms(&store, &shared);
+    for _ in 0..60 {
+        shared.advance_clock(1_000);
+        let mut gone = shared.world().ask();
+        gone.topics.clear();
+        shared.world().deliveries.push_back(Delivery::Observation(gone));
+        daemon.settle(&shared).unwrap();
+        assert_eq!(fresh_as_of_ms(&store, &shared), before);
+    }
+    let status = store.reader().status(shared.now_ms()).unwrap();
+    assert_eq!(status.state, State::Stale);
+    daemon.kill();
+}
+
+#[test]
+fn a_record_that_stops_the_daemon_is_not_passed_and_what_came_before_it_is_kept() {
+    let text = USERS.replace("{ format: json }", "{ format: json, on_error: stop }");
+    let (config, shared, store, daemon) = live_with(&text, 2);
+    {
+        let mut world = shared.world();
+        world.append(at(0, 0), "0", Some(&user(0, 1)));
+        world.append(at(0, 0), "0", Some("no json"));
+        world.append(at(0, 0), "0", Some(&user(0, 3)));
+        world.append(at(0, 1), "1", Some(&user(1, 4)));
+        world.deliver_all();
+    }
+    for daemon in [Some(daemon), None] {
+        let daemon = daemon.unwrap_or_else(|| {
+            let daemon = Daemon::start(&config, &shared, store.clone());
+            let observation = shared.world().ask();
+            shared.world().deliveries.push_back(Delivery::Observation(observation));
+            // Assigned by the first round, read by the next.
+            for _ in 0..2 {
+                shared.world().deliveries.push_back(Delivery::Unreachable);
+            }
+            let mut daemon = daemon;
+            daemon.settle(&shared).unwrap();
+            shared.world().deliver_all();
+            daemon
+        });
+        let (outcome, _) = daemon.run();
+        let failure = outcome.unwrap_err();
+        assert_eq!(failure.exit_code, 1);
+        assert!(failure.reason.contains("partition 0 offset 2"), "{failure}");
+        let positions = store.clone().checkpoint().unwrap().positions;
+        assert_eq!((positions[&at(0, 0)].next_offset, positions[&at(0, 1)].next_offset), (2, 1));
+        assert_eq!(store.rows(0).len(), 2);
+        assert!(stopped(&store, &shared).is_some());
+    }
+}
+
+#[test]
+fn a_log_that_grows_as_fast_as_it_is_read_does_not_put_off_the_first_copy() {
+    let config = config(USERS);
+    let shared = Shared::new();
+    shared.world().add_partition(at(0, 0));
+    shared.world().append(at(0, 0), "0", Some(&user(0, 0)));
+    let store = memory_store(&config);
+    let mut daemon = Daemon::start(&config, &shared, store.clone());
+    daemon.observe(&shared).unwrap();
+    let mut rounds = 0;
+    while !daemon.progress.is_gate_open() {
+        {
+            let mut world = shared.world();
+            for n in 0..2_048 {
+                world.append(at(0, 0), "0", Some(&user(0, n)));
+            }
+            world.deliveries.push_back(Delivery::Records(at(0, 0), 2_048));
+        }
+        daemon.pipeline.round().unwrap();
+        // The writer is never seen without work.
+        while daemon.pipeline.in_flight > 1 {
+            daemon.pipeline.wait_done(Duration::from_secs(10)).unwrap();
+        }
+        rounds += 1;
+        assert!(rounds < 40, "it opens while the log still grows");
+    }
+    daemon.kill();
+}
+
+#[test]
+fn after_a_start_nothing_is_read_before_a_round_has_shown_the_same_log() {
+    let (config, shared, store, daemon) = live();
+    daemon.kill();
+    let end = {
+        let mut world = shared.world();
+        std::mem::take(&mut world.logs.get_mut(&at(0, 0)).unwrap().end)
+    };
+    let mut daemon = Daemon::start(&config, &shared, store.clone());
+    shared.advance_clock(1_000);
+    daemon.observe(&shared).unwrap();
+    assert!(shared.world().reading.is_empty(), "the log ends before our position");
+    shared.world().logs.get_mut(&at(0, 0)).unwrap().end = end;
+    shared.advance_clock(1_000);
+    daemon.observe(&shared).unwrap();
+    assert_eq!(shared.world().reading.get(&at(0, 0)), Some(&end));
+    daemon.kill();
+}
+
+#[test]
+fn a_topic_without_partitions_is_one_that_is_not_known_yet() {
+    let config = config(USERS);
+    let shared = Shared::new();
+    shared.world().add_partition(at(0, 0));
+    let store = memory_store(&config);
+    let mut daemon = Daemon::start(&config, &shared, store.clone());
+    let mut empty = shared.world().ask();
+    empty.topics.get_mut(&0).unwrap().partitions.clear();
+    shared.world().deliveries.push_back(Delivery::Observation(empty));
+    daemon.settle(&shared).unwrap();
+    assert!(!daemon.progress.is_gate_open());
+    assert_eq!(fresh_as_of_ms(&store, &shared), None);
+    daemon.observe(&shared).unwrap();
+    assert!(daemon.progress.is_gate_open());
+    daemon.kill();
+}
