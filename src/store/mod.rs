@@ -78,7 +78,8 @@ pub struct Applied {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BatchLimits {
     pub records: u64,
-    /// Approximate, one record more or less.
+    /// Approximate. Looked at between two polls, so a batch may pass it by what one poll hands over:
+    /// at most what the Kafka client's queue holds (1 MiB, or one record that is larger).
     pub bytes: usize,
 }
 
