@@ -40,14 +40,17 @@ pub enum SourceErrorKind {
     Unreachable,
     TopicMissing,
     OutOfRange,
+    /// A partition had more to read and did not move; it was started again.
+    Stalled,
     Fatal,
 }
 
 impl SourceErrorKind {
-    pub const ALL: [SourceErrorKind; 4] = [
+    pub const ALL: [SourceErrorKind; 5] = [
         SourceErrorKind::Unreachable,
         SourceErrorKind::TopicMissing,
         SourceErrorKind::OutOfRange,
+        SourceErrorKind::Stalled,
         SourceErrorKind::Fatal,
     ];
 
@@ -56,6 +59,7 @@ impl SourceErrorKind {
             SourceErrorKind::Unreachable => "unreachable",
             SourceErrorKind::TopicMissing => "topic_missing",
             SourceErrorKind::OutOfRange => "out_of_range",
+            SourceErrorKind::Stalled => "stalled",
             SourceErrorKind::Fatal => "fatal",
         }
     }

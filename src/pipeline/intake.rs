@@ -9,6 +9,7 @@ use tracing::{info, warn};
 
 use super::gate::{GateRule, StartupGate};
 use super::identity::{Identity, Verdict};
+use super::watchdog::Watchdog;
 use super::writer::Committed;
 use super::{Context, Failure, Positions};
 use crate::config::{Config, Keep, OnError};
@@ -52,6 +53,8 @@ pub struct Intake {
     verified: bool,
     /// A new partition could not be started because the start of its log is not known.
     lacks_log_start: bool,
+    /// A partition has stood still for a while.
+    suspicious: bool,
     /// `asked_ms` of the last round that counted, by topic.
     counted_ms: BTreeMap<usize, i64>,
     /// Scratch, kept for its memory.
@@ -65,6 +68,7 @@ struct Partition {
     sealed: Option<i64>,
     freshness: PartitionFreshness,
     end: Option<i64>,
+    watchdog: Watchdog,
     moved: bool,
     /// A timestamp was noted for this batch.
     timed: bool,
@@ -104,6 +108,7 @@ impl Intake {
                     position,
                     freshness: PartitionFreshness::restored(fresh),
                     end: None,
+                    watchdog: Watchdog::default(),
                     moved: false,
                     timed: false,
                 };
@@ -129,6 +134,7 @@ impl Intake {
             connected: false,
             verified: false,
             lacks_log_start: false,
+            suspicious: false,
             counted_ms: BTreeMap::new(),
             changes: Vec::new(),
             committed,
@@ -343,6 +349,7 @@ impl Intake {
             }
         }
         self.lacks_log_start = false;
+        self.suspicious = false;
         for (topic, observed) in &seen.topics {
             // A round is proof only of a topic all of whose partitions are being read.
             if self.can_count(*topic, observed) {
@@ -392,7 +399,7 @@ impl Intake {
 
     /// Whether the next rounds have to ask for log starts and last stable offsets too.
     pub fn wants_details(&self) -> bool {
-        !self.connected || self.lacks_log_start || self.gate.wants_ends()
+        !self.connected || self.lacks_log_start || self.suspicious || self.gate.wants_ends()
     }
 
     /// Takes a partition's ends as proof; starts reading it when it is new.
@@ -427,6 +434,7 @@ impl Intake {
                 sealed: None,
                 freshness: PartitionFreshness::restored(fresh),
                 end: None,
+                watchdog: Watchdog::default(),
                 moved: true,
                 timed: false,
             };
@@ -435,6 +443,17 @@ impl Intake {
         if let Some(partition) = self.partitions.get_mut(&at) {
             partition.freshness.observe(asked_ms, ends.high_watermark);
             partition.end = Some(ends.high_watermark);
+            // Without the last stable offset an open transaction would look like a stall.
+            let end = ends.last_stable.unwrap_or(ends.high_watermark);
+            let position = partition.position.next_offset;
+            let stalled = partition.watchdog.is_stalled(position, end, asked_ms);
+            self.suspicious |= partition.watchdog.is_suspicious();
+            if stalled && ends.last_stable.is_some() {
+                let topic = &self.catalog.topics[at.topic];
+                warn!(%topic, partition = at.partition, position, end, "no progress; reading it anew");
+                self.context.metrics.source_error(SourceErrorKind::Stalled);
+                self.assignments.push((at, partition.position.clone()));
+            }
             self.news.ends.insert(at, ends.high_watermark);
         }
         Ok(())

@@ -9,6 +9,7 @@ mod gate;
 mod identity;
 mod intake;
 pub mod progress;
+mod watchdog;
 mod writer;
 
 use std::collections::BTreeMap;

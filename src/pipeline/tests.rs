@@ -428,3 +428,22 @@ fn a_topic_without_partitions_is_one_that_is_not_known_yet() {
     assert!(daemon.progress.is_gate_open());
     daemon.kill();
 }
+
+#[test]
+fn a_partition_that_stalls_is_read_again_from_its_position() {
+    let config = config(USERS);
+    let shared = Shared::new();
+    shared.world().add_partition(at(0, 0));
+    let store = memory_store(&config);
+    let mut daemon = Daemon::start(&config, &shared, store.clone());
+    daemon.observe(&shared).unwrap();
+    shared.world().append(at(0, 0), "1", Some(r#"{"id":1,"name":"x"}"#));
+    // The client says nothing any more: it has even forgotten what it was reading.
+    shared.world().reading.clear();
+    for _ in 0..40 {
+        shared.advance_clock(1_000);
+        daemon.observe(&shared).unwrap();
+    }
+    assert_eq!(shared.world().reading.get(&at(0, 0)), Some(&0), "assigned again, from where it stood");
+    daemon.kill();
+}

@@ -17,7 +17,7 @@ pub trait Source {
     fn poll(&mut self, wait: Duration, max: usize, each: &mut dyn FnMut(SourceEvent<'_>)) -> usize;
 
     /// Starts reading a partition at its position, or again from there when it is already read.
-    /// Takes effect with the next poll.
+    /// Takes effect with the next poll. Only for partitions that an observation has listed.
     fn assign(&mut self, at: TopicPartition, from: &Position);
 
     /// Whether the next rounds of observations have to include log starts and last stable offsets.

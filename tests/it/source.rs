@@ -380,7 +380,6 @@ fn a_missing_topic_is_named_and_found_when_it_is_created() {
     let there = topic(broker, "there", 1, &[]);
     let missing = kafka::topic_name("missing");
     let mut reader = Reader::start(&broker.bootstrap(), &[&missing, &there]);
-    reader.assign(0, 0, -1);
     let named = reader.until("the missing topic is named", |event| match event {
         Seen::Missing(topic) => Some(*topic),
         _ => None,
@@ -392,6 +391,7 @@ fn a_missing_topic_is_named_and_found_when_it_is_created() {
         Seen::Observation(observation) => (observation.topics.len() == 2).then_some(()),
         _ => None,
     });
+    reader.assign(0, 0, -1);
     assert_eq!(reader.until_end(0), (vec![], 0));
 }
 
