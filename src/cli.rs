@@ -118,7 +118,8 @@ enum Command {
     /// Wait until an event is in the replica: read your writes
     ///
     /// Say which event by its coordinates in Kafka, or by the row and the version it leads to.
-    /// Ends with exit code 0 when the replica has it, and with 69 when it has not come in time.
+    /// Ends with exit code 0 when the replica has it, with 1 when it became a dead letter, and with 69
+    /// when it has not come in time.
     #[command(
         group = clap::ArgGroup::new("what").args(["topic", "table"]).required(true),
         after_long_help = "Examples:\n  readside wait --topic users --partition 3 --offset 1042\n  \

@@ -49,8 +49,9 @@ enum Target {
     Version { table: usize, key: Vec<Value>, wanted: Wanted },
 }
 
-/// 200 once it is there, 409 when the event is a dead letter, 504 after `timeout`, 400 for what cannot be asked, 404 for a topic,
-/// partition or table that is not replicated, 429 when too many wait, 503 when it will not come.
+/// 200 once it is there, 409 when the event is a dead letter, 504 after `timeout`, 400 for what
+/// cannot be asked, 404 for a topic, partition or table that is not replicated, 429 when too many
+/// wait, 503 when it will not come.
 pub(super) async fn wait(
     State(server): OfServer,
     parameters: Result<Query<Parameters>, QueryRejection>,

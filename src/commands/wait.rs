@@ -28,7 +28,8 @@ impl Target {
     }
 }
 
-/// 0 once it is in the replica, 69 when it is not within `timeout`, 64 for what cannot be waited for.
+/// 0 once it is in the replica, 1 when it is a dead letter, 69 when it is not within `timeout`, 64 for
+/// what cannot be waited for.
 pub fn run(admin: &Endpoint, target: &Target, timeout: Duration, json: bool) -> anyhow::Result<u8> {
     let path = format!("/wait?{}&timeout={}ms", target.query(), timeout.as_millis());
     let answer = block_on(async { Ok(get(admin, &path, timeout.saturating_add(ALLOWANCE)).await?) })?;

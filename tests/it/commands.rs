@@ -188,6 +188,9 @@ fn a_running_daemon_is_asked_and_waited_for() {
     assert!(ended.code == Some(64) && ended.stderr.contains("elsewhere"), "{ended:?}");
     let ended = readside(&["wait", "--admin", &admin, "--table", "users", "--key", "[1]", "--version", "1"]);
     assert!(ended.code == Some(64) && ended.stderr.contains("no version"), "{ended:?}");
+    let refused = broker.produce(&topic, [Message::new("3", r#"{"id":3}"#)]);
+    let ended = wait(&refused[0].1.to_string(), &[]);
+    assert!(ended.code == Some(1) && ended.stderr.contains("_readside_dead_letters"), "{ended:?}");
     for probe in ["startup", "ready", "live"] {
         assert_eq!(readside(&["health", probe, "--http", &http]).code, Some(0), "{probe}");
     }
