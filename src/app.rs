@@ -22,7 +22,7 @@ use crate::domain::catalog::Catalog;
 use crate::mapping::Plan;
 use crate::metrics::Metrics;
 use crate::pipeline::progress::Progress;
-use crate::pipeline::{Clock, Context, Failure, Pipeline};
+use crate::pipeline::{Clock, Context, Ended, Failure, Pipeline};
 use crate::source::kafka::KafkaSource;
 use crate::store::Reader;
 
@@ -208,7 +208,11 @@ impl Prepared {
         let thread = std::thread::Builder::new()
             .name("pipeline".into())
             .spawn(move || {
-                let outcome = pipeline.run();
+                let outcome = pipeline.run().and_then(|ended| match ended {
+                    Ended::Stopped => Ok(()),
+                    Ended::Retired => Err(Failure::other("another generation was made the live one")),
+                    Ended::Rebuild { reason } => Err(Failure::foreign(reason)),
+                });
                 // The store is closed when the writer has ended.
                 writer.join();
                 let _ = ended_tx.send(outcome);

@@ -58,7 +58,9 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
         }
         if let Some(error) = cause.downcast_ref::<StoreError>() {
             return match error {
-                StoreError::Stop { exit: StopCode::Foreign | StopCode::Lost, .. } => FOREIGN,
+                StoreError::Stop { exit: StopCode::Foreign | StopCode::Lost | StopCode::Retired, .. } => {
+                    FOREIGN
+                }
                 StoreError::Stop { exit: StopCode::Io, .. } | StoreError::Retry { .. } => IO,
             };
         }

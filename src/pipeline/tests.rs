@@ -6,6 +6,7 @@ mod support;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use super::Ended;
 use crate::config::Config;
 use crate::domain::batch::Batch;
 use crate::domain::checkpoint::Checkpoint;
@@ -143,7 +144,7 @@ fn a_stop_while_the_store_refuses_is_quick_and_no_failure() {
     }
     stop.store(true, Ordering::Relaxed);
     let (outcome, _) = running.join().unwrap();
-    assert_eq!(outcome, Ok(()));
+    assert_eq!(outcome, Ok(Ended::Stopped));
     assert_eq!(stopped(&store, &shared), None);
 }
 

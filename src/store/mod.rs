@@ -192,6 +192,9 @@ pub enum StopCode {
     /// restored, failed over). Not a person but a new start is needed: a store that is opened again
     /// goes on from whatever is there, and the log fills in the rest.
     Lost,
+    /// Not an error of the replica: another generation has become the live one, and this one takes
+    /// nothing more.
+    Retired,
 }
 
 /// How long a heartbeat counts: three intervals and a second.

@@ -13,7 +13,7 @@ use crate::mapping::Plan;
 use crate::metrics::Metrics;
 use crate::pipeline::progress::Progress;
 use crate::pipeline::writer::Work;
-use crate::pipeline::{Context, Failure, Pipeline, Writer, start_writer};
+use crate::pipeline::{Context, Ended, Failure, Halt, Pipeline, Writer, start_writer};
 use crate::source::{Ends, Observation, Source, SourceEvent, TopicObservation};
 use crate::store::{MemoryStore, Store, heartbeat_limit};
 
@@ -274,9 +274,9 @@ impl Daemon {
     pub fn settle(&mut self, shared: &Shared) -> Result<(), Failure> {
         let mut quiet = 0;
         while quiet < 2 {
-            self.pipeline.round()?;
+            self.pipeline.round().map_err(failed)?;
             while self.pipeline.in_flight > 0 {
-                self.pipeline.wait_done(Duration::from_secs(10))?;
+                self.pipeline.wait_done(Duration::from_secs(10)).map_err(failed)?;
             }
             let idle = shared.world().deliveries.is_empty() && !self.pipeline.intake.has_changes();
             quiet = if idle { quiet + 1 } else { 0 };
@@ -313,13 +313,21 @@ impl Daemon {
     }
 
     /// Runs to its end, as the process does; how long it took, too.
-    pub fn run(mut self) -> (Result<(), Failure>, Duration) {
+    pub fn run(mut self) -> (Result<Ended, Failure>, Duration) {
         let started = Instant::now();
         let outcome = self.pipeline.run();
         if let Some(writer) = self.writer.take() {
             writer.join();
         }
         (outcome, started.elapsed())
+    }
+}
+
+/// For tests in which nothing else can end the loop.
+fn failed(halt: Halt) -> Failure {
+    match halt {
+        Halt::Failed(failure) => failure,
+        Halt::Ended(ended) => panic!("ended without a failure: {ended:?}"),
     }
 }
 
