@@ -211,7 +211,7 @@ impl Prepared {
                 let outcome = pipeline.run().and_then(|ended| match ended {
                     Ended::Stopped => Ok(()),
                     Ended::Retired => Err(Failure::other("another generation was made the live one")),
-                    Ended::Rebuild { reason } => Err(Failure::foreign(reason)),
+                    Ended::Rebuild { reason } | Ended::Refused { reason } => Err(Failure::foreign(reason)),
                 });
                 // The store is closed when the writer has ended.
                 writer.join();

@@ -15,8 +15,8 @@ use crate::domain::version::VersionKind;
 use crate::mapping::Plan;
 use crate::pipeline::{Context, Failure, Writer, start_writer};
 use crate::store::{
-    Reader, RedisReader, RedisSettings, RedisStore, Settings, SqliteReader, SqliteStore, Status, Store,
-    StoreError, heartbeat_limit, sqlite_status,
+    LossLimit, Reader, RedisReader, RedisSettings, RedisStore, Settings, SqliteReader, SqliteStore, Status,
+    Store, StoreError, heartbeat_limit, sqlite_status,
 };
 
 /// A replica that is open for writing.
@@ -58,6 +58,8 @@ impl Replica {
                     replica_name: config.replica.name.clone(),
                     heartbeat_limit: heartbeat_limit(config.freshness.interval),
                     dead_letter_bytes_max: config.dead_letters.max_bytes,
+                    loss: LossLimit::default(),
+                    min_free_bytes: 0,
                 };
                 Replica::Sqlite(Box::new(SqliteStore::open(&path, catalog, settings)?))
             }

@@ -433,7 +433,7 @@ users         11            5     unknown  unknown  unknown
     fn without_a_daemon_the_replica_speaks_for_itself() {
         use crate::domain::catalog::{Catalog, Column, Table as Shape};
         use crate::domain::value::ColumnType;
-        use crate::store::{Settings, SqliteStore};
+        use crate::store::{LossLimit, Settings, SqliteStore};
 
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("replica.db");
@@ -458,6 +458,8 @@ users         11            5     unknown  unknown  unknown
             replica_name: "orders-side".to_owned(),
             heartbeat_limit: Duration::from_secs(4),
             dead_letter_bytes_max: 0,
+            loss: LossLimit::default(),
+            min_free_bytes: 0,
         };
         drop(SqliteStore::open(&path, catalog.into(), settings).unwrap());
         let answer = block_on(async { Ok(ask(&sources).await?) }).unwrap();

@@ -15,7 +15,7 @@ use crate::domain::checkpoint::TopicPartition;
 use crate::domain::retry::RetryReason;
 use crate::domain::value::Value;
 use crate::store::{
-    Fault, MemoryStore, Reader, RowLookup, Settings, SqliteReader, SqliteStore, Status, Store,
+    Fault, LossLimit, MemoryStore, Reader, RowLookup, Settings, SqliteReader, SqliteStore, Status, Store,
     heartbeat_limit,
 };
 
@@ -100,6 +100,8 @@ impl Disk for SqliteDisk {
             replica_name: "test".into(),
             heartbeat_limit: heartbeat_limit(self.config.freshness.interval),
             dead_letter_bytes_max: 1_000,
+            loss: LossLimit::default(),
+            min_free_bytes: 0,
         };
         let path = self.directory.path().join("replica.db");
         SqliteStore::open(&path, Arc::clone(&self.catalog), settings).expect("a replica")
