@@ -9,6 +9,7 @@ mod gate;
 mod identity;
 mod intake;
 pub mod progress;
+pub mod rebuild;
 mod watchdog;
 mod writer;
 
