@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 const IN_A_ROW_MAX: u32 = 8;
 /// How long the live generation is held back for a switch at most, and how long it is left alone
 /// after that.
-const HELD_MAX: Duration = Duration::from_secs(2);
+const HELD_MAX: Duration = if cfg!(test) { Duration::from_millis(60) } else { Duration::from_secs(2) };
 const LEFT_ALONE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Default)]
@@ -178,7 +178,7 @@ mod tests {
         turns.hold();
         let began = Instant::now();
         drop(turns.first());
-        assert!(began.elapsed() >= HELD_MAX - Duration::from_millis(50));
+        assert!(began.elapsed() >= HELD_MAX - Duration::from_millis(10));
         turns.hold();
         let began = Instant::now();
         drop(turns.first());
