@@ -418,7 +418,19 @@ mod tests {
         let names: Vec<_> = Cli::command().get_subcommands().map(|each| each.get_name().to_owned()).collect();
         assert_eq!(
             names,
-            ["run", "demo", "validate", "check", "status", "wait", "health", "schema", "completions", "man"]
+            [
+                "run",
+                "demo",
+                "validate",
+                "check",
+                "status",
+                "wait",
+                "rebuild",
+                "health",
+                "schema",
+                "completions",
+                "man"
+            ]
         );
     }
 
@@ -439,8 +451,12 @@ mod tests {
         let text = include_str!("../docs/REFERENCE.md");
         for command in Cli::command().get_subcommands() {
             let name = command.get_name();
-            let start = format!("| `{name}");
-            let line = text.lines().find(|line| line.starts_with(&start));
+            let begins = |line: &str| {
+                line.strip_prefix("| `")
+                    .and_then(|rest| rest.strip_prefix(name))
+                    .is_some_and(|rest| rest.starts_with(['`', ' ']))
+            };
+            let line = text.lines().find(|line| begins(line));
             let line = line.unwrap_or_else(|| panic!("docs/REFERENCE.md has no command {name}"));
             for argument in command.get_arguments() {
                 let Some(option) =
