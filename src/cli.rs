@@ -449,14 +449,11 @@ mod tests {
     #[test]
     fn the_reference_has_every_command() {
         let text = include_str!("../docs/REFERENCE.md");
+        let (_, commands) = text.split_once("\n## Commands\n").unwrap();
         for command in Cli::command().get_subcommands() {
             let name = command.get_name();
-            let begins = |line: &str| {
-                line.strip_prefix("| `")
-                    .and_then(|rest| rest.strip_prefix(name))
-                    .is_some_and(|rest| rest.starts_with(['`', ' ']))
-            };
-            let line = text.lines().find(|line| begins(line));
+            let start = format!("| `{name}");
+            let line = commands.lines().find(|line| line.starts_with(&start));
             let line = line.unwrap_or_else(|| panic!("docs/REFERENCE.md has no command {name}"));
             for argument in command.get_arguments() {
                 let Some(option) =

@@ -74,7 +74,11 @@ impl Found {
             Place::Sqlite(path) => {
                 let file = SqliteReplica::open(&path, sqlite_settings(config))?;
                 let never = config.replica.rebuild_when_mapping_changes == RebuildPolicy::Never;
-                let survey = file.survey(catalog)?;
+                let mut survey = file.survey(catalog)?;
+                if matches!(survey.live, Live::Changed { complete: true, .. }) && file.adapt(catalog)? {
+                    info!("the mapping has changed, and the copy follows without reading the log");
+                    survey = file.survey(catalog)?;
+                }
                 let serves = match survey.live {
                     Live::Changed { complete: false, .. } if !never => {
                         let store = file.start_over(Arc::clone(catalog))?;

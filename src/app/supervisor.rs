@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -149,10 +149,7 @@ impl Supervisor {
             if self.stop.load(Ordering::Relaxed) {
                 break Ok(());
             }
-            let report = match self.reports.1.recv_timeout(ROUND) {
-                Ok(report) => Some(report),
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-            };
+            let report = self.reports.1.recv_timeout(ROUND).ok();
             if let Some(report) = report
                 && let Err(failure) = self.take(report)
             {
@@ -245,14 +242,8 @@ impl Supervisor {
         let Live::Applying(build) = &self.live else { return Ok(()) };
         warn!(reason, "the copy is served as it is while a new one is built");
         file.freeze(None)?;
-        let frozen = Frozen::going_on(
-            &self.config,
-            Arc::clone(&build.catalog),
-            Arc::clone(&build.metrics),
-            Arc::clone(&build.progress),
-            Place::of(&self.config).reader(&build.catalog),
-            build.generation,
-        );
+        let serving = build.serving(Place::of(&self.config).reader(&build.catalog));
+        let frozen = Frozen::going_on(&self.config, serving, build.generation);
         if let Live::Applying(build) = std::mem::replace(&mut self.live, Live::Frozen(frozen)) {
             build.join();
         }
@@ -278,7 +269,7 @@ impl Supervisor {
                 old.stop();
                 self.ending.push(old);
             }
-            Live::Frozen(old) => old.progress.open_gate(),
+            Live::Frozen(old) => old.serving.progress.open_gate(),
         }
         self.wanted = None;
         self.desk.update(|status| status.frozen = None);
@@ -405,11 +396,12 @@ impl Supervisor {
     }
 
     /// Readers of a copy that is left as it is are told why.
-    fn say_stopped(&self, reason: &str) {
-        if let (Live::Frozen(_), Some(file)) = (&self.live, &self.file)
-            && let Err(error) = file.freeze(Some(reason))
-        {
-            warn!(%error, "readers are not told why nothing is applied");
+    fn say_stopped(&mut self, reason: &str) {
+        if let (Live::Frozen(frozen), Some(file)) = (&mut self.live, &self.file) {
+            if let Err(error) = file.freeze(Some(reason)) {
+                warn!(%error, "readers are not told why nothing is applied");
+            }
+            frozen.look_soon();
         }
         self.desk.update(|status| status.frozen = Some(reason.to_owned()));
     }
@@ -488,14 +480,14 @@ impl Live {
     fn metrics(&self) -> &Metrics {
         match self {
             Live::Applying(build) => &build.metrics,
-            Live::Frozen(frozen) => &frozen.metrics,
+            Live::Frozen(frozen) => &frozen.serving.metrics,
         }
     }
 
     fn progress(&self) -> &Progress {
         match self {
             Live::Applying(build) => &build.progress,
-            Live::Frozen(frozen) => &frozen.progress,
+            Live::Frozen(frozen) => &frozen.serving.progress,
         }
     }
 
@@ -509,7 +501,7 @@ impl Live {
     fn serving(&self, place: &Place) -> admin::Context {
         match self {
             Live::Applying(build) => build.serving(place.reader(&build.catalog)),
-            Live::Frozen(frozen) => frozen.serving(),
+            Live::Frozen(frozen) => frozen.serving.clone(),
         }
     }
 }

@@ -380,3 +380,34 @@ fn a_rebuild_adds_a_bounded_amount_of_memory() {
     assert!(after < before + 48 * 1024, "{before} KiB before, {after} KiB after");
     assert!(replica(dir.path()).exists());
 }
+
+#[test]
+fn a_column_less_in_another_order_needs_no_log() {
+    let Some(broker) = kafka::shared() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let topic = kafka::topic_name("in-place");
+    broker.create_topic(&topic, 1, &[]);
+    broker.produce(&topic, (1..=500).map(user));
+    let head = header(&broker.bootstrap(), dir.path());
+    let mut daemon = Daemon::start(
+        dir.path(),
+        &format!("{head}{}", tables(&topic, "name: text, email: text, more: 'text?'")),
+    );
+    daemon.started();
+    assert!(daemon.terminate().0.success());
+    // Nothing of it can be read any more.
+    broker.delete_records(&topic, 0, 500);
+    let mut daemon =
+        Daemon::start(dir.path(), &format!("{head}{}", tables(&topic, "email: text, name: text")));
+    daemon.started();
+    broker.produce(&topic, [user(501)]);
+    eventually("it goes on", 20, || {
+        (rows(&reader(dir.path()), "SELECT count(*) FROM users") == ["501"]).then_some(())
+    });
+    assert_eq!(
+        rows(&reader(dir.path()), "SELECT * FROM users WHERE id IN (7, 501)"),
+        ["7|7@x.org|n7", "501|501@x.org|n501"]
+    );
+    assert_eq!(generation(dir.path()), 1);
+    assert!(daemon.log().contains("without reading the log"), "{}", daemon.log());
+}

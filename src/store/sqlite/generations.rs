@@ -95,8 +95,7 @@ fn take_number(tx: &Connection) -> Result<i64, StoreError> {
 
 /// Tables and bookkeeping of a new generation.
 fn define(tx: &Connection, catalog: &Catalog, generation: i64, role: &str) -> Result<(), StoreError> {
-    let described = serde_json::to_string(catalog)
-        .map_err(|error| damaged(&format!("the mapping ({error})"), "_readside_meta_generations"))?;
+    let described = described(catalog)?;
     tx.execute(
         "INSERT INTO _readside_meta_generations (generation, role, fingerprint, catalog) VALUES (?1, ?2, ?3, ?4)",
         params![generation, role, catalog.fingerprint, described],
@@ -124,6 +123,12 @@ fn define(tx: &Connection, catalog: &Catalog, generation: i64, role: &str) -> Re
         }
     }
     Ok(())
+}
+
+/// As the file keeps it.
+pub(super) fn described(catalog: &Catalog) -> Result<String, StoreError> {
+    serde_json::to_string(catalog)
+        .map_err(|error| damaged(&format!("the mapping ({error})"), "_readside_meta_generations"))
 }
 
 /// The mapping a generation was built under.

@@ -289,6 +289,18 @@ fn definitions(table: &Table, generation: i64, main: &str, hidden: &str, columns
     all
 }
 
+/// Columns of a main table as SQLite tells them: name, declared type, whether they may not be null,
+/// and whether they are the table's rowid.
+pub(super) fn expected_columns(table: &Table) -> std::collections::BTreeSet<(String, String, bool, bool)> {
+    let own = table.columns.iter().enumerate().map(|(index, column)| {
+        let required = table.is_key(index) || !column.nullable;
+        let primary = table.has_integer_key() && table.is_key(index);
+        (column.name.clone(), declared_type(column.ty).to_owned(), required, primary)
+    });
+    let ours = [("_readside_v", true), ("_readside_d", false)];
+    own.chain(ours.map(|(name, required)| (name.into(), "BLOB".into(), required, false))).collect()
+}
+
 /// Only the four that no driver converts by.
 fn declared_type(ty: ColumnType) -> &'static str {
     match ty {

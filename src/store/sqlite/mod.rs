@@ -1,12 +1,14 @@
 //! The replica in one SQLite file.
 //!
 //! - `owner`, `replica`, `open`: whose file it is, and opening it and its generations
+//! - `adapt`: another mapping that needs no other rows
 //! - `generations`, `turns`, `room`: building one beside the live one, and switching to it
 //! - `layout`, `views`: what is in it
 //! - `apply`, `table`: one batch, one row
 //! - `upkeep`: the end of the first copy, the WAL, old delete marks
 //! - `reader`: the reading side
 
+mod adapt;
 mod apply;
 mod error;
 mod generations;

@@ -4,6 +4,7 @@
 //! the live one and the next. Both have a connection and a thread of their own; the lock file and
 //! the order in which they write are shared.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,10 +13,10 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, FileControl, MAIN_DB, OpenFlags, OptionalExtension, params};
 
 use super::error::{at, damaged, foreign};
-use super::layout::{self, APPLICATION_ID, FIRST, LAYOUT, TableSql};
+use super::layout::{self, APPLICATION_ID, FIRST, LAYOUT};
 use super::owner::{self, Lock};
 use super::turns::Turns;
-use super::{Role, Settings, SqliteStore, generations, open, room};
+use super::{Role, Settings, SqliteStore, adapt, generations, open, room};
 use crate::domain::catalog::Catalog;
 use crate::store::{Rebuild, StoreError};
 
@@ -120,6 +121,13 @@ impl SqliteReplica {
             generations::catalog_of(&conn, live_generation(&conn)?).map(Some)
         };
         self.at(read())
+    }
+
+    /// Brings a whole copy under this mapping without the log, if that is possible: columns that are
+    /// left out or in another order, tables that are left out. In one transaction; false, and
+    /// nothing has changed, where the log has to be read.
+    pub fn adapt(&self, catalog: &Catalog) -> Result<bool, StoreError> {
+        self.at(self.writing().and_then(|conn| adapt::adapt(&conn, catalog)))
     }
 
     /// Opens the live generation, or makes the first one. The mapping must be the one it was built
@@ -314,15 +322,14 @@ fn differing_tables(
     let mut differing = Vec::new();
     for table in &catalog.tables {
         let known = stored.iter().position(|(name, _)| *name == table.name).map(|at| stored.swap_remove(at));
-        let definition: Option<String> = conn
-            .query_row(
-                "SELECT sql FROM sqlite_schema WHERE type = 'table' AND name = ?1",
-                [layout::main_table(generation, &table.name)],
-                |row| row.get(0),
-            )
-            .optional()?;
+        let columns = conn
+            .prepare_cached("SELECT name, type, \"notnull\", pk > 0 FROM pragma_table_info(?1)")?
+            .query_map([layout::main_table(generation, &table.name)], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+            })?
+            .collect::<Result<BTreeSet<_>, _>>()?;
         if known.is_none_or(|(_, fingerprint)| fingerprint != table.fingerprint)
-            || definition.as_ref() != TableSql::new(table, generation).create.first()
+            || columns != layout::expected_columns(table)
         {
             differing.push(table.name.clone());
         }

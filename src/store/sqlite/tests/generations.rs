@@ -395,3 +395,170 @@ fn two_writers_take_turns_and_neither_starves() {
     });
     assert_eq!(next.complete().unwrap(), Completion::Behind);
 }
+
+/// The catalog with fingerprints as the mapping makes them.
+fn described() -> Catalog {
+    let mut catalog = catalog();
+    for table in &mut catalog.tables {
+        let columns: Vec<_> = table.columns.iter().map(|column| column.name.as_str()).collect();
+        table.fingerprint = format!("{}:{}", table.name, columns.join(","));
+    }
+    catalog.fingerprint = "described".into();
+    catalog
+}
+
+/// `users` without `email`, in another order, and one table less.
+fn narrowed() -> Catalog {
+    let mut catalog = described();
+    let users = &mut catalog.tables[0];
+    users.columns = [3, 0, 1].map(|column| users.columns[column].clone()).to_vec();
+    users.key = vec![1];
+    users.indexes = vec![vec![2, 0]];
+    users.fingerprint = "users:score,id,name".into();
+    catalog.tables.remove(2);
+    catalog.fingerprint = "narrowed".into();
+    catalog
+}
+
+/// Events of `users`, as the one or the other mapping makes changes of them: rows, deletes, patches
+/// in any order, late ones.
+fn users_history(catalog: &Catalog, narrow: bool) -> Vec<crate::domain::batch::Batch> {
+    let mut changes = Vec::new();
+    for nth in 0..400 {
+        changes.push(upsert(nth, 10 + nth % 3));
+        match nth % 5 {
+            0 => changes.push(patch(nth, 20, 0b0010, IfMissing::Hold)),
+            1 => changes.push(patch(nth, 21, 0b1010, IfMissing::Hold)),
+            2 => changes.push(delete(nth, 22)),
+            3 => changes.extend([patch(nth, 25, 0b1000, IfMissing::Hold), delete(nth, 23)]),
+            _ => {}
+        }
+    }
+    // A patched row whose older columns were deleted is held: it is made whole again.
+    changes.extend((0..400).filter(|nth| nth % 5 == 3).map(|nth| upsert(nth, 30)));
+    if narrow {
+        for change in &mut changes {
+            change.values = [3, 0, 1].map(|column| change.values[column].clone()).to_vec();
+        }
+    }
+    changes
+        .chunks(50)
+        .map(|chunk| {
+            let mut builder = crate::domain::batch::BatchBuilder::default();
+            chunk.iter().for_each(|change| builder.push(catalog, change.clone()));
+            builder.seal(observed())
+        })
+        .collect()
+}
+
+#[test]
+fn columns_and_tables_that_are_left_out_or_moved_need_no_log() {
+    let (wide, narrow) = (Arc::new(described()), Arc::new(narrowed()));
+    let bench = bench();
+    let replica = replica(&bench);
+    let mut live = replica.open_live(Arc::clone(&wide)).unwrap();
+    for batch in users_history(&wide, false) {
+        live.apply(&batch).unwrap();
+    }
+    live.complete().unwrap();
+    assert!(live.figures().delete_marks[0] > 0 && live.figures().held[0] == 0);
+    drop(live);
+    assert!(matches!(replica.survey(&narrow).unwrap().live, Live::Changed { complete: true, .. }));
+    assert!(replica.adapt(&narrow).unwrap());
+    assert_eq!(replica.survey(&narrow).unwrap().live, Live::Same);
+    let mut adapted = replica.open_live(Arc::clone(&narrow)).unwrap();
+    assert_eq!(adapted.generation(), 1);
+
+    // The same as a copy that was built under the new mapping, also for what comes later.
+    let fresh = self::bench();
+    let mut built = self::replica(&fresh).open_live(Arc::clone(&narrow)).unwrap();
+    for batch in users_history(&narrow, true) {
+        built.apply(&batch).unwrap();
+    }
+    built.complete().unwrap();
+    let readers = [&bench, &fresh].map(|bench| SqliteReader::new(&bench.path(), Arc::clone(&narrow)));
+    let same = || {
+        for nth in 0..400 {
+            let key = key(&catalog().tables[0], nth);
+            let [adapted, built] = readers.each_ref().map(|reader| reader.row(0, &key).unwrap());
+            assert_eq!(adapted, built, "row {nth}");
+        }
+    };
+    same();
+    for number in [12, 20, 21, 24, 26, 40] {
+        let later = (0..400).map(|nth| match (nth + number) % 3 {
+            0 => upsert(nth, number),
+            1 => patch(nth, number, 0b1010, IfMissing::Hold),
+            _ => delete(nth, number),
+        });
+        let mut builder = crate::domain::batch::BatchBuilder::default();
+        for mut change in later {
+            change.values = [3, 0, 1].map(|column| change.values[column].clone()).to_vec();
+            builder.push(&narrow, change);
+        }
+        let batch = builder.seal(observed());
+        assert_eq!(adapted.apply(&batch).unwrap(), built.apply(&batch).unwrap());
+        same();
+    }
+    assert_eq!(adapted.figures().rows, built.figures().rows);
+    let columns = |bench: &InSqlite| -> Vec<String> {
+        let reader = reading(&bench.path());
+        let mut statement = reader.prepare("SELECT name FROM pragma_table_info('users')").unwrap();
+        statement.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+    };
+    assert_eq!(columns(&bench), ["score", "id", "name"]);
+    let objects = |bench: &InSqlite| -> Vec<String> {
+        let reader = reading(&bench.path());
+        let mut statement = reader.prepare("SELECT name FROM sqlite_schema ORDER BY name").unwrap();
+        statement.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+    };
+    assert_eq!(objects(&bench), objects(&fresh), "nothing of the old mapping is left");
+}
+
+#[test]
+fn what_a_column_may_have_kept_away_needs_the_log() {
+    let (wide, narrow) = (Arc::new(described()), narrowed());
+    let prepared = |what: &dyn Fn(&mut SqliteStore)| {
+        let bench = bench();
+        let replica = replica(&bench);
+        let mut live = replica.open_live(Arc::clone(&wide)).unwrap();
+        live.complete().unwrap();
+        what(&mut live);
+        drop(live);
+        let schema = || count(&bench, "SELECT COUNT(*) FROM pragma_table_info('_readside_g1_users')");
+        let before = schema();
+        let adapted = replica.adapt(&narrow).unwrap();
+        assert_eq!(schema() < before, adapted, "all or nothing");
+        adapted
+    };
+    assert!(prepared(&|_| {}));
+    assert!(!prepared(&|live| {
+        live.apply(&batch([patch(1, 5, 0b0100, IfMissing::Hold)])).unwrap();
+    }));
+    assert!(!prepared(&|live| {
+        let letter = crate::domain::dead_letter::DeadLetter {
+            at: AT,
+            offset: 3,
+            rejection: crate::domain::dead_letter::Rejection {
+                table: None,
+                path: String::new(),
+                reason: crate::domain::dead_letter::Reason::WrongType,
+                message: "a number".into(),
+            },
+            first_seen_ms: NOW_MS,
+            record: None,
+        };
+        live.apply(&Batch { dead_letters: vec![letter], ..batch([]) }).unwrap();
+    }));
+    // A column more, another type, another topic.
+    let bench = bench();
+    let replica = replica(&bench);
+    replica.open_live(Arc::new(narrow.clone())).unwrap().complete().unwrap();
+    assert!(!replica.adapt(&wide).unwrap());
+    let mut topics = narrow.clone();
+    topics.topics.push("z".into());
+    assert!(!replica.adapt(&topics).unwrap());
+    let mut other = narrow;
+    other.tables[0].fingerprint = "users:score,id,other".into();
+    assert!(!replica.adapt(&other).unwrap());
+}
