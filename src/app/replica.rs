@@ -15,8 +15,8 @@ use crate::domain::version::VersionKind;
 use crate::mapping::Plan;
 use crate::pipeline::{Context, Failure, Writer, start_writer};
 use crate::store::{
-    Live, LossLimit, Reader, RedisReader, RedisSettings, RedisStore, Settings, SqliteReader, SqliteReplica,
-    SqliteStore, Status, Store, StoreError, heartbeat_limit, sqlite_status,
+    Live, LossLimit, Next, Reader, RedisReader, RedisSettings, RedisStore, Settings, SqliteReader,
+    SqliteReplica, SqliteStore, Status, Store, StoreError, heartbeat_limit, sqlite_status,
 };
 
 /// A generation of a replica that is open for writing.
@@ -30,9 +30,8 @@ pub struct Found {
     /// Of a replica that can have a second generation.
     pub file: Option<SqliteReplica>,
     pub serves: Serves,
-    /// A generation that was being built beside the one that serves, to be gone on with, and why it
-    /// is built.
-    pub next: Option<(Replica, String)>,
+    /// A generation that was being built beside the one that serves, to be gone on with.
+    pub next: Option<(Replica, Next)>,
 }
 
 /// What readers see until another generation takes its place.
@@ -97,7 +96,7 @@ impl Found {
                     None => None,
                     Some(next) if next.same => {
                         let store = file.resume(Arc::clone(catalog))?;
-                        Some((Replica::Sqlite(Box::new(store)), next.reason))
+                        Some((Replica::Sqlite(Box::new(store)), next))
                     }
                     Some(next) => {
                         info!(
