@@ -4,7 +4,7 @@
 //! - `adapt`: another mapping that needs no other rows
 //! - `generations`, `turns`, `room`: building one beside the live one, and switching to it
 //! - `layout`, `views`: what is in it
-//! - `apply`, `table`: one batch, one row
+//! - `apply`, `order`, `table`: one batch, one row
 //! - `upkeep`: the end of the first copy, the WAL, old delete marks
 //! - `reader`: the reading side
 
@@ -14,6 +14,7 @@ mod error;
 mod generations;
 mod layout;
 mod open;
+mod order;
 mod owner;
 mod reader;
 mod replica;
