@@ -59,7 +59,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- $values := .Values.readside -}}
 {{- if eq $values.store "sqlite" -}}
 - { name: READSIDE__REPLICA__SQLITE__PATH, value: {{ printf "%s/%s" $values.sqlite.mountPath $values.sqlite.file | quote }} }
-{{- else -}}
+{{- else if eq $values.store "redis" -}}
 - { name: READSIDE__REPLICA__REDIS__URL, value: "redis://127.0.0.1:{{ $values.redis.port }}/0" }
 - { name: READSIDE__REPLICA__REDIS__DEDICATED, value: "true" }
 {{- end }}
@@ -198,7 +198,7 @@ while the hook still waits: the hook gives up first.
   {{- else }}
   emptyDir: { sizeLimit: {{ $volume.sizeLimit }} }
   {{- end }}
-{{- else }}
+{{- else if eq $values.store "redis" }}
 - name: readside-redis
   emptyDir: { sizeLimit: {{ $values.redis.sizeLimit }} }
 {{- end }}
