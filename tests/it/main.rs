@@ -2,15 +2,18 @@
 
 mod bad_input;
 mod bounds;
+mod canary;
 mod commands;
 mod crash;
 mod daemon;
+mod dashboard;
 mod event_ids;
 mod examples;
 mod gaps;
 mod history;
 mod kafka;
 mod layers;
+mod pod;
 mod redis;
 mod redis_server;
 mod replica;
