@@ -20,7 +20,7 @@ ARG CARGO_BUILD_JOBS
 # is named because RUSTFLAGS would otherwise also be used for build scripts and macros.
 COPY Cargo.toml Cargo.lock ./
 RUN mkdir -p src tests/it benches \
-    && echo 'fn main() {}' | tee src/main.rs tests/it/main.rs benches/{first_copy,footprint,store,decode}.rs >/dev/null \
+    && echo 'fn main() {}' | tee src/main.rs tests/it/main.rs benches/first_copy.rs benches/footprint.rs benches/store.rs benches/decode.rs >/dev/null \
     && touch src/lib.rs \
     && cargo build --locked --release --bin readside --target "$(rustc -vV | sed -n 's/^host: //p')" \
     && rm -rf src

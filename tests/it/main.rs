@@ -1,5 +1,6 @@
 //! The integration tests: one binary, against a real Apache Kafka.
 
+mod acls;
 mod bad_input;
 mod bounds;
 mod canary;
