@@ -284,3 +284,43 @@ fn a_sidecar_that_cannot_start_says_why_by_its_exit_code() {
         Outcome::Ended(Some(78))
     );
 }
+
+/// As the kubelet exchanges a ConfigMap: a new directory, then the link `..data` is renamed over.
+#[test]
+fn a_changed_configmap_is_noticed_and_checked() {
+    let dir = tempfile::tempdir().unwrap();
+    let volume = dir.path().join("etc");
+    let exchange = |name: &str, text: &str| {
+        std::fs::create_dir_all(volume.join(name)).unwrap();
+        std::fs::write(volume.join(name).join("readside.yaml"), text).unwrap();
+        let link = volume.join("..data_tmp");
+        std::os::unix::fs::symlink(name, &link).unwrap();
+        std::fs::rename(&link, volume.join("..data")).unwrap();
+    };
+    let good = format!(
+        "{}http: {{ listen: '127.0.0.1:0' }}\nadmin: {{ listen: '127.0.0.1:0' }}\n\
+         tables: {{ users: {{ topic: t, key: id, columns: {{ id: integer }} }} }}\n",
+        crate::daemon::header("127.0.0.1:1", dir.path())
+    );
+    exchange("..1", &good);
+    let config = volume.join("readside.yaml");
+    std::os::unix::fs::symlink("..data/readside.yaml", &config).unwrap();
+    let mut daemon = Daemon::start_with(dir.path(), &config, &[]);
+    let mut becomes = |value: f64, said: &str| {
+        eventually(said, 30, || {
+            let known = daemon.metric("readside_config_reload_success")? == value;
+            (known && daemon.log().contains(said)).then_some(())
+        });
+    };
+    becomes(1.0, "listening");
+    exchange("..2", &good.replace("integer", "intger"));
+    becomes(0.0, "has changed and is refused");
+    exchange("..3", &good.replace("columns: { id: integer", "columns: { name: text, id: integer"));
+    becomes(1.0, "takes effect at the next start");
+    exchange("..4", "tables: [");
+    becomes(0.0, "has changed and is refused");
+    exchange("..5", &good);
+    becomes(1.0, "is again the one that is running");
+    assert!(daemon.log().contains("intger"), "which word");
+    assert_eq!(daemon.terminate().0.code(), Some(0));
+}
