@@ -10,6 +10,7 @@ mod daemon;
 mod dashboard;
 mod event_ids;
 mod examples;
+mod fuzz;
 mod gaps;
 mod history;
 mod kafka;
