@@ -335,6 +335,14 @@ def versions_agree(work):
         raise Failed(f"Dockerfile: not version {version}")
 
 
+def the_dockerfile_stands_in_for_every_target(work):
+    """Its layer of dependencies is built before the sources are there: each target of Cargo.toml needs a file."""
+    cargo, dockerfile = (ROOT / "Cargo.toml").read_text(), (ROOT / "Dockerfile").read_text()
+    for name in re.findall(r'\[\[bench\]\]\nname = "(\w+)"', cargo):
+        if f"benches/{name}.rs" not in dockerfile:
+            raise Failed(f"Dockerfile: nothing stands in for benches/{name}.rs")
+
+
 def library(work):
     said = run(tool("helm"), "lint", "--strict", ROOT / "helm/readside")
     if "[WARNING]" in said or "[ERROR]" in said:
@@ -349,6 +357,7 @@ def checks(work):
     for check in (
         library, planted_faults_are_found, an_existing_chart_needs_six_lines, rendering_is_stable, kustomize, manifest,
         the_ways_to_deploy_agree, compose, hadolint, alerts, the_chart_has_the_rules, only_metrics_that_exist, versions_agree,
+        the_dockerfile_stands_in_for_every_target,
     ):
         yield check.__name__.replace("_", " "), lambda check=check: check(work)
 
