@@ -61,8 +61,9 @@ pub fn clock() -> Clock {
 /// Runs until SIGTERM, SIGINT or a failure that needs a person.
 ///
 /// A first signal commits what is complete and returns `Ok`; a second one ends the process at once.
-/// `display` shows the progress of the start for as long as it likes.
-pub fn run<F>(config: &Config, display: impl FnOnce(Arc<Progress>) -> F) -> Result<(), Failure>
+/// `beside` runs as long as it likes, at most until the end: it shows the progress of the start and watches the
+/// configuration.
+pub fn run<F>(config: &Config, beside: impl FnOnce(Arc<Progress>, Arc<Metrics>) -> F) -> Result<(), Failure>
 where
     F: Future<Output = ()> + Send + 'static,
 {
@@ -84,7 +85,7 @@ where
         };
         let Some(prepared) = prepared else { return Ok(()) };
         let mut running = prepared.start(config, stop).await?;
-        let display = tokio::spawn(display(Arc::clone(&running.progress)));
+        let beside = tokio::spawn(beside(Arc::clone(&running.progress), Arc::clone(&running.metrics)));
         let outcome = tokio::select! {
             outcome = running.ended() => outcome,
             name = signals.next() => {
@@ -103,7 +104,7 @@ where
                 }
             }
         };
-        display.abort();
+        beside.abort();
         running.finish().await;
         outcome
     })

@@ -151,6 +151,7 @@ pub struct Metrics {
     replica_size: Gauge,
     wal_size: Gauge,
     wal_pages_pinned: Gauge,
+    config_reload_success: Gauge,
 }
 
 /// How large the replica is; counts by table index.
@@ -262,6 +263,8 @@ impl Metrics {
             replica_size: gauge(&registry, &names::REPLICA_SIZE, f64::NAN),
             wal_size: gauge(&registry, &names::WAL_SIZE, f64::NAN),
             wal_pages_pinned: gauge(&registry, &names::WAL_PAGES_PINNED, f64::NAN),
+            // A process that runs has read its configuration.
+            config_reload_success: gauge(&registry, &names::CONFIG_RELOAD_SUCCESS, 1.0),
             registry,
         };
         metrics.create_series(catalog);
@@ -304,8 +307,6 @@ impl Metrics {
         for reason in GapReason::ALL {
             self.gaps.with_label_values(&[reason.name()]);
         }
-        // A process that runs has read its configuration.
-        gauge(&self.registry, &names::CONFIG_RELOAD_SUCCESS, 1.0);
         gauges(&self.registry, &names::BUILD_INFO)
             .with_label_values(&[env!("CARGO_PKG_VERSION"), std::env::consts::OS, std::env::consts::ARCH])
             .set(1.0);
@@ -406,6 +407,11 @@ impl Metrics {
 
     pub fn kafka_connected(&self, yes: bool) {
         self.kafka_connected.set(f64::from(u8::from(yes)));
+    }
+
+    /// The configuration file was read again, and is what a daemon can start with.
+    pub fn config_read(&self, accepted: bool) {
+        self.config_reload_success.set(f64::from(u8::from(accepted)));
     }
 
     pub fn store_connected(&self, yes: bool) {
