@@ -145,6 +145,7 @@ fn config(format: Format, mapping: Mapping) -> Config {
             secrets: BTreeMap::new(),
             max_record_bytes: 1 << 20,
         },
+        schema_registry: None,
         replica: Replica {
             name: "bench".to_owned(),
             target: Target::Sqlite(Sqlite { path: "replica.db".into() }),
@@ -162,6 +163,8 @@ fn config(format: Format, mapping: Mapping) -> Config {
             on_error: OnError::DeadLetter,
             on_gap: OnGap::Auto,
             placeholder: "__debezium_unavailable_value".to_owned(),
+            schema_file: None,
+            message: None,
         }],
         tables: vec![Table {
             name: "orders".to_owned(),

@@ -144,6 +144,9 @@ fn prepare(config: &Config, stop: &AtomicBool) -> Result<Option<Prepared>, Failu
         admin: listen("admin.listen", config.admin.listen)?,
     };
     let mut plan = Plan::compile(config);
+    if let Some(problem) = plan.problems().into_iter().next() {
+        return Err(Failure { exit_code: 64, reason: problem });
+    }
     let Some(mut replica) = Replica::open(config, plan.catalog(), stop)? else { return Ok(None) };
     for (table, kind) in replica.version_kinds()?.into_iter().enumerate() {
         if let Some(kind) = kind {
@@ -165,6 +168,9 @@ impl Prepared {
     async fn start(mut self, config: &Config, stop: Arc<AtomicBool>) -> Result<Running, Failure> {
         let catalog = Arc::clone(self.plan.catalog());
         let metrics = Arc::new(Metrics::new(&catalog));
+        if let Some(registry) = self.plan.registry() {
+            registry.report_to(&metrics);
+        }
         let progress = Arc::new(Progress::default());
         let context = Context {
             clock: clock(),

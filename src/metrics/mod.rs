@@ -92,6 +92,43 @@ impl GapReason {
     }
 }
 
+/// The `outcome` label of `readside_schema_registry_requests_total`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RegistryOutcome {
+    Found,
+    /// The registry has no such schema.
+    Unknown,
+    /// It wants other credentials.
+    Refused,
+    /// It answers with an error.
+    Failed,
+    Unreachable,
+    /// The answer is not that of a schema registry.
+    Malformed,
+}
+
+impl RegistryOutcome {
+    pub const ALL: [RegistryOutcome; 6] = [
+        RegistryOutcome::Found,
+        RegistryOutcome::Unknown,
+        RegistryOutcome::Refused,
+        RegistryOutcome::Failed,
+        RegistryOutcome::Unreachable,
+        RegistryOutcome::Malformed,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            RegistryOutcome::Found => "found",
+            RegistryOutcome::Unknown => "unknown",
+            RegistryOutcome::Refused => "refused",
+            RegistryOutcome::Failed => "failed",
+            RegistryOutcome::Unreachable => "unreachable",
+            RegistryOutcome::Malformed => "malformed",
+        }
+    }
+}
+
 /// All metrics of one process. Topics and tables are given by their index in the catalog; an index
 /// that is not in it is ignored.
 pub struct Metrics {
@@ -116,6 +153,9 @@ pub struct Metrics {
     store_retries: IntCounterVec,
     source_errors: IntCounterVec,
     gaps: IntCounterVec,
+    registry_requests: IntCounterVec,
+    registry_breaker_open: Gauge,
+    waiting_partitions: GaugeVec,
     kafka_connected: Gauge,
     store_connected: Gauge,
     table_rows: GaugeVec,
@@ -180,6 +220,9 @@ impl Metrics {
             store_retries: counters(&registry, &names::STORE_RETRIES),
             source_errors: counters(&registry, &names::SOURCE_ERRORS),
             gaps: counters(&registry, &names::GAPS),
+            registry_requests: counters(&registry, &names::REGISTRY_REQUESTS),
+            registry_breaker_open: gauge(&registry, &names::REGISTRY_BREAKER_OPEN, 0.0),
+            waiting_partitions: gauges(&registry, &names::WAITING_PARTITIONS),
             kafka_connected: gauge(&registry, &names::KAFKA_CONNECTED, 0.0),
             store_connected: gauge(&registry, &names::STORE_CONNECTED, 0.0),
             table_rows: gauges(&registry, &names::TABLE_ROWS),
@@ -211,6 +254,7 @@ impl Metrics {
         }
         for topic in &catalog.topics {
             self.event_to_visible.with_label_values(&[topic]);
+            self.waiting_partitions.with_label_values(&[topic]).set(0.0);
             self.dead_letters.with_label_values(&[topic]).set(f64::NAN);
             for skip in Skip::ALL {
                 self.events_skipped.with_label_values(&[topic, skip.name()]);
@@ -224,6 +268,9 @@ impl Metrics {
         }
         for reason in SourceErrorKind::ALL {
             self.source_errors.with_label_values(&[reason.name()]);
+        }
+        for outcome in RegistryOutcome::ALL {
+            self.registry_requests.with_label_values(&[outcome.name()]);
         }
         for reason in GapReason::ALL {
             self.gaps.with_label_values(&[reason.name()]);
@@ -313,6 +360,19 @@ impl Metrics {
 
     pub fn gap(&self, reason: GapReason) {
         self.gaps.with_label_values(&[reason.name()]).inc();
+    }
+
+    /// The schema registry was asked once.
+    pub fn registry_asked(&self, outcome: RegistryOutcome, breaker_open: bool) {
+        self.registry_requests.with_label_values(&[outcome.name()]).inc();
+        self.registry_breaker_open.set(f64::from(u8::from(breaker_open)));
+    }
+
+    /// How many partitions of a topic wait for a schema.
+    pub fn waiting_partitions(&self, topic: usize, count: u64) {
+        if let Some(topic) = self.topics.get(topic) {
+            self.waiting_partitions.with_label_values(&[topic]).set(count as f64);
+        }
     }
 
     pub fn kafka_connected(&self, yes: bool) {

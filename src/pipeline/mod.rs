@@ -205,6 +205,9 @@ impl<S: Source> Pipeline<S> {
             let intake = &mut self.intake;
             let events = self.source.poll(wait, room, &mut |event| intake.take(event));
             self.intake.outcome()?;
+            for at in self.intake.take_pauses() {
+                self.source.pause(at);
+            }
             for (at, position) in self.intake.take_assignments() {
                 self.source.assign(at, &position);
             }

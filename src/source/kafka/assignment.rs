@@ -49,6 +49,11 @@ impl Assignment {
         self.partitions.insert(at, Reading { next, epoch, phase, errors: 0 }).is_some()
     }
 
+    /// Returns whether it was there.
+    pub fn remove(&mut self, at: TopicPartition) -> bool {
+        self.partitions.remove(&at).is_some()
+    }
+
     pub fn all(&self) -> impl Iterator<Item = TopicPartition> {
         self.partitions.keys().copied()
     }
