@@ -2,13 +2,15 @@
 
 use super::registry::Registry;
 use super::scratch::Scratch;
-use super::{DecodeError, Field, Pending, Wanted, avro, connect};
+use super::{DecodeError, Field, Pending, Wanted, avro, connect, json_schema, protobuf};
 use crate::config::{KeyFormat, Topic};
 
 #[derive(Debug)]
 pub enum Body {
     Json(connect::Document),
     Avro(avro::Document),
+    Protobuf(protobuf::Document),
+    JsonSchema(json_schema::Document),
 }
 
 impl Body {
@@ -18,6 +20,10 @@ impl Body {
         // Text keys are not read here. A key with more than one column is never text by default.
         match topic.key_format_of(2) {
             KeyFormat::Avro => Body::Avro(avro::Document::of_registry("$key", &paths(), registry)),
+            KeyFormat::Protobuf => {
+                Body::Protobuf(protobuf::Document::of_registry("$key", &paths(), registry))
+            }
+            KeyFormat::JsonSchema => Body::JsonSchema(json_schema::Document::new("$key", paths(), registry)),
             _ if topic.format.is_debezium() => Body::Json(connect::Document::with_schema("$key", paths())),
             _ => Body::Json(connect::Document::plain("$key", wanted.key.iter().map(|path| &path.fields[..]))),
         }
@@ -26,8 +32,9 @@ impl Body {
     /// Why no document can be read.
     pub fn problem(&self) -> Option<&DecodeError> {
         match self {
-            Body::Json(_) => None,
+            Body::Json(_) | Body::JsonSchema(_) => None,
             Body::Avro(document) => document.problem(),
+            Body::Protobuf(document) => document.problem(),
         }
     }
 
@@ -36,6 +43,8 @@ impl Body {
         match self {
             Body::Json(_) => Ok(()),
             Body::Avro(document) => document.prepare(bytes),
+            Body::Protobuf(document) => document.prepare(bytes),
+            Body::JsonSchema(document) => document.prepare(bytes),
         }
     }
 
@@ -48,6 +57,8 @@ impl Body {
         match self {
             Body::Json(document) => document.read(bytes, fields),
             Body::Avro(document) => document.read(bytes, scratch, fields),
+            Body::Protobuf(document) => document.read(bytes, scratch, fields),
+            Body::JsonSchema(document) => document.read(bytes, fields),
         }
     }
 
@@ -56,6 +67,9 @@ impl Body {
         match self {
             Body::Json(document) => document.require_object(),
             Body::Avro(document) => document.require_object(),
+            // It is always a message.
+            Body::Protobuf(_) => Ok(()),
+            Body::JsonSchema(document) => document.require_object(),
         }
     }
 }

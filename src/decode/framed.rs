@@ -66,7 +66,7 @@ impl<T> Framed<T> {
     }
 
     /// The schema of a record, and its value behind the header.
-    pub fn get<'a>(&mut self, bytes: &'a [u8]) -> Result<(&T, &'a [u8]), DecodeError> {
+    pub fn get<'a>(&mut self, bytes: &'a [u8]) -> Result<(&mut T, &'a [u8]), DecodeError> {
         let (id, rest) = header(bytes).map_err(|why| DecodeError::malformed(self.root_name, why))?;
         let Some(at) = self.position(id) else {
             return Err(self.error(format!("the registry knows no schema {id}")));
@@ -76,10 +76,10 @@ impl<T> Framed<T> {
             let used = self.known.remove(at);
             self.known.push(used);
         }
-        match self.known.last() {
+        match self.known.last_mut() {
             Some((_, Ok(compiled))) => Ok((compiled, rest)),
             Some((_, Err(error))) => Err(error.clone()),
-            None => Err(self.error(format!("the registry knows no schema {id}"))),
+            None => Err(DecodeError::schema(self.root_name, "is not known")),
         }
     }
 
@@ -102,5 +102,10 @@ pub fn header(bytes: &[u8]) -> Result<(u32, &[u8]), String> {
             "begins with the byte {magic}, not with 0: it was not written with a schema registry"
         ));
     }
-    Ok((u32::from_be_bytes(*id), rest))
+    match i32::from_be_bytes(*id) {
+        // Registries count in positive numbers of 32 bits with a sign; asking for others gets no answer
+        // that could be believed.
+        id @ 1.. => Ok((id.unsigned_abs(), rest)),
+        _ => Err("names a schema by an id that no registry gives".to_owned()),
+    }
 }

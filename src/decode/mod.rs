@@ -13,8 +13,10 @@ mod debezium;
 pub mod decimal;
 mod framed;
 mod json;
+mod json_schema;
 pub mod native;
 mod projection;
+mod protobuf;
 pub mod registry;
 mod scratch;
 pub mod time;
@@ -90,6 +92,9 @@ pub enum OwnVersion {
     Integers([i64; 2]),
     Unusable(DecodeError),
 }
+
+/// A field that no record can have: the name of the record's type, in formats whose schema has one.
+pub const TYPE_FIELD: &str = "$type";
 
 /// Why a record is not what its format says. `message` never holds contents.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -171,7 +176,13 @@ impl Decoder {
                 Some(file) => avro::Document::of_file(".", &own, file),
                 None => avro::Document::of_registry(".", &own, registry),
             })),
-            Format::Protobuf | Format::JsonSchema => Value::Raw(wanted.value.len()),
+            Format::Protobuf => Value::Body(Body::Protobuf(match (file, &topic.message) {
+                (Some(file), Some(message)) => protobuf::Document::of_file(".", &own, file, message),
+                _ => protobuf::Document::of_registry(".", &own, registry),
+            })),
+            Format::JsonSchema => {
+                Value::Body(Body::JsonSchema(json_schema::Document::new(".", own, registry)))
+            }
             Format::Raw => Value::Raw(wanted.value.len()),
         };
         let key = Body::of_key(topic, wanted, registry);

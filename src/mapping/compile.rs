@@ -11,7 +11,7 @@ use crate::config::{
     Topic,
 };
 use crate::decode::registry::Registry;
-use crate::decode::{Decoder, Field, Wanted, deleted_row, path_text};
+use crate::decode::{Decoder, Field, TYPE_FIELD, Wanted, deleted_row, path_text};
 use crate::domain::change::IfMissing;
 use crate::domain::event_ids::EventIds;
 use crate::domain::value::ColumnType;
@@ -65,6 +65,7 @@ pub(super) fn topic(config: &Config, index: usize, registry: Option<&Registry>) 
 fn envelope_type(format: Format) -> &'static str {
     match format {
         Format::CloudEvents => "type",
+        Format::Avro | Format::Protobuf => TYPE_FIELD,
         _ => "op",
     }
 }

@@ -306,8 +306,9 @@ impl Draft {
             );
             report.error(&placeholder.place, message);
         }
-        // A CloudEvent has a type of its own.
-        let has_type = format == Format::CloudEvents && self.uses.iter().any(|used| used.events.is_some());
+        // A CloudEvent has a type of its own, and so has what has a schema with a name.
+        let has_type = matches!(format, Format::CloudEvents | Format::Avro | Format::Protobuf)
+            && self.uses.iter().any(|used| used.events.is_some());
         if self.event_type.is_none() && !has_type {
             let with_events: Vec<&Place> =
                 self.uses.iter().filter_map(|used| Some(&used.events.as_ref()?.place)).collect();

@@ -80,7 +80,10 @@ impl Document {
         fields: &mut Vec<Field<'a>>,
     ) -> Result<(), DecodeError> {
         let (projection, bytes) = match &mut self.schemas {
-            Schemas::Registry(schemas) => schemas.get(bytes)?,
+            Schemas::Registry(schemas) => {
+                let (projection, bytes) = schemas.get(bytes)?;
+                (&*projection, bytes)
+            }
             Schemas::File(projection) => (projection.as_ref().map_err(Clone::clone)?, bytes),
         };
         self.is_record = projection.is_record();

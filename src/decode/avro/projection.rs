@@ -3,7 +3,7 @@
 use crate::decode::native::{self, Native, Unwritable};
 use crate::decode::scratch::Scratch;
 use crate::decode::wanted::{Tree, WantedNode};
-use crate::decode::{DecodeError, Field, Logical};
+use crate::decode::{DecodeError, Field, Logical, TYPE_FIELD};
 use crate::domain::dead_letter::Reason;
 
 use super::reader::{Flaw, Reader};
@@ -17,6 +17,8 @@ pub struct Projection {
     schema: Schema,
     root: Action,
     slots: usize,
+    /// Slots that take the name of the record's type.
+    type_slots: Vec<usize>,
 }
 
 /// What to do with the value at one place.
@@ -59,7 +61,9 @@ impl From<Flaw> for Stop {
 impl Projection {
     pub fn new(schema: Schema, tree: &Tree) -> Projection {
         let root = build(&schema, schema.root, tree.root());
-        Projection { root, schema, slots: tree.slots() }
+        let type_slots =
+            tree.root().child(TYPE_FIELD).map(|child| child.slots().to_vec()).unwrap_or_default();
+        Projection { root, schema, slots: tree.slots(), type_slots }
     }
 
     /// Whether values have fields.
@@ -78,6 +82,12 @@ impl Projection {
         fields.resize(self.slots, Field::Absent);
         let mut walk = Walk { schema: &self.schema, reader: Reader::new(bytes), scratch, fields };
         let walked = walk.action(&self.root);
+        if let (false, Type::Record { name, .. }) =
+            (self.type_slots.is_empty(), &self.schema.nodes[self.schema.root].ty)
+        {
+            let name = scratch.text(name);
+            walk.fill(&self.type_slots, Field::Native(Native::Text(name)));
+        }
         match (walked, walk.reader.left()) {
             (Ok(()), 0) => Ok(()),
             (Ok(()), left) => {
