@@ -209,3 +209,105 @@ fn check_is_json(content_type: &str) -> Result<(), DecodeError> {
     }
     Err(DecodeError::malformed("$event.datacontenttype", "is not JSON: the data cannot be read"))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::decode::Scratch;
+    use crate::domain::record::Headers;
+
+    fn decoder(paths: &[(Root, &[&str])]) -> Decoder {
+        let path = |(root, fields): &(Root, &[&str])| Path {
+            root: *root,
+            fields: fields.iter().map(|&field| field.to_owned()).collect(),
+        };
+        Decoder::new(&Wanted { value: paths.iter().map(path).collect(), key: Vec::new() })
+    }
+
+    /// The fields in words, or what is wrong.
+    fn read(headers: &[(&str, &[u8])], value: &[u8]) -> Result<Vec<String>, DecodeError> {
+        let headers: Vec<(String, Vec<u8>)> =
+            headers.iter().map(|(name, value)| ((*name).to_owned(), value.to_vec())).collect();
+        let scratch = Scratch::default();
+        let around = Surroundings { headers: Headers(Some(&headers[..])), scratch: &scratch };
+        let mut fields = Vec::new();
+        let mut decoder = decoder(&[
+            (Root::Row, &["a"]),
+            (Root::Row, &[]),
+            (Root::Event, &["type"]),
+            (Root::Event, &["data", "a"]),
+            (Root::Event, &["datacontenttype"]),
+        ]);
+        decoder.value(value, around, &mut fields)?;
+        Ok(fields[..5].iter().map(|field| format!("{field:?}")).collect())
+    }
+
+    const ABSENT: &str = "Absent";
+
+    #[test]
+    fn both_modes_have_the_same_fields() {
+        let structured: &[(&str, &[u8])] = &[("content-type", b"application/cloudevents+json")];
+        let found = read(structured, br#"{"specversion":"1.0","type":"t","data":{"a":1}}"#).unwrap();
+        assert_eq!(
+            found,
+            ["Json(\"1\")", "Json(\"{\\\"a\\\":1}\")", "Json(\"\\\"t\\\"\")", "Json(\"1\")", ABSENT]
+        );
+        // Without any header, and with the data encoded.
+        let found = read(&[], br#"{"specversion":"1.0","type":"t","data_base64":"eyJhIjoxfQ=="}"#).unwrap();
+        assert_eq!(found[..2], ["Json(\"1\")", "Json(\"{\\\"a\\\":1}\")"]);
+        let binary: &[(&str, &[u8])] = &[
+            ("ce_specversion", b"1.0"),
+            ("ce_type", b"t"),
+            ("content-type", b"application/vnd.x+json; v=1"),
+        ];
+        let found = read(binary, br#"{"a":1}"#).unwrap();
+        let content_type = "Text(\"application/vnd.x+json; v=1\")";
+        assert_eq!(
+            found,
+            ["Json(\"1\")", "Json(\"{\\\"a\\\":1}\")", "Text(\"t\")", "Json(\"1\")", content_type]
+        );
+        let found = read(binary, b"").unwrap();
+        assert_eq!(found[..4], [ABSENT, ABSENT, "Text(\"t\")", ABSENT], "an event without data");
+    }
+
+    #[test]
+    fn what_is_no_cloudevent_says_so() {
+        let cases: [(&[(&str, &[u8])], &[u8]); 9] = [
+            (&[("content-type", b"application/json")], b"{}"),
+            (&[], b"{}"),
+            (&[], b"[]"),
+            (&[], br#"{"specversion":"2.0"}"#),
+            (&[], br#"{"specversion":"1.0","data_base64":"?"}"#),
+            (&[("content-type", b"application/cloudevents+protobuf")], b""),
+            (&[("ce_specversion", b"0.3")], b"{}"),
+            (&[("ce_specversion", b"1.0"), ("content-type", b"text/plain")], b"{}"),
+            (&[("ce_specversion", b"1.0"), ("ce_type", b"\xFF")], b"{}"),
+        ];
+        for (headers, value) in cases {
+            assert!(read(headers, value).is_err(), "{headers:?} {value:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(
+            value in prop::collection::vec(any::<u8>(), 0..60),
+            version in prop::collection::vec(any::<u8>(), 0..5),
+            binary in any::<bool>(),
+        ) {
+            let name = if binary { "ce_specversion" } else { "content-type" };
+            let _ = read(&[(name, &version)], &value);
+            let _ = read(&[("ce_specversion", b"1.0"), ("ce_type", &version)], &value);
+        }
+
+        #[test]
+        fn changed_text_makes_it_panic_neither(at in 0..70usize, byte in any::<u8>()) {
+            let mut value = br#"{"specversion":"1.0","type":"t","data_base64":"eyJhIjoxfQ==","x":1}"#.to_vec();
+            let at = at % value.len();
+            value[at] = byte;
+            let _ = read(&[], &value);
+        }
+    }
+}

@@ -97,3 +97,87 @@ fn describe(native: Native<'_>) -> String {
         .to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Reason::{Malformed, OutOfRange, WrongType};
+
+    fn into(native: Native<'_>, ty: ColumnType) -> Result<Value, Reason> {
+        let target = Target { ty, nullable: true, key: false, encoding: None, json_in_text: false };
+        convert(native, &target).map_err(|refusal| {
+            assert!(!refusal.message.contains("canary"), "{}", refusal.message);
+            refusal.reason
+        })
+    }
+
+    fn text(text: &str) -> Result<Value, Reason> {
+        Ok(Value::Text(text.to_owned()))
+    }
+
+    /// The table of docs/FORMATS.md, line by line.
+    #[test]
+    fn the_table_of_types() {
+        use ColumnType::{Blob, Boolean, Date, Decimal, Integer, Json, Real, Text, Time, Timestamp, Uuid};
+        let day = Native::Since(Logical::Date, 20_000);
+        let noon = Native::Since(Logical::Time(Encoding::Millis), 43_200_000);
+        let at = Native::Since(Logical::Timestamp(Encoding::Nanos), 1_000);
+        let finer = Native::Since(Logical::Timestamp(Encoding::Nanos), 1);
+        let price = Native::Decimal { unscaled: &[0xFB, 0x2E], scale: 2 };
+        let id = "6F9619FF-8B86-D011-B42D-00CF4FC964FF";
+        for (native, ty, expected) in [
+            (Native::Integer(i64::MIN), Integer, Ok(Value::Integer(i64::MIN))),
+            (Native::Integer(3), Real, Ok(Value::Real(3.0))),
+            (Native::Integer(3), Decimal, text("3")),
+            (Native::Integer(3), Text, Err(WrongType)),
+            (Native::Integer(1), Boolean, Err(WrongType)),
+            (Native::Integer(1), Timestamp, Err(WrongType)),
+            (Native::Integer(3), Json, text("3")),
+            (Native::Unsigned(3), Integer, Ok(Value::Integer(3))),
+            (Native::Unsigned(u64::MAX), Integer, Err(OutOfRange)),
+            (Native::Unsigned(u64::MAX), Decimal, text("18446744073709551615")),
+            (Native::Real(0.5), Real, Ok(Value::Real(0.5))),
+            (Native::Real(f64::NAN), Real, Err(OutOfRange)),
+            (Native::Real(f64::INFINITY), Json, Err(OutOfRange)),
+            (Native::Real(0.5), Decimal, Err(WrongType)),
+            (Native::Real(1.0), Integer, Err(WrongType)),
+            (Native::Boolean(true), Boolean, Ok(Value::Integer(1))),
+            (Native::Boolean(true), Integer, Err(WrongType)),
+            (Native::Text("canary"), Text, text("canary")),
+            (Native::Text("a\0canary"), Text, Err(WrongType)),
+            (Native::Text("canary"), Integer, Err(WrongType)),
+            (Native::Text("5"), Integer, Err(WrongType)),
+            (Native::Text("1.50"), Decimal, text("1.50")),
+            (Native::Text("NaN"), Decimal, Err(OutOfRange)),
+            (Native::Text(id), Uuid, text(&id.to_lowercase())),
+            (Native::Text("2024-10-04"), Date, text("2024-10-04")),
+            (Native::Text("2024-13-04"), Date, Err(WrongType)),
+            (Native::Text("aGk="), Blob, Ok(Value::Blob(b"hi".to_vec()))),
+            (Native::Text("a\"b"), Json, text("\"a\\\"b\"")),
+            (Native::Bytes(&[0, 255]), Blob, Ok(Value::Blob(vec![0, 255]))),
+            (Native::Bytes(b"canary"), Text, Err(WrongType)),
+            (Native::Bytes(&[0, 255]), Json, text("\"AP8=\"")),
+            (price, Decimal, text("-12.34")),
+            (price, Real, Err(WrongType)),
+            (price, Json, text("\"-12.34\"")),
+            (Native::Decimal { unscaled: &[], scale: 0 }, Decimal, Err(OutOfRange)),
+            (day, Date, text("2024-10-04")),
+            (day, Integer, Ok(Value::Integer(20_000))),
+            (day, Timestamp, Err(WrongType)),
+            (day, Json, text("\"2024-10-04\"")),
+            (noon, Time, text("12:00:00.000000")),
+            (noon, Date, Err(WrongType)),
+            (at, Timestamp, text("1970-01-01T00:00:00.000001Z")),
+            (finer, Timestamp, Err(OutOfRange)),
+            (finer, Integer, Ok(Value::Integer(1))),
+            (Native::Since(Logical::Date, i64::MAX), Date, Err(OutOfRange)),
+            (Native::Opaque(b"5"), Integer, Ok(Value::Integer(5))),
+            (Native::Opaque(b"five"), Integer, Err(WrongType)),
+            (Native::Opaque(&[0xFF]), Text, Err(Malformed)),
+            (Native::Opaque(&[0xFF]), Blob, Ok(Value::Blob(vec![0xFF]))),
+            (Native::Opaque(b"[1, 2]"), Json, text("[1, 2]")),
+        ] {
+            assert_eq!(into(native, ty), expected, "{native:?} into {ty}");
+        }
+    }
+}

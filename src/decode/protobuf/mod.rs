@@ -112,7 +112,7 @@ impl Document {
         };
         fields.clear();
         fields.resize(self.tree.slots(), Field::Absent);
-        plan.read(schema, (self.root_name, self.tree.root().slots()), bytes, scratch, fields)
+        plan.read(schema, bytes, scratch, fields)
     }
 }
 

@@ -24,6 +24,9 @@ pub struct Plan {
     /// All slots, this one's and those below.
     all_slots: Vec<usize>,
     type_slots: Vec<usize>,
+    /// Of the root: the slots that take all of it, and what it is called in messages.
+    whole: Vec<usize>,
+    root_name: String,
 }
 
 #[derive(Debug)]
@@ -64,7 +67,10 @@ impl From<Flaw> for Stop {
 
 impl Plan {
     pub fn new(schema: &Schema, message: MessageId, tree: &Tree) -> Plan {
-        Plan::of(schema, message, tree.root())
+        let mut plan = Plan::of(schema, message, tree.root());
+        plan.whole = tree.root().slots().to_vec();
+        plan.root_name = tree.root().path().to_owned();
+        plan
     }
 
     fn of(schema: &Schema, message: MessageId, node: WantedNode<'_>) -> Plan {
@@ -98,7 +104,8 @@ impl Plan {
         let mut all_slots = node.below();
         all_slots.extend(node.slots());
         let type_slots = node.child(TYPE_FIELD).map(|child| child.slots().to_vec()).unwrap_or_default();
-        Plan { message, wanted, all_slots, type_slots }
+        let (whole, root_name) = (Vec::new(), String::new());
+        Plan { message, wanted, all_slots, type_slots, whole, root_name }
     }
 
     /// `value` is what is wanted of the entry's value.
@@ -117,24 +124,30 @@ impl Plan {
         });
         let mut all_slots = value.below();
         all_slots.extend(value.slots());
-        Plan { message: entry, wanted: wanted.into_iter().collect(), all_slots, type_slots: Vec::new() }
+        Plan {
+            message: entry,
+            wanted: wanted.into_iter().collect(),
+            all_slots,
+            type_slots: Vec::new(),
+            whole: Vec::new(),
+            root_name: String::new(),
+        }
     }
 
-    /// `whole` are the slots that take the message itself.
     pub fn read<'a>(
         &self,
         schema: &Schema,
-        root: (&str, &[usize]),
         bytes: &'a [u8],
         scratch: &'a Scratch,
         fields: &mut [Field<'a>],
     ) -> Result<(), DecodeError> {
-        let (root_name, whole) = root;
+        let root_name = self.root_name.as_str();
         let mut walk = Walk { schema, scratch, fields, depth: 0 };
         let mut result = walk.message(self, bytes);
-        if result.is_ok() && !whole.is_empty() {
-            result =
-                walk.text(self.message, bytes, root_name).map(|text| walk.fill(whole, Field::Json(text)));
+        if result.is_ok() && !self.whole.is_empty() {
+            result = walk
+                .text(self.message, bytes, root_name)
+                .map(|text| walk.fill(&self.whole, Field::Json(text)));
         }
         result.map_err(|stop| match stop {
             Stop::Flaw(flaw) => DecodeError::malformed(root_name, flaw.message()),
@@ -471,8 +484,7 @@ impl<'a> Walk<'_, 'a, '_> {
         raws.retain(|(number, _)| message.field(*number).is_some_and(|field| chosen.counts(field)));
         raws.sort_by_key(|(number, _)| *number);
         match message.known {
-            Some(Known::Struct) => self.only_field(message, &raws, out, path, "{}")?,
-            Some(Known::List) => self.only_field(message, &raws, out, path, "[]")?,
+            Some(Known::Struct | Known::List) => self.only_field(message, &raws, out, path)?,
             Some(Known::Value) => match raws.last() {
                 None | Some((1, _)) => out.push_str("null"),
                 Some((number, _)) => match message.field(*number) {
@@ -512,12 +524,11 @@ impl<'a> Walk<'_, 'a, '_> {
         raws: &[(u32, Raw<'a>)],
         out: &mut String,
         path: &str,
-        empty: &str,
     ) -> Result<(), Stop> {
         match message.fields.first() {
             Some(field) if !raws.is_empty() => self.one(field, &values_of(raws, field.number), out, path),
             _ => {
-                out.push_str(empty);
+                out.push_str(if message.known == Some(Known::List) { "[]" } else { "{}" });
                 Ok(())
             }
         }

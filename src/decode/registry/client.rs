@@ -20,7 +20,6 @@ use crate::config::SchemaRegistry;
 use crate::metrics::RegistryOutcome;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// Of a whole request.
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// A larger answer is no schema.
 const ANSWER_BYTES_MAX: u64 = 4 << 20;
@@ -37,6 +36,8 @@ pub struct Failure {
 
 pub struct Client {
     settings: SchemaRegistry,
+    /// Of a whole request.
+    timeout: Duration,
 }
 
 #[derive(Deserialize)]
@@ -63,7 +64,21 @@ struct Refusal {
 
 impl Client {
     pub fn new(settings: &SchemaRegistry) -> Client {
-        Client { settings: settings.clone() }
+        Client { settings: settings.clone(), timeout: TIMEOUT }
+    }
+
+    /// For a command that a person waits for.
+    pub fn with_timeout(self, timeout: Duration) -> Client {
+        Client { timeout: timeout.min(TIMEOUT), ..self }
+    }
+
+    /// The kinds of schemas that the registry knows, to see that it is one.
+    pub fn kinds(&self) -> Result<Vec<String>, Failure> {
+        let (status, body) = self.ask(&self.agent()?, "/schemas/types")?;
+        match (status, serde_json::from_slice(&body)) {
+            (200, Ok(kinds)) => Ok(kinds),
+            _ => Err(self.refusal(status)),
+        }
     }
 
     /// A schema with all that it refers to; `None`: the registry does not know the id.
@@ -102,8 +117,8 @@ impl Client {
         Ok(references)
     }
 
-    /// `None`: there is no such schema.
-    fn get(&self, agent: &Agent, path: &str) -> Result<Option<Found>, Failure> {
+    /// Status and body of an answer.
+    fn ask(&self, agent: &Agent, path: &str) -> Result<(u16, Vec<u8>), Failure> {
         let mut request = agent
             .get(format!("{}{path}", self.settings.url))
             .header("Accept", "application/vnd.schemaregistry.v1+json, application/json");
@@ -124,27 +139,31 @@ impl Client {
                 self.settings.url
             )));
         }
+        Ok((status, body))
+    }
+
+    /// `None`: there is no such schema.
+    fn get(&self, agent: &Agent, path: &str) -> Result<Option<Found>, Failure> {
+        let (status, body) = self.ask(agent, path)?;
         match status {
-            200 => serde_json::from_slice(&body).map(Some).map_err(|_| {
-                malformed(format!("{}: the answer is not that of a schema registry", self.settings.url))
-            }),
+            200 => serde_json::from_slice(&body).map(Some).map_err(|_| self.refusal(status)),
             // A registry says so with a code of its own; a proxy or a wrong path does not.
             404 if is_unknown_schema(&body) => Ok(None),
-            401 | 403 => Err(Failure {
+            _ => Err(self.refusal(status)),
+        }
+    }
+
+    /// Of an answer that is not what was asked for.
+    fn refusal(&self, status: u16) -> Failure {
+        let url = &self.settings.url;
+        match status {
+            200 => malformed(format!("{url}: the answer is not that of a schema registry")),
+            401 | 403 => Failure {
                 outcome: RegistryOutcome::Refused,
-                message: format!(
-                    "{}: HTTP {status}: check schema_registry.username and password_file",
-                    self.settings.url
-                ),
-            }),
-            404 => Err(malformed(format!(
-                "{}: HTTP 404: check schema_registry.url and its path",
-                self.settings.url
-            ))),
-            _ => Err(Failure {
-                outcome: RegistryOutcome::Failed,
-                message: format!("{}: HTTP {status}", self.settings.url),
-            }),
+                message: format!("{url}: HTTP {status}: check schema_registry.username and password_file"),
+            },
+            404 => malformed(format!("{url}: HTTP 404: check schema_registry.url and its path")),
+            _ => Failure { outcome: RegistryOutcome::Failed, message: format!("{url}: HTTP {status}") },
         }
     }
 
@@ -160,8 +179,8 @@ impl Client {
     fn agent(&self) -> Result<Agent, Failure> {
         let mut config = Agent::config_builder()
             .http_status_as_error(false)
-            .timeout_connect(Some(CONNECT_TIMEOUT))
-            .timeout_global(Some(TIMEOUT))
+            .timeout_connect(Some(CONNECT_TIMEOUT.min(self.timeout)))
+            .timeout_global(Some(self.timeout))
             .max_redirects(2)
             .max_idle_connections(1)
             .user_agent(concat!("readside/", env!("CARGO_PKG_VERSION")));

@@ -128,6 +128,12 @@ struct Wanted {
     waited: bool,
 }
 
+/// Asks the registry something simple, for a person who waits: the kinds of schemas that it knows, or
+/// what is wrong.
+pub fn check(settings: &SchemaRegistry, timeout: Duration) -> Result<Vec<String>, String> {
+    Client::new(settings).with_timeout(timeout).kinds().map_err(|failure| failure.message)
+}
+
 impl fmt::Debug for Registry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Registry").field("url", &self.0.settings.as_ref().map(|found| &found.url)).finish()
