@@ -216,7 +216,7 @@ mod tests {
 
     use super::*;
     use crate::decode::Scratch;
-    use crate::domain::record::Headers;
+    use crate::domain::record::{HeaderList, Headers};
 
     fn decoder(paths: &[(Root, &[&str])]) -> Decoder {
         let path = |(root, fields): &(Root, &[&str])| Path {
@@ -226,12 +226,20 @@ mod tests {
         Decoder::new(&Wanted { value: paths.iter().map(path).collect(), key: Vec::new() })
     }
 
+    struct List<'l>(&'l [(&'l str, &'l [u8])]);
+
+    impl HeaderList for List<'_> {
+        fn each(&self, visit: &mut dyn FnMut(&str, Option<&[u8]>)) {
+            for (name, value) in self.0 {
+                visit(name, Some(value));
+            }
+        }
+    }
+
     /// The fields in words, or what is wrong.
     fn read(headers: &[(&str, &[u8])], value: &[u8]) -> Result<Vec<String>, DecodeError> {
-        let headers: Vec<(String, Vec<u8>)> =
-            headers.iter().map(|(name, value)| ((*name).to_owned(), value.to_vec())).collect();
-        let scratch = Scratch::default();
-        let around = Surroundings { headers: Headers(Some(&headers[..])), scratch: &scratch };
+        let (scratch, list) = (Scratch::default(), List(headers));
+        let around = Surroundings { headers: Headers(Some(&list)), scratch: &scratch };
         let mut fields = Vec::new();
         let mut decoder = decoder(&[
             (Root::Row, &["a"]),
