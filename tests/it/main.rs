@@ -8,6 +8,7 @@ mod daemon;
 mod event_ids;
 mod examples;
 mod formats;
+mod fuzz;
 mod gaps;
 mod history;
 mod kafka;
