@@ -282,7 +282,8 @@ mod tests {
 
     #[test]
     fn what_is_no_cloudevent_says_so() {
-        let cases: [(&[(&str, &[u8])], &[u8]); 9] = [
+        type Given<'g> = (&'g [(&'g str, &'g [u8])], &'g [u8]);
+        let cases: [Given<'_>; 9] = [
             (&[("content-type", b"application/json")], b"{}"),
             (&[], b"{}"),
             (&[], b"[]"),
