@@ -31,6 +31,7 @@ use topic::{Passage, TopicPlan};
 
 pub use crate::decode::time::instant_from_text;
 pub use convert::key_value;
+pub use fingerprint::keeps_rows;
 
 /// What became of a record. One record is applied to all its tables or to none.
 #[derive(Debug, PartialEq)]

@@ -46,6 +46,9 @@ pub struct Intake {
     news: News,
     /// Set when the daemon stops for good; written with the last batch.
     pub stopped: Option<String>,
+    /// Set when the log cannot be read on from here and the policy is to build a new generation:
+    /// why.
+    pub rebuild: Option<String>,
     assignments: Vec<(TopicPartition, Position)>,
     /// Partitions to stop reading until they are assigned again.
     pauses: Vec<TopicPartition>,
@@ -137,6 +140,7 @@ impl Intake {
             identity,
             news: News::default(),
             stopped: None,
+            rebuild: None,
             assignments: Vec::new(),
             pauses: Vec::new(),
             waiting: 0,
@@ -655,7 +659,7 @@ impl Intake {
                     fresh_as_of_ms: freshness::worst(table.topics.iter().map(known)),
                     max_staleness_ms: table.max_staleness_ms,
                     missing_events: false,
-                    rebuilding: false,
+                    rebuilding: self.context.progress.is_rebuilding(),
                 },
             );
         }

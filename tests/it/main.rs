@@ -13,6 +13,7 @@ mod gaps;
 mod history;
 mod kafka;
 mod layers;
+mod rebuild;
 mod redis;
 mod redis_server;
 mod registry;
