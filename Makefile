@@ -3,6 +3,7 @@
 
 CARGO ?= cargo
 KAFKA_LIB := .cache/kafka/lib
+REGISTRY := .cache/registry
 
 .PHONY: demo test setup services deploy-tools deploy-check image-check audit clean-services
 
@@ -11,8 +12,8 @@ demo:
 	@tests/setup cc make perl
 	$(CARGO) run --quiet -- demo $(ARGS)
 
-# The same as CI: format, lints, unit and integration tests (a real Kafka, Redis and Prometheus in temporary directories),
-# charts, manifests and alert rules, documentation.
+# The same as CI: format, lints, unit and integration tests (a real Kafka, schema registry, Redis and
+# Prometheus in temporary directories), charts, manifests and alert rules, documentation.
 test: setup services deploy-tools
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets -- -D warnings
@@ -23,7 +24,7 @@ test: setup services deploy-tools
 setup:
 	@tests/setup
 
-services: $(KAFKA_LIB)/.complete
+services: $(KAFKA_LIB)/.complete $(REGISTRY)/.complete
 
 $(KAFKA_LIB)/.complete: tests/kafka/pom.xml
 	@tests/setup java mvn
@@ -47,6 +48,14 @@ image-check:
 # Licences, sources and known vulnerabilities of the dependencies, and a list of them (target/readside.cdx.json).
 audit:
 	@tests/audit
+# Its archive holds all that it needs to run; what Maven lists as its dependencies is not fetched.
+$(REGISTRY)/.complete: tests/registry/pom.xml
+	@tests/setup java mvn
+	rm -rf $(REGISTRY)
+	mvn -q -B -f tests/registry/pom.xml dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/$(REGISTRY)/archive
+	tar -xzf $(REGISTRY)/archive/*.tar.gz -C $(REGISTRY)
+	rm -rf $(REGISTRY)/archive
+	touch $@
 
 clean-services:
-	rm -rf .cache/kafka
+	rm -rf .cache/kafka .cache/registry

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tracing::{info, warn};
 
 use crate::admin;
@@ -34,12 +34,16 @@ use crate::store::Reader;
 /// any moment, only the last batch would be read again.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(5);
 
+/// Tells which generation serves.
+pub type Serving = watch::Receiver<admin::Context>;
+
 /// The parts of a running daemon.
 pub struct Running {
     pub catalog: Arc<Catalog>,
     /// Of the generation that serves at the start.
     pub progress: Arc<Progress>,
     pub reader: Arc<dyn Reader>,
+    serving: Serving,
     stop: Arc<AtomicBool>,
     ended: Option<oneshot::Receiver<Result<(), Failure>>>,
     supervisor: Option<JoinHandle<()>>,
@@ -61,9 +65,9 @@ pub fn clock() -> Clock {
 /// Runs until SIGTERM, SIGINT or a failure that needs a person.
 ///
 /// A first signal commits what is complete and returns `Ok`; a second one ends the process at once.
-/// `beside` runs as long as it likes, at most until the end: it shows the progress of the start and watches the
-/// configuration.
-pub fn run<F>(config: &Config, beside: impl FnOnce(Arc<Progress>, Arc<Metrics>) -> F) -> Result<(), Failure>
+/// `beside` runs as long as it likes, at most until the end: it shows the progress of the start and
+/// watches the configuration.
+pub fn run<F>(config: &Config, beside: impl FnOnce(Serving) -> F) -> Result<(), Failure>
 where
     F: Future<Output = ()> + Send + 'static,
 {
@@ -85,7 +89,7 @@ where
         };
         let Some(prepared) = prepared else { return Ok(()) };
         let mut running = prepared.start(config, stop).await?;
-        let beside = tokio::spawn(beside(Arc::clone(&running.progress), Arc::clone(&running.metrics)));
+        let beside = tokio::spawn(beside(running.serving.clone()));
         let outcome = tokio::select! {
             outcome = running.ended() => outcome,
             name = signals.next() => {
@@ -148,6 +152,9 @@ fn prepare(config: &Config, stop: &AtomicBool) -> Result<Option<Prepared>, Failu
         admin: listen("admin.listen", config.admin.listen)?,
     };
     let plan = Plan::compile(config);
+    if let Some(problem) = plan.problems().into_iter().next() {
+        return Err(Failure { exit_code: 64, reason: problem });
+    }
     let Some(found) = Found::open(config, plan.catalog(), stop)? else { return Ok(None) };
     Ok(Some(Prepared { plan, found, listeners }))
 }
@@ -174,7 +181,7 @@ impl Prepared {
         info!(http = %http_address, admin = %admin_address, "listening");
         let admin::Context { catalog, progress, reader, .. } = serving.borrow().clone();
         let (http_stop, http_stopped) = oneshot::channel();
-        let http = tokio::spawn(admin::serve(serving, desk, self.listeners, async {
+        let http = tokio::spawn(admin::serve(serving.clone(), desk, self.listeners, async {
             let _ = http_stopped.await;
         }));
         let (ended_tx, ended) = oneshot::channel();
@@ -188,6 +195,7 @@ impl Prepared {
             catalog,
             progress,
             reader,
+            serving,
             stop,
             ended: Some(ended),
             supervisor: Some(thread),

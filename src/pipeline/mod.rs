@@ -240,6 +240,9 @@ impl<S: Source> Pipeline<S> {
             if let Some(reason) = self.intake.rebuild.take() {
                 return Err(Halt::Ended(Ended::Rebuild { reason }));
             }
+            for at in self.intake.take_pauses() {
+                self.source.pause(at);
+            }
             for (at, position) in self.intake.take_assignments() {
                 self.source.assign(at, &position);
             }

@@ -57,6 +57,11 @@ impl Assignment {
         self.partitions.get(&at).map_or(self.partitions.len(), |reading| reading.nth)
     }
 
+    /// Returns whether it was there.
+    pub fn remove(&mut self, at: TopicPartition) -> bool {
+        self.partitions.remove(&at).is_some()
+    }
+
     pub fn all(&self) -> impl Iterator<Item = TopicPartition> {
         self.partitions.keys().copied()
     }

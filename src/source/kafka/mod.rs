@@ -292,6 +292,14 @@ impl Source for KafkaSource {
         }
     }
 
+    fn pause(&mut self, at: TopicPartition) {
+        self.errors.remove(&at);
+        if let (true, Some((_, topic))) = (self.assignment.remove(at), self.topics.get(at.topic)) {
+            // SAFETY: the topic lives; see `assign`.
+            unsafe { sys::rd_kafka_consume_stop(topic.ptr(), at.partition) };
+        }
+    }
+
     fn want_details(&mut self, wanted: bool) {
         self.observer.want_details(wanted);
     }
