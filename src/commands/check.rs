@@ -132,7 +132,7 @@ fn redis_item(checked: Result<String, StoreError>) -> (Item, u8) {
         Err(StoreError::Stop { exit, message }) => {
             let code = match exit {
                 StopCode::Io => IO,
-                StopCode::Foreign | StopCode::Lost => FOREIGN,
+                StopCode::Foreign | StopCode::Lost | StopCode::Retired => FOREIGN,
             };
             (failed(what, &message, "see docs/OPERATIONS.md, Redis"), code)
         }

@@ -7,6 +7,7 @@ pub mod completions;
 pub mod demo;
 pub mod health;
 pub mod man;
+pub mod rebuild;
 mod reload;
 pub mod run;
 pub mod schema;
@@ -59,7 +60,9 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
         }
         if let Some(error) = cause.downcast_ref::<StoreError>() {
             return match error {
-                StoreError::Stop { exit: StopCode::Foreign | StopCode::Lost, .. } => FOREIGN,
+                StoreError::Stop { exit: StopCode::Foreign | StopCode::Lost | StopCode::Retired, .. } => {
+                    FOREIGN
+                }
                 StoreError::Stop { exit: StopCode::Io, .. } | StoreError::Retry { .. } => IO,
             };
         }

@@ -45,6 +45,9 @@ pub struct Intake {
     news: News,
     /// Set when the daemon stops for good; written with the last batch.
     pub stopped: Option<String>,
+    /// Set when the log cannot be read on from here and the policy is to build a new generation:
+    /// why.
+    pub rebuild: Option<String>,
     assignments: Vec<(TopicPartition, Position)>,
     /// The first thing that went wrong in a poll; what follows in that poll is left alone.
     failure: Option<Failure>,
@@ -129,6 +132,7 @@ impl Intake {
             identity,
             news: News::default(),
             stopped: None,
+            rebuild: None,
             assignments: Vec::new(),
             failure: None,
             connected: false,
@@ -585,7 +589,7 @@ impl Intake {
                     fresh_as_of_ms: freshness::worst(table.topics.iter().map(known)),
                     max_staleness_ms: table.max_staleness_ms,
                     missing_events: false,
-                    rebuilding: false,
+                    rebuilding: self.context.progress.is_rebuilding(),
                 },
             );
         }

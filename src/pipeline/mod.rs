@@ -9,6 +9,7 @@ mod gate;
 mod identity;
 mod intake;
 pub mod progress;
+pub mod rebuild;
 mod watchdog;
 mod writer;
 
@@ -26,7 +27,7 @@ use crate::domain::freshness;
 use crate::mapping::Plan;
 use crate::metrics::Metrics;
 use crate::source::Source;
-use crate::store::{BatchLimits, StopCode, Store, StoreError};
+use crate::store::{BatchLimits, Completion, StopCode, Store, StoreError};
 
 pub use gate::GateRule;
 use intake::Intake;
@@ -92,12 +93,39 @@ impl Failure {
     }
 }
 
+/// How a pipeline ended that did not fail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to stop; what is complete is in the replica.
+    Stopped,
+    /// Another generation is the live one now: nothing more may be written to this one.
+    Retired,
+    /// It cannot go on from its positions, and the policy is to build a new generation beside this
+    /// one, which serves on as it is.
+    Rebuild { reason: String },
+    /// The copy it has built is whole and will not take the place of the live one.
+    Refused { reason: String },
+}
+
+/// Why the loop does not come round again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Halt {
+    Ended(Ended),
+    Failed(Failure),
+}
+
+impl From<Failure> for Halt {
+    fn from(failure: Failure) -> Halt {
+        Halt::Failed(failure)
+    }
+}
+
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Failure {
         let exit_code = match &error {
             StoreError::Retry { .. } => 74,
             StoreError::Stop { exit: StopCode::Io, .. } => 74,
-            StoreError::Stop { exit: StopCode::Foreign | StopCode::Lost, .. } => 78,
+            StoreError::Stop { exit: StopCode::Foreign | StopCode::Lost | StopCode::Retired, .. } => 78,
         };
         Failure { exit_code, reason: error.to_string() }
     }
@@ -156,22 +184,26 @@ impl<S: Source> Pipeline<S> {
         }
     }
 
-    /// Runs until it is told to stop or cannot go on. What is complete is in the replica then.
-    pub fn run(mut self) -> Result<(), Failure> {
-        let mut failure = loop {
-            match self.round() {
-                Ok(true) => {}
-                Ok(false) => break None,
-                Err(failure) => break Some(failure),
+    /// Runs until it is told to stop, another generation takes over, or it cannot go on. What is
+    /// complete is in the replica then.
+    pub fn run(mut self) -> Result<Ended, Failure> {
+        let halt = loop {
+            if let Err(halt) = self.round() {
+                break halt;
             }
         };
-        if let Some(failure) = &failure {
-            self.announce(failure);
-        }
-        self.flush(&mut failure);
+        let outcome = match halt {
+            // The store would refuse it.
+            Halt::Ended(Ended::Retired) => Ok(Ended::Retired),
+            Halt::Ended(ended) => self.flush(None).map_or(Ok(ended), Err),
+            Halt::Failed(failure) => {
+                self.announce(&failure);
+                self.flush(Some(failure)).map_or(Ok(Ended::Stopped), Err)
+            }
+        };
         // A writer whose store refuses would go on trying, and nobody would see the end.
         self.context.stop.store(true, Ordering::Relaxed);
-        failure.map_or(Ok(()), Err)
+        outcome
     }
 
     fn announce(&mut self, failure: &Failure) {
@@ -180,13 +212,13 @@ impl<S: Source> Pipeline<S> {
         self.intake.stopped = Some(failure.reason.clone());
     }
 
-    /// One round of the loop; false when it was told to stop.
-    fn round(&mut self) -> Result<bool, Failure> {
+    /// One round of the loop.
+    fn round(&mut self) -> Result<(), Halt> {
         let now = self.context.now_ms();
         self.context.progress.tick_pipeline(now);
         self.take_done()?;
         if self.context.is_stopping() {
-            return Ok(false);
+            return Err(Halt::Ended(Ended::Stopped));
         }
         let full = self.is_full();
         let idle = if full && self.in_flight >= IN_FLIGHT_MAX {
@@ -205,6 +237,9 @@ impl<S: Source> Pipeline<S> {
             let intake = &mut self.intake;
             let events = self.source.poll(wait, room, &mut |event| intake.take(event));
             self.intake.outcome()?;
+            if let Some(reason) = self.intake.rebuild.take() {
+                return Err(Halt::Ended(Ended::Rebuild { reason }));
+            }
             for (at, position) in self.intake.take_assignments() {
                 self.source.assign(at, &position);
             }
@@ -212,7 +247,7 @@ impl<S: Source> Pipeline<S> {
             events == 0
         };
         self.hand_over(idle)?;
-        Ok(true)
+        Ok(())
     }
 
     fn is_full(&self) -> bool {
@@ -266,64 +301,70 @@ impl<S: Source> Pipeline<S> {
         Err(Failure::other("the writer thread ended unexpectedly"))
     }
 
-    fn take_done(&mut self) -> Result<(), Failure> {
+    fn take_done(&mut self) -> Result<(), Halt> {
         loop {
             match self.done.try_recv() {
                 Ok(done) => self.on_done(done)?,
                 Err(TryRecvError::Empty) => return Ok(()),
-                Err(TryRecvError::Disconnected) => return self.writer_ended(),
+                Err(TryRecvError::Disconnected) => return Ok(self.writer_ended()?),
             }
         }
     }
 
-    fn wait_done(&mut self, wait: Duration) -> Result<(), Failure> {
+    fn wait_done(&mut self, wait: Duration) -> Result<(), Halt> {
         match self.done.recv_timeout(wait) {
             Ok(done) => self.on_done(done),
             Err(RecvTimeoutError::Timeout) => Ok(()),
-            Err(RecvTimeoutError::Disconnected) => self.writer_ended(),
+            Err(RecvTimeoutError::Disconnected) => Ok(self.writer_ended()?),
         }
     }
 
-    fn on_done(&mut self, done: Done) -> Result<(), Failure> {
+    fn on_done(&mut self, done: Done) -> Result<(), Halt> {
         self.in_flight -= 1;
         match done {
             Done::Applied(committed) => {
                 self.intake.committed(&committed);
-                self.intake.check_dead_letters(committed.dead_letters_kept)
+                Ok(self.intake.check_dead_letters(committed.dead_letters_kept)?)
             }
-            Done::Completed => {
+            Done::Completed(Completion::Done) => {
                 self.intake.gate.completed();
                 self.intake.open_gate();
                 Ok(())
             }
-            Done::Failed(failure) => Err(failure),
+            Done::Completed(Completion::Behind) => {
+                self.intake.gate.completion_is_early();
+                Ok(())
+            }
+            Done::Completed(Completion::Refused { reason }) => Err(Halt::Ended(Ended::Refused { reason })),
+            Done::Failed(failure) => Err(failure.into()),
+            Done::Retired => Err(Halt::Ended(Ended::Retired)),
             Done::Dropped => Ok(()),
         }
     }
 
     /// Gives the writer what is complete, with the reason of the end, and waits, within bounds,
     /// until it has it. The first failure is the cause; what comes up then only follows from it.
-    fn flush(&mut self, failure: &mut Option<Failure>) {
+    fn flush(&mut self, mut failure: Option<Failure>) -> Option<Failure> {
         let deadline = Instant::now() + FLUSH_MAX;
         let mut sealed = false;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() || self.writer_gone {
                 info!("the store did not take the last batch in time; the log has it still");
-                return;
+                return failure;
             }
             let step = if self.in_flight > 0 {
                 self.wait_done(left)
             } else if sealed {
-                return;
+                return failure;
             } else {
                 sealed = true;
                 let batch = self.intake.seal(self.context.now_ms());
-                self.send(Work::Batch(Box::new(batch)))
+                self.send(Work::Batch(Box::new(batch))).map_err(Halt::from)
             };
-            if let (Err(found), None) = (step, &failure) {
+            if let (Err(Halt::Failed(found)), None) = (step, &failure) {
                 self.announce(&found);
-                *failure = Some(found);
+                failure = Some(found);
             }
         }
     }

@@ -1,17 +1,21 @@
 //! The pipeline between a scripted log and a real store.
 
+mod rebuilds;
 mod simulation;
 mod support;
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use super::Ended;
 use crate::config::Config;
 use crate::domain::batch::Batch;
 use crate::domain::checkpoint::Checkpoint;
 use crate::domain::retry::RetryReason;
 use crate::domain::state::State;
-use crate::store::{Applied, Fault, Figures, Maintenance, MemoryStore, Reader, StopCode, Store, StoreError};
+use crate::store::{
+    Applied, Completion, Fault, Figures, Maintenance, MemoryStore, Reader, StopCode, Store, StoreError,
+};
 use support::{Daemon, Delivery, Shared, at, config, memory_store};
 
 const USERS: &str = "
@@ -143,7 +147,7 @@ fn a_stop_while_the_store_refuses_is_quick_and_no_failure() {
     }
     stop.store(true, Ordering::Relaxed);
     let (outcome, _) = running.join().unwrap();
-    assert_eq!(outcome, Ok(()));
+    assert_eq!(outcome, Ok(Ended::Stopped));
     assert_eq!(stopped(&store, &shared), None);
 }
 
@@ -202,7 +206,7 @@ impl Store for Damaged {
         self.store.apply(batch)
     }
 
-    fn complete(&mut self) -> Result<(), StoreError> {
+    fn complete(&mut self) -> Result<Completion, StoreError> {
         self.store.complete()
     }
 

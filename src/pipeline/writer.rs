@@ -13,12 +13,15 @@ use crate::domain::change::{Effect, Skip};
 use crate::domain::checkpoint::TopicPartition;
 use crate::domain::retry::Backoff;
 use crate::metrics::Sizes;
-use crate::store::{Applied, BatchLimits, Store, StoreError};
+use crate::store::{Applied, BatchLimits, Completion, StopCode, Store, StoreError};
 
 /// Wait for work before housekeeping gets its turn.
 const IDLE: Duration = Duration::from_millis(500);
 /// Housekeeping comes at least this often, also under load.
 const MAINTAIN_EVERY: Duration = Duration::from_secs(5);
+/// The same while there is much to be tidied up.
+const TIDYING_IDLE: Duration = Duration::from_millis(10);
+const TIDYING_EVERY: Duration = Duration::from_millis(100);
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 /// A failure that goes on is logged this often.
@@ -32,8 +35,10 @@ pub enum Work {
 
 pub enum Done {
     Applied(Committed),
-    Completed,
+    Completed(Completion),
     Failed(Failure),
+    /// Refused: another generation is the live one now.
+    Retired,
     /// Not done, because something before it failed.
     Dropped,
 }
@@ -74,6 +79,7 @@ impl Writer {
                 work: work_rx,
                 done: done_tx,
                 maintained: Instant::now(),
+                more: false,
                 topics: HashMap::new(),
                 failed: false,
             }
@@ -109,6 +115,8 @@ struct WriterLoop<T: Store> {
     work: Receiver<Work>,
     done: SyncSender<Done>,
     maintained: Instant,
+    /// The store has more to tidy up.
+    more: bool,
     /// Dead letters by topic that were counted so far, to count only new ones.
     topics: HashMap<usize, u64>,
     /// Something was not written for good. What comes later counts on it, at least with its
@@ -123,15 +131,21 @@ impl<T: Store> WriterLoop<T> {
         self.context.metrics.store_connected(true);
         loop {
             self.context.progress.tick_writer(self.context.now_ms());
-            match self.work.recv_timeout(IDLE) {
+            // What is left to be tidied up is done in small steps between batches.
+            let (idle, every) =
+                if self.more { (TIDYING_IDLE, TIDYING_EVERY) } else { (IDLE, MAINTAIN_EVERY) };
+            match self.work.recv_timeout(idle) {
                 Ok(work) => {
                     let done = match self.carry_out(work) {
                         Ok(Some(done)) => done,
                         // Told to stop while the store refused: the log has it still.
                         Ok(None) => return,
-                        Err(failure) => {
+                        Err(error) => {
                             self.failed = true;
-                            Done::Failed(failure)
+                            match error {
+                                StoreError::Stop { exit: StopCode::Retired, .. } => Done::Retired,
+                                error => Done::Failed(error.into()),
+                            }
                         }
                     };
                     if self.done.send(done).is_err() {
@@ -141,23 +155,23 @@ impl<T: Store> WriterLoop<T> {
                 Err(RecvTimeoutError::Timeout) => self.maintain(),
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            if self.maintained.elapsed() >= MAINTAIN_EVERY {
+            if self.maintained.elapsed() >= every {
                 self.maintain();
             }
         }
     }
 
-    fn carry_out(&mut self, work: Work) -> Result<Option<Done>, Failure> {
+    fn carry_out(&mut self, work: Work) -> Result<Option<Done>, StoreError> {
         match work {
             Work::Batch(batch) if self.failed => self.note_stop(*batch),
             Work::Batch(batch) => self.apply(batch),
             Work::Complete if self.failed => Ok(Some(Done::Dropped)),
-            Work::Complete => Ok(self.retrying(|store| store.complete())?.map(|()| Done::Completed)),
+            Work::Complete => Ok(self.retrying(|store| store.complete())?.map(Done::Completed)),
         }
     }
 
     /// Of a batch behind a failed one, only why it stopped: readers are to see that.
-    fn note_stop(&mut self, batch: Batch) -> Result<Option<Done>, Failure> {
+    fn note_stop(&mut self, batch: Batch) -> Result<Option<Done>, StoreError> {
         let Observed { heartbeat_ms, connected, stopped, .. } = batch.observed;
         if stopped.as_ref().is_some_and(|reason| !reason.is_empty()) {
             let observed = Observed { heartbeat_ms, connected, stopped, ..Observed::default() };
@@ -169,7 +183,7 @@ impl<T: Store> WriterLoop<T> {
         Ok(Some(Done::Dropped))
     }
 
-    fn apply(&mut self, batch: Box<Batch>) -> Result<Option<Done>, Failure> {
+    fn apply(&mut self, batch: Box<Batch>) -> Result<Option<Done>, StoreError> {
         let started = Instant::now();
         let Some(applied) = self.retrying(|store| store.apply(&batch))? else { return Ok(None) };
         self.count(&batch, &applied, started.elapsed());
@@ -185,7 +199,7 @@ impl<T: Store> WriterLoop<T> {
     fn retrying<R>(
         &mut self,
         mut call: impl FnMut(&mut T) -> Result<R, StoreError>,
-    ) -> Result<Option<R>, Failure> {
+    ) -> Result<Option<R>, StoreError> {
         let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX);
         let mut logged: Option<Instant> = None;
         loop {
@@ -210,7 +224,7 @@ impl<T: Store> WriterLoop<T> {
                         return Ok(None);
                     }
                 }
-                Err(error @ StoreError::Stop { .. }) => return Err(error.into()),
+                Err(error @ StoreError::Stop { .. }) => return Err(error),
             }
         }
     }
@@ -237,9 +251,13 @@ impl<T: Store> WriterLoop<T> {
             Ok(done) => {
                 self.context.metrics.delete_marks_dropped(done.delete_marks_dropped);
                 self.context.metrics.wal_pages_pinned(done.wal_pages_pinned);
+                self.more = done.more;
             }
             // The next batch meets the same trouble and deals with it.
-            Err(error) => warn!(%error, "housekeeping of the store failed"),
+            Err(error) => {
+                self.more = false;
+                warn!(%error, "housekeeping of the store failed");
+            }
         }
         self.publish_figures();
     }

@@ -12,8 +12,8 @@ use tempfile::TempDir;
 
 use super::redis::tests::server;
 use super::{
-    MemoryStore, Reader, RedisReader, RedisSettings, RedisStore, RowLookup, Settings, SqliteReader,
-    SqliteStore, Store, StoreError,
+    LossLimit, MemoryStore, Reader, RedisReader, RedisSettings, RedisStore, RowLookup, Settings,
+    SqliteReader, SqliteStore, Store, StoreError,
 };
 use crate::config::RowEncoding;
 use crate::domain::batch::{Advance, Batch, BatchBuilder, Entry, Observed, Step};
@@ -74,7 +74,13 @@ impl InSqlite {
 }
 
 pub(super) fn settings() -> Settings {
-    Settings { replica_name: "orders".into(), heartbeat_limit: HEARTBEAT_LIMIT, dead_letter_bytes_max: 1_000 }
+    Settings {
+        replica_name: "orders".into(),
+        heartbeat_limit: HEARTBEAT_LIMIT,
+        dead_letter_bytes_max: 1_000,
+        loss: LossLimit::default(),
+        min_free_bytes: 0,
+    }
 }
 
 impl Bench for InSqlite {

@@ -16,6 +16,7 @@ mod history;
 mod kafka;
 mod layers;
 mod pod;
+mod rebuild;
 mod redis;
 mod redis_server;
 mod replica;

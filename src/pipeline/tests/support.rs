@@ -13,7 +13,7 @@ use crate::mapping::Plan;
 use crate::metrics::Metrics;
 use crate::pipeline::progress::Progress;
 use crate::pipeline::writer::Work;
-use crate::pipeline::{Context, Failure, Pipeline, Writer, start_writer};
+use crate::pipeline::{Context, Ended, Failure, Halt, Pipeline, Writer, start_writer};
 use crate::source::{Ends, Observation, Source, SourceEvent, TopicObservation};
 use crate::store::{MemoryStore, Store, heartbeat_limit};
 
@@ -135,6 +135,23 @@ impl Shared {
     pub fn new() -> Shared {
         let world = World { cluster_id: "c".into(), now_ms: START_MS, details: true, ..World::default() };
         Shared(Arc::new(Mutex::new(world)), Arc::new(AtomicI64::new(START_MS)))
+    }
+
+    /// Another client of the same brokers, which has read nothing yet.
+    pub fn another_client(&self) -> Shared {
+        let other = Shared(Arc::default(), Arc::clone(&self.1));
+        other.catch_up_with(self);
+        other
+    }
+
+    /// Takes over what the brokers have and the time it is.
+    pub fn catch_up_with(&self, other: &Shared) {
+        let theirs = other.world();
+        let mut ours = self.world();
+        ours.cluster_id.clone_from(&theirs.cluster_id);
+        ours.topic_ids.clone_from(&theirs.topic_ids);
+        ours.logs.clone_from(&theirs.logs);
+        ours.now_ms = theirs.now_ms;
     }
 
     pub fn world(&self) -> MutexGuard<'_, World> {
@@ -272,6 +289,11 @@ impl Daemon {
 
     /// Rounds until nothing is left to deliver, to write or to wait for.
     pub fn settle(&mut self, shared: &Shared) -> Result<(), Failure> {
+        self.settle_or_halt(shared).map_err(failed)
+    }
+
+    /// The same for a loop that may come to its end.
+    pub fn settle_or_halt(&mut self, shared: &Shared) -> Result<(), Halt> {
         let mut quiet = 0;
         while quiet < 2 {
             self.pipeline.round()?;
@@ -313,13 +335,21 @@ impl Daemon {
     }
 
     /// Runs to its end, as the process does; how long it took, too.
-    pub fn run(mut self) -> (Result<(), Failure>, Duration) {
+    pub fn run(mut self) -> (Result<Ended, Failure>, Duration) {
         let started = Instant::now();
         let outcome = self.pipeline.run();
         if let Some(writer) = self.writer.take() {
             writer.join();
         }
         (outcome, started.elapsed())
+    }
+}
+
+/// For tests in which nothing else can end the loop.
+fn failed(halt: Halt) -> Failure {
+    match halt {
+        Halt::Failed(failure) => failure,
+        Halt::Ended(ended) => panic!("ended without a failure: {ended:?}"),
     }
 }
 

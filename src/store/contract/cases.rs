@@ -7,7 +7,7 @@ use super::*;
 use crate::domain::dead_letter::{DeadLetter, Reason, RecordBytes, Rejection};
 use crate::domain::event_ids::{EventId, NewEventIds};
 use crate::domain::state::State;
-use crate::store::{Applied, StopCode};
+use crate::store::{Applied, Completion, StopCode};
 
 macro_rules! contract {
     ($($case:ident),* $(,)?) => {
@@ -55,6 +55,7 @@ contract! {
     versions_show_their_kind,
     states_follow_from_what_is_stored,
     what_was_stored_is_there_after_opening_again,
+    a_first_copy_is_completed_once_and_is_generation_one,
 }
 
 fn fresh<B: Bench>() -> B {
@@ -469,5 +470,20 @@ fn what_was_stored_is_there_after_opening_again(bench: &impl Bench) {
     assert_eq!(after.0.positions[&AT], batch.advances[&AT].to);
     assert_eq!(after.2.tables[0].lag_records, Some(8));
     assert_eq!(after.2.lag_records, None, "nothing is known of the other topic");
+    assert_eq!(look(bench, 1), visible(1, 10));
+}
+
+fn a_first_copy_is_completed_once_and_is_generation_one(bench: &impl Bench) {
+    let mut store = bench.open();
+    let first = Batch { advances: advance(None, 10), ..batch([upsert(1, 10)]) };
+    store.apply(&first).unwrap();
+    assert!(!bench.reader().status(NOW_MS).unwrap().complete);
+    for _ in 0..2 {
+        assert_eq!(store.complete().unwrap(), Completion::Done, "nothing is there that it could be behind");
+    }
+    let status = bench.reader().status(NOW_MS).unwrap();
+    assert!(status.complete);
+    assert!(status.tables.iter().all(|table| table.generation == 1 && !table.rebuilding));
+    assert!(status.positions.iter().all(|position| position.generation == 1));
     assert_eq!(look(bench, 1), visible(1, 10));
 }
