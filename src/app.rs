@@ -26,7 +26,6 @@ use crate::config::Config;
 use crate::domain::catalog::Catalog;
 use crate::mapping::Plan;
 use crate::metrics::Metrics;
-use crate::metrics::Metrics;
 use crate::pipeline::progress::Progress;
 use crate::pipeline::rebuild::RebuildDesk;
 use crate::pipeline::{Clock, Failure};
@@ -43,7 +42,6 @@ pub struct Running {
     pub metrics: Arc<Metrics>,
     pub progress: Arc<Progress>,
     pub reader: Arc<dyn Reader>,
-    serving: Serving,
     stop: Arc<AtomicBool>,
     ended: Option<oneshot::Receiver<Result<(), Failure>>>,
     supervisor: Option<JoinHandle<()>>,
@@ -196,7 +194,6 @@ impl Prepared {
             metrics,
             progress,
             reader,
-            serving,
             stop,
             ended: Some(ended),
             supervisor: Some(thread),
