@@ -4,6 +4,7 @@
 //! the progress display. The main thread serves HTTP, the pipeline and the writer have a thread
 //! each, the Kafka client brings its own.
 
+mod recovery;
 pub mod replica;
 
 use std::net::{SocketAddr, TcpListener};
@@ -16,6 +17,7 @@ use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use crate::admin;
+use crate::app::recovery::{Recovery, Run};
 use crate::app::replica::{Place, Replica};
 use crate::config::Config;
 use crate::domain::catalog::Catalog;
@@ -143,13 +145,10 @@ fn prepare(config: &Config, stop: &AtomicBool) -> Result<Option<Prepared>, Failu
         http: listen("http.listen", config.http.listen)?,
         admin: listen("admin.listen", config.admin.listen)?,
     };
-    let mut plan = Plan::compile(config);
-    let Some(mut replica) = Replica::open(config, plan.catalog(), stop)? else { return Ok(None) };
-    for (table, kind) in replica.version_kinds()?.into_iter().enumerate() {
-        if let Some(kind) = kind {
-            plan.set_version_kind(table, kind);
-        }
-    }
+    let catalog = Arc::clone(Plan::compile(config).catalog());
+    let goes_on = || !stop.load(Ordering::Relaxed);
+    let Some(mut replica) = Replica::open(config, &catalog, &goes_on)? else { return Ok(None) };
+    let plan = replica.plan(config)?;
     let reader = Place::of(config).reader(plan.catalog());
     Ok(Some(Prepared { plan, replica, reader, listeners }))
 }
@@ -204,14 +203,12 @@ impl Prepared {
             .start_writer(context.clone())
             .map_err(|error| Failure::other(format!("cannot start a thread: {error}")))?;
         let pipeline = Pipeline::new(config, self.plan, source, checkpoint, &mut writer);
+        let recovery = Recovery { config: config.clone(), catalog: Arc::clone(&catalog), context };
         let (ended_tx, ended) = oneshot::channel();
         let thread = std::thread::Builder::new()
             .name("pipeline".into())
             .spawn(move || {
-                let outcome = pipeline.run();
-                // The store is closed when the writer has ended.
-                writer.join();
-                let _ = ended_tx.send(outcome);
+                let _ = ended_tx.send(recovery.run(Run { pipeline, writer }));
             })
             .map_err(|error| Failure::other(format!("cannot start a thread: {error}")))?;
         Ok(Running {

@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tracing::warn;
@@ -27,11 +26,11 @@ pub enum Replica {
 
 impl Replica {
     /// Opens it; what may go away (a full disk, a directory not mounted yet, a server that does not
-    /// answer) is waited for. `None` when told to stop meanwhile.
+    /// answer) is waited for. `None` when `goes_on` said no meanwhile.
     pub fn open(
         config: &Config,
         catalog: &Arc<Catalog>,
-        stop: &AtomicBool,
+        goes_on: &dyn Fn() -> bool,
     ) -> Result<Option<Replica>, Failure> {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
         loop {
@@ -41,7 +40,7 @@ impl Replica {
                     if backoff.attempts() == 0 {
                         warn!(error = %message, "the replica cannot be opened; trying again");
                     }
-                    if !pause(backoff.next(0), stop) {
+                    if !pause(backoff.next(0), goes_on) {
                         return Ok(None);
                     }
                 }
@@ -72,8 +71,18 @@ impl Replica {
         }
     }
 
-    /// The kind of versions that each table has seen so far.
-    pub fn version_kinds(&mut self) -> Result<Vec<Option<VersionKind>>, StoreError> {
+    /// The mapping, with the kind of versions that each table has seen so far.
+    pub fn plan(&mut self, config: &Config) -> Result<Plan, StoreError> {
+        let mut plan = Plan::compile(config);
+        for (table, kind) in self.version_kinds()?.into_iter().enumerate() {
+            if let Some(kind) = kind {
+                plan.set_version_kind(table, kind);
+            }
+        }
+        Ok(plan)
+    }
+
+    fn version_kinds(&mut self) -> Result<Vec<Option<VersionKind>>, StoreError> {
         match self {
             Replica::Sqlite(store) => store.version_kinds(),
             Replica::Redis(store) => store.version_kinds(),
@@ -89,11 +98,11 @@ impl Replica {
     }
 }
 
-/// Sleeps in slices; false as soon as it was told to stop.
-fn pause(wait: Duration, stop: &AtomicBool) -> bool {
+/// Sleeps in slices; false as soon as `goes_on` says no.
+pub fn pause(wait: Duration, goes_on: &dyn Fn() -> bool) -> bool {
     let until = Instant::now() + wait;
     loop {
-        if stop.load(Ordering::Relaxed) {
+        if !goes_on() {
             return false;
         }
         let left = until.saturating_duration_since(Instant::now());
@@ -153,15 +162,18 @@ pub fn status_without_daemon(config: &Config, now_ms: i64) -> Option<Result<Stat
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
 
     #[test]
     fn a_wait_ends_when_it_was_told_to_stop() {
         let stop = Arc::new(AtomicBool::new(false));
-        assert!(pause(Duration::from_millis(1), &stop));
+        let goes_on = |stop: &AtomicBool| !stop.load(Ordering::Relaxed);
+        assert!(pause(Duration::from_millis(1), &|| goes_on(&stop)));
         let waiting = {
             let stop = Arc::clone(&stop);
-            std::thread::spawn(move || pause(Duration::from_secs(3_600), &stop))
+            std::thread::spawn(move || pause(Duration::from_secs(3_600), &|| goes_on(&stop)))
         };
         stop.store(true, Ordering::Relaxed);
         assert!(!waiting.join().unwrap());

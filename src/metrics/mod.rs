@@ -125,6 +125,7 @@ pub struct Metrics {
     replica_size: Gauge,
     wal_size: Gauge,
     wal_pages_pinned: Gauge,
+    replica_losses: IntCounter,
 }
 
 /// How large the replica is; counts by table index.
@@ -190,6 +191,7 @@ impl Metrics {
             replica_size: gauge(&registry, &names::REPLICA_SIZE, f64::NAN),
             wal_size: gauge(&registry, &names::WAL_SIZE, f64::NAN),
             wal_pages_pinned: gauge(&registry, &names::WAL_PAGES_PINNED, f64::NAN),
+            replica_losses: counters(&registry, &names::REPLICA_LOSSES).with_label_values::<&str>(&[]),
             registry,
         };
         metrics.create_series(catalog);
@@ -313,6 +315,16 @@ impl Metrics {
 
     pub fn gap(&self, reason: GapReason) {
         self.gaps.with_label_values(&[reason.name()]).inc();
+    }
+
+    /// What was known of the replica no longer holds.
+    pub fn replica_lost(&self) {
+        self.replica_losses.inc();
+        let mut known = self.known();
+        known.partitions.clear();
+        for facts in &mut known.facts {
+            *facts = nothing_known(facts.max_staleness_ms);
+        }
     }
 
     pub fn kafka_connected(&self, yes: bool) {

@@ -103,6 +103,16 @@ impl From<StoreError> for Failure {
     }
 }
 
+/// How a pipeline ended that did not fail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was told to stop.
+    Stopped,
+    /// The store no longer has what it had, and says what became of it. Nothing was written since. A
+    /// store that is opened again has a checkpoint from which a new pipeline goes on.
+    Lost(String),
+}
+
 pub struct Pipeline<S: Source> {
     source: S,
     intake: Intake,
@@ -114,6 +124,8 @@ pub struct Pipeline<S: Source> {
     limits: BatchLimits,
     /// The writer's thread has ended.
     writer_gone: bool,
+    /// See [`Outcome::Lost`].
+    lost: Option<String>,
     heartbeat_ms: i64,
     interval_ms: i64,
 }
@@ -151,13 +163,15 @@ impl<S: Source> Pipeline<S> {
             in_flight: 0,
             limits: writer.limits,
             writer_gone: false,
+            lost: None,
             heartbeat_ms: 0,
             interval_ms: config.freshness.interval.as_millis().max(1) as i64,
         }
     }
 
-    /// Runs until it is told to stop or cannot go on. What is complete is in the replica then.
-    pub fn run(mut self) -> Result<(), Failure> {
+    /// Runs until it is told to stop or cannot go on. What is complete is in the replica then, if
+    /// there still is one.
+    pub fn run(mut self) -> Result<Outcome, Failure> {
         let mut failure = loop {
             match self.round() {
                 Ok(true) => {}
@@ -167,11 +181,13 @@ impl<S: Source> Pipeline<S> {
         };
         if let Some(failure) = &failure {
             self.announce(failure);
+        } else if let Some(lost) = self.lost.take() {
+            return Ok(Outcome::Lost(lost));
         }
         self.flush(&mut failure);
         // A writer whose store refuses would go on trying, and nobody would see the end.
         self.context.stop.store(true, Ordering::Relaxed);
-        failure.map_or(Ok(()), Err)
+        failure.map_or(Ok(Outcome::Stopped), Err)
     }
 
     fn announce(&mut self, failure: &Failure) {
@@ -180,12 +196,12 @@ impl<S: Source> Pipeline<S> {
         self.intake.stopped = Some(failure.reason.clone());
     }
 
-    /// One round of the loop; false when it was told to stop.
+    /// One round of the loop; false when it was told to stop or the replica is lost.
     fn round(&mut self) -> Result<bool, Failure> {
         let now = self.context.now_ms();
         self.context.progress.tick_pipeline(now);
         self.take_done()?;
-        if self.context.is_stopping() {
+        if self.context.is_stopping() || self.lost.is_some() {
             return Ok(false);
         }
         let full = self.is_full();
@@ -297,6 +313,10 @@ impl<S: Source> Pipeline<S> {
                 Ok(())
             }
             Done::Failed(failure) => Err(failure),
+            Done::Lost(message) => {
+                self.lost = Some(message);
+                Ok(())
+            }
             Done::Dropped => Ok(()),
         }
     }
@@ -308,7 +328,7 @@ impl<S: Source> Pipeline<S> {
         let mut sealed = false;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() || self.writer_gone {
+            if left.is_zero() || self.writer_gone || self.lost.is_some() {
                 info!("the store did not take the last batch in time; the log has it still");
                 return;
             }

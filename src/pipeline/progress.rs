@@ -14,6 +14,7 @@ use crate::domain::checkpoint::TopicPartition;
 #[derive(Debug)]
 pub struct Progress {
     gate_open: AtomicBool,
+    started: AtomicBool,
     /// When the pipeline's loop and the writer's loop last came round, ms since 1970.
     pipeline_tick_ms: AtomicI64,
     writer_tick_ms: AtomicI64,
@@ -49,6 +50,7 @@ impl Default for Progress {
     fn default() -> Self {
         Progress {
             gate_open: AtomicBool::new(false),
+            started: AtomicBool::new(false),
             pipeline_tick_ms: AtomicI64::new(0),
             writer_tick_ms: AtomicI64::new(0),
             shared: Mutex::new(Shared::default()),
@@ -58,14 +60,28 @@ impl Default for Progress {
 }
 
 impl Progress {
-    /// Latched: once open, the gate of this process stays open.
+    /// Readers may use the copy. Open until [`Progress::start_over`].
     pub fn open_gate(&self) {
+        self.started.store(true, Ordering::Release);
         self.gate_open.store(true, Ordering::Release);
         self.commits.send_modify(|count| *count += 1);
     }
 
     pub fn is_gate_open(&self) -> bool {
         self.gate_open.load(Ordering::Acquire)
+    }
+
+    /// Latched: whether the gate was ever open in this process.
+    pub fn has_started(&self) -> bool {
+        self.started.load(Ordering::Acquire)
+    }
+
+    /// What was committed is lost: the gate closes, and nothing is known until the next pipeline says.
+    pub fn start_over(&self) {
+        self.gate_open.store(false, Ordering::Release);
+        self.update(|shared| {
+            *shared = Shared { connected: shared.connected, ..Shared::default() };
+        });
     }
 
     pub fn tick_pipeline(&self, now_ms: i64) {

@@ -13,7 +13,7 @@ use crate::domain::change::{Effect, Skip};
 use crate::domain::checkpoint::TopicPartition;
 use crate::domain::retry::Backoff;
 use crate::metrics::Sizes;
-use crate::store::{Applied, BatchLimits, Store, StoreError};
+use crate::store::{Applied, BatchLimits, StopCode, Store, StoreError};
 
 /// Wait for work before housekeeping gets its turn.
 const IDLE: Duration = Duration::from_millis(500);
@@ -34,6 +34,8 @@ pub enum Done {
     Applied(Committed),
     Completed,
     Failed(Failure),
+    /// The replica lost what it had; a store that is opened again goes on from what is there.
+    Lost(String),
     /// Not done, because something before it failed.
     Dropped,
 }
@@ -127,9 +129,12 @@ impl<T: Store> WriterLoop<T> {
                         Ok(Some(done)) => done,
                         // Told to stop while the store refused: the log has it still.
                         Ok(None) => return,
-                        Err(failure) => {
+                        Err(error) => {
                             self.failed = true;
-                            Done::Failed(failure)
+                            match error {
+                                StoreError::Stop { exit: StopCode::Lost, message } => Done::Lost(message),
+                                error => Done::Failed(error.into()),
+                            }
                         }
                     };
                     if self.done.send(done).is_err() {
@@ -145,7 +150,7 @@ impl<T: Store> WriterLoop<T> {
         }
     }
 
-    fn carry_out(&mut self, work: Work) -> Result<Option<Done>, Failure> {
+    fn carry_out(&mut self, work: Work) -> Result<Option<Done>, StoreError> {
         match work {
             Work::Batch(batch) if self.failed => self.note_stop(*batch),
             Work::Batch(batch) => self.apply(batch),
@@ -155,7 +160,7 @@ impl<T: Store> WriterLoop<T> {
     }
 
     /// Of a batch behind a failed one, only why it stopped: readers are to see that.
-    fn note_stop(&mut self, batch: Batch) -> Result<Option<Done>, Failure> {
+    fn note_stop(&mut self, batch: Batch) -> Result<Option<Done>, StoreError> {
         let Observed { heartbeat_ms, connected, stopped, .. } = batch.observed;
         if stopped.as_ref().is_some_and(|reason| !reason.is_empty()) {
             let observed = Observed { heartbeat_ms, connected, stopped, ..Observed::default() };
@@ -167,7 +172,7 @@ impl<T: Store> WriterLoop<T> {
         Ok(Some(Done::Dropped))
     }
 
-    fn apply(&mut self, batch: Box<Batch>) -> Result<Option<Done>, Failure> {
+    fn apply(&mut self, batch: Box<Batch>) -> Result<Option<Done>, StoreError> {
         let started = Instant::now();
         let Some(applied) = self.retrying(|store| store.apply(&batch))? else { return Ok(None) };
         self.count(&batch, &applied, started.elapsed());
@@ -183,7 +188,7 @@ impl<T: Store> WriterLoop<T> {
     fn retrying<R>(
         &mut self,
         mut call: impl FnMut(&mut T) -> Result<R, StoreError>,
-    ) -> Result<Option<R>, Failure> {
+    ) -> Result<Option<R>, StoreError> {
         let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX);
         let mut logged: Option<Instant> = None;
         loop {
@@ -208,7 +213,7 @@ impl<T: Store> WriterLoop<T> {
                         return Ok(None);
                     }
                 }
-                Err(error @ StoreError::Stop { .. }) => return Err(error.into()),
+                Err(error @ StoreError::Stop { .. }) => return Err(error),
             }
         }
     }

@@ -450,26 +450,50 @@ fn what_redis_forgets_is_noticed_and_never_mixed() {
             std::fs::remove_file(snapshot(&scene.server)).unwrap();
         }),
     ];
+    let mut random = Random(5);
+    let mut losses = 0.0;
     let looks = with_watcher(scene.server.socket(), Scene::KEYS, || {
         for (name, fault) in faults {
-            // Under load, and when nothing is being written.
-            for load in [1_500, 0] {
+            // Under load at a random moment, and when nothing is being written.
+            for load in [1_500, 1_500, 0] {
+                let before = stored_records(&scene.server).unwrap();
                 scene.produce(load);
+                let some = i64::try_from(random.below(load.max(2) / 2)).unwrap();
+                eventually("some are committed", 30, || {
+                    (stored_records(&scene.server)? >= before + some).then_some(())
+                });
                 fault(&mut scene);
                 if load > 0 {
                     scene.produce(200);
                 }
-                let status = daemon.wait(30);
-                assert_eq!(status.code(), Some(78), "{name}:\n{}", daemon.log());
-                daemon = scene.start();
-                assert!(scene.settles(&mut daemon), "{name}:\n{}", daemon.log());
-                daemon.started();
+                losses += 1.0;
+                eventually("the loss is noticed", 30, || {
+                    assert!(daemon.ended().is_none(), "stopped at {name}:\n{}", daemon.log());
+                    (daemon.metric("readside_replica_losses_total")? == losses).then_some(())
+                });
+                assert!(scene.settles(&mut daemon), "stopped at {name}:\n{}", daemon.log());
+                eventually("it is ready again", 30, || (daemon.get("/readyz")?.0 == 200).then_some(()));
                 assert_equal(&scene.server, &scene.history);
             }
         }
     });
+    assert_eq!(daemon.log().matches("the replica lost data").count(), losses as usize);
     assert!(looks > 100, "the reader saw {looks} rows only");
     assert!(daemon.terminate().0.success());
+}
+
+#[test]
+fn a_loss_is_left_to_a_person_where_a_gap_is() {
+    let more = "defaults: { on_gap: stop }\n";
+    let Some(mut scene) = Scene::new("redis-loss-stops", &[], "") else { return };
+    scene.yaml.push_str(more);
+    let mut daemon = scene.start();
+    daemon.started();
+    scene.produce(500);
+    cmd("FLUSHALL").query::<()>(&mut scene.server.connect()).unwrap();
+    assert_eq!(daemon.wait(30).code(), Some(78), "{}", daemon.log());
+    assert!(daemon.log().contains("on_gap: stop"), "{}", daemon.log());
+    assert!(keys(&mut scene.server.connect(), "*").is_empty(), "never a mixture");
 }
 
 #[test]

@@ -315,7 +315,7 @@ impl Daemon {
     /// Runs to its end, as the process does; how long it took, too.
     pub fn run(mut self) -> (Result<(), Failure>, Duration) {
         let started = Instant::now();
-        let outcome = self.pipeline.run();
+        let outcome = self.pipeline.run().map(drop);
         if let Some(writer) = self.writer.take() {
             writer.join();
         }
