@@ -125,13 +125,7 @@ impl Place {
         match &config.replica.target {
             Target::Sqlite(sqlite) => Place::Sqlite(sqlite.path.clone()),
             Target::Redis(redis) => Place::Redis(Box::new(RedisSettings {
-                url: redis.url.clone(),
-                username: redis.username.clone(),
-                password_file: redis.password_file.clone(),
-                ca_file: redis.ca_file.clone(),
-                prefix: redis.prefix.clone(),
-                dedicated: redis.dedicated,
-                encoding: redis.encoding,
+                redis: redis.clone(),
                 replica_name: config.replica.name.clone(),
                 heartbeat_limit: heartbeat_limit(config.freshness.interval),
                 dead_letter_bytes_max: config.dead_letters.max_bytes,

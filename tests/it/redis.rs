@@ -67,7 +67,7 @@ fn row(connection: &mut Connection, encoding: Encoding, key: &str) -> BTreeMap<S
             object.into_iter().map(|(name, value)| (name, plain(value))).collect()
         }
     };
-    found.remove("_readside");
+    found.remove("_v");
     found
 }
 

@@ -10,7 +10,6 @@ use super::error::damaged;
 use super::known::{Known, Wanted};
 use super::ledger::{Ledger, partition_field};
 use super::names::key_text;
-use super::settings::RowEncoding;
 use super::step::{Answer, Step, WORDS_MAX, WholeRow, WholeRows};
 use super::{RedisStore, Unconfirmed};
 use crate::domain::batch::{Batch, Entry, Step as Change};
@@ -23,7 +22,7 @@ use crate::domain::version::Version;
 use crate::store::{Applied, StoreError, rules};
 
 /// What is left to be done at the end of a batch, beside its rows.
-type Finish<'f> = &'f dyn Fn(&RedisStore, &mut Step<'_>, &mut Ledger, &mut Applied);
+type Finish<'f> = &'f dyn Fn(&RedisStore, &mut Step, &mut Ledger, &mut Applied);
 
 impl RedisStore {
     pub(super) fn apply_batch(&mut self, batch: &Batch) -> Result<Applied, StoreError> {
@@ -62,7 +61,7 @@ impl RedisStore {
             self.begin_truncate(entry.table, version)?;
             self.finish_truncates(batch.observed.heartbeat_ms)?;
         }
-        let finish = |store: &RedisStore, step: &mut Step<'_>, ledger: &mut Ledger, applied: &mut Applied| {
+        let finish = |store: &RedisStore, step: &mut Step, ledger: &mut Ledger, applied: &mut Applied| {
             store.finish_batch(batch, step, ledger, applied);
         };
         self.apply_entries(batch, first..batch.entries.len(), &mut applied, Some(&finish))?;
@@ -224,7 +223,7 @@ impl RedisStore {
         }
         let listed: Vec<(usize, &[u8])> = keys.iter().map(|(table, key, _)| (*table, &key[..])).collect();
         let mut hidden = self.find_hidden(ledger, &listed)?;
-        let mut groups: HashMap<usize, Vec<WholeRow<'b>>> = HashMap::new();
+        let mut groups: HashMap<usize, Vec<WholeRow>> = HashMap::new();
         for (place, (table, key, nths)) in keys.into_iter().enumerate() {
             let shape = &catalog.tables[table];
             let hidden = hidden.remove(&place);
@@ -238,12 +237,9 @@ impl RedisStore {
                     plan.stale.push(*nth);
                     continue;
                 }
-                let json = match self.settings.encoding {
-                    RowEncoding::Hash => Vec::new(),
-                    RowEncoding::Json => codec::to_json(shape, row, version.as_bytes())?,
-                };
+                let body = codec::body(self.form, shape, row, version.as_bytes())?;
                 let key = self.tables[table].row_key(&key);
-                groups.entry(table).or_default().push(WholeRow { entry: *nth, key, row, version, json });
+                groups.entry(table).or_default().push(WholeRow { entry: *nth, key, body });
                 continue;
             }
             let Some(values) = nths.first().and_then(|nth| values_of(&batch.entries[*nth])) else { continue };
@@ -260,7 +256,7 @@ impl RedisStore {
     }
 
     /// Everything of a batch beside its rows.
-    fn finish_batch(&self, batch: &Batch, step: &mut Step<'_>, ledger: &mut Ledger, applied: &mut Applied) {
+    fn finish_batch(&self, batch: &Batch, step: &mut Step, ledger: &mut Ledger, applied: &mut Applied) {
         let catalog = &self.catalog;
         let text = |offset: Option<i64>| offset.map_or(String::new(), |offset| offset.to_string());
         let mut touched = BTreeSet::new();
@@ -313,7 +309,7 @@ impl RedisStore {
     }
 
     /// Keeps the first of a record and table, and bytes only within their bound.
-    fn keep_dead_letter(&self, step: &mut Step<'_>, ledger: &mut Ledger, letter: &DeadLetter) {
+    fn keep_dead_letter(&self, step: &mut Step, ledger: &mut Ledger, letter: &DeadLetter) {
         let rejection = &letter.rejection;
         let table = rejection.table.map_or("", |index| self.catalog.tables[index].name.as_str());
         let name = format!("{}/{}/{table}", partition_field(&self.catalog, letter.at), letter.offset);
@@ -358,7 +354,7 @@ struct Part<'p> {
 
 #[derive(Default)]
 struct Plan<'b> {
-    whole: Vec<WholeRows<'b>>,
+    whole: Vec<WholeRows>,
     /// Entries whose rows are read, in order.
     joined: Vec<usize>,
     wanted: Vec<Wanted<'b>>,

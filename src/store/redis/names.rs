@@ -30,6 +30,8 @@ pub(super) struct Names {
     pub alive: String,
     /// Expires when the writer is dead.
     pub lease: String,
+    /// There for a moment when a store is opened.
+    pub probe: String,
 }
 
 impl Names {
@@ -44,6 +46,7 @@ impl Names {
             dead_letters: name("dead_letters"),
             alive: name("alive"),
             lease: name("lease"),
+            probe: name("probe"),
         }
     }
 

@@ -5,15 +5,13 @@ use std::sync::LazyLock;
 
 use redis::{Cmd, Script};
 
-use super::codec::{self, RESERVED, field};
+use super::codec::{self, Form};
 use super::error::{damaged, foreign, lost, rival, stop_io};
 use super::ledger::Ledger;
 use super::link::Link;
-use super::names::{Names, to_hex};
+use super::names::Names;
 use super::settings::{RedisSettings, RowEncoding};
 use crate::domain::catalog::Catalog;
-use crate::domain::row::RowState;
-use crate::domain::version::Version;
 use crate::store::StoreError;
 
 const TEXT: &str = include_str!("apply.lua");
@@ -23,7 +21,7 @@ static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(TEXT));
 pub(super) const WORDS_MAX: usize = 4_000;
 
 #[derive(Debug, Default)]
-pub(super) struct Step<'a> {
+pub(super) struct Step {
     /// Field of [`Names::positions`], what it must hold ('': nothing), what it will (''; the same).
     pub positions: Vec<(String, String, String)>,
     /// Keys that the commands touch, with the only type that they may have. Rows are not among
@@ -31,7 +29,7 @@ pub(super) struct Step<'a> {
     types: BTreeMap<Vec<u8>, &'static str>,
     /// Rows that were read, with how they began ('': not there).
     pub expected: Vec<(Vec<u8>, Vec<u8>)>,
-    pub whole: Vec<WholeRows<'a>>,
+    pub whole: Vec<WholeRows>,
     pub commands: Vec<Vec<Vec<u8>>>,
     /// Set by the step that ends a batch.
     pub batch: Option<u64>,
@@ -44,26 +42,25 @@ pub(super) struct Replica<'r> {
     pub names: &'r Names,
     pub catalog: &'r Catalog,
     pub settings: &'r RedisSettings,
+    pub form: Form,
     /// As it will be, apart from rows that the script inserts, with the sequence as it is.
     pub ledger: &'r Ledger,
 }
 
 /// Whole rows of one table, which the script guards by itself.
 #[derive(Debug)]
-pub(super) struct WholeRows<'a> {
+pub(super) struct WholeRows {
     pub table: usize,
-    pub rows: Vec<WholeRow<'a>>,
+    pub rows: Vec<WholeRow>,
 }
 
 #[derive(Debug)]
-pub(super) struct WholeRow<'a> {
+pub(super) struct WholeRow {
     /// Index of the batch's entry.
     pub entry: usize,
     pub key: Vec<u8>,
-    pub row: &'a RowState,
-    pub version: Version,
-    /// Only with [`RowEncoding::Json`].
-    pub json: Vec<u8>,
+    /// See [`codec::body`].
+    pub body: Vec<u8>,
 }
 
 /// What became of the whole rows, in order.
@@ -74,7 +71,7 @@ pub(super) enum Answer {
     Join(Vec<u8>),
 }
 
-impl Step<'_> {
+impl Step {
     pub fn command<const N: usize>(&mut self, words: [&[u8]; N]) {
         self.commands.push(words.iter().map(|word| word.to_vec()).collect());
     }
@@ -96,9 +93,8 @@ impl Step<'_> {
     }
 
     pub fn run(&self, link: &mut Link, of: Replica<'_>) -> Result<Answer, StoreError> {
-        let Replica { names, catalog, settings, ledger } = of;
+        let Replica { names, catalog, settings, form, ledger } = of;
         let limit = settings.heartbeat_limit_ms();
-        let hashes = settings.encoding == RowEncoding::Hash;
         let arguments = |cmd: &mut Cmd| {
             cmd.arg(5).arg(&names.meta).arg(&names.status).arg(&names.positions);
             cmd.arg(&names.lease).arg(&names.alive);
@@ -109,7 +105,7 @@ impl Step<'_> {
                 Some(true) => cmd.arg(limit),
                 Some(false) => cmd.arg(0),
             };
-            cmd.arg(settings.encoding.name());
+            cmd.arg(form.name());
             cmd.arg(self.positions.len());
             for (name, from, to) in &self.positions {
                 cmd.arg(name).arg(from).arg(to);
@@ -128,25 +124,7 @@ impl Step<'_> {
                 cmd.arg(format!("{}.rows", shape.name)).arg(ledger.tables[group.table].rows);
                 cmd.arg(group.rows.len());
                 for whole in &group.rows {
-                    cmd.arg(&whole.key);
-                    if !hashes {
-                        cmd.arg(to_hex(whole.version.as_bytes())).arg(&whole.json);
-                        continue;
-                    }
-                    let fields = whole.row.values.iter().map(field);
-                    let nulls = fields.clone().filter(Option::is_none).count();
-                    cmd.arg(2 * (fields.len() - nulls + 1)).arg(nulls);
-                    cmd.arg(RESERVED).arg(whole.version.as_bytes());
-                    for (column, field) in shape.columns.iter().zip(fields.clone()) {
-                        if let Some(field) = field {
-                            cmd.arg(&column.name).arg(&field[..]);
-                        }
-                    }
-                    for (column, field) in shape.columns.iter().zip(fields) {
-                        if field.is_none() {
-                            cmd.arg(&column.name);
-                        }
-                    }
+                    cmd.arg(&whole.key).arg(&whole.body);
                 }
             }
             cmd.arg(self.commands.len());

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use server::{Server, available};
 
-use crate::config::RowEncoding;
+use crate::config::{Redis, RowEncoding};
 use crate::domain::batch::Batch;
 use crate::store::contract::*;
 use crate::store::{RedisSettings, StopCode, StoreError};
