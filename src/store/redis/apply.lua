@@ -6,6 +6,7 @@
 -- KEYS: meta, status, positions, lease, alive
 -- ARGV: writer, epoch, sequence before, batch id ('' when this is not the end of a batch),
 --   lease ms, alive ms ('': leave it, '0': delete it), form,
+--   '1' if whole rows are likely to be new,
 --   positions: n, n * (field, from ('' if it must be absent), to)
 --   types: n, n * (key, type)
 --   expected beginnings of rows that were read before: n, n * (key, beginning; '' if absent)
@@ -16,7 +17,7 @@
 local call, byte, sub, match, unpack, unpacked = redis.call, string.byte, string.sub, string.match, unpack, cmsgpack.unpack
 local meta, status, positions, lease, alive = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local ARGV = ARGV
-local at = 7
+local at = 8
 
 local function take()
   at = at + 1
@@ -111,17 +112,33 @@ local function version_of(body)
   return version
 end
 
--- The guard of a whole row over a whole row: the newer one wins.
+-- The guard of a whole row over a whole row: the newer one wins. Where none is there yet, one
+-- question says so.
 local rows_at = at
 local outcome, joins, nth = {}, false, 0
 -- One key of each table.
 local samples = {}
+local some = ARGV[8] == '0'
+local keys = {}
 for _ = 1, count() do
-  at = at + 2
-  local rows = tonumber(ARGV[at + 1])
-  at = at + 1
+  at = at + 3
+  local last = at + 2 * tonumber(ARGV[at])
   samples[#samples + 1] = ARGV[at + 1]
-  for i = at + 1, at + 2 * rows, 2 do
+  for i = at + 1, last, 2 do
+    nth = nth + 1
+    keys[nth] = ARGV[i]
+    if not some and nth % 1000 == 0 then some = call('EXISTS', unpack(keys, nth - 999, nth)) > 0 end
+  end
+  at = last
+end
+local rest = nth % 1000
+if not some and rest > 0 then some = call('EXISTS', unpack(keys, nth - rest + 1, nth)) > 0 end
+local total, rows_end = nth, at
+nth, at = 0, rows_at
+for _ = 1, some and count() or 0 do
+  at = at + 3
+  local last = at + 2 * tonumber(ARGV[at])
+  for i = at + 1, last, 2 do
     local key = ARGV[i]
     local letter, old
     if not json then
@@ -147,8 +164,9 @@ for _ = 1, count() do
     nth = nth + 1
     outcome[nth] = letter
   end
-  at = at + 2 * rows
+  at = last
 end
+at = rows_end
 -- The row there has versions per column: the caller joins it in full.
 if joins then return { 'join', table.concat(outcome) } end
 
@@ -177,7 +195,7 @@ for _ = 1, count() do
   for i = at + 1, at + 2 * rows, 2 do
     local key = ARGV[i]
     nth = nth + 1
-    local letter = outcome[nth]
+    local letter = some and outcome[nth] or 'i'
     if letter == 'i' then known = known + 1 end
     if letter == 's' then
       -- What is there is newer.
@@ -208,7 +226,5 @@ if ARGV[6] == '0' then
 elseif ARGV[6] ~= '' then
   call('SET', alive, ARGV[2], 'PX', ARGV[6])
 end
-if #moves > 0 then
-  for i = 1, #moves, 2 do call('HSET', positions, moves[i], moves[i + 1]) end
-end
-return { 'ok', table.concat(outcome) }
+for i = 1, #moves, 2 do call('HSET', positions, moves[i], moves[i + 1]) end
+return { 'ok', some and table.concat(outcome) or string.rep('i', total) }

@@ -1,11 +1,11 @@
 //! One batch: one atomic step, or a few where a table is truncated in its middle.
 
+use std::collections::hash_map::Entry as Slot;
 use std::collections::{BTreeSet, HashMap};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
-use super::codec;
 use super::error::damaged;
 use super::known::{Known, Wanted};
 use super::ledger::{Ledger, partition_field};
@@ -206,24 +206,26 @@ impl RedisStore {
     ) -> Result<Plan<'b>, StoreError> {
         let catalog = self.catalog.clone();
         let mut plan = Plan::default();
-        // Entries by key, in the order of their first.
-        let mut keys: Vec<(usize, Vec<u8>, Vec<usize>)> = Vec::with_capacity(range.len());
-        let mut places: HashMap<(usize, Vec<u8>), usize> = HashMap::with_capacity(range.len());
-        for nth in range {
+        let entries = range.filter_map(|nth| {
             let entry = &batch.entries[nth];
-            let Some(values) = values_of(entry) else { continue };
-            let key = key_text(&catalog.tables[entry.table], values);
-            match places.get(&(entry.table, key.clone())) {
-                Some(&place) => keys[place].2.push(nth),
-                None => {
-                    places.insert((entry.table, key.clone()), keys.len());
-                    keys.push((entry.table, key, vec![nth]));
+            Some((nth, entry.table, key_text(&catalog.tables[entry.table], values_of(entry)?)))
+        });
+        let entries: Vec<(usize, usize, Vec<u8>)> = entries.collect();
+        // Entries by key, in the order of their first.
+        let mut keys: Vec<(usize, &[u8], Vec<usize>)> = Vec::with_capacity(entries.len());
+        let mut places: HashMap<(usize, &[u8]), usize> = HashMap::with_capacity(entries.len());
+        for (nth, table, key) in &entries {
+            match places.entry((*table, key)) {
+                Slot::Occupied(place) => keys[*place.get()].2.push(*nth),
+                Slot::Vacant(slot) => {
+                    slot.insert(keys.len());
+                    keys.push((*table, key, vec![*nth]));
                 }
             }
         }
-        let listed: Vec<(usize, &[u8])> = keys.iter().map(|(table, key, _)| (*table, &key[..])).collect();
+        let listed: Vec<(usize, &[u8])> = keys.iter().map(|(table, key, _)| (*table, *key)).collect();
         let mut hidden = self.find_hidden(ledger, &listed)?;
-        let mut groups: HashMap<usize, Vec<WholeRow>> = HashMap::new();
+        let mut groups: HashMap<usize, Vec<WholeRow<'b>>> = HashMap::new();
         for (place, (table, key, nths)) in keys.into_iter().enumerate() {
             let shape = &catalog.tables[table];
             let hidden = hidden.remove(&place);
@@ -237,16 +239,19 @@ impl RedisStore {
                     plan.stale.push(*nth);
                     continue;
                 }
-                let body = codec::body(self.form, shape, row, version.as_bytes())?;
-                let key = self.tables[table].row_key(&key);
-                groups.entry(table).or_default().push(WholeRow { entry: *nth, key, body });
+                groups.entry(table).or_default().push(WholeRow {
+                    entry: *nth,
+                    key: key.to_vec(),
+                    row,
+                    version,
+                });
                 continue;
             }
             let Some(values) = nths.first().and_then(|nth| values_of(&batch.entries[*nth])) else { continue };
             if let Some(bytes) = hidden {
                 plan.hidden.insert(plan.wanted.len(), bytes);
             }
-            plan.wanted.push(Wanted { table, key, values });
+            plan.wanted.push(Wanted { table, key: key.to_vec(), values });
             plan.joined.extend(nths);
         }
         plan.joined.sort_unstable();
@@ -354,7 +359,7 @@ struct Part<'p> {
 
 #[derive(Default)]
 struct Plan<'b> {
-    whole: Vec<WholeRows>,
+    whole: Vec<WholeRows<'b>>,
     /// Entries whose rows are read, in order.
     joined: Vec<usize>,
     wanted: Vec<Wanted<'b>>,

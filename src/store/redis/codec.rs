@@ -4,6 +4,7 @@
 //! unknown, or a delete mark matters, it also holds [`RowState::details`].
 
 use std::borrow::Cow;
+use std::io::Write as _;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -110,17 +111,20 @@ pub(super) fn row_of_fields(
     from_header(shape, values, &header).map(Some).ok_or_else(|| damaged("a version", &shape.name))
 }
 
-/// What a row is written as: its fields, or one text that [`Form`] tells how to take.
-pub(super) fn body(form: Form, shape: &Table, row: &RowState, header: &[u8]) -> Result<Vec<u8>, StoreError> {
+/// What a row is written as: one text that [`Form`] tells how to take.
+pub(super) fn body(
+    form: Form,
+    shape: &Table,
+    row: &RowState,
+    header: &[u8],
+    out: &mut Vec<u8>,
+) -> Result<(), StoreError> {
     match form {
-        Form::Json => to_json(shape, row, header),
-        Form::Restore => Ok(to_payload(shape, row, header)),
-        Form::Fields => {
-            let mut packed = Vec::with_capacity(256);
-            for_fields(shape, row, header, |text| push_packed(&mut packed, text));
-            Ok(packed)
-        }
+        Form::Json => return to_json(shape, row, header, out),
+        Form::Restore => to_payload(shape, row, header, out),
+        Form::Fields => for_fields(shape, row, header, |text| push_packed(out, text)),
     }
+    Ok(())
 }
 
 /// Names and values of a hash, one after the other.
@@ -135,8 +139,8 @@ pub(super) fn for_fields(shape: &Table, row: &RowState, header: &[u8], mut give:
     }
 }
 
-fn to_payload(shape: &Table, row: &RowState, header: &[u8]) -> Vec<u8> {
-    let mut payload = Payload::with_capacity(256);
+fn to_payload(shape: &Table, row: &RowState, header: &[u8], out: &mut Vec<u8>) {
+    let mut payload = Payload::new(out);
     payload.push_text(RESERVED.as_bytes());
     payload.push_text(header);
     for (column, value) in shape.columns.iter().zip(&row.values) {
@@ -154,7 +158,7 @@ fn to_payload(shape: &Table, row: &RowState, header: &[u8]) -> Vec<u8> {
             }
         }
     }
-    payload.finish()
+    payload.finish();
 }
 
 /// A text in MessagePack, as `cmsgpack.unpack` takes it.
@@ -210,32 +214,43 @@ fn from_text(text: &[u8]) -> Option<Vec<u8>> {
 
 /// A row as a JSON object, the reserved member first. Blobs are base64, null columns absent, and
 /// columns of type `json` are what they hold; booleans are `true` and `false`.
-pub(super) fn to_json(shape: &Table, row: &RowState, header: &[u8]) -> Result<Vec<u8>, StoreError> {
-    let mut json = json_head(header).into_bytes();
+fn to_json(shape: &Table, row: &RowState, header: &[u8], out: &mut Vec<u8>) -> Result<(), StoreError> {
+    out.extend_from_slice(json_head(header).as_bytes());
     for (column, value) in shape.columns.iter().zip(&row.values) {
-        let text = match value {
-            Value::Absent | Value::Null => continue,
+        if matches!(value, Value::Absent | Value::Null) {
+            continue;
+        }
+        out.push(b',');
+        push_quoted(out, &column.name, shape)?;
+        out.push(b':');
+        let _ = match value {
+            Value::Absent | Value::Null => Ok(()),
             Value::Integer(number @ (0 | 1)) if column.ty == ColumnType::Boolean => {
-                (*number == 1).to_string()
+                write!(out, "{}", *number == 1)
             }
-            Value::Integer(number) => number.to_string(),
-            Value::Real(number) if number.is_finite() => format!("{number:?}"),
-            Value::Real(number) => quoted(&format!("{number:?}"), shape)?,
-            Value::Text(text) if column.ty == ColumnType::Json && is_json(text) => text.clone(),
-            Value::Text(text) => quoted(text, shape)?,
-            Value::Blob(bytes) => quoted(&BASE64.encode(bytes), shape)?,
+            Value::Integer(number) => write!(out, "{number}"),
+            Value::Real(number) if number.is_finite() => write!(out, "{number:?}"),
+            Value::Real(number) => write!(out, "\"{number:?}\""),
+            Value::Text(text) if column.ty == ColumnType::Json && is_json(text) => {
+                out.extend_from_slice(text.as_bytes());
+                Ok(())
+            }
+            Value::Text(text) => {
+                push_quoted(out, text, shape)?;
+                Ok(())
+            }
+            Value::Blob(bytes) => {
+                push_quoted(out, &BASE64.encode(bytes), shape)?;
+                Ok(())
+            }
         };
-        json.push(b',');
-        json.extend_from_slice(quoted(&column.name, shape)?.as_bytes());
-        json.push(b':');
-        json.extend_from_slice(text.as_bytes());
     }
-    json.push(b'}');
-    Ok(json)
+    out.push(b'}');
+    Ok(())
 }
 
-fn quoted(text: &str, shape: &Table) -> Result<String, StoreError> {
-    serde_json::to_string(text).map_err(|_| damaged("a text", &shape.name))
+fn push_quoted(out: &mut Vec<u8>, text: &str, shape: &Table) -> Result<(), StoreError> {
+    serde_json::to_writer(out, text).map_err(|_| damaged("a text", &shape.name))
 }
 
 fn is_json(text: &str) -> bool {

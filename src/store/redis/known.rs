@@ -190,7 +190,8 @@ impl RedisStore {
                 codec::for_fields(shape, &known.state, &header, |text| set.push(text.to_vec()));
                 step.commands.push(set);
             } else {
-                let body = codec::body(self.form, shape, &known.state, &header)?;
+                let mut body = Vec::with_capacity(256);
+                codec::body(self.form, shape, &known.state, &header, &mut body)?;
                 match self.form {
                     Form::Json => step.command([b"SET", &row_key, &body]),
                     _ => step.command([b"RESTORE", &row_key, b"0", &body, b"REPLACE"]),

@@ -10,6 +10,7 @@ use redis::{
 
 use super::error::{foreign, from_redis, is_answer};
 use super::settings::{RedisServer, RedisSettings};
+use super::words::{self, Command};
 use crate::domain::retry::RetryReason;
 use crate::store::StoreError;
 
@@ -115,6 +116,25 @@ impl Link {
                 answer => answer,
             }
         })
+    }
+
+    /// The same for a command that is sent while it is made.
+    pub fn stream<T: FromRedisValue>(
+        &mut self,
+        script: &Script,
+        text: &str,
+        command: &impl Command,
+    ) -> Result<T, StoreError> {
+        let mut conn = match self.conn.take() {
+            Some(conn) => conn,
+            None => self.connect()?,
+        };
+        let mut answer = words::ask(&mut conn, ["EVALSHA", script.get_hash()], command)?;
+        if answer.as_ref().is_err_and(|error| error.code() == Some("NOSCRIPT")) {
+            answer = words::ask(&mut conn, ["EVAL", text], command)?;
+        }
+        self.conn = Some(conn);
+        self.run(|_| Ok(redis::from_redis_value(answer?)?))
     }
 
     fn run<T>(&mut self, ask: impl FnOnce(&mut Connection) -> RedisResult<T>) -> Result<T, StoreError> {

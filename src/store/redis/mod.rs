@@ -3,7 +3,7 @@
 //! - `settings`, `link`: where it is, and the connection to it
 //! - `open`: whether the server can keep it, whose it is, who writes it
 //! - `names`, `codec`, `payload`: what is in it
-//! - `step`, `apply.lua`: one atomic step
+//! - `step`, `words`, `apply.lua`: one atomic step, sent while it is made
 //! - `apply`, `known`: one batch; rows that are read before they are written
 //! - `upkeep`: truncates, the end of the first copy, old delete marks
 //! - `ledger`: the bookkeeping, equal to what Redis has
@@ -33,6 +33,7 @@ mod reader;
 mod settings;
 mod step;
 mod upkeep;
+mod words;
 
 #[cfg(test)]
 pub(super) mod tests;

@@ -117,12 +117,14 @@ fn find_form(link: &mut Link, settings: &RedisSettings, names: &Names) -> Result
     }
     let long = "x".repeat(100);
     let fields = [("_v", "\u{1}v"), ("id", "-70000"), ("name", "a"), ("empty", ""), ("long", &long)];
-    let mut payload = Payload::with_capacity(0);
+    let mut bytes = Vec::new();
+    let mut payload = Payload::new(&mut bytes);
     for text in fields.iter().flat_map(|(name, value)| [name, value]) {
         payload.push(text.as_bytes());
     }
+    payload.finish();
     let mut pipe = redis::pipe();
-    pipe.cmd("RESTORE").arg(&names.probe).arg(1_000).arg(payload.finish()).arg("REPLACE").ignore();
+    pipe.cmd("RESTORE").arg(&names.probe).arg(1_000).arg(bytes).arg("REPLACE").ignore();
     pipe.cmd("HGETALL").arg(&names.probe);
     pipe.cmd("DEL").arg(&names.probe).ignore();
     let tried: Result<(HashMap<String, String>,), StoreError> = link.pipe(&pipe);

@@ -16,17 +16,21 @@ const HASH_LISTPACK: u8 = 16;
 const RDB_VERSION: u16 = 10;
 const HEAD: usize = 6;
 const END: u8 = 0xFF;
-/// Fields and values, in order, of one hash.
-pub(super) struct Payload {
-    listpack: Vec<u8>,
+/// Room for the type and the longest length, before the listpack.
+const BEFORE: usize = 6;
+
+/// Fields and values, in order, of one hash, written to the end of a buffer.
+pub(super) struct Payload<'b> {
+    out: &'b mut Vec<u8>,
+    start: usize,
     entries: usize,
 }
 
-impl Payload {
-    pub fn with_capacity(bytes: usize) -> Payload {
-        let mut listpack = Vec::with_capacity(bytes + 32);
-        listpack.extend([0; HEAD]);
-        Payload { listpack, entries: 0 }
+impl Payload<'_> {
+    pub fn new(out: &mut Vec<u8>) -> Payload<'_> {
+        let start = out.len();
+        out.extend([0; BEFORE + HEAD]);
+        Payload { out, start, entries: 0 }
     }
 
     pub fn push(&mut self, text: &[u8]) {
@@ -38,7 +42,7 @@ impl Payload {
 
     /// What is no number, or need not be kept as one.
     pub fn push_text(&mut self, text: &[u8]) {
-        let out = &mut self.listpack;
+        let out = &mut *self.out;
         let head = match text.len() {
             length @ ..64 => {
                 out.push(0x80 | length as u8);
@@ -59,7 +63,7 @@ impl Payload {
     }
 
     pub fn push_integer(&mut self, number: i64) {
-        let out = &mut self.listpack;
+        let out = &mut *self.out;
         let bytes = number.to_le_bytes();
         let length = match number {
             0..=127 => {
@@ -99,32 +103,42 @@ impl Payload {
         };
         for nth in (0..groups).rev() {
             let bits = (length >> (7 * nth)) as u8 & 0x7F;
-            self.listpack.push(if nth + 1 == groups { bits } else { bits | 0x80 });
+            self.out.push(if nth + 1 == groups { bits } else { bits | 0x80 });
         }
     }
 
-    pub fn finish(mut self) -> Vec<u8> {
-        self.listpack.push(END);
-        let size = self.listpack.len();
-        self.listpack[..4].copy_from_slice(&(size as u32).to_le_bytes());
-        let entries = u16::try_from(self.entries).unwrap_or(u16::MAX);
-        self.listpack[4..HEAD].copy_from_slice(&entries.to_le_bytes());
+    pub fn finish(self) {
+        let Payload { out, start, entries } = self;
+        out.push(END);
+        let listpack = start + BEFORE;
+        let size = out.len() - listpack;
+        out[listpack..listpack + 4].copy_from_slice(&(size as u32).to_le_bytes());
+        let entries = u16::try_from(entries).unwrap_or(u16::MAX);
+        out[listpack + 4..listpack + HEAD].copy_from_slice(&entries.to_le_bytes());
 
-        let mut payload = Vec::with_capacity(size + 16);
-        payload.push(HASH_LISTPACK);
-        match size {
-            ..64 => payload.push(size as u8),
-            ..16_384 => payload.extend([0x40 | (size >> 8) as u8, size as u8]),
-            _ => {
-                payload.push(0x80);
-                payload.extend((size as u32).to_be_bytes());
+        let mut before = [0; BEFORE];
+        before[0] = HASH_LISTPACK;
+        let length = match size {
+            ..64 => {
+                before[1] = size as u8;
+                1
             }
-        }
-        payload.extend_from_slice(&self.listpack);
-        payload.extend(RDB_VERSION.to_le_bytes());
-        let sum = CRC.checksum(&payload);
-        payload.extend(sum.to_le_bytes());
-        payload
+            ..16_384 => {
+                before[1..3].copy_from_slice(&[0x40 | (size >> 8) as u8, size as u8]);
+                2
+            }
+            _ => {
+                before[1] = 0x80;
+                before[2..].copy_from_slice(&(size as u32).to_be_bytes());
+                5
+            }
+        };
+        let unused = BEFORE - 1 - length;
+        out[start..start + 1 + length].copy_from_slice(&before[..1 + length]);
+        out.drain(start + 1 + length..start + 1 + length + unused);
+        out.extend(RDB_VERSION.to_le_bytes());
+        let sum = CRC.checksum(&out[start..]);
+        out.extend(sum.to_le_bytes());
     }
 }
 
@@ -157,13 +171,15 @@ mod tests {
     #[test]
     fn a_payload_is_what_redis_dumps() {
         // `HSET k a 1 b -70000 c xyz`, `DUMP k` on Redis 7.0.
-        let mut payload = Payload::with_capacity(0);
+        let mut bytes = b"before".to_vec();
+        let mut payload = Payload::new(&mut bytes);
         for text in ["a", "1", "b", "-70000", "c", "xyz"] {
             payload.push(text.as_bytes());
         }
         let dumped =
             b"\x10\x1c\x1c\x00\x00\x00\x06\x00\x81a\x02\x01\x01\x81b\x02\xf2\x90\xee\xfe\x04\x81c\x02\x83xyz\
             \x04\xff\n\x00_\x87\x03r;\xfa\x81\x9f";
-        assert_eq!(payload.finish(), dumped);
+        payload.finish();
+        assert_eq!(&bytes[6..], dumped);
     }
 }

@@ -3,15 +3,18 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::LazyLock;
 
-use redis::{Cmd, Script};
+use redis::Script;
 
 use super::codec::{self, Form};
 use super::error::{damaged, foreign, lost, rival, stop_io};
 use super::ledger::Ledger;
 use super::link::Link;
-use super::names::Names;
+use super::names::{Names, TableNames};
 use super::settings::{RedisSettings, RowEncoding};
+use super::words::{Command, Words};
 use crate::domain::catalog::Catalog;
+use crate::domain::row::RowState;
+use crate::domain::version::Version;
 use crate::store::StoreError;
 
 const TEXT: &str = include_str!("apply.lua");
@@ -21,7 +24,7 @@ static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(TEXT));
 pub(super) const WORDS_MAX: usize = 4_000;
 
 #[derive(Debug, Default)]
-pub(super) struct Step {
+pub(super) struct Step<'a> {
     /// Field of [`Names::positions`], what it must hold ('': nothing), what it will (''; the same).
     pub positions: Vec<(String, String, String)>,
     /// Keys that the commands touch, with the only type that they may have. Rows are not among
@@ -29,7 +32,7 @@ pub(super) struct Step {
     types: BTreeMap<Vec<u8>, &'static str>,
     /// Rows that were read, with how they began ('': not there).
     pub expected: Vec<(Vec<u8>, Vec<u8>)>,
-    pub whole: Vec<WholeRows>,
+    pub whole: Vec<WholeRows<'a>>,
     pub commands: Vec<Vec<Vec<u8>>>,
     /// Set by the step that ends a batch.
     pub batch: Option<u64>,
@@ -38,8 +41,10 @@ pub(super) struct Step {
 }
 
 /// What a step is taken in.
+#[derive(Clone, Copy)]
 pub(super) struct Replica<'r> {
     pub names: &'r Names,
+    pub tables: &'r [TableNames],
     pub catalog: &'r Catalog,
     pub settings: &'r RedisSettings,
     pub form: Form,
@@ -49,18 +54,19 @@ pub(super) struct Replica<'r> {
 
 /// Whole rows of one table, which the script guards by itself.
 #[derive(Debug)]
-pub(super) struct WholeRows {
+pub(super) struct WholeRows<'a> {
     pub table: usize,
-    pub rows: Vec<WholeRow>,
+    pub rows: Vec<WholeRow<'a>>,
 }
 
 #[derive(Debug)]
-pub(super) struct WholeRow {
+pub(super) struct WholeRow<'a> {
     /// Index of the batch's entry.
     pub entry: usize,
+    /// The text of the key.
     pub key: Vec<u8>,
-    /// See [`codec::body`].
-    pub body: Vec<u8>,
+    pub row: &'a RowState,
+    pub version: Version,
 }
 
 /// What became of the whole rows, in order.
@@ -71,7 +77,7 @@ pub(super) enum Answer {
     Join(Vec<u8>),
 }
 
-impl Step {
+impl Step<'_> {
     pub fn command<const N: usize>(&mut self, words: [&[u8]; N]) {
         self.commands.push(words.iter().map(|word| word.to_vec()).collect());
     }
@@ -93,52 +99,8 @@ impl Step {
     }
 
     pub fn run(&self, link: &mut Link, of: Replica<'_>) -> Result<Answer, StoreError> {
-        let Replica { names, catalog, settings, form, ledger } = of;
-        let limit = settings.heartbeat_limit_ms();
-        let arguments = |cmd: &mut Cmd| {
-            cmd.arg(5).arg(&names.meta).arg(&names.status).arg(&names.positions);
-            cmd.arg(&names.lease).arg(&names.alive);
-            cmd.arg(&ledger.writer).arg(ledger.epoch).arg(ledger.sequence);
-            cmd.arg(self.batch.map_or(String::new(), |id| id.to_string())).arg(limit);
-            match self.alive {
-                None => cmd.arg(""),
-                Some(true) => cmd.arg(limit),
-                Some(false) => cmd.arg(0),
-            };
-            cmd.arg(form.name());
-            cmd.arg(self.positions.len());
-            for (name, from, to) in &self.positions {
-                cmd.arg(name).arg(from).arg(to);
-            }
-            cmd.arg(self.types.len());
-            for (key, wanted) in &self.types {
-                cmd.arg(key).arg(*wanted);
-            }
-            cmd.arg(self.expected.len());
-            for (key, beginning) in &self.expected {
-                cmd.arg(key).arg(beginning);
-            }
-            cmd.arg(self.whole.len());
-            for group in &self.whole {
-                let shape = &catalog.tables[group.table];
-                cmd.arg(format!("{}.rows", shape.name)).arg(ledger.tables[group.table].rows);
-                cmd.arg(group.rows.len());
-                for whole in &group.rows {
-                    cmd.arg(&whole.key).arg(&whole.body);
-                }
-            }
-            cmd.arg(self.commands.len());
-            // Rights are given by prefix: one command of each kind and prefix stands for all.
-            let mut samples = HashSet::new();
-            for words in &self.commands {
-                let sample = samples.insert((words.first(), group(names, words.get(1))));
-                cmd.arg(words.len()).arg(u8::from(sample));
-                for word in words {
-                    cmd.arg(word);
-                }
-            }
-        };
-        let answer: Vec<Vec<u8>> = link.script(&SCRIPT, TEXT, arguments)?;
+        let ledger = of.ledger;
+        let answer: Vec<Vec<u8>> = link.stream(&SCRIPT, TEXT, &Told { step: self, of: &of })?;
         let mut answer = answer.into_iter();
         let what = answer.next().unwrap_or_default();
         let first = answer.next().unwrap_or_default();
@@ -163,6 +125,82 @@ impl Step {
             ))),
             b"row" => Err(damaged("a row", &shown)),
             _ => Err(damaged("the answer of a script", &String::from_utf8_lossy(&what))),
+        }
+    }
+}
+
+/// A step with what it is taken in, as the arguments of `apply.lua`.
+struct Told<'t> {
+    step: &'t Step<'t>,
+    of: &'t Replica<'t>,
+}
+
+impl Command for Told<'_> {
+    fn tell(&self, words: &mut impl Words) {
+        let Replica { names, tables, catalog, settings, form, ledger } = *self.of;
+        let step = self.step;
+        let limit = settings.heartbeat_limit_ms();
+        words.word(b"5");
+        for key in [&names.meta, &names.status, &names.positions, &names.lease, &names.alive] {
+            words.word(key.as_bytes());
+        }
+        words.word(ledger.writer.as_bytes());
+        words.number(ledger.epoch);
+        words.number(ledger.sequence);
+        match step.batch {
+            Some(id) => words.number(id),
+            None => words.word(b""),
+        }
+        words.number(limit);
+        match step.alive {
+            None => words.word(b""),
+            Some(true) => words.number(limit),
+            Some(false) => words.word(b"0"),
+        }
+        words.word(form.name().as_bytes());
+        // While the first copy is built most rows are new.
+        words.word(if ledger.complete { b"0" } else { b"1" });
+        words.number(step.positions.len());
+        for (name, from, to) in &step.positions {
+            for word in [name, from, to] {
+                words.word(word.as_bytes());
+            }
+        }
+        words.number(step.types.len());
+        for (key, wanted) in &step.types {
+            words.word(key);
+            words.word(wanted.as_bytes());
+        }
+        words.number(step.expected.len());
+        for (key, beginning) in &step.expected {
+            words.word(key);
+            words.word(beginning);
+        }
+        words.number(step.whole.len());
+        for group in &step.whole {
+            let shape = &catalog.tables[group.table];
+            words.number(format_args!("{}.rows", shape.name));
+            words.number(ledger.tables[group.table].rows);
+            words.number(group.rows.len());
+            for whole in &group.rows {
+                words.made(|out| {
+                    out.extend_from_slice(&tables[group.table].row);
+                    out.extend_from_slice(&whole.key);
+                    Ok(())
+                });
+                words.made(|out| codec::body(form, shape, whole.row, whole.version.as_bytes(), out));
+            }
+        }
+        words.number(step.commands.len());
+        // Rights are given by prefix: one command of each kind and prefix stands for all.
+        let mut samples = HashSet::new();
+        for command in &step.commands {
+            let sample = samples.insert((command.first(), group(names, command.get(1))));
+            words.number(command.len());
+            words.word(if sample { b"1" } else { b"0" });
+            for word in command {
+                words.word(word);
+            }
         }
     }
 }

@@ -314,6 +314,7 @@ impl RedisStore {
         self.in_flight = true;
         let replica = Replica {
             names: &self.names,
+            tables: &self.tables,
             catalog: &self.catalog,
             settings: &self.settings,
             form: self.form,
