@@ -214,11 +214,11 @@ impl RedisStore {
             if visible { names.index_keys(shape, &state.values) } else { Vec::new() }
         };
         let (old, new) = (sets(was_visible, &known.before), sets(is_visible, &known.state));
-        for (verb, keys, others) in [(b"SREM", &old, &new), (b"SADD", &new, &old)] {
-            for key in keys.iter().filter(|key| !others.contains(key)) {
-                step.typed(key, "set");
-                step.command([verb, key, &known.key]);
-            }
+        for key in old.iter().filter(|key| !new.contains(key)) {
+            step.entries(key).left.push(known.key.clone());
+        }
+        for key in new.iter().filter(|key| !old.contains(key)) {
+            step.entries(key).came.push(known.key.clone());
         }
         Ok(())
     }

@@ -34,10 +34,19 @@ pub(super) struct Step<'a> {
     pub expected: Vec<(Vec<u8>, Vec<u8>)>,
     pub whole: Vec<WholeRows<'a>>,
     pub commands: Vec<Vec<Vec<u8>>>,
+    /// Index entries by the key of their set: what leaves and comes in one command each.
+    index: BTreeMap<Vec<u8>, Entries>,
     /// Set by the step that ends a batch.
     pub batch: Option<u64>,
     /// `Some(true)`: the copy follows the log at this moment, `Some(false)`: it does not.
     pub alive: Option<bool>,
+}
+
+/// Texts of rows' keys that leave and come to a set.
+#[derive(Debug, Default)]
+pub(super) struct Entries {
+    pub left: Vec<Vec<u8>>,
+    pub came: Vec<Vec<u8>>,
 }
 
 /// What a step is taken in.
@@ -86,6 +95,24 @@ impl Step<'_> {
         if !self.types.contains_key(key) {
             self.types.insert(key.to_vec(), wanted);
         }
+    }
+
+    pub fn entries(&mut self, key: &[u8]) -> &mut Entries {
+        if !self.index.contains_key(key) {
+            self.typed(key, "set");
+        }
+        self.index.entry(key.to_vec()).or_default()
+    }
+
+    /// Puts what was collected by set behind the other commands.
+    fn with_entries(&self) -> Vec<(&[u8], &[u8], &[Vec<u8>])> {
+        let mut commands = Vec::with_capacity(self.index.len());
+        for (key, entries) in &self.index {
+            for (verb, members) in [(&b"SREM"[..], &entries.left), (b"SADD", &entries.came)] {
+                commands.extend(members.chunks(WORDS_MAX).map(|members| (verb, &key[..], members)));
+            }
+        }
+        commands
     }
 
     pub fn set_fields(&mut self, key: &str, fields: Vec<(String, String)>) {
@@ -191,23 +218,34 @@ impl Command for Told<'_> {
                 words.made(|out| codec::body(form, shape, whole.row, whole.version.as_bytes(), out));
             }
         }
-        words.number(step.commands.len());
+        let entries = step.with_entries();
+        words.number(step.commands.len() + entries.len());
         // Rights are given by prefix: one command of each kind and prefix stands for all.
         let mut samples = HashSet::new();
         for command in &step.commands {
-            let sample = samples.insert((command.first(), group(names, command.get(1))));
+            let key = command.get(1).map_or(&[][..], Vec::as_slice);
+            let sample = samples.insert((command.first().map_or(&[][..], Vec::as_slice), group(names, key)));
             words.number(command.len());
             words.word(if sample { b"1" } else { b"0" });
             for word in command {
                 words.word(word);
             }
         }
+        for (verb, key, members) in entries {
+            let sample = samples.insert((verb, group(names, key)));
+            words.number(2 + members.len());
+            words.word(if sample { b"1" } else { b"0" });
+            words.word(verb);
+            words.word(key);
+            for member in members {
+                words.word(member);
+            }
+        }
     }
 }
 
 /// A key up to the table or index in it.
-fn group<'k>(names: &Names, key: Option<&'k Vec<u8>>) -> &'k [u8] {
-    let key = key.map_or(&[][..], Vec::as_slice);
+fn group<'k>(names: &Names, key: &'k [u8]) -> &'k [u8] {
     let end = key.iter().skip(names.prefix.len()).position(|byte| *byte == b':');
     &key[..end.map_or(key.len(), |end| names.prefix.len() + end)]
 }
