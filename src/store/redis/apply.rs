@@ -307,7 +307,7 @@ impl RedisStore {
             let first = format!("-{}", news.window);
             step.command([b"LTRIM", key.as_bytes(), first.as_bytes(), b"-1"]);
         }
-        step.set_fields(&self.names.status, ledger.status_fields(catalog));
+        step.set_fields(&self.names.status, ledger.status_fields(catalog, &self.names));
         ledger.last_batch = batch.id;
         step.batch = Some(batch.id);
         step.alive = Some(observed.connected);

@@ -59,7 +59,7 @@ fn open(settings: &RedisSettings, catalog: Arc<Catalog>) -> Result<RedisStore, S
     let live = i64::from(settings.redis.url.database);
     let mut link = Link::new(settings, live);
     check_server(&mut link)?;
-    let names = Names::new(&settings.redis.prefix);
+    let names = Names::new(&settings.redis);
     let writer = to_hex(&RandomState::new().build_hasher().finish().to_be_bytes());
     let taken = take_over(&mut link, settings, &names, &catalog, &writer)?;
     let ledger = Ledger::read(&mut link, &names, &catalog)?
@@ -67,7 +67,7 @@ fn open(settings: &RedisSettings, catalog: Arc<Catalog>) -> Result<RedisStore, S
     let form = find_form(&mut link, settings, &names)?;
     let mut store = RedisStore {
         form,
-        tables: catalog.tables.iter().map(|table| TableNames::new(&settings.redis.prefix, table)).collect(),
+        tables: catalog.tables.iter().map(|table| TableNames::new(&names, table)).collect(),
         names,
         writer,
         epoch: taken.epoch,

@@ -26,13 +26,10 @@ pub struct RedisReader {
 
 impl RedisReader {
     pub fn new(settings: &RedisSettings, catalog: Arc<Catalog>) -> RedisReader {
+        let names = Names::new(&settings.redis);
         RedisReader {
-            names: Names::new(&settings.redis.prefix),
-            tables: catalog
-                .tables
-                .iter()
-                .map(|table| TableNames::new(&settings.redis.prefix, table))
-                .collect(),
+            tables: catalog.tables.iter().map(|table| TableNames::new(&names, table)).collect(),
+            names,
             link: Mutex::new(Link::new(settings, i64::from(settings.redis.url.database))),
             settings: settings.clone(),
             catalog,

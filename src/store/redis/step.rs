@@ -246,8 +246,9 @@ impl Command for Told<'_> {
 
 /// A key up to the table or index in it.
 fn group<'k>(names: &Names, key: &'k [u8]) -> &'k [u8] {
-    let end = key.iter().skip(names.prefix.len()).position(|byte| *byte == b':');
-    &key[..end.map_or(key.len(), |end| names.prefix.len() + end)]
+    let before = if key.starts_with(names.rows.as_bytes()) { names.rows.len() } else { names.prefix.len() };
+    let end = key.iter().skip(before).position(|byte| *byte == b':');
+    &key[..end.map_or(key.len(), |end| before + end)]
 }
 
 /// The beginning of a stored row, as the script compares it.

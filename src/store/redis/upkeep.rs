@@ -154,7 +154,7 @@ impl RedisStore {
     /// Writes what readers may know of a replica that was just opened.
     pub(super) fn show_status(&mut self) -> Result<(), StoreError> {
         let next = self.known_ledger()?.clone();
-        let mut fields = next.status_fields(&self.catalog);
+        let mut fields = next.status_fields(&self.catalog, &self.names);
         for (shape, table) in self.catalog.tables.iter().zip(&next.tables) {
             fields.push((format!("{}.rows", shape.name), table.rows.to_string()));
         }
@@ -178,7 +178,7 @@ impl RedisStore {
             let built = next.heartbeat_ms.unwrap_or(0).to_string();
             let mut step = Step::default();
             step.command([b"HSET", self.names.meta.as_bytes(), b"built_at_ms", built.as_bytes()]);
-            step.set_fields(&self.names.status, next.status_fields(&self.catalog));
+            step.set_fields(&self.names.status, next.status_fields(&self.catalog, &self.names));
             self.run(&step, next)?;
         }
         if self.is_elsewhere() {

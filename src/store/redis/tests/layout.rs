@@ -25,7 +25,7 @@ fn a_hash_loses_the_fields_that_an_update_no_longer_has() {
     let bench = bench(server::shared().settings(RowEncoding::Hash));
     let mut client = server::shared().client();
     let mut store = bench.open();
-    let key = format!("{}users:3", bench.settings.redis.prefix);
+    let key = format!("{}users:3", rows(&bench.settings));
     let mut full = upsert(5, 10);
     full.values[2] = Value::Text("a@x.org".into());
     full.values[3] = Value::Real(0.5);
@@ -53,7 +53,7 @@ fn a_hash_loses_the_fields_that_an_update_no_longer_has() {
         }
     };
     store.apply(&batch([write(20, Value::Blob(vec![0, 255]))])).unwrap();
-    let key = format!("{}users_hidden:2:k\04é", bench.settings.redis.prefix);
+    let key = format!("{}users_hidden:2:k\04é", rows(&bench.settings));
     assert_eq!(hash(&mut client, &key)["photo"], [0, 255]);
     store.apply(&batch([write(21, Value::Null)])).unwrap();
     assert_eq!(hash(&mut client, &key).keys().collect::<Vec<_>>(), ["_v", "price", "sku", "tenant"]);
@@ -72,7 +72,7 @@ fn json_rows_are_objects() {
     change.values[2] = Value::Null;
     store.apply(&batch([change])).unwrap();
     let text: String =
-        redis::cmd("GET").arg(format!("{}users:3", bench.settings.redis.prefix)).query(&mut client).unwrap();
+        redis::cmd("GET").arg(format!("{}users:3", rows(&bench.settings))).query(&mut client).unwrap();
     let mut json: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert!(json.as_object_mut().unwrap().remove("_v").is_some());
     let score = json["score"].take();
@@ -115,6 +115,32 @@ fn the_status_tells_what_a_copy_is_worth() {
     store.apply(&cut_off).unwrap();
     assert_eq!(alive(&mut client), -2);
     assert_eq!(text(&status(&mut client), "state"), "disconnected");
+}
+
+#[test]
+fn a_shared_redis_says_where_the_rows_are_when_they_are_whole() {
+    if !available() {
+        return;
+    }
+    let bench = bench(server::shared().settings(RowEncoding::Hash));
+    let mut client = server::shared().client();
+    let prefix = bench.settings.redis.prefix.clone();
+    let mut live = || -> String {
+        redis::cmd("HGET").arg(format!("{prefix}readside:status")).arg("live").query(&mut client).unwrap()
+    };
+    let mut store = bench.open();
+    assert_eq!(live(), "");
+    store.apply(&moving(None, 10, batch([upsert(1, 10)]))).unwrap();
+    assert_eq!(live(), "", "half a copy is not pointed at");
+    store.complete().unwrap();
+    let rows = live();
+    assert_eq!(rows, format!("{prefix}1:"));
+    assert!(hash(&mut server::shared().client(), &format!("{rows}users:-1")).contains_key("id"));
+    // It stays where it is when the daemon comes back.
+    drop(store);
+    let mut store = bench.open();
+    store.apply(&moving(Some(10), 20, batch([upsert(1, 20)]))).unwrap();
+    assert_eq!(live(), rows);
 }
 
 #[test]

@@ -40,6 +40,11 @@ fn moving(from: Option<i64>, to: i64, batch: Batch) -> Batch {
     Batch { advances: advance(from, to), ..batch }
 }
 
+/// Before the names of tables.
+fn rows(settings: &RedisSettings) -> String {
+    super::names::Names::new(&settings.redis).rows
+}
+
 /// Every key of a prefix with its content, except for what expires.
 fn everything(client: &mut redis::Connection, prefix: &str) -> BTreeMap<String, Vec<Vec<u8>>> {
     let keys: Vec<String> = redis::cmd("KEYS").arg(format!("{prefix}*")).query(client).unwrap();

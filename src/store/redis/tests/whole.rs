@@ -36,7 +36,8 @@ fn begun(bench: &InRedis) -> crate::store::RedisStore {
 fn refuses(bench: &InRedis, client: &mut redis::Connection, key: &str) {
     let mut store = begun(bench);
     let prefix = &bench.settings.redis.prefix;
-    let wrong = format!("{prefix}{key}");
+    let before = if key.starts_with("readside") { prefix } else { &rows(&bench.settings) };
+    let wrong = format!("{before}{key}");
     let () = redis::cmd("RENAME").arg(&wrong).arg("aside").query(client).unwrap_or_default();
     let () = redis::cmd("ZADD").arg(&wrong).arg(1).arg("other").query(client).unwrap();
     let before = everything(client, prefix);
@@ -119,7 +120,7 @@ fn a_row_that_somebody_changed_is_refused() {
     let bench = bench(server::shared().settings(RowEncoding::Hash));
     let mut client = server::shared().client();
     let mut store = begun(&bench);
-    let key = format!("{}users:-1", bench.settings.redis.prefix);
+    let key = format!("{}users:-1", rows(&bench.settings));
     let () = redis::cmd("HSET").arg(&key).arg("_v").arg("mine").query(&mut client).unwrap();
     let before = everything(&mut client, &bench.settings.redis.prefix);
     let message = stopped(store.apply(&mixed()), StopCode::Foreign);
