@@ -211,9 +211,10 @@ fn item(id: &str, row: &BTreeMap<String, String>) -> String {
 /// Both tables are exactly what the history leads to, and so are their indexes.
 fn assert_equal(server: &RedisServer, history: &History) {
     let mut reader = server.connect();
+    let live: String = cmd("HGET").arg("shop:readside:status").arg("live").query(&mut reader).unwrap();
     let expected = history.expected();
     for table in TABLES {
-        let before = format!("{ROWS}{table}:");
+        let before = format!("{live}{table}:");
         let mut found: BTreeMap<u64, String> = BTreeMap::new();
         let mut entries: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         for key in keys(&mut reader, &format!("{before}*")) {
@@ -228,7 +229,7 @@ fn assert_equal(server: &RedisServer, history: &History) {
             found.insert(id.parse().unwrap(), item(id, &row));
         }
         assert_eq!(found.into_values().collect::<Vec<_>>(), expected, "{table}");
-        assert!(indexes(&mut reader, ROWS, table) == entries, "the indexes of {table} are not in step");
+        assert!(indexes(&mut reader, &live, table) == entries, "the indexes of {table} are not in step");
     }
 }
 
