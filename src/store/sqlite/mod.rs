@@ -2,7 +2,7 @@
 //!
 //! - `owner`, `open`: whose file it is, and opening it
 //! - `layout`, `views`: what is in it
-//! - `apply`, `table`: one batch, one row
+//! - `apply`, `order`, `table`: one batch, one row
 //! - `upkeep`: the end of the first copy, the WAL, old delete marks
 //! - `reader`: the reading side
 
@@ -10,6 +10,7 @@ mod apply;
 mod error;
 mod layout;
 mod open;
+mod order;
 mod owner;
 mod reader;
 mod table;

@@ -21,7 +21,7 @@ const BUSY_TIMEOUT: Duration = Duration::from_millis(200);
 const CHECKPOINT_PAGES: i64 = 1_000;
 /// What the WAL file is cut to when it is reset.
 const WAL_KEEP_BYTES: i64 = 8 << 20;
-const CACHE_KIB: i64 = 4 << 10;
+const CACHE_KIB: i64 = 2 << 10;
 
 impl SqliteStore {
     /// Opens or creates the replica at `path`. Refuses (`Stop`) a file of another program, of
