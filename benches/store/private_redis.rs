@@ -376,7 +376,7 @@ fn plain(rows: i64, widths: i64, name: &str, encoding: RowEncoding) -> f64 {
             let fields = shape.tables[0].columns.iter().map(|column| column.name.clone()).zip(values);
             let key = format!("bench:users:{nth}");
             if encoding == RowEncoding::Hash {
-                pipe.cmd("HSET").arg(key).arg(&fields.collect::<Vec<_>>()).ignore();
+                pipe.cmd("HSET").arg(key).arg(fields.collect::<Vec<_>>()).ignore();
             } else {
                 let members: Vec<String> = fields
                     .map(|(name, value)| match name.as_str() {

@@ -164,9 +164,9 @@ fn to_payload(shape: &Table, row: &RowState, header: &[u8], out: &mut Vec<u8>) {
 /// A text in MessagePack, as `cmsgpack.unpack` takes it.
 fn push_packed(out: &mut Vec<u8>, text: &[u8]) {
     match text.len() {
-        length @ ..32 => out.push(0xA0 | length as u8),
-        length @ ..256 => out.extend([0xD9, length as u8]),
-        length @ ..0x1_0000 => {
+        length @ 0..32 => out.push(0xA0 | length as u8),
+        length @ 32..256 => out.extend([0xD9, length as u8]),
+        length @ 256..0x1_0000 => {
             out.push(0xDA);
             out.extend((length as u16).to_be_bytes());
         }

@@ -44,11 +44,11 @@ impl Payload<'_> {
     pub fn push_text(&mut self, text: &[u8]) {
         let out = &mut *self.out;
         let head = match text.len() {
-            length @ ..64 => {
+            length @ 0..64 => {
                 out.push(0x80 | length as u8);
                 1
             }
-            length @ ..4_096 => {
+            length @ 64..4_096 => {
                 out.extend([0xE0 | (length >> 8) as u8, length as u8]);
                 2
             }
@@ -95,10 +95,10 @@ impl Payload<'_> {
     fn close(&mut self, length: usize) {
         self.entries += 1;
         let groups = match length {
-            ..=127 => 1,
-            ..16_383 => 2,
-            ..2_097_151 => 3,
-            ..268_435_455 => 4,
+            0..=127 => 1,
+            128..16_383 => 2,
+            16_383..2_097_151 => 3,
+            2_097_151..268_435_455 => 4,
             _ => 5,
         };
         for nth in (0..groups).rev() {
@@ -119,11 +119,11 @@ impl Payload<'_> {
         let mut before = [0; BEFORE];
         before[0] = HASH_LISTPACK;
         let length = match size {
-            ..64 => {
+            0..64 => {
                 before[1] = size as u8;
                 1
             }
-            ..16_384 => {
+            64..16_384 => {
                 before[1..3].copy_from_slice(&[0x40 | (size >> 8) as u8, size as u8]);
                 2
             }

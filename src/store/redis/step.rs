@@ -49,6 +49,9 @@ pub(super) struct Entries {
     pub came: Vec<Vec<u8>>,
 }
 
+/// A command, the key of its set, and the members that it moves.
+type Moves<'s> = (&'s [u8], &'s [u8], &'s [Vec<u8>]);
+
 /// What a step is taken in.
 #[derive(Clone, Copy)]
 pub(super) struct Replica<'r> {
@@ -105,7 +108,7 @@ impl Step<'_> {
     }
 
     /// Puts what was collected by set behind the other commands.
-    fn with_entries(&self) -> Vec<(&[u8], &[u8], &[Vec<u8>])> {
+    fn with_entries(&self) -> Vec<Moves<'_>> {
         let mut commands = Vec::with_capacity(self.index.len());
         for (key, entries) in &self.index {
             for (verb, members) in [(&b"SREM"[..], &entries.left), (b"SADD", &entries.came)] {
