@@ -60,8 +60,8 @@ use names::{Names, TableNames};
 /// Records a batch should have at most: Redis serves nobody else while it applies one, for 2 ms with
 /// so many rows of ten columns.
 const BATCH_RECORDS: u64 = 512;
-/// The same where rows have index entries, each of which takes about as long as a row.
-const BATCH_RECORDS_INDEXED: u64 = 256;
+/// The same where rows have index entries, each of which takes longer than a row.
+const BATCH_RECORDS_INDEXED: u64 = 128;
 /// Event ids read by one command.
 const IDS_AT_ONCE: usize = 5_000;
 /// Bytes of a batch: copying a megabyte takes Redis about as long as a thousand small rows.
