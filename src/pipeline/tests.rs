@@ -267,7 +267,6 @@ fn a_lost_replica_ends_the_pipeline_and_not_the_daemon() {
     assert_eq!(fresh_as_of_ms(&store, &shared), fresh);
     assert_eq!(stopped(&store, &shared), None, "nobody is needed");
     assert!(daemon.progress.read(|shared| shared.stopped.is_none()));
-    assert!(!daemon.stop.load(std::sync::atomic::Ordering::Relaxed), "the next pipeline may run");
     // From what the store has, the same records are read again.
     let mut daemon = Daemon::start(&config, &shared, store.clone());
     daemon.observe(&shared).unwrap();
