@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 
 use crate::app::replica::Place;
 use crate::config::Config;
-use crate::source::kafka::{self, Cleanup, FoundTopic, Probe};
+use crate::source::Cleanup;
+use crate::source::kafka::{self, FoundTopic, Probe};
 
 use super::{DONE, FOREIGN, IO, UNAVAILABLE};
 use crate::store::{StopCode, StoreError, redis_check};
@@ -216,7 +217,8 @@ mod tests {
     use super::*;
 
     fn topic(deletes_after: Option<Duration>) -> FoundTopic {
-        let cleanup = Cleanup { compacts: false, deletes_after, deletes_beyond_bytes: None };
+        let cleanup =
+            Cleanup { compacts: false, deletes_after, deletes_beyond_bytes: None, keeps_tombstones: None };
         FoundTopic { partitions: 6, cleanup: Some(cleanup) }
     }
 

@@ -64,6 +64,7 @@ fn open(path: &Path, catalog: Arc<Catalog>, settings: Settings) -> Result<Sqlite
     configure(&conn, path, complete)?;
     conn.set_prepared_statement_cache_capacity(28 + layout::STATEMENTS * catalog.tables.len());
     adopt_settings(&conn, &catalog, &settings)?;
+    adopt_views(&conn)?;
     let memory = load(&conn, &catalog)?;
     let store = SqliteStore {
         conn,
@@ -234,6 +235,25 @@ fn adopt_settings(conn: &Connection, catalog: &Catalog, settings: &Settings) -> 
             params![GENERATION, table.name, table.max_staleness_ms, ordinal as i64],
         )?;
     }
+    Ok(())
+}
+
+/// The views of a file that another build of readside has made say what this one says.
+fn adopt_views(conn: &Connection) -> Result<(), StoreError> {
+    let stored: Vec<String> = conn
+        .prepare("SELECT sql FROM sqlite_schema WHERE type = 'view'")?
+        .query_map([], |row| row.get(0))?
+        .collect::<Result<_, _>>()?;
+    let definitions = views::definitions();
+    if definitions.iter().all(|view| stored.contains(view)) {
+        return Ok(());
+    }
+    let tx = rusqlite::Transaction::new_unchecked(conn, TransactionBehavior::Immediate)?;
+    for view in &definitions {
+        let name = view.split_whitespace().nth(2).unwrap_or_default();
+        tx.execute_batch(&format!("DROP VIEW IF EXISTS {name}; {view}"))?;
+    }
+    tx.commit()?;
     Ok(())
 }
 
