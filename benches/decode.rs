@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use readside::config::{
     Column, Config, DeadLetters, Expression, Format, Freshness, Gate, Kafka, Keep, Listener, Log, LogFormat,
-    Mapping, OnError, OnGap, Otherwise, Path, RebuildPolicy, Replica, Root, Rule, Sqlite, Startup, Table,
-    TableSource, Target, Topic,
+    Mapping, OnError, OnGap, Otherwise, Path, Rebuild, RebuildPolicy, Replica, Root, Rule, Sqlite, Startup,
+    Table, TableSource, Target, Topic,
 };
 use readside::domain::checkpoint::{PartitionMemory, TopicPartition};
 use readside::domain::record::{Headers, Record};
@@ -149,6 +149,7 @@ fn config(format: Format, mapping: Mapping) -> Config {
             name: "bench".to_owned(),
             target: Target::Sqlite(Sqlite { path: "replica.db".into() }),
             rebuild_when_mapping_changes: RebuildPolicy::Auto,
+            rebuild: Rebuild { max_loss: 0.1, min_rows: 100, min_free_bytes: 0 },
         },
         topics: vec![Topic {
             name: "orders".to_owned(),

@@ -16,7 +16,7 @@ use readside::domain::change::{Change, IfMissing, Operation};
 use readside::domain::checkpoint::{Position, TopicPartition};
 use readside::domain::value::{ColumnType, Value};
 use readside::domain::version::{Coordinates, Version};
-use readside::store::{Settings, SqliteStore, Store};
+use readside::store::{LossLimit, Settings, SqliteStore, Store};
 
 const AT: TopicPartition = TopicPartition { topic: 0, partition: 0 };
 
@@ -82,6 +82,8 @@ fn open(path: &Path, catalog: &Arc<Catalog>) -> SqliteStore {
         replica_name: "bench".into(),
         heartbeat_limit: Duration::from_secs(4),
         dead_letter_bytes_max: 0,
+        loss: LossLimit::default(),
+        min_free_bytes: 0,
     };
     SqliteStore::open(path, catalog.clone(), settings).expect("a new replica")
 }

@@ -1,10 +1,14 @@
 //! Wiring, supervision and shutdown of `readside run`: the only place that knows everything.
 //!
 //! [`start`] builds every part in order and gives back what is running; [`run`] adds signals and
-//! the progress display. The main thread serves HTTP, the pipeline and the writer have a thread
-//! each, the Kafka client brings its own.
+//! the progress display. The main thread serves HTTP, the supervisor has a thread, and so have the
+//! pipeline and the writer of each generation; the Kafka client brings its own.
 
+mod build;
+mod frozen;
+mod log;
 pub mod replica;
+mod supervisor;
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -16,14 +20,14 @@ use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use crate::admin;
-use crate::app::replica::{Place, Replica};
+use crate::app::replica::Found;
+use crate::app::supervisor::{Setting, Supervisor};
 use crate::config::Config;
 use crate::domain::catalog::Catalog;
 use crate::mapping::Plan;
-use crate::metrics::Metrics;
 use crate::pipeline::progress::Progress;
-use crate::pipeline::{Clock, Context, Ended, Failure, Pipeline};
-use crate::source::kafka::KafkaSource;
+use crate::pipeline::rebuild::RebuildDesk;
+use crate::pipeline::{Clock, Failure};
 use crate::store::Reader;
 
 /// A shutdown that takes longer than this ends the process anyway: the replica is consistent at
@@ -33,12 +37,12 @@ const SHUTDOWN_MAX: Duration = Duration::from_secs(5);
 /// The parts of a running daemon.
 pub struct Running {
     pub catalog: Arc<Catalog>,
-    pub metrics: Arc<Metrics>,
+    /// Of the generation that serves at the start.
     pub progress: Arc<Progress>,
     pub reader: Arc<dyn Reader>,
     stop: Arc<AtomicBool>,
     ended: Option<oneshot::Receiver<Result<(), Failure>>>,
-    pipeline: Option<JoinHandle<()>>,
+    supervisor: Option<JoinHandle<()>>,
     http_stop: oneshot::Sender<()>,
     http: tokio::task::JoinHandle<std::io::Result<()>>,
     /// Where the listeners are, also when the configuration left the port open.
@@ -132,8 +136,7 @@ pub async fn start(config: &Config) -> Result<Running, Failure> {
 /// What can fail before anything runs: listeners, mapping, replica.
 struct Prepared {
     plan: Plan,
-    replica: Replica,
-    reader: Arc<dyn Reader>,
+    found: Found,
     listeners: admin::Listeners,
 }
 
@@ -143,15 +146,9 @@ fn prepare(config: &Config, stop: &AtomicBool) -> Result<Option<Prepared>, Failu
         http: listen("http.listen", config.http.listen)?,
         admin: listen("admin.listen", config.admin.listen)?,
     };
-    let mut plan = Plan::compile(config);
-    let Some(mut replica) = Replica::open(config, plan.catalog(), stop)? else { return Ok(None) };
-    for (table, kind) in replica.version_kinds()?.into_iter().enumerate() {
-        if let Some(kind) = kind {
-            plan.set_version_kind(table, kind);
-        }
-    }
-    let reader = Place::of(config).reader(plan.catalog());
-    Ok(Some(Prepared { plan, replica, reader, listeners }))
+    let plan = Plan::compile(config);
+    let Some(found) = Found::open(config, plan.catalog(), stop)? else { return Ok(None) };
+    Ok(Some(Prepared { plan, found, listeners }))
 }
 
 fn listen(key: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
@@ -162,70 +159,37 @@ fn listen(key: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
 }
 
 impl Prepared {
-    async fn start(mut self, config: &Config, stop: Arc<AtomicBool>) -> Result<Running, Failure> {
-        let catalog = Arc::clone(self.plan.catalog());
-        let metrics = Arc::new(Metrics::new(&catalog));
-        let progress = Arc::new(Progress::default());
-        let context = Context {
-            clock: clock(),
-            metrics: Arc::clone(&metrics),
-            progress: Arc::clone(&progress),
-            stop: Arc::clone(&stop),
-        };
-        progress.tick_pipeline(context.now_ms());
-        progress.tick_writer(context.now_ms());
-        let checkpoint = self.replica.checkpoint()?;
-        info!(
-            replica = %config.replica.target,
-            complete = checkpoint.complete,
-            partitions = checkpoint.positions.len(),
-            "replica opened"
-        );
-        let source = KafkaSource::start(&config.kafka, &catalog.topics, config.freshness.interval)
-            .map_err(|error| Failure::other(format!("kafka: {error}")))?;
+    async fn start(self, config: &Config, stop: Arc<AtomicBool>) -> Result<Running, Failure> {
         let http_address = local_address(&self.listeners.http)?;
         let admin_address = local_address(&self.listeners.admin)?;
+        let desk = Arc::new(RebuildDesk::default());
+        let setting = Setting {
+            config: config.clone(),
+            clock: clock(),
+            stop: Arc::clone(&stop),
+            desk: Arc::clone(&desk),
+        };
+        let (supervisor, serving) = Supervisor::start(setting, self.plan, self.found)?;
         info!(http = %http_address, admin = %admin_address, "listening");
+        let admin::Context { catalog, progress, reader, .. } = serving.borrow().clone();
         let (http_stop, http_stopped) = oneshot::channel();
-        let http = tokio::spawn(admin::serve(
-            admin::Context {
-                catalog: Arc::clone(&catalog),
-                metrics: Arc::clone(&metrics),
-                progress: Arc::clone(&progress),
-                reader: Arc::clone(&self.reader),
-            },
-            self.listeners,
-            async {
-                let _ = http_stopped.await;
-            },
-        ));
-        let mut writer = self
-            .replica
-            .start_writer(context.clone())
-            .map_err(|error| Failure::other(format!("cannot start a thread: {error}")))?;
-        let pipeline = Pipeline::new(config, self.plan, source, checkpoint, &mut writer);
+        let http = tokio::spawn(admin::serve(serving, desk, self.listeners, async {
+            let _ = http_stopped.await;
+        }));
         let (ended_tx, ended) = oneshot::channel();
         let thread = std::thread::Builder::new()
-            .name("pipeline".into())
+            .name("supervisor".into())
             .spawn(move || {
-                let outcome = pipeline.run().and_then(|ended| match ended {
-                    Ended::Stopped => Ok(()),
-                    Ended::Retired => Err(Failure::other("another generation was made the live one")),
-                    Ended::Rebuild { reason } => Err(Failure::foreign(reason)),
-                });
-                // The store is closed when the writer has ended.
-                writer.join();
-                let _ = ended_tx.send(outcome);
+                let _ = ended_tx.send(supervisor.run());
             })
             .map_err(|error| Failure::other(format!("cannot start a thread: {error}")))?;
         Ok(Running {
             catalog,
-            metrics,
             progress,
-            reader: self.reader,
+            reader,
             stop,
             ended: Some(ended),
-            pipeline: Some(thread),
+            supervisor: Some(thread),
             http_stop,
             http,
             http_address,
@@ -244,13 +208,13 @@ impl Running {
         self.stop.store(true, Ordering::Relaxed);
     }
 
-    /// Resolves when the pipeline has ended and the replica is closed.
+    /// Resolves when every pipeline has ended and the replica is closed.
     pub async fn ended(&mut self) -> Result<(), Failure> {
         match &mut self.ended {
             Some(ended) => {
                 let outcome = ended.await;
                 self.ended = None;
-                outcome.unwrap_or_else(|_| Err(Failure::other("the pipeline ended unexpectedly")))
+                outcome.unwrap_or_else(|_| Err(Failure::other("the supervisor ended unexpectedly")))
             }
             None => Ok(()),
         }
@@ -262,10 +226,10 @@ impl Running {
         if tokio::time::timeout(Duration::from_secs(1), self.http).await.is_err() {
             warn!("the HTTP listeners did not end in time");
         }
-        if let Some(thread) = self.pipeline.take()
+        if let Some(thread) = self.supervisor.take()
             && thread.join().is_err()
         {
-            warn!("the pipeline thread panicked");
+            warn!("the supervisor thread panicked");
         }
     }
 }

@@ -152,6 +152,22 @@ enum Command {
         #[command(flatten)]
         output: OutputFormat,
     },
+    /// Build the replica anew beside the copy that serves
+    ///
+    /// The running daemon reads the log from its start into a second copy, while the first one
+    /// serves and goes on applying, and then switches in one transaction. It refuses to switch when
+    /// the new copy has suspiciously fewer rows. SQLite only.
+    #[command(after_long_help = "Examples:\n  readside rebuild --wait\n  readside rebuild --accept-loss")]
+    Rebuild {
+        /// Wait until the new copy serves; exit code 1 when it will not
+        #[arg(short, long)]
+        wait: bool,
+        /// Switch also when the new copy has fewer rows than `rebuild.max_loss` allows
+        #[arg(long)]
+        accept_loss: bool,
+        #[command(flatten)]
+        admin: Admin,
+    },
     /// Ask a probe of the running daemon, for images without an HTTP client
     ///
     /// Ends with exit code 0 or 69.
@@ -310,6 +326,10 @@ impl Cli {
                 };
                 commands::wait::run(&admin.sources()?.admin, &target, timeout, output.is_json())
             }
+            Command::Rebuild { wait, accept_loss, admin } => {
+                let options = commands::rebuild::Options { wait, accept_loss };
+                commands::rebuild::run(&admin.sources()?.admin, options)
+            }
             Command::Health { probe, http, config, timeout } => {
                 commands::health::run(&http_endpoint(http, &config)?, probe.0, timeout)
             }
@@ -354,6 +374,8 @@ mod tests {
             "wait --topic users --partition 3 --offset 1042 --timeout 500ms",
             "wait --table users --key [42] --version -7",
             "wait --table users --key [42] --version [1,2] -o json",
+            "rebuild",
+            "rebuild --wait --accept-loss --admin 127.0.0.1:9465",
             "health",
             "health startup --http 127.0.0.1:9464",
             "schema",
@@ -396,7 +418,19 @@ mod tests {
         let names: Vec<_> = Cli::command().get_subcommands().map(|each| each.get_name().to_owned()).collect();
         assert_eq!(
             names,
-            ["run", "demo", "validate", "check", "status", "wait", "health", "schema", "completions", "man"]
+            [
+                "run",
+                "demo",
+                "validate",
+                "check",
+                "status",
+                "wait",
+                "rebuild",
+                "health",
+                "schema",
+                "completions",
+                "man"
+            ]
         );
     }
 
@@ -415,10 +449,11 @@ mod tests {
     #[test]
     fn the_reference_has_every_command() {
         let text = include_str!("../docs/REFERENCE.md");
+        let (_, commands) = text.split_once("\n## Commands\n").unwrap();
         for command in Cli::command().get_subcommands() {
             let name = command.get_name();
             let start = format!("| `{name}");
-            let line = text.lines().find(|line| line.starts_with(&start));
+            let line = commands.lines().find(|line| line.starts_with(&start));
             let line = line.unwrap_or_else(|| panic!("docs/REFERENCE.md has no command {name}"));
             for argument in command.get_arguments() {
                 let Some(option) =

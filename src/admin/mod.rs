@@ -2,7 +2,7 @@
 //!
 //! Two listeners. The read-only one (`http.listen`) is for the cluster: `/metrics`, `/startupz`,
 //! `/readyz`, `/livez`. The admin one (`admin.listen`, loopback) is for the service beside us and
-//! for people: `/status`, `/wait`, `/`. Every answer but metrics and the page is JSON; an error is
+//! for people: `/status`, `/wait`, `POST /rebuild`, `/`. Every answer but metrics and the page is JSON; an error is
 //! `{"error": <one word>, "message": <a sentence>}`.
 
 mod building;
@@ -10,6 +10,7 @@ mod listener;
 mod page;
 mod parameters;
 mod probes;
+mod rebuild;
 mod status;
 mod wait;
 
@@ -25,13 +26,14 @@ use axum::http::uri::Authority;
 use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Json, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use tokio::sync::{Semaphore, watch};
 
 use crate::domain::catalog::Catalog;
 use crate::domain::retry::RetryReason;
 use crate::metrics::Metrics;
 use crate::pipeline::progress::Progress;
+use crate::pipeline::rebuild::RebuildDesk;
 use crate::store::{Reader, StoreError};
 
 pub use building::show_building;
@@ -45,7 +47,8 @@ const QUESTIONS_MAX: usize = 4;
 const HTTP_CONNECTIONS_MAX: usize = 64;
 const ADMIN_CONNECTIONS_MAX: usize = WAITERS_MAX + 64;
 
-/// What the endpoints look at.
+/// What the endpoints look at: the generation that serves. Another one takes its place when a
+/// rebuild switches.
 #[derive(Clone)]
 pub struct Context {
     pub catalog: Arc<Catalog>,
@@ -74,14 +77,15 @@ pub fn bind(listen: SocketAddr) -> io::Result<TcpListener> {
 /// Serves both listeners until `shutdown`, and then as long as answers take that have begun, but
 /// at most `listener::GRACE`. Requests that wait are answered with 503 at once.
 pub async fn serve(
-    context: Context,
+    serving: watch::Receiver<Context>,
+    rebuilds: Arc<RebuildDesk>,
     listeners: Listeners,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
     let http = tokio::net::TcpListener::from_std(listeners.http)?;
     let admin = tokio::net::TcpListener::from_std(listeners.admin)?;
     let (stop, stopping) = watch::channel(false);
-    let server = Arc::new(Server::new(context, stopping.clone()));
+    let server = Arc::new(Server::new(serving, rebuilds, stopping.clone()));
     let http = listener::serve(http, http_router(&server), HTTP_CONNECTIONS_MAX, stopping.clone());
     let admin = listener::serve(admin, admin_router(&server), ADMIN_CONNECTIONS_MAX, stopping);
     let announce = async {
@@ -93,7 +97,8 @@ pub async fn serve(
 }
 
 struct Server {
-    context: Context,
+    serving: watch::Receiver<Context>,
+    rebuilds: Arc<RebuildDesk>,
     started_ms: i64,
     waiters: Arc<Semaphore>,
     questions: Arc<Semaphore>,
@@ -101,9 +106,14 @@ struct Server {
 }
 
 impl Server {
-    fn new(context: Context, stopping: watch::Receiver<bool>) -> Server {
+    fn new(
+        serving: watch::Receiver<Context>,
+        rebuilds: Arc<RebuildDesk>,
+        stopping: watch::Receiver<bool>,
+    ) -> Server {
         Server {
-            context,
+            serving,
+            rebuilds,
             started_ms: now_ms(),
             waiters: Arc::new(Semaphore::new(WAITERS_MAX)),
             questions: Arc::new(Semaphore::new(QUESTIONS_MAX)),
@@ -111,10 +121,16 @@ impl Server {
         }
     }
 
+    /// The generation that serves now.
+    fn context(&self) -> Context {
+        self.serving.borrow().clone()
+    }
+
     /// Asks the replica on a thread that may block. The permit goes along, so that a question
     /// whose asker has gone still counts.
     async fn ask<T: Send + 'static>(
         &self,
+        context: &Context,
         question: impl FnOnce(&dyn Reader) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let lost = |_| StoreError::Retry {
@@ -122,7 +138,7 @@ impl Server {
             message: "the replica was not asked: the process is ending".to_owned(),
         };
         let permit = self.questions.clone().acquire_owned().await.map_err(|_| lost(()))?;
-        let reader = self.context.reader.clone();
+        let reader = context.reader.clone();
         let task = tokio::task::spawn_blocking(move || {
             let answer = question(reader.as_ref());
             drop(permit);
@@ -147,7 +163,8 @@ fn admin_router(server: &Arc<Server>) -> Router {
         .route("/", get(page::page))
         .route("/status", get(status::status))
         .route("/wait", get(wait::wait))
-        .fallback(|| async { unknown_path("/, /status and /wait") })
+        .route("/rebuild", post(rebuild::rebuild))
+        .fallback(|| async { unknown_path("/, /status, /wait and POST /rebuild") })
         .layer(middleware::from_fn(only_loopback_names))
         .with_state(server.clone())
 }

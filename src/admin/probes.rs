@@ -18,7 +18,7 @@ const HANGS_AFTER_MS: i64 = 30_000;
 const HANGS_AFTER_WHILE_BUILDING_MS: i64 = 15 * 60_000;
 
 pub(super) async fn metrics(State(server): OfServer) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, TEXT_FORMAT)], server.context.metrics.render(now_ms()))
+    ([(header::CONTENT_TYPE, TEXT_FORMAT)], server.context().metrics.render(now_ms()))
 }
 
 #[derive(Serialize)]
@@ -52,7 +52,8 @@ fn what_remains(shared: &Shared) -> String {
 
 /// 200 once the start-up gate has opened, else 503 and how much remains.
 pub(super) async fn startupz(State(server): OfServer) -> Response {
-    let progress = &server.context.progress;
+    let context = server.context();
+    let progress = &context.progress;
     let open = progress.is_gate_open();
     let body = progress.read(|shared| Startup {
         gate: if open { "open" } else { "closed" },
@@ -75,11 +76,12 @@ pub(super) async fn startupz(State(server): OfServer) -> Response {
 /// 200 when the gate is open and the replica can be read. How old the replica may be is for the
 /// reader to decide: a stale copy is ready, too, and the body says its state.
 pub(super) async fn readyz(State(server): OfServer) -> Response {
-    if !server.context.progress.is_gate_open() {
+    let context = server.context();
+    if !context.progress.is_gate_open() {
         let message = "the start-up gate has not opened yet; /startupz says how much remains";
         return refusal(StatusCode::SERVICE_UNAVAILABLE, "starting", message);
     }
-    match server.ask(|reader| reader.status(now_ms())).await {
+    match server.ask(&context, |reader| reader.status(now_ms())).await {
         Ok(status) => {
             Json(serde_json::json!({ "ready": true, "state": status.state.name() })).into_response()
         }
@@ -90,7 +92,8 @@ pub(super) async fn readyz(State(server): OfServer) -> Response {
 /// 200 while both loops come round. A broker or a disk that does not answer is no reason to be
 /// restarted, a loop that hangs is.
 pub(super) async fn livez(State(server): OfServer) -> Response {
-    let progress = &server.context.progress;
+    let context = server.context();
+    let progress = &context.progress;
     let limit_ms = if progress.is_gate_open() { HANGS_AFTER_MS } else { HANGS_AFTER_WHILE_BUILDING_MS };
     // Before the first round the loops are as old as the server.
     let silent_ms = now_ms() - progress.last_tick_ms().max(server.started_ms);

@@ -6,6 +6,7 @@ use axum::response::{IntoResponse, Json, Response};
 use serde::Serialize;
 
 use crate::pipeline::progress::Build;
+use crate::pipeline::rebuild::RebuildStatus;
 use crate::store::Status;
 
 use super::{OfServer, now_ms};
@@ -32,13 +33,15 @@ struct Body {
     build: Option<Build>,
     /// Why the store refuses batches for now; they are retried.
     store_failing: Option<String>,
+    rebuild: RebuildStatus,
 }
 
 /// 200; 503 when the replica cannot be read, with what the daemon itself knows.
 pub(super) async fn status(State(server): OfServer) -> Response {
     let now_ms = now_ms();
-    let replica = server.ask(move |reader| reader.status(now_ms)).await;
-    let progress = &server.context.progress;
+    let context = server.context();
+    let replica = server.ask(&context, move |reader| reader.status(now_ms)).await;
+    let progress = &context.progress;
     let gate_open = progress.is_gate_open();
     let mut body = progress.read(|shared| Body {
         replica: None,
@@ -51,6 +54,7 @@ pub(super) async fn status(State(server): OfServer) -> Response {
         connected: shared.connected,
         build: shared.build,
         store_failing: shared.store_failing.clone(),
+        rebuild: server.rebuilds.status(),
     });
     let code = match replica {
         Ok(replica) => {

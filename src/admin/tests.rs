@@ -96,6 +96,8 @@ struct Running {
     http: SocketAddr,
     admin: SocketAddr,
     context: Context,
+    serving: watch::Sender<Context>,
+    rebuilds: Arc<RebuildDesk>,
     replica: Arc<FakeReplica>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<io::Result<()>>>,
@@ -130,14 +132,16 @@ fn start() -> Running {
     let listeners = Listeners { http: bind(free).unwrap(), admin: bind(free).unwrap() };
     let (http, admin) = (listeners.http.local_addr().unwrap(), listeners.admin.local_addr().unwrap());
     let (stop, stopped) = oneshot::channel();
-    let served = context.clone();
+    let (serving, served) = watch::channel(context.clone());
+    let rebuilds = Arc::new(RebuildDesk::default());
+    let desk = Arc::clone(&rebuilds);
     let thread = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-        runtime.block_on(serve(served, listeners, async {
+        runtime.block_on(serve(served, desk, listeners, async {
             let _ = stopped.await;
         }))
     });
-    Running { http, admin, context, replica, stop: Some(stop), thread: Some(thread) }
+    Running { http, admin, context, serving, rebuilds, replica, stop: Some(stop), thread: Some(thread) }
 }
 
 impl Running {
@@ -284,7 +288,8 @@ async fn a_loop_that_hangs_is_not_live_but_may_take_long_while_building() {
     let (context, _) = context();
     let progress = context.progress.clone();
     let (_stop, stopping) = watch::channel(false);
-    let server = Arc::new(Server { started_ms: 0, ..Server::new(context, stopping) });
+    let (_serving, served) = watch::channel(context);
+    let server = Arc::new(Server { started_ms: 0, ..Server::new(served, Arc::default(), stopping) });
     let live = async || probes::livez(State(server.clone())).await.status().as_u16();
 
     assert_eq!(live().await, 503, "no round since 1970");
@@ -589,4 +594,69 @@ fn an_address_that_is_taken_is_named() {
     let error = bind(address).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
     assert!(error.to_string().contains(&address.to_string()), "{error}");
+}
+
+#[test]
+fn a_rebuild_is_begun_by_post_only_and_says_what_became_of_it() {
+    use crate::pipeline::rebuild::Answer as Began;
+
+    let running = started();
+    assert_eq!(running.get("/rebuild").status, 405);
+    assert_eq!(
+        receive(request(running.http, "POST", "/rebuild")).status,
+        404,
+        "not on the read-only listener"
+    );
+    let foreign = "POST /rebuild HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n";
+    assert_eq!(receive(send(running.admin, foreign)).error(), (403, "foreign_host".to_owned()));
+    assert_eq!(receive(request(running.admin, "POST", "/rebuild?loss=yes")).status, 400);
+    assert!(running.rebuilds.take_requests().is_empty(), "none of these got through");
+
+    for (path, accepts_loss, answer, status) in [
+        ("/rebuild", false, Began::Begun(2), 202),
+        ("/rebuild?accept_loss=true", true, Began::Running(2), 409),
+        ("/rebuild?accept_loss=false", false, Began::Refused("no room".to_owned()), 507),
+        ("/rebuild", false, Began::Unsupported("not here".to_owned()), 501),
+    ] {
+        let asking = request(running.admin, "POST", path);
+        let until = Instant::now() + Duration::from_secs(20);
+        let request = loop {
+            if let Some(request) = running.rebuilds.take_requests().pop() {
+                break request;
+            }
+            assert!(Instant::now() < until, "{path} did not arrive");
+            std::thread::yield_now();
+        };
+        assert_eq!(request.accepts_loss, accepts_loss, "{path}");
+        request.reply.send(answer).unwrap();
+        let answer = receive(asking);
+        assert_eq!(answer.status, status, "{path}: {answer:?}");
+    }
+}
+
+/// A generation under another mapping takes over while somebody waits.
+#[test]
+fn a_wait_goes_on_in_the_generation_that_takes_over() {
+    let running = started();
+    running.commit(0, 3);
+    let asking = request(running.admin, "GET", "/wait?topic=users&partition=0&offset=7&timeout=20s");
+    // Topic `users` has another place in the new mapping, and the old one moves no more.
+    let catalog = Catalog {
+        topics: vec!["users".to_owned()],
+        tables: vec![Table { topics: vec![0], ..table("users", false) }],
+        fingerprint: "new".to_owned(),
+    };
+    let next = Context {
+        metrics: Arc::new(running.context.metrics.beside(&catalog)),
+        catalog: Arc::new(catalog),
+        progress: Arc::default(),
+        reader: running.context.reader.clone(),
+    };
+    next.progress.open_gate();
+    running.serving.send(next.clone()).unwrap();
+    next.progress.update(|shared| {
+        shared.positions.insert(TopicPartition { topic: 0, partition: 0 }, 8);
+    });
+    let answer = receive(asking);
+    assert_eq!((answer.status, answer.json()["next_offset"].as_i64()), (200, Some(8)), "{answer:?}");
 }

@@ -3,7 +3,6 @@
 //! A service that has produced an event knows its coordinates or its version. It waits here until
 //! the replica holds the event, and then reads the replica.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::rejection::QueryRejection;
@@ -22,7 +21,7 @@ use crate::store::{RowLookup, StoreError};
 
 use super::listener::told_to_stop;
 use super::parameters::{Wanted, parse_duration, parse_key, parse_version, version_as_json};
-use super::{OfServer, Server, refusal, store_refusal};
+use super::{Context, OfServer, Server, refusal, store_refusal};
 
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
 const TIMEOUT_MAX: Duration = Duration::from_secs(300);
@@ -56,11 +55,13 @@ pub(super) async fn wait(
     State(server): OfServer,
     parameters: Result<Query<Parameters>, QueryRejection>,
 ) -> Response {
-    let asked = match parameters {
-        Ok(Query(parameters)) => resolve(&server.context.catalog, &parameters),
-        Err(rejection) => Err(malformed(&rejection.body_text())),
+    let parameters = match parameters {
+        Ok(Query(parameters)) => parameters,
+        Err(rejection) => return *malformed(&rejection.body_text()),
     };
-    let (target, timeout) = match asked {
+    let mut serving = server.serving.clone();
+    let mut context = serving.borrow_and_update().clone();
+    let (mut target, timeout) = match resolve(&context.catalog, &parameters) {
         Ok(asked) => asked,
         Err(response) => return *response,
     };
@@ -75,32 +76,50 @@ pub(super) async fn wait(
     };
     let deadline = Instant::now() + timeout;
     let mut stopping = server.stopping.clone();
-    // Also with a timeout of 0 it looks once.
-    let mut seen = None;
-    if let Ok(Some(response)) = look(&server, &target, &mut seen).await {
-        return response;
-    }
-    tokio::select! {
-        biased;
-        response = until_there(&server, &target, seen) => response,
-        () = told_to_stop(&mut stopping) => {
-            refusal(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", "the daemon is shutting down")
+    loop {
+        let asked = Asked { server: &server, context: &context };
+        // Also with a timeout of 0 it looks once.
+        let mut seen = None;
+        if let Ok(Some(response)) = look(asked, &target, &mut seen).await {
+            return response;
         }
-        () = tokio::time::sleep_until(deadline) => too_late(&server, &target, timeout),
+        tokio::select! {
+            biased;
+            response = until_there(asked, &target, seen) => return response,
+            () = told_to_stop(&mut stopping) => {
+                let message = "the daemon is shutting down";
+                return refusal(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", message);
+            }
+            // Another generation serves now; under its mapping things may have other places.
+            Ok(()) = serving.changed() => {}
+            () = tokio::time::sleep_until(deadline) => return too_late(asked, &target, timeout),
+        }
+        context = serving.borrow_and_update().clone();
+        target = match resolve(&context.catalog, &parameters) {
+            Ok((target, _)) => target,
+            Err(response) => return *response,
+        };
     }
+}
+
+/// Whom is asked, and the generation that is meant.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    server: &'a Server,
+    context: &'a Context,
 }
 
 /// The answer when time is up. A partition counts as unknown only now, because one that was just
 /// added takes a moment until the replica knows it, and only if others of its topic are known:
 /// before the first contact with the brokers nobody can tell.
-fn too_late(server: &Server, target: &Target, timeout: Duration) -> Response {
+fn too_late(asked: Asked<'_>, target: &Target, timeout: Duration) -> Response {
     if let Target::Offset { at, .. } = target {
-        let known = server.context.progress.read(|shared| {
+        let known = asked.context.progress.read(|shared| {
             let mut of_topic = shared.positions.keys().filter(|known| known.topic == at.topic).peekable();
             of_topic.peek().is_none() || of_topic.any(|known| known == at)
         });
         if !known {
-            let topic = server.context.catalog.topics.get(at.topic).map_or("", String::as_str);
+            let topic = asked.context.catalog.topics.get(at.topic).map_or("", String::as_str);
             let message = format!("the replica knows no partition {} of topic {topic}", at.partition);
             return refusal(StatusCode::NOT_FOUND, "unknown_partition", &message);
         }
@@ -109,19 +128,19 @@ fn too_late(server: &Server, target: &Target, timeout: Duration) -> Response {
     refusal(StatusCode::GATEWAY_TIMEOUT, "timeout", &message)
 }
 
-fn position(server: &Server, at: TopicPartition) -> Option<i64> {
-    server.context.progress.read(|shared| shared.positions.get(&at).copied())
+fn position(asked: Asked<'_>, at: TopicPartition) -> Option<i64> {
+    asked.context.progress.read(|shared| shared.positions.get(&at).copied())
 }
 
 /// Looks now and with every commit.
-async fn until_there(server: &Arc<Server>, target: &Target, mut seen: Option<Seen>) -> Response {
-    let progress = &server.context.progress;
+async fn until_there(asked: Asked<'_>, target: &Target, mut seen: Option<Seen>) -> Response {
+    let progress = &asked.context.progress;
     let mut commits = progress.subscribe();
     loop {
         commits.mark_unchanged();
         // Read before looking: what stopped the daemon came after the last commit.
         let stopped = progress.read(|shared| shared.stopped.clone());
-        match look(server, target, &mut seen).await {
+        match look(asked, target, &mut seen).await {
             Ok(Some(response)) => return response,
             Ok(None) => {}
             // Rows can be looked at again with the next commit.
@@ -145,20 +164,20 @@ async fn until_there(server: &Arc<Server>, target: &Target, mut seen: Option<See
 type Seen = (Vec<(TopicPartition, i64)>, bool);
 
 async fn look(
-    server: &Arc<Server>,
+    asked: Asked<'_>,
     target: &Target,
     seen: &mut Option<Seen>,
 ) -> Result<Option<Response>, StoreError> {
     match target {
         Target::Offset { at, offset } => {
-            let there = position(server, *at).filter(|next| next > offset);
+            let there = position(asked, *at).filter(|next| next > offset);
             // While the first copy is being built, readers see nothing of it.
-            let Some(next_offset) = there.filter(|_| server.context.progress.is_gate_open()) else {
+            let Some(next_offset) = there.filter(|_| asked.context.progress.is_gate_open()) else {
                 return Ok(None);
             };
             let (at, offset) = (*at, *offset);
-            let topic = server.context.catalog.topics.get(at.topic);
-            if server.ask(move |reader| reader.is_dead_letter(at, offset)).await? {
+            let topic = asked.context.catalog.topics.get(at.topic);
+            if asked.server.ask(asked.context, move |reader| reader.is_dead_letter(at, offset)).await? {
                 return Ok(Some(refusal(
                     StatusCode::CONFLICT,
                     "dead_letter",
@@ -175,21 +194,21 @@ async fn look(
             Ok(Some(Json(body).into_response()))
         }
         Target::Version { table, key, wanted } => {
-            let now = seen_by(server, *table);
-            if !server.context.progress.is_gate_open() || seen.as_ref() == Some(&now) {
+            let now = seen_by(asked, *table);
+            if !asked.context.progress.is_gate_open() || seen.as_ref() == Some(&now) {
                 return Ok(None);
             }
             let (index, key) = (*table, key.clone());
-            let row = server.ask(move |reader| reader.row(index, &key)).await?;
+            let row = asked.server.ask(asked.context, move |reader| reader.row(index, &key)).await?;
             // Only what was answered counts as seen.
             *seen = Some(now);
-            Ok(judge(server, *table, wanted, &row))
+            Ok(judge(asked, *table, wanted, &row))
         }
     }
 }
 
-fn seen_by(server: &Server, table: usize) -> Seen {
-    let context = &server.context;
+fn seen_by(asked: Asked<'_>, table: usize) -> Seen {
+    let context = asked.context;
     let topics = context.catalog.tables.get(table).map_or(&[][..], |table| &table.topics);
     let positions = context.progress.read(|shared| {
         let of_table = shared.positions.iter().filter(|(at, _)| topics.contains(&at.topic));
@@ -199,14 +218,14 @@ fn seen_by(server: &Server, table: usize) -> Seen {
 }
 
 /// Compares a row with what is wanted; `None`: not there yet.
-fn judge(server: &Server, table: usize, wanted: &Wanted, row: &RowLookup) -> Option<Response> {
+fn judge(asked: Asked<'_>, table: usize, wanted: &Wanted, row: &RowLookup) -> Option<Response> {
     let (version, visible): (&Version, bool) = match row {
         RowLookup::Visible { version, .. } => (version, true),
         RowLookup::Deleted { version } => (version, false),
         RowLookup::Missing => return None,
     };
     let parts = version.parts();
-    let name = server.context.catalog.tables.get(table).map_or("", |table| table.name.as_str());
+    let name = asked.context.catalog.tables.get(table).map_or("", |table| table.name.as_str());
     if parts.kind != wanted.kind {
         let example = version_as_json(&parts);
         let message = format!("versions of table {name} are of another kind; this row's is {example}");

@@ -5,38 +5,57 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use tracing::warn;
+use tracing::{info, warn};
 
-use crate::config::{Config, Target};
+use crate::config::{Config, RebuildPolicy, Target};
 use crate::domain::catalog::Catalog;
 use crate::domain::checkpoint::Checkpoint;
-use crate::domain::retry::Backoff;
+use crate::domain::retry::{Backoff, RetryReason};
 use crate::domain::version::VersionKind;
 use crate::mapping::Plan;
 use crate::pipeline::{Context, Failure, Writer, start_writer};
 use crate::store::{
-    Reader, RedisReader, RedisSettings, RedisStore, Settings, SqliteReader, SqliteStore, Status, Store,
-    StoreError, heartbeat_limit, sqlite_status,
+    Live, LossLimit, Reader, RedisReader, RedisSettings, RedisStore, Settings, SqliteReader, SqliteReplica,
+    SqliteStore, Status, Store, StoreError, heartbeat_limit, sqlite_status,
 };
 
-/// A replica that is open for writing.
+/// A generation of a replica that is open for writing.
 pub enum Replica {
     Sqlite(Box<SqliteStore>),
     Redis(Box<RedisStore>),
 }
 
-impl Replica {
+/// What the place of the configuration holds.
+pub struct Found {
+    /// Of a replica that can have a second generation.
+    pub file: Option<SqliteReplica>,
+    pub serves: Serves,
+    /// A generation that was being built beside the one that serves, to be gone on with, and why it
+    /// is built.
+    pub next: Option<(Replica, String)>,
+}
+
+/// What readers see until another generation takes its place.
+pub enum Serves {
+    /// A copy under the mapping of now, or the first one.
+    Live(Replica),
+    /// A copy that nothing is to be applied to: it was built under this other mapping, or its log
+    /// cannot be read on.
+    Frozen(Arc<Catalog>),
+}
+
+impl Found {
     /// Opens it; what may go away (a full disk, a directory not mounted yet, a server that does not
     /// answer) is waited for. `None` when told to stop meanwhile.
     pub fn open(
         config: &Config,
         catalog: &Arc<Catalog>,
         stop: &AtomicBool,
-    ) -> Result<Option<Replica>, Failure> {
+    ) -> Result<Option<Found>, Failure> {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
         loop {
-            match Replica::try_open(config, catalog) {
-                Ok(replica) => return Ok(Some(replica)),
+            match Found::try_open(config, catalog) {
+                Ok(found) => return Ok(Some(found)),
                 Err(StoreError::Retry { message, .. }) => {
                     if backoff.attempts() == 0 {
                         warn!(error = %message, "the replica cannot be opened; trying again");
@@ -50,19 +69,91 @@ impl Replica {
         }
     }
 
-    fn try_open(config: &Config, catalog: &Arc<Catalog>) -> Result<Replica, StoreError> {
-        let catalog = Arc::clone(catalog);
-        Ok(match Place::of(config) {
+    fn try_open(config: &Config, catalog: &Arc<Catalog>) -> Result<Found, StoreError> {
+        match Place::of(config) {
             Place::Sqlite(path) => {
-                let settings = Settings {
-                    replica_name: config.replica.name.clone(),
-                    heartbeat_limit: heartbeat_limit(config.freshness.interval),
-                    dead_letter_bytes_max: config.dead_letters.max_bytes,
+                let file = SqliteReplica::open(&path, sqlite_settings(config))?;
+                let never = config.replica.rebuild_when_mapping_changes == RebuildPolicy::Never;
+                let mut survey = file.survey(catalog)?;
+                if matches!(survey.live, Live::Changed { complete: true, .. }) && file.adapt(catalog)? {
+                    info!("the mapping has changed, and the copy follows without reading the log");
+                    survey = file.survey(catalog)?;
+                }
+                let serves = match survey.live {
+                    Live::Changed { complete: false, .. } if !never => {
+                        let store = file.start_over(Arc::clone(catalog))?;
+                        return Ok(Found { file: Some(file), serves: Serves::live(store), next: None });
+                    }
+                    Live::Changed { .. } if !never => frozen(&file)?,
+                    Live::Same
+                        if survey.next.as_ref().is_some_and(|next| next.same && next.live_is_frozen) =>
+                    {
+                        frozen(&file)?
+                    }
+                    // Refuses another mapping.
+                    _ => Serves::live(file.open_live(Arc::clone(catalog))?),
                 };
-                Replica::Sqlite(Box::new(SqliteStore::open(&path, catalog, settings)?))
+                let next = match survey.next {
+                    None => None,
+                    Some(next) if next.same => {
+                        let store = file.resume(Arc::clone(catalog))?;
+                        Some((Replica::Sqlite(Box::new(store)), next.reason))
+                    }
+                    Some(next) => {
+                        info!(
+                            generation = next.generation,
+                            "the mapping has changed again: dropping what was built"
+                        );
+                        file.abandon()?;
+                        None
+                    }
+                };
+                Ok(Found { file: Some(file), serves, next })
             }
-            Place::Redis(settings) => Replica::Redis(Box::new(RedisStore::open(&settings, catalog)?)),
-        })
+            Place::Redis(settings) => {
+                let store = RedisStore::open(&settings, Arc::clone(catalog))?;
+                Ok(Found { file: None, serves: Serves::Live(Replica::Redis(Box::new(store))), next: None })
+            }
+        }
+    }
+}
+
+fn frozen(file: &SqliteReplica) -> Result<Serves, StoreError> {
+    match file.live_catalog()? {
+        Some(catalog) => Ok(Serves::Frozen(Arc::new(catalog))),
+        None => {
+            Err(StoreError::Retry { reason: RetryReason::Io, message: "the replica has just gone".into() })
+        }
+    }
+}
+
+impl Serves {
+    fn live(store: SqliteStore) -> Serves {
+        Serves::Live(Replica::Sqlite(Box::new(store)))
+    }
+}
+
+fn sqlite_settings(config: &Config) -> Settings {
+    let limits = config.replica.rebuild;
+    Settings {
+        replica_name: config.replica.name.clone(),
+        heartbeat_limit: heartbeat_limit(config.freshness.interval),
+        dead_letter_bytes_max: config.dead_letters.max_bytes,
+        loss: LossLimit {
+            max_share: limits.max_loss,
+            min_rows: i64::try_from(limits.min_rows).unwrap_or(i64::MAX),
+        },
+        min_free_bytes: limits.min_free_bytes,
+    }
+}
+
+impl Replica {
+    /// `None` where generations are not counted.
+    pub fn generation(&self) -> Option<u32> {
+        match self {
+            Replica::Sqlite(store) => Some(store.generation()),
+            Replica::Redis(_) => None,
+        }
     }
 
     pub fn checkpoint(&mut self) -> Result<Checkpoint, StoreError> {

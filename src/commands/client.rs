@@ -9,7 +9,7 @@ use std::time::Duration;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
-use hyper::{Request, Uri, header};
+use hyper::{Method, Request, Uri, header};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
@@ -87,7 +87,16 @@ pub fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::R
 /// `GET`; any status is an answer. No answer within `timeout` is an [`Exit`] with code 69 that
 /// says what to do.
 pub async fn get(endpoint: &Endpoint, path: &str, timeout: Duration) -> Result<Answer, Exit> {
-    match tokio::time::timeout(timeout, exchange(endpoint, path)).await {
+    ask(endpoint, Method::GET, path, timeout).await
+}
+
+/// `POST` without a body; like [`get`].
+pub async fn post(endpoint: &Endpoint, path: &str, timeout: Duration) -> Result<Answer, Exit> {
+    ask(endpoint, Method::POST, path, timeout).await
+}
+
+async fn ask(endpoint: &Endpoint, method: Method, path: &str, timeout: Duration) -> Result<Answer, Exit> {
+    match tokio::time::timeout(timeout, exchange(endpoint, method, path)).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(reason)) => Err(Exit::unavailable(format!(
             "cannot ask {endpoint}: {reason}; is `readside run` running, and does it listen there?"
@@ -100,11 +109,14 @@ pub async fn get(endpoint: &Endpoint, path: &str, timeout: Duration) -> Result<A
 
 async fn exchange(
     endpoint: &Endpoint,
+    method: Method,
     path: &str,
 ) -> Result<Answer, Box<dyn std::error::Error + Send + Sync>> {
     let stream = TcpStream::connect(endpoint.0.as_str()).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    let request = Request::get(path)
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
         .header(header::HOST, endpoint.0.as_str())
         .header(header::CONNECTION, "close")
         .body(Empty::<Bytes>::new())?;

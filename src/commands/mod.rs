@@ -7,6 +7,7 @@ pub mod completions;
 pub mod demo;
 pub mod health;
 pub mod man;
+pub mod rebuild;
 pub mod run;
 pub mod schema;
 pub mod status;

@@ -143,6 +143,30 @@ struct Status {
     build: Option<Build>,
     store_failing: Option<String>,
     message: Option<String>,
+    #[serde(default)]
+    rebuild: Rebuild,
+}
+
+/// Missing where the replica speaks for itself.
+#[derive(Debug, Default, Deserialize)]
+struct Rebuild {
+    running: Option<Running>,
+    last: Option<Last>,
+    frozen: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Running {
+    generation: u32,
+    reason: String,
+    build: Option<Build>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Last {
+    result: String,
+    message: Option<String>,
+    at_ms: i64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -188,16 +212,9 @@ fn render(status: &Status, verbose: bool) -> String {
         }
     }
     if let Some(build) = status.build.as_ref().filter(|_| !status.gate_open) {
-        text.push_str(&format!(
-            "building: {} of {} records to go, {:.0} records/s, {}\n",
-            build.remaining_records,
-            build.total_records,
-            build.rate,
-            build
-                .eta_seconds
-                .map_or("time left unknown".to_owned(), |eta| format!("about {} left", age_text(eta)))
-        ));
+        text.push_str(&format!("building: {}\n", far(build)));
     }
+    text.push_str(&rebuild(status));
     if !status.tables.is_empty() {
         text.push('\n');
         text.push_str(&tables(status));
@@ -207,6 +224,42 @@ fn render(status: &Status, verbose: bool) -> String {
         text.push_str(&positions(status));
     }
     text
+}
+
+/// How far a copy is.
+fn far(build: &Build) -> String {
+    let left = build.eta_seconds.map(|eta| format!("about {} left", age_text(eta)));
+    format!(
+        "{} of {} records to go, {:.0} records/s, {}",
+        build.remaining_records,
+        build.total_records,
+        build.rate,
+        left.as_deref().unwrap_or("time left unknown")
+    )
+}
+
+fn rebuild(status: &Status) -> String {
+    let Rebuild { running, last, frozen } = &status.rebuild;
+    let mut text = String::new();
+    if let Some(reason) = frozen {
+        text.push_str(&format!("the copy that serves is left as it is: {}\n", printable(reason)));
+    }
+    if let Some(Running { generation, reason, build }) = running {
+        let far = build.as_ref().map_or("how much there is to read is being asked".to_owned(), far);
+        text.push_str(&format!("rebuilding (generation {generation}, {}): {far}\n", printable(reason)));
+    } else if let Some(Last { result, message: Some(message), at_ms }) = last {
+        let ago = age(status.now_ms, Some(*at_ms));
+        text.push_str(&format!("the last rebuild {} {ago} ago: {}\n", ended(result), printable(message)));
+    }
+    text
+}
+
+fn ended(result: &str) -> &'static str {
+    match result {
+        "refused" => "was refused",
+        "failed" => "failed",
+        _ => "ended",
+    }
 }
 
 fn headline(status: &Status) -> String {
@@ -433,7 +486,7 @@ users         11            5     unknown  unknown  unknown
     fn without_a_daemon_the_replica_speaks_for_itself() {
         use crate::domain::catalog::{Catalog, Column, Table as Shape};
         use crate::domain::value::ColumnType;
-        use crate::store::{Settings, SqliteStore};
+        use crate::store::{LossLimit, Settings, SqliteStore};
 
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("replica.db");
@@ -458,6 +511,8 @@ users         11            5     unknown  unknown  unknown
             replica_name: "orders-side".to_owned(),
             heartbeat_limit: Duration::from_secs(4),
             dead_letter_bytes_max: 0,
+            loss: LossLimit::default(),
+            min_free_bytes: 0,
         };
         drop(SqliteStore::open(&path, catalog.into(), settings).unwrap());
         let answer = block_on(async { Ok(ask(&sources).await?) }).unwrap();

@@ -43,6 +43,17 @@ pub struct Replica {
     pub name: String,
     pub target: Target,
     pub rebuild_when_mapping_changes: RebuildPolicy,
+    pub rebuild: Rebuild,
+}
+
+/// What a rebuild beside the live copy has to fulfil.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rebuild {
+    /// The part of its rows, from 0 to 1, that a table may lack in the new copy.
+    pub max_loss: f64,
+    /// Tables with fewer rows than this may lose all of them.
+    pub min_rows: u64,
+    pub min_free_bytes: u64,
 }
 
 /// Where the replica is.

@@ -80,6 +80,15 @@ pub(super) fn count(text: &str) -> Result<u64, Wrong> {
     }
 }
 
+/// A share from 0 to 1.
+pub(super) fn percent(text: &str) -> Result<f64, Wrong> {
+    let number = text.strip_suffix('%').and_then(|number| number.trim_end().parse::<u8>().ok());
+    match number {
+        Some(number @ 0..=100) if !text.starts_with('+') => Ok(f64::from(number) / 100.0),
+        _ => Err("expected a percentage such as `10%`".into()),
+    }
+}
+
 pub(super) fn address(text: &str) -> Result<SocketAddr, Wrong> {
     text.parse()
         .map_err(|_| "expected an IP address and a port such as `0.0.0.0:9464` or `[::1]:9464`".into())

@@ -40,6 +40,8 @@ pub(super) enum Shape {
     Duration,
     Size,
     Count,
+    /// A whole number from 0 to 100, `%` behind it.
+    Percent,
     /// `address:port` to listen on.
     Address,
     /// The path of a file.
@@ -91,7 +93,7 @@ pub(super) static ROOT: Section = Section {
             "rebuild_when_mapping_changes",
             Default("auto"),
             Shape::Word(words::<RebuildPolicy>),
-            "What happens to a replica that was built under another mapping. This version stops with exit code 78, whatever is given.",
+            "What happens to a replica that was built under another mapping: `auto` rebuilds it if the log can give everything back, `always` in any case, `never` stops with exit code 78.",
         ),
         key(
             "defaults",
@@ -110,6 +112,12 @@ pub(super) static ROOT: Section = Section {
             Required,
             Shape::Map { names: "table", value: &Shape::Section(&TABLE) },
             "The tables of the replica, by name.",
+        ),
+        key(
+            "rebuild",
+            Optional,
+            Shape::Section(&REBUILD),
+            "What a rebuild beside the live copy has to fulfil; SQLite only.",
         ),
         key("freshness", Optional, Shape::Section(&FRESHNESS), "How freshness is measured."),
         key("startup", Optional, Shape::Section(&STARTUP), "When the replica counts as started."),
@@ -245,7 +253,7 @@ static DEFAULTS: Section = Section {
             "on_gap",
             Default("auto"),
             Shape::Word(words::<OnGap>),
-            "What happens when the log no longer has the events that come next. This version stops with exit code 78, whatever is given.",
+            "What happens when the log does not continue where the copy stands; see [Gaps](OPERATIONS.md#gaps).",
         ),
         key(
             "max_staleness",
@@ -302,7 +310,7 @@ static TOPIC_KEYS: [Key; 11] = [
         "on_gap",
         Optional,
         Shape::Word(words::<OnGap>),
-        "What happens when the log no longer has the events that come next; default: `defaults.on_gap`. This version stops with exit code 78, whatever is given.",
+        "What happens when the log does not continue where the copy stands; default: `defaults.on_gap`; see [Gaps](OPERATIONS.md#gaps).",
     ),
     key(
         "placeholder",
@@ -445,6 +453,32 @@ pub(super) static RULE: Section = Section {
         ),
     ]],
     unsupported: &["replace", "each", "row", "when"],
+};
+
+static REBUILD: Section = Section {
+    name: "rebuild",
+    help: "What a rebuild beside the live copy has to fulfil; SQLite only.",
+    keys: &[&[
+        key(
+            "max_loss",
+            Default("10%"),
+            Shape::Percent,
+            "A table of the new copy may lack this part of its rows; a copy that lacks more does not replace the live one.",
+        ),
+        key(
+            "min_rows",
+            Default("100"),
+            Shape::Count,
+            "Tables with fewer rows than this may lose all of them.",
+        ),
+        key(
+            "min_free",
+            Default("64MiB"),
+            Shape::Size,
+            "What must stay free on the volume beside both copies; a rebuild that would need it does not begin.",
+        ),
+    ]],
+    unsupported: &[],
 };
 
 static FRESHNESS: Section = Section {

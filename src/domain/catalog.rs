@@ -1,12 +1,14 @@
 //! The shape of a replica: its topics and tables, as a store needs to know them.
 
+use serde::{Deserialize, Serialize};
+
 use super::value::{ColumnType, Value};
 
 /// Topics and tables of one compiled mapping.
 ///
 /// Topic indexes are stable because topics are sorted by name: versions carry the index as a
 /// tie-breaker and two replicas of one configuration must agree.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Catalog {
     /// Topic names in ascending order. An index into this list is called a *topic index*.
     pub topics: Vec<String>,
@@ -16,7 +18,7 @@ pub struct Catalog {
     pub fingerprint: String,
 }
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Table {
     pub name: String,
     /// Columns in declared order; every row has one value per column in this order.
@@ -37,7 +39,7 @@ pub struct Table {
     pub fingerprint: String,
 }
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Column {
     pub name: String,
     pub ty: ColumnType,

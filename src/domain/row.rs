@@ -156,6 +156,20 @@ impl RowState {
         self.newest().is_none()
     }
 
+    /// The row of a table that has some of the columns of this one, key columns included: `from`
+    /// tells where each of them is here.
+    pub fn rearranged(&self, from: &[usize]) -> RowState {
+        let values: Vec<Value> = from.iter().map(|&column| self.values[column].clone()).collect();
+        let versions = self.column_versions.as_ref().map(|versions| {
+            let versions: Box<[Option<Version>]> = from.iter().map(|&column| versions[column]).collect();
+            versions
+        });
+        // What differed may have been left out.
+        let column_versions = versions
+            .filter(|versions| versions.iter().any(|version| version.is_some() && *version != self.version));
+        RowState { values, version: self.version, column_versions, deleted: self.deleted }
+    }
+
     fn is_uniform(&self) -> bool {
         self.column_versions.is_none()
     }

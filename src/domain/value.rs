@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// One column of one row, already checked against its [`ColumnType`].
 ///
 /// `decimal`, `date`, `time`, `timestamp`, `uuid` and `json` are canonical text; `boolean` is the
@@ -35,7 +37,8 @@ impl Value {
 }
 
 /// The type a column is declared with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum ColumnType {
     Integer,
     Real,

@@ -1,7 +1,7 @@
 //! Fingerprints: what decides the rows of a table, as a short text that is the same on every
 //! machine and under every later release that would make the same rows.
 //!
-//! It is the digest of a canonical JSON text.
+//! It is made of digests of canonical JSON texts.
 //!
 //! Left out is what can change without a rebuild: indexes, `max_staleness`, `delete_marks`,
 //! `event_id_window`, and the policies for events that are not applied (`on_error`, `on_gap`,
@@ -17,29 +17,60 @@ use crate::domain::digest::Digest;
 /// Raised when this program makes other rows of the same events.
 const CONVERSIONS: u32 = 1;
 
-/// Of one table.
+/// Of one table: a digest of what concerns all its columns, then, behind a colon, one of each column
+/// in declared order, with commas. See [`keeps_rows`].
 pub fn table(config: &Config, table: &Table) -> String {
-    let columns: Vec<Value> = table
-        .columns
-        .iter()
-        .map(|column| {
-            json!({
-                "name": column.name,
-                "type": column.ty.name(),
-                "nullable": column.nullable,
-                "from": column.from.as_ref().map(expression),
-                "encoding": column.encoding.map(encoding),
-            })
-        })
-        .collect();
     let sources: Vec<Value> = table.sources.iter().map(|each| source(config, table, each)).collect();
-    digest(&json!({
+    let key: Vec<&str> = table.key.iter().map(|&column| table.columns[column].name.as_str()).collect();
+    let whole = digest(&json!({
         "conversions": CONVERSIONS,
         "name": table.name,
-        "columns": columns,
-        "key": table.key,
+        "key": key,
         "sources": sources,
-    }))
+    }));
+    let columns: Vec<String> = (0..table.columns.len()).map(|column| self::column(table, column)).collect();
+    format!("{whole}:{}", columns.join(","))
+}
+
+/// Whether a table of fingerprint `new` has the rows of one of fingerprint `old` without reading the
+/// log again, but for columns that are left out or in another place.
+pub fn keeps_rows(old: &str, new: &str) -> bool {
+    let (Some((old, before)), Some((new, after))) = (old.split_once(':'), new.split_once(':')) else {
+        return false;
+    };
+    let before: Vec<&str> = before.split(',').collect();
+    old == new && after.split(',').all(|column| before.contains(&column))
+}
+
+fn column(table: &Table, index: usize) -> String {
+    let column = &table.columns[index];
+    let rules: Vec<Value> = table
+        .sources
+        .iter()
+        .map(|source| match &source.mapping {
+            Mapping::Rows => Value::Null,
+            Mapping::Events(rules) => {
+                let set = rules.iter().filter_map(|(event, rule)| {
+                    let columns = match rule {
+                        Rule::Upsert { columns } | Rule::Patch { columns, .. } => columns,
+                        Rule::Delete { .. } => return None,
+                    };
+                    Some((event.clone(), expression(columns.get(&index)?)))
+                });
+                Value::Object(set.collect())
+            }
+        })
+        .collect();
+    let mut digest = digest(&json!({
+        "name": column.name,
+        "type": column.ty.name(),
+        "nullable": column.nullable,
+        "from": column.from.as_ref().map(expression),
+        "encoding": column.encoding.map(encoding),
+        "rules": rules,
+    }));
+    digest.truncate(16);
+    digest
 }
 
 /// Of the whole mapping. The topic names belong to it: versions hold indexes into their list.
@@ -82,22 +113,22 @@ fn source(config: &Config, table: &Table, source: &TableSource) -> Value {
     description
 }
 
+/// Without the columns that it sets: they are in the digests of these.
 fn rule(rule: &Rule, named: &dyn Fn(usize) -> String) -> Value {
-    let columns = |columns: &std::collections::BTreeMap<usize, Expression>| {
-        Value::Object(columns.iter().map(|(&column, from)| (named(column), expression(from))).collect())
-    };
     match rule {
-        Rule::Upsert { columns: set } => json!({ "upsert": columns(set) }),
-        Rule::Patch { columns: set, if_missing } => json!({
-            "patch": columns(set),
-            "if_missing": match if_missing {
+        Rule::Upsert { .. } => json!("upsert"),
+        Rule::Patch { if_missing, .. } => json!({
+            "patch": match if_missing {
                 IfMissing::Hold => "hold",
                 IfMissing::Create => "create",
                 IfMissing::Ignore => "ignore",
                 IfMissing::DeadLetter => "dead_letter",
             },
         }),
-        Rule::Delete { key } => json!({ "delete": columns(key) }),
+        Rule::Delete { key } => {
+            let key = key.iter().map(|(&column, from)| (named(column), expression(from)));
+            json!({ "delete": Value::Object(key.collect()) })
+        }
     }
 }
 

@@ -29,6 +29,7 @@ use crate::domain::version::VersionKind;
 use topic::{Passage, TopicPlan};
 
 pub use convert::key_value;
+pub use fingerprint::keeps_rows;
 pub use time::instant_from_text;
 
 /// What became of a record. One record is applied to all its tables or to none.

@@ -12,8 +12,7 @@ use std::time::Duration;
 
 use prometheus::core::Collector;
 use prometheus::{
-    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry,
-    TextEncoder,
+    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry, TextEncoder,
 };
 
 use crate::domain::catalog::Catalog;
@@ -104,7 +103,30 @@ impl GapReason {
     }
 }
 
-/// All metrics of one process. Topics and tables are given by their index in the catalog; an index
+/// The `result` label of `readside_rebuilds_total`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RebuildResult {
+    /// The new generation serves.
+    Switched,
+    /// It was not good enough to serve, or there was no room to build it.
+    Refused,
+    Failed,
+}
+
+impl RebuildResult {
+    pub const ALL: [RebuildResult; 3] =
+        [RebuildResult::Switched, RebuildResult::Refused, RebuildResult::Failed];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            RebuildResult::Switched => "switched",
+            RebuildResult::Refused => "refused",
+            RebuildResult::Failed => "failed",
+        }
+    }
+}
+
+/// All metrics of one generation; what is counted belongs to the process. Topics and tables are given by their index in the catalog; an index
 /// that is not in it is ignored.
 pub struct Metrics {
     registry: Registry,
@@ -128,12 +150,16 @@ pub struct Metrics {
     store_retries: IntCounterVec,
     source_errors: IntCounterVec,
     gaps: IntCounterVec,
+    rebuilds: IntCounterVec,
+    generation: Gauge,
+    rebuild_running: Gauge,
+    rebuild_remaining: Gauge,
     kafka_connected: Gauge,
     store_connected: Gauge,
     table_rows: GaugeVec,
     held_rows: GaugeVec,
     delete_marks: GaugeVec,
-    delete_marks_dropped: IntCounter,
+    delete_marks_dropped: IntCounterVec,
     replica_size: Gauge,
     wal_size: Gauge,
     wal_pages_pinned: Gauge,
@@ -168,6 +194,16 @@ impl Metrics {
     /// Until the first [`Metrics::facts`] a table counts as `building`: nothing is known to be
     /// complete yet, and a start that hangs must look like one.
     pub fn new(catalog: &Catalog) -> Metrics {
+        Metrics::create(catalog, None)
+    }
+
+    /// For a generation that is built beside this one: the gauges are its own, what is counted goes
+    /// into the same series, so that nothing starts again from zero when it takes over.
+    pub fn beside(&self, catalog: &Catalog) -> Metrics {
+        Metrics::create(catalog, Some(self))
+    }
+
+    fn create(catalog: &Catalog, earlier: Option<&Metrics>) -> Metrics {
         let registry = Registry::new();
         let metrics = Metrics {
             topics: catalog.topics.clone(),
@@ -182,23 +218,59 @@ impl Metrics {
             lag_records: gauges(&registry, &names::LAG_RECORDS),
             caught_up: gauge(&registry, &names::CAUGHT_UP, 0.0),
             bootstrap_remaining: gauge(&registry, &names::BOOTSTRAP_REMAINING, f64::NAN),
-            event_to_visible: histograms(&registry, &names::EVENT_TO_VISIBLE, EVENT_TO_VISIBLE_BUCKETS),
-            events_applied: counters(&registry, &names::EVENTS_APPLIED),
-            events_skipped: counters(&registry, &names::EVENTS_SKIPPED),
-            dead_letters_total: counters(&registry, &names::DEAD_LETTERS_TOTAL),
+            event_to_visible: match earlier {
+                Some(earlier) => share(&registry, &earlier.event_to_visible),
+                None => histograms(&registry, &names::EVENT_TO_VISIBLE, EVENT_TO_VISIBLE_BUCKETS),
+            },
+            events_applied: shared_counters(
+                &registry,
+                &names::EVENTS_APPLIED,
+                earlier.map(|earlier| &earlier.events_applied),
+            ),
+            events_skipped: shared_counters(
+                &registry,
+                &names::EVENTS_SKIPPED,
+                earlier.map(|earlier| &earlier.events_skipped),
+            ),
+            dead_letters_total: shared_counters(
+                &registry,
+                &names::DEAD_LETTERS_TOTAL,
+                earlier.map(|earlier| &earlier.dead_letters_total),
+            ),
             dead_letters: gauges(&registry, &names::DEAD_LETTERS),
-            apply_duration: histogram(&registry, &names::APPLY_DURATION, APPLY_DURATION_BUCKETS),
-            batch_events: histogram(&registry, &names::BATCH_EVENTS, BATCH_EVENTS_BUCKETS),
-            store_retries: counters(&registry, &names::STORE_RETRIES),
-            source_errors: counters(&registry, &names::SOURCE_ERRORS),
-            gaps: counters(&registry, &names::GAPS),
+            apply_duration: match earlier {
+                Some(earlier) => share(&registry, &earlier.apply_duration),
+                None => histogram(&registry, &names::APPLY_DURATION, APPLY_DURATION_BUCKETS),
+            },
+            batch_events: match earlier {
+                Some(earlier) => share(&registry, &earlier.batch_events),
+                None => histogram(&registry, &names::BATCH_EVENTS, BATCH_EVENTS_BUCKETS),
+            },
+            store_retries: shared_counters(
+                &registry,
+                &names::STORE_RETRIES,
+                earlier.map(|earlier| &earlier.store_retries),
+            ),
+            source_errors: shared_counters(
+                &registry,
+                &names::SOURCE_ERRORS,
+                earlier.map(|earlier| &earlier.source_errors),
+            ),
+            gaps: shared_counters(&registry, &names::GAPS, earlier.map(|earlier| &earlier.gaps)),
+            rebuilds: shared_counters(&registry, &names::REBUILDS, earlier.map(|earlier| &earlier.rebuilds)),
+            generation: gauge(&registry, &names::GENERATION, f64::NAN),
+            rebuild_running: gauge(&registry, &names::REBUILD_RUNNING, 0.0),
+            rebuild_remaining: gauge(&registry, &names::REBUILD_REMAINING, f64::NAN),
             kafka_connected: gauge(&registry, &names::KAFKA_CONNECTED, 0.0),
             store_connected: gauge(&registry, &names::STORE_CONNECTED, 0.0),
             table_rows: gauges(&registry, &names::TABLE_ROWS),
             held_rows: gauges(&registry, &names::HELD_ROWS),
             delete_marks: gauges(&registry, &names::DELETE_MARKS),
-            delete_marks_dropped: counters(&registry, &names::DELETE_MARKS_DROPPED)
-                .with_label_values(&[] as &[&str]),
+            delete_marks_dropped: shared_counters(
+                &registry,
+                &names::DELETE_MARKS_DROPPED,
+                earlier.map(|earlier| &earlier.delete_marks_dropped),
+            ),
             replica_size: gauge(&registry, &names::REPLICA_SIZE, f64::NAN),
             wal_size: gauge(&registry, &names::WAL_SIZE, f64::NAN),
             wal_pages_pinned: gauge(&registry, &names::WAL_PAGES_PINNED, f64::NAN),
@@ -236,6 +308,10 @@ impl Metrics {
         }
         for reason in SourceErrorKind::ALL {
             self.source_errors.with_label_values(&[reason.name()]);
+        }
+        self.delete_marks_dropped.with_label_values(&[] as &[&str]);
+        for result in RebuildResult::ALL {
+            self.rebuilds.with_label_values(&[result.name()]);
         }
         for reason in GapReason::ALL {
             self.gaps.with_label_values(&[reason.name()]);
@@ -330,6 +406,19 @@ impl Metrics {
         self.gaps.with_label_values(&[reason.name()]).inc();
     }
 
+    /// A rebuild has ended.
+    pub fn rebuilt(&self, result: RebuildResult) {
+        self.rebuilds.with_label_values(&[result.name()]).inc();
+    }
+
+    /// Which generation serves, and whether another one is being built: then with the records that
+    /// remain to be read, where that is known.
+    pub fn generations(&self, live: Option<u32>, rebuilding: bool, remaining: Option<u64>) {
+        self.generation.set(or_nan(live.map(f64::from)));
+        self.rebuild_running.set(f64::from(u8::from(rebuilding)));
+        self.rebuild_remaining.set(or_nan(remaining.map(|records| records as f64)));
+    }
+
     pub fn kafka_connected(&self, yes: bool) {
         self.kafka_connected.set(f64::from(u8::from(yes)));
     }
@@ -388,7 +477,7 @@ impl Metrics {
     }
 
     pub fn delete_marks_dropped(&self, count: u64) {
-        self.delete_marks_dropped.inc_by(count);
+        self.delete_marks_dropped.with_label_values(&[] as &[&str]).inc_by(count);
     }
 
     pub fn wal_pages_pinned(&self, pages: u64) {
@@ -444,6 +533,15 @@ fn gauge(registry: &Registry, family: &Family, start: f64) -> Gauge {
 
 fn counters(registry: &Registry, family: &Family) -> IntCounterVec {
     register(registry, IntCounterVec::new(Opts::new(family.name, family.help), family.labels))
+}
+
+/// A family that another registry has, too.
+fn share<C: Collector + Clone + 'static>(registry: &Registry, collector: &C) -> C {
+    register(registry, Ok(collector.clone()))
+}
+
+fn shared_counters(registry: &Registry, family: &Family, earlier: Option<&IntCounterVec>) -> IntCounterVec {
+    earlier.map_or_else(|| counters(registry, family), |earlier| share(registry, earlier))
 }
 
 fn histograms(registry: &Registry, family: &Family, buckets: &[f64]) -> HistogramVec {

@@ -71,6 +71,14 @@ families! {
         "Errors of the connection to Kafka.";
     GAPS = Counter "readside_gaps_total" ["reason"]
         "Times at which the log was found not to continue where the replica stands.";
+    GENERATION = Gauge "readside_generation" []
+        "Number of the generation that serves; NaN while unknown.";
+    REBUILD_RUNNING = Gauge "readside_rebuild_running" []
+        "1 while a new generation is being built beside the live one, else 0.";
+    REBUILD_REMAINING = Gauge "readside_rebuild_remaining_records" []
+        "Records between the new generation and the ends of the log when it was begun; NaN while unknown or none is built.";
+    REBUILDS = Counter "readside_rebuilds_total" ["result"]
+        "Rebuilds that have ended, by how: switched, refused, failed.";
     KAFKA_CONNECTED = Gauge "readside_kafka_connected" []
         "1 when the last round of questions to the brokers was answered, else 0.";
     STORE_CONNECTED = Gauge "readside_store_connected" []

@@ -28,6 +28,8 @@ pub struct StartupGate {
     /// The ends at start were reached once.
     caught_up: bool,
     completion_asked: bool,
+    /// The store could not complete the copy yet; another batch has to come first.
+    early: bool,
 }
 
 #[derive(Debug)]
@@ -45,6 +47,7 @@ impl StartupGate {
             targets: None,
             caught_up: false,
             completion_asked: false,
+            early: false,
         }
     }
 
@@ -79,6 +82,7 @@ impl StartupGate {
 
     /// Called with what is committed; true when the gate opens by it.
     pub fn check(&mut self, committed: &BTreeMap<TopicPartition, i64>) -> bool {
+        self.early = false;
         self.caught_up = self.caught_up || self.remaining(committed) == Some(0);
         if self.open || !self.complete || !self.caught_up {
             return false;
@@ -87,14 +91,20 @@ impl StartupGate {
         true
     }
 
-    /// Whether a first copy has everything and is to be completed by the store. Says so once.
+    /// Whether a copy has everything and is to be completed by the store. Says so once.
     pub fn wants_completion(&mut self) -> bool {
-        let asks = !self.complete && self.caught_up && !self.completion_asked;
+        let asks = !self.complete && self.caught_up && !self.completion_asked && !self.early;
         self.completion_asked |= asks;
         asks
     }
 
-    /// The store has completed the first copy.
+    /// The store wants to be asked again behind the next batch.
+    pub fn completion_is_early(&mut self) {
+        self.completion_asked = false;
+        self.early = true;
+    }
+
+    /// The store has completed the copy.
     pub fn completed(&mut self) {
         self.complete = true;
         self.open = true;
@@ -148,6 +158,10 @@ mod tests {
         assert!(gate.wants_completion());
         assert!(!gate.wants_completion(), "asked once");
         assert!(!gate.is_open());
+        gate.completion_is_early();
+        assert!(!gate.wants_completion(), "not before another batch");
+        gate.check(&ends(&[(0, 5), (1, 8)]));
+        assert!(gate.wants_completion());
         gate.completed();
         assert!(gate.is_open());
     }

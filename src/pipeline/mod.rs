@@ -10,6 +10,7 @@ mod gate;
 mod identity;
 mod intake;
 pub mod progress;
+pub mod rebuild;
 mod watchdog;
 mod writer;
 
@@ -28,7 +29,7 @@ use crate::domain::state::believable;
 use crate::mapping::Plan;
 use crate::metrics::Metrics;
 use crate::source::Source;
-use crate::store::{BatchLimits, StopCode, Store, StoreError};
+use crate::store::{BatchLimits, Completion, StopCode, Store, StoreError};
 
 pub use gate::GateRule;
 use intake::Intake;
@@ -104,6 +105,8 @@ pub enum Ended {
     /// It cannot go on from its positions, and the policy is to build a new generation beside this
     /// one, which serves on as it is.
     Rebuild { reason: String },
+    /// The copy it has built is whole and will not take the place of the live one.
+    Refused { reason: String },
 }
 
 /// Why the loop does not come round again.
@@ -332,11 +335,16 @@ impl<S: Source> Pipeline<S> {
                 self.intake.committed(&committed);
                 Ok(self.intake.check_dead_letters(committed.dead_letters_kept)?)
             }
-            Done::Completed => {
+            Done::Completed(Completion::Done) => {
                 self.intake.gate.completed();
                 self.intake.open_gate();
                 Ok(())
             }
+            Done::Completed(Completion::Behind) => {
+                self.intake.gate.completion_is_early();
+                Ok(())
+            }
+            Done::Completed(Completion::Refused { reason }) => Err(Halt::Ended(Ended::Refused { reason })),
             Done::Failed(failure) => Err(failure.into()),
             Done::Retired => Err(Halt::Ended(Ended::Retired)),
             Done::Dropped => Ok(()),

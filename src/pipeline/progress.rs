@@ -14,6 +14,8 @@ use crate::domain::checkpoint::TopicPartition;
 #[derive(Debug)]
 pub struct Progress {
     gate_open: AtomicBool,
+    /// Another generation is being built beside this one.
+    rebuilding: AtomicBool,
     /// When the pipeline's loop and the writer's loop last came round, ms since 1970.
     pipeline_tick_ms: AtomicI64,
     writer_tick_ms: AtomicI64,
@@ -49,6 +51,7 @@ impl Default for Progress {
     fn default() -> Self {
         Progress {
             gate_open: AtomicBool::new(false),
+            rebuilding: AtomicBool::new(false),
             pipeline_tick_ms: AtomicI64::new(0),
             writer_tick_ms: AtomicI64::new(0),
             shared: Mutex::new(Shared::default()),
@@ -66,6 +69,14 @@ impl Progress {
 
     pub fn is_gate_open(&self) -> bool {
         self.gate_open.load(Ordering::Acquire)
+    }
+
+    pub fn set_rebuilding(&self, yes: bool) {
+        self.rebuilding.store(yes, Ordering::Relaxed);
+    }
+
+    pub fn is_rebuilding(&self) -> bool {
+        self.rebuilding.load(Ordering::Relaxed)
     }
 
     pub fn tick_pipeline(&self, now_ms: i64) {

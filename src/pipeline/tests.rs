@@ -1,6 +1,7 @@
 //! The pipeline between a scripted log and a real store.
 
 mod gaps;
+mod rebuilds;
 mod simulation;
 mod support;
 
@@ -13,7 +14,9 @@ use crate::domain::batch::Batch;
 use crate::domain::checkpoint::Checkpoint;
 use crate::domain::retry::RetryReason;
 use crate::domain::state::State;
-use crate::store::{Applied, Fault, Figures, Maintenance, MemoryStore, Reader, StopCode, Store, StoreError};
+use crate::store::{
+    Applied, Completion, Fault, Figures, Maintenance, MemoryStore, Reader, StopCode, Store, StoreError,
+};
 use support::{Daemon, Delivery, Shared, at, config, memory_store};
 
 const USERS: &str = "
@@ -209,7 +212,7 @@ impl Store for Damaged {
         self.store.apply(batch)
     }
 
-    fn complete(&mut self) -> Result<(), StoreError> {
+    fn complete(&mut self) -> Result<Completion, StoreError> {
         self.store.complete()
     }
 

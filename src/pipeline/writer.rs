@@ -13,12 +13,15 @@ use crate::domain::change::{Effect, Skip};
 use crate::domain::checkpoint::TopicPartition;
 use crate::domain::retry::Backoff;
 use crate::metrics::Sizes;
-use crate::store::{Applied, BatchLimits, StopCode, Store, StoreError};
+use crate::store::{Applied, BatchLimits, Completion, StopCode, Store, StoreError};
 
 /// Wait for work before housekeeping gets its turn.
 const IDLE: Duration = Duration::from_millis(500);
 /// Housekeeping comes at least this often, also under load.
 const MAINTAIN_EVERY: Duration = Duration::from_secs(5);
+/// The same while there is much to be tidied up.
+const TIDYING_IDLE: Duration = Duration::from_millis(10);
+const TIDYING_EVERY: Duration = Duration::from_millis(100);
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 /// A failure that goes on is logged this often.
@@ -32,7 +35,7 @@ pub enum Work {
 
 pub enum Done {
     Applied(Committed),
-    Completed,
+    Completed(Completion),
     Failed(Failure),
     /// Refused: another generation is the live one now.
     Retired,
@@ -76,6 +79,7 @@ impl Writer {
                 work: work_rx,
                 done: done_tx,
                 maintained: Instant::now(),
+                more: false,
                 topics: HashMap::new(),
                 failed: false,
             }
@@ -111,6 +115,8 @@ struct WriterLoop<T: Store> {
     work: Receiver<Work>,
     done: SyncSender<Done>,
     maintained: Instant,
+    /// The store has more to tidy up.
+    more: bool,
     /// Dead letters by topic that were counted so far, to count only new ones.
     topics: HashMap<usize, u64>,
     /// Something was not written for good. What comes later counts on it, at least with its
@@ -123,7 +129,10 @@ impl<T: Store> WriterLoop<T> {
         self.publish_figures();
         loop {
             self.context.progress.tick_writer(self.context.now_ms());
-            match self.work.recv_timeout(IDLE) {
+            // What is left to be tidied up is done in small steps between batches.
+            let (idle, every) =
+                if self.more { (TIDYING_IDLE, TIDYING_EVERY) } else { (IDLE, MAINTAIN_EVERY) };
+            match self.work.recv_timeout(idle) {
                 Ok(work) => {
                     let done = match self.carry_out(work) {
                         Ok(Some(done)) => done,
@@ -144,7 +153,7 @@ impl<T: Store> WriterLoop<T> {
                 Err(RecvTimeoutError::Timeout) => self.maintain(),
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            if self.maintained.elapsed() >= MAINTAIN_EVERY {
+            if self.maintained.elapsed() >= every {
                 self.maintain();
             }
         }
@@ -155,7 +164,7 @@ impl<T: Store> WriterLoop<T> {
             Work::Batch(batch) if self.failed => self.note_stop(*batch),
             Work::Batch(batch) => self.apply(batch),
             Work::Complete if self.failed => Ok(Some(Done::Dropped)),
-            Work::Complete => Ok(self.retrying(|store| store.complete())?.map(|()| Done::Completed)),
+            Work::Complete => Ok(self.retrying(|store| store.complete())?.map(Done::Completed)),
         }
     }
 
@@ -243,9 +252,13 @@ impl<T: Store> WriterLoop<T> {
             Ok(done) => {
                 self.context.metrics.delete_marks_dropped(done.delete_marks_dropped);
                 self.context.metrics.wal_pages_pinned(done.wal_pages_pinned);
+                self.more = done.more;
             }
             // The next batch meets the same trouble and deals with it.
-            Err(error) => warn!(%error, "housekeeping of the store failed"),
+            Err(error) => {
+                self.more = false;
+                warn!(%error, "housekeeping of the store failed");
+            }
         }
         self.publish_figures();
     }

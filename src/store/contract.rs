@@ -4,7 +4,7 @@
 mod cases;
 mod histories;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,11 +12,11 @@ use tempfile::TempDir;
 
 use super::redis::tests::server;
 use super::{
-    MemoryStore, Reader, RedisReader, RedisSettings, RedisStore, RowLookup, Settings, SqliteReader,
-    SqliteStore, Store, StoreError,
+    LossLimit, MemoryStore, Reader, RedisReader, RedisSettings, RedisStore, RowLookup, Settings,
+    SqliteReader, SqliteStore, Store, StoreError,
 };
 use crate::config::RowEncoding;
-use crate::domain::batch::{Advance, Batch, BatchBuilder, Entry, Observed, Step};
+use crate::domain::batch::{Advance, AfterGap, Batch, BatchBuilder, Entry, Observed, Step};
 use crate::domain::catalog::{Catalog, Column, Table};
 use crate::domain::change::{Change, IfMissing, Operation};
 use crate::domain::checkpoint::{Position, TopicPartition};
@@ -74,7 +74,13 @@ impl InSqlite {
 }
 
 pub(super) fn settings() -> Settings {
-    Settings { replica_name: "orders".into(), heartbeat_limit: HEARTBEAT_LIMIT, dead_letter_bytes_max: 1_000 }
+    Settings {
+        replica_name: "orders".into(),
+        heartbeat_limit: HEARTBEAT_LIMIT,
+        dead_letter_bytes_max: 1_000,
+        loss: LossLimit::default(),
+        min_free_bytes: 0,
+    }
 }
 
 impl Bench for InSqlite {

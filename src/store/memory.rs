@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::rules;
 use super::{
-    Applied, Figures, Maintenance, PositionStatus, Reader, RowLookup, Status, Store, StoreError, TableStatus,
+    Applied, Completion, Figures, Maintenance, PositionStatus, Reader, RowLookup, Status, Store, StoreError,
+    TableStatus,
 };
 use crate::domain::batch::{AfterGap, Batch, Entry, Observed, Step};
 use crate::domain::catalog::{Catalog, Table};
@@ -173,9 +174,9 @@ impl Store for MemoryStore {
         Ok(applied)
     }
 
-    fn complete(&mut self) -> Result<(), StoreError> {
+    fn complete(&mut self) -> Result<Completion, StoreError> {
         self.replica().checkpoint.complete = true;
-        Ok(())
+        Ok(Completion::Done)
     }
 
     fn maintain(&mut self, now_ms: i64) -> Result<Maintenance, StoreError> {
@@ -189,7 +190,7 @@ impl Store for MemoryStore {
             rows.retain(|_, row| row.state.version.is_some() || row.at_ms >= before_ms);
             dropped += (all - rows.len()) as u64;
         }
-        Ok(Maintenance { delete_marks_dropped: dropped, wal_pages_pinned: 0 })
+        Ok(Maintenance { delete_marks_dropped: dropped, wal_pages_pinned: 0, more: false })
     }
 
     fn figures(&mut self) -> Figures {

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 pub use self::redis::{RedisReader, RedisSettings, RedisStore, redis_check};
 pub use memory::{Fault, MemoryReader, MemoryStore};
-pub use sqlite::{Settings, SqliteReader, SqliteStore, sqlite_status};
+pub use sqlite::{Live, Next, Settings, SqliteReader, SqliteReplica, SqliteStore, Survey, sqlite_status};
 
 use crate::domain::batch::Batch;
 use crate::domain::checkpoint::{Checkpoint, TopicPartition};
@@ -34,9 +34,10 @@ pub trait Store: Send {
     /// all or nothing. Refuses (`Stop`) when a stored position is not the batch's `from`.
     fn apply(&mut self, batch: &Batch) -> Result<Applied, StoreError>;
 
-    /// The first copy is whole: builds what was left for the end (indexes), makes it durable and
-    /// visible to readers in one transaction. Doing it twice does nothing.
-    fn complete(&mut self) -> Result<(), StoreError>;
+    /// The copy is whole: builds what was left for the end (indexes) and makes it durable and
+    /// visible to readers in one transaction; a generation that was built beside the live one takes
+    /// its place by that. Doing it twice does nothing.
+    fn complete(&mut self) -> Result<Completion, StoreError>;
 
     /// Housekeeping between batches: checkpoints the WAL, drops old delete marks. Bounded work.
     fn maintain(&mut self, now_ms: i64) -> Result<Maintenance, StoreError>;
@@ -73,6 +74,47 @@ pub struct Applied {
     pub dead_letters_kept: u64,
 }
 
+/// What became of a copy that is whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Completion {
+    /// Readers see it.
+    Done,
+    /// The live generation is ahead of it: to be tried again behind the next batch, so that nothing
+    /// goes back for readers.
+    Behind,
+    /// It has suspiciously fewer rows than the live one and will not take its place.
+    Refused { reason: String },
+}
+
+/// Why and how a generation is built beside the live one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rebuild {
+    /// For people.
+    pub reason: String,
+    /// The positions of the live generation mean nothing in the log of now, so the new one need not
+    /// have reached them.
+    pub may_go_back: bool,
+    /// A person has said that the loss of rows is fine.
+    pub accepts_loss: bool,
+    /// Nothing is applied to the live generation any more; the heartbeat of the next counts for it.
+    pub live_is_frozen: bool,
+}
+
+/// From which loss of rows on a rebuilt table is not believed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LossLimit {
+    /// Of the rows, from 0 to 1.
+    pub max_share: f64,
+    /// Tables with fewer rows than this may lose all of them.
+    pub min_rows: i64,
+}
+
+impl Default for LossLimit {
+    fn default() -> LossLimit {
+        LossLimit { max_share: 0.1, min_rows: 100 }
+    }
+}
+
 /// Bounds of a batch. At most three batches exist at a time: one in the making, a full one that
 /// waits, one in the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,6 +136,8 @@ pub struct Maintenance {
     pub delete_marks_dropped: u64,
     /// Pages of the WAL that could not be checkpointed because a reader still uses them.
     pub wal_pages_pinned: u64,
+    /// There is more to be tidied up: call again soon.
+    pub more: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Default)]

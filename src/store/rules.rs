@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{StopCode, StoreError};
+use super::{LossLimit, StopCode, StoreError};
 use crate::domain::catalog::Table;
 use crate::domain::checkpoint::{Position, TopicPartition};
 use crate::domain::dead_letter::{DeadLetter, Reason, Rejection};
@@ -96,6 +96,11 @@ impl Log<'_> {
     }
 }
 
+/// Whether a table of a new generation has lost more rows than is usual.
+pub(super) fn is_suspicious_loss(limit: LossLimit, new: i64, old: i64) -> bool {
+    old >= limit.min_rows && ((old - new) as f64) > old as f64 * limit.max_share
+}
+
 /// ms since 1970 as RFC 3339 in UTC.
 pub(super) fn rfc3339(ms: i64) -> Option<String> {
     let at = jiff::Timestamp::from_millisecond(ms).ok()?;
@@ -153,5 +158,28 @@ pub(super) fn another_topic(topic: &str, stored: &str, seen: &str) -> StoreError
             "topic {topic} was deleted and created again (id {stored} in the replica, {seen} now): its offsets \
              mean other records; delete the replica to build it anew"
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loss_is_suspicious_by_its_share_and_only_in_tables_of_some_size() {
+        let limit = LossLimit { max_share: 0.1, min_rows: 100 };
+        for (new, old, suspicious) in [
+            (100, 100, false),
+            (90, 100, false),
+            (89, 100, true),
+            (0, 100, true),
+            (0, 99, false),
+            (1_000, 100, false),
+            (0, 0, false),
+        ] {
+            assert_eq!(is_suspicious_loss(limit, new, old), suspicious, "{new} of {old}");
+        }
+        assert!(!is_suspicious_loss(LossLimit { max_share: 1.0, min_rows: 0 }, 0, 5), "anything goes");
+        assert!(is_suspicious_loss(LossLimit { max_share: 0.0, min_rows: 1 }, 4, 5));
     }
 }

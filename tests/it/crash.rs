@@ -15,7 +15,7 @@ const KILLS_BUILDING: usize = 14;
 const KILLS_STEADY: usize = 38;
 
 /// Polls the replica until told to stop; returns how often it looked.
-fn watch(dir: std::path::PathBuf, stop: Arc<AtomicBool>) -> u64 {
+pub fn watch(dir: std::path::PathBuf, stop: Arc<AtomicBool>) -> u64 {
     let mut looks = 0;
     let mut newest: BTreeMap<String, i64> = BTreeMap::new();
     while !stop.load(Ordering::Relaxed) {

@@ -78,12 +78,23 @@ impl Daemon {
 
     /// GET from the read-only listener: status code and body; `None` when nobody answers.
     pub fn get(&mut self, path: &str) -> Option<(u16, String)> {
-        request(self.addresses()?.0, path)
+        request(self.addresses()?.0, "GET", path)
     }
 
     /// GET from the admin listener.
     pub fn admin(&mut self, path: &str) -> Option<(u16, String)> {
-        request(self.addresses()?.1, path)
+        request(self.addresses()?.1, "GET", path)
+    }
+
+    /// POST to the admin listener, without a body.
+    pub fn post(&mut self, path: &str) -> Option<(u16, String)> {
+        request(self.addresses()?.1, "POST", path)
+    }
+
+    /// `GET /status`.
+    pub fn status(&mut self) -> serde_json::Value {
+        let (_, body) = self.admin("/status").expect("an answer");
+        serde_json::from_str(&body).unwrap()
     }
 
     /// Waits until the start-up gate is open.
@@ -231,10 +242,10 @@ pub fn try_rows(connection: &rusqlite::Connection, sql: &str) -> rusqlite::Resul
     Ok(rows)
 }
 
-fn request(address: SocketAddr, path: &str) -> Option<(u16, String)> {
+fn request(address: SocketAddr, method: &str, path: &str) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(60))).ok()?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").ok()?;
+    write!(stream, "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").ok()?;
     let mut reply = String::new();
     stream.read_to_string(&mut reply).ok()?;
     let (head, body) = reply.split_once("\r\n\r\n")?;

@@ -99,7 +99,8 @@ fn another_mapping_or_another_name_does_not_touch_the_file() {
     let dir = tempfile::tempdir().unwrap();
     let topic = kafka::topic_name("mapping");
     let yaml = built(broker, dir.path(), &topic);
-    let mapping = yaml.replace("name: text", "name: text, email: 'text?'");
+    let mapping =
+        yaml.replace("name: text", "name: text, email: 'text?'") + "rebuild_when_mapping_changes: never\n";
     let mut daemon = Daemon::start(dir.path(), &mapping);
     assert_eq!(daemon.wait(20).code(), Some(78), "{}", daemon.log());
     assert!(daemon.log().contains("mapping"), "{}", daemon.log());

@@ -11,6 +11,7 @@ mod gaps;
 mod history;
 mod kafka;
 mod layers;
+mod rebuild;
 mod redis;
 mod redis_server;
 mod replica;

@@ -14,13 +14,14 @@ use std::time::Duration;
 
 use super::fields::{Fields, Given};
 use super::model::{
-    Config, DeadLetters, Freshness, Listener, Log, OnError, OnGap, RebuildPolicy, Replica, Startup,
+    Config, DeadLetters, Freshness, Listener, Log, OnError, OnGap, RebuildPolicy, Startup, Target,
 };
 use super::problem::{Problem, Report};
 use super::scalar::{address, count, duration, log_level, size, word};
 use super::sections::{ROOT, Section, Shape};
 use super::tree::Node;
 use super::words::Word as _;
+use replica::Rebuilds;
 use topics::Topics;
 
 const MAX_STALENESS_MIN: Duration = Duration::from_millis(100);
@@ -41,8 +42,9 @@ pub(super) fn lower(report: &mut Report, root: &Node) -> Option<Config> {
     let kafka = required_section(report, &root, "kafka").and_then(|fields| kafka::lower(report, &fields));
     let replica =
         required_section(report, &root, "replica").and_then(|fields| replica::lower(report, &fields));
-    let rebuild = root.value(report, "rebuild_when_mapping_changes", word::<RebuildPolicy>);
-    if let Some(given) = &rebuild {
+    let policy = root.value(report, "rebuild_when_mapping_changes", word::<RebuildPolicy>);
+    let limits = section(report, &root, "rebuild").and_then(|fields| replica::lower_rebuild(report, &fields));
+    if let (Some(given), Some((_, Target::Redis(_)))) = (&policy, &replica) {
         warn_about_rebuilds(report, given);
     }
     let defaults = section(report, &root, "defaults").and_then(|fields| lower_defaults(report, &fields));
@@ -69,7 +71,7 @@ pub(super) fn lower(report: &mut Report, root: &Node) -> Option<Config> {
     let (http, admin) = listeners?;
     Some(Config {
         kafka: kafka?,
-        replica: Replica { rebuild_when_mapping_changes: rebuild?.value, ..replica? },
+        replica: replica::finish(replica?, Rebuilds { policy: policy?.value, limits: limits? }),
         topics: topics.finish(&defaults),
         tables,
         freshness,
@@ -105,25 +107,15 @@ fn described(parent: &'static Section, name: &str) -> Option<&'static Section> {
 fn lower_defaults(report: &mut Report, fields: &Fields) -> Option<Defaults> {
     let on_error = fields.value(report, "on_error", word::<OnError>);
     let on_gap = fields.value(report, "on_gap", word::<OnGap>);
-    if let Some(given) = &on_gap {
-        warn_about_gaps(report, given);
-    }
     let max_staleness =
         fields.value(report, "max_staleness", duration).and_then(|given| staleness(report, given));
     Some(Defaults { on_error: on_error?.value, on_gap: on_gap?.value, max_staleness: max_staleness? })
 }
 
-/// What this version does not do yet, it must not seem to do: it stops, and nothing is lost.
-fn warn_about_gaps(report: &mut Report, on_gap: &Given<OnGap>) {
-    if matches!(on_gap.value, OnGap::Rebuild | OnGap::Continue) {
-        let message = "at a gap this version always stops, as with `on_gap: stop`";
-        report.push_warning(Problem::new(&on_gap.place, message).about(on_gap.value.word()));
-    }
-}
-
 fn warn_about_rebuilds(report: &mut Report, policy: &Given<RebuildPolicy>) {
     if policy.value == RebuildPolicy::Always {
-        let message = "at a replica of another mapping this version always stops, as with `rebuild_when_mapping_changes: never`";
+        let message = "a replica in Redis is not rebuilt by itself: under another mapping this version stops, as \
+                       with `rebuild_when_mapping_changes: never`";
         report.push_warning(Problem::new(&policy.place, message).about(policy.value.word()));
     }
 }

@@ -3,14 +3,32 @@
 use std::path::PathBuf;
 
 use crate::config::fields::{Fields, scalar_text};
-use crate::config::model::{RebuildPolicy, Redis, Replica, Sqlite, Target};
+use crate::config::model::{Rebuild, RebuildPolicy, Redis, Replica, Sqlite, Target};
 use crate::config::problem::Report;
-use crate::config::scalar::{boolean, file, key_prefix, redis_url, text, word};
+use crate::config::scalar::{boolean, count, file, key_prefix, percent, redis_url, size, text, word};
 
 use super::required_section;
 
-/// With the default policy for rebuilds, which is given outside this section.
-pub(super) fn lower(report: &mut Report, fields: &Fields) -> Option<Replica> {
+/// What is said of rebuilds is given outside this section.
+pub(super) struct Rebuilds {
+    pub policy: RebuildPolicy,
+    pub limits: Rebuild,
+}
+
+pub(super) fn lower_rebuild(report: &mut Report, fields: &Fields) -> Option<Rebuild> {
+    let max_loss = fields.value(report, "max_loss", percent);
+    let min_rows = fields.value(report, "min_rows", count);
+    let min_free = fields.value(report, "min_free", size);
+    Some(Rebuild { max_loss: max_loss?.value, min_rows: min_rows?.value, min_free_bytes: min_free?.value })
+}
+
+pub(super) fn finish((name, target): (String, Target), rebuilds: Rebuilds) -> Replica {
+    let Rebuilds { policy, limits } = rebuilds;
+    Replica { name, target, rebuild_when_mapping_changes: policy, rebuild: limits }
+}
+
+/// Name and place.
+pub(super) fn lower(report: &mut Report, fields: &Fields) -> Option<(String, Target)> {
     let name = fields.value(report, "name", text);
     let target = match (fields.get("sqlite"), fields.get("redis")) {
         (Some(_), None) => required_section(report, fields, "sqlite")
@@ -35,7 +53,7 @@ pub(super) fn lower(report: &mut Report, fields: &Fields) -> Option<Replica> {
             None
         }
     };
-    Some(Replica { name: name?.value, target: target?, rebuild_when_mapping_changes: RebuildPolicy::Auto })
+    Some((name?.value, target?))
 }
 
 fn lower_sqlite(report: &mut Report, fields: &Fields) -> Option<Sqlite> {

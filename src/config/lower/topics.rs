@@ -11,7 +11,7 @@ use crate::config::sections::TOPIC;
 use crate::config::tree::Node;
 use crate::domain::event_ids::{WINDOW_DEFAULT, WINDOW_MAX};
 
-use super::{Defaults, warn_about_gaps};
+use super::Defaults;
 
 /// What Debezium sends unless `unavailable.value.placeholder` says otherwise.
 const PLACEHOLDER: &str = "__debezium_unavailable_value";
@@ -317,9 +317,7 @@ impl Agree<'_> {
 }
 
 fn on_gap(report: &mut Report, node: &Node) -> Option<Given<OnGap>> {
-    let given = scalar(report, node, word)?;
-    warn_about_gaps(report, &given);
-    Some(given)
+    scalar(report, node, word)
 }
 
 /// A path to a field of the event: not the event itself, not the record key.

@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::super::{Outcome, Plan};
 use crate::config::{
     Column, Config, DeadLetters, Encoding, Expression, Format, Freshness, Gate, Kafka, Keep, KeyFormat,
-    Listener, Log, LogFormat, Mapping, OnError, OnGap, Otherwise, Path, RebuildPolicy, Replica, Root, Rule,
-    Sqlite, Startup, Table, TableSource, Target, Topic,
+    Listener, Log, LogFormat, Mapping, OnError, OnGap, Otherwise, Path, Rebuild, RebuildPolicy, Replica,
+    Root, Rule, Sqlite, Startup, Table, TableSource, Target, Topic,
 };
 use crate::domain::change::{Change, IfMissing, Operation, Skip};
 use crate::domain::checkpoint::{PartitionMemory, TopicPartition};
@@ -29,6 +29,7 @@ pub fn config(topics: Vec<Topic>, tables: Vec<Table>) -> Config {
             name: "test".to_owned(),
             target: Target::Sqlite(Sqlite { path: "replica.db".into() }),
             rebuild_when_mapping_changes: RebuildPolicy::Auto,
+            rebuild: Rebuild { max_loss: 0.1, min_rows: 100, min_free_bytes: 0 },
         },
         topics,
         tables,

@@ -462,7 +462,7 @@ impl Intake {
                     fresh_as_of_ms: freshness::worst(table.topics.iter().map(known)),
                     max_staleness_ms: table.max_staleness_ms,
                     missing_events: self.missing_events.contains(&index),
-                    rebuilding: false,
+                    rebuilding: self.context.progress.is_rebuilding(),
                 },
             );
         }

@@ -15,11 +15,11 @@ use crate::domain::checkpoint::TopicPartition;
 use crate::domain::retry::RetryReason;
 use crate::domain::value::Value;
 use crate::store::{
-    Fault, MemoryStore, Reader, RowLookup, Settings, SqliteReader, SqliteStore, Status, Store,
+    Fault, LossLimit, MemoryStore, Reader, RowLookup, Settings, SqliteReader, SqliteStore, Status, Store,
     heartbeat_limit,
 };
 
-const MAPPING: &str = "
+pub(super) const MAPPING: &str = "
 kafka: { brokers: 'localhost:9092' }
 replica: { name: test, sqlite: { path: /nowhere/replica.db } }
 dead_letters: { max: 100000 }
@@ -39,13 +39,13 @@ tables:
   users: { topic: users, key: id, columns: { id: integer, n: integer } }
   names: { topic: users, key: id, columns: { id: integer, name: text } }
 ";
-const ORDERS: usize = 0;
-const USERS: usize = 1;
-const KEYS: u64 = 6;
+pub(super) const ORDERS: usize = 0;
+pub(super) const USERS: usize = 1;
+pub(super) const KEYS: u64 = 6;
 const STEPS: u64 = 60;
 
 /// SplitMix64 (Steele et al., 2014): small, and the same everywhere.
-struct Random(u64);
+pub(super) struct Random(pub u64);
 
 impl Random {
     fn next(&mut self) -> u64 {
@@ -56,7 +56,7 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    fn below(&mut self, n: u64) -> u64 {
+    pub fn below(&mut self, n: u64) -> u64 {
         self.next() % n
     }
 }
@@ -100,6 +100,8 @@ impl Disk for SqliteDisk {
             replica_name: "test".into(),
             heartbeat_limit: heartbeat_limit(self.config.freshness.interval),
             dead_letter_bytes_max: 1_000,
+            loss: LossLimit::default(),
+            min_free_bytes: 0,
         };
         let path = self.directory.path().join("replica.db");
         SqliteStore::open(&path, Arc::clone(&self.catalog), settings).expect("a replica")
@@ -112,7 +114,7 @@ impl Disk for SqliteDisk {
 }
 
 /// What is expected of the rows, from the events alone.
-type Rows = BTreeMap<(usize, i64), Value>;
+pub(super) type Rows = BTreeMap<(usize, i64), Value>;
 
 /// Version, partition, offset.
 type Order = (i64, i32, i64);
@@ -126,7 +128,7 @@ struct Event {
 }
 
 /// The newest event of each key below the positions; every event is looked at anew.
-fn model(world: &World, positions: &BTreeMap<TopicPartition, i64>) -> Rows {
+pub(super) fn model(world: &World, positions: &BTreeMap<TopicPartition, i64>) -> Rows {
     let mut newest: BTreeMap<(usize, i64), (Order, Option<Value>)> = BTreeMap::new();
     for (at, log) in &world.logs {
         let position = positions.get(at).copied().unwrap_or(0);
@@ -167,7 +169,7 @@ fn read(at: TopicPartition, logged: &Logged) -> Option<Event> {
     Some(Event { version, id, values })
 }
 
-fn stored_rows(reader: &dyn Reader) -> Rows {
+pub(super) fn stored_rows(reader: &dyn Reader) -> Rows {
     let mut rows = Rows::new();
     for table in 0..3 {
         for id in 0..KEYS as i64 {
@@ -179,10 +181,12 @@ fn stored_rows(reader: &dyn Reader) -> Rows {
     rows
 }
 
-fn positions(status: &Status) -> BTreeMap<TopicPartition, i64> {
+pub(super) fn positions(status: &Status) -> BTreeMap<TopicPartition, i64> {
     let topic = |name: &str| if name == "orders" { ORDERS } else { USERS };
     let place = |position: &crate::store::PositionStatus| at(topic(&position.topic), position.partition);
-    status.positions.iter().map(|position| (place(position), position.next_offset)).collect()
+    let live = status.tables[0].generation;
+    let of_live = status.positions.iter().filter(|position| position.generation == live);
+    of_live.map(|position| (place(position), position.next_offset)).collect()
 }
 
 struct Run<'d, D: Disk> {
@@ -409,7 +413,7 @@ fn simulate<D: Disk>(seed: u64, config: Config, disk: &D) {
 }
 
 /// `SEED=n` runs that one alone.
-fn seeds(count: u64) -> Vec<u64> {
+pub(super) fn seeds(count: u64) -> Vec<u64> {
     match std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()) {
         Some(seed) => vec![seed],
         None => (0..count).collect(),

@@ -179,6 +179,23 @@ impl Shared {
         Shared(Arc::new(Mutex::new(world)), Arc::new(AtomicI64::new(START_MS)))
     }
 
+    /// Another client of the same brokers, which has read nothing yet.
+    pub fn another_client(&self) -> Shared {
+        let other = Shared(Arc::default(), Arc::clone(&self.1));
+        other.catch_up_with(self);
+        other
+    }
+
+    /// Takes over what the brokers have and the time it is.
+    pub fn catch_up_with(&self, other: &Shared) {
+        let theirs = other.world();
+        let mut ours = self.world();
+        ours.cluster_id.clone_from(&theirs.cluster_id);
+        ours.topic_ids.clone_from(&theirs.topic_ids);
+        ours.logs.clone_from(&theirs.logs);
+        ours.now_ms = theirs.now_ms;
+    }
+
     pub fn world(&self) -> MutexGuard<'_, World> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -321,6 +338,7 @@ impl Daemon {
         self.settle_or_halt(shared).map_err(failed)
     }
 
+    /// The same for a loop that may come to its end.
     pub fn settle_or_halt(&mut self, shared: &Shared) -> Result<(), Halt> {
         let mut quiet = 0;
         while quiet < 2 {

@@ -43,7 +43,7 @@ use std::sync::Arc;
 pub use reader::{RedisReader, redis_check};
 pub use settings::RedisSettings;
 
-use super::{Applied, BatchLimits, Figures, Maintenance, Store, StoreError};
+use super::{Applied, BatchLimits, Completion, Figures, Maintenance, Store, StoreError};
 use crate::domain::batch::Batch;
 use crate::domain::catalog::Catalog;
 use crate::domain::checkpoint::Checkpoint;
@@ -109,9 +109,9 @@ impl Store for RedisStore {
         self.at(applied)
     }
 
-    fn complete(&mut self) -> Result<(), StoreError> {
+    fn complete(&mut self) -> Result<Completion, StoreError> {
         let completed = self.finish_first_copy();
-        self.at(completed)
+        self.at(completed).map(|()| Completion::Done)
     }
 
     fn maintain(&mut self, now_ms: i64) -> Result<Maintenance, StoreError> {

@@ -215,7 +215,7 @@ impl RedisStore {
         for table in 0..self.tables.len() {
             dropped += self.drop_marks(table, now_ms, &mut left)?;
         }
-        Ok(Maintenance { delete_marks_dropped: dropped, wal_pages_pinned: 0 })
+        Ok(Maintenance { delete_marks_dropped: dropped, wal_pages_pinned: 0, more: false })
     }
 
     fn drop_marks(&mut self, table: usize, now_ms: i64, left: &mut usize) -> Result<u64, StoreError> {

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
-use super::layout::{GENERATION, TableSql};
+use super::generations::retired;
+use super::layout::TableSql;
 use super::table::{Outcome, TableWriter};
-use super::{Memory, SqliteStore, Unconfirmed};
+use super::{Memory, Role, SqliteStore, Unconfirmed};
 use crate::domain::batch::{Advance, AfterGap, Batch, Observed};
 use crate::domain::catalog::Catalog;
 use crate::domain::checkpoint::{AfterDelete, Checkpoint, PartitionMemory, Position, TopicPartition};
@@ -17,22 +18,36 @@ use crate::store::{Applied, StoreError, rules};
 
 impl SqliteStore {
     pub(super) fn apply_batch(&mut self, batch: &Batch) -> Result<Applied, StoreError> {
+        let turn = self.turn();
         let tx = Transaction::new_unchecked(&self.conn, TransactionBehavior::Immediate)?;
         let mut work = Work {
             conn: &self.conn,
             catalog: &self.catalog,
             sql: &self.sql,
+            generation: self.generation,
+            role: self.role,
+            floors: &self.floors,
             memory: self.memory.clone(),
             dead_letter_bytes_max: i64::try_from(self.settings.dead_letter_bytes_max).unwrap_or(i64::MAX),
         };
         if work.was_applied(batch)? {
             drop(tx);
+            drop(turn);
             return Ok(self.confirm(batch.id));
         }
         let applied = work.write(batch)?;
         let memory = work.memory;
-        self.unconfirmed = Some(Unconfirmed { batch: batch.id, memory, applied });
-        tx.commit()?;
+        let unconfirmed = Unconfirmed { batch: batch.id, memory, applied };
+        let committed = tx.commit();
+        drop(turn);
+        self.unconfirmed = Some(unconfirmed);
+        committed?;
+        let floors = &mut self.floors;
+        for (at, fresh_as_of_ms) in &batch.observed.fresh_as_of_ms {
+            if floors.get(at).is_some_and(|floor| fresh_as_of_ms >= floor) {
+                floors.remove(at);
+            }
+        }
         Ok(self.confirm(batch.id))
     }
 
@@ -57,8 +72,8 @@ impl SqliteStore {
             topic_ids: self.memory.topic_ids.clone(),
             complete: self.complete,
             heartbeat_ms: self.conn.query_row(
-                "SELECT heartbeat_ms FROM _readside_meta_replica",
-                [],
+                "SELECT heartbeat_ms FROM _readside_meta_generations WHERE generation = ?1",
+                [self.generation],
                 |row| row.get(0),
             )?,
             missing_events: self.read_missing_events()?,
@@ -68,7 +83,7 @@ impl SqliteStore {
             "SELECT topic, \"partition\", next_offset, leader_epoch, max_timestamp_ms, after_delete_key, \
              after_delete_version, fresh_as_of_ms FROM _readside_meta_partitions WHERE generation = ?1",
         )?;
-        let mut rows = statement.query([GENERATION])?;
+        let mut rows = statement.query([self.generation])?;
         while let Some(row) = rows.next()? {
             let Ok(topic) = self.catalog.topics.binary_search(&row.get::<_, String>(0)?) else { continue };
             let at = TopicPartition { topic, partition: row.get(1)? };
@@ -93,7 +108,7 @@ impl SqliteStore {
         let mut statement = self.conn.prepare_cached(
             "SELECT table_name FROM _readside_meta_tables WHERE generation = ?1 AND missing_events",
         )?;
-        let mut rows = statement.query([GENERATION])?;
+        let mut rows = statement.query([self.generation])?;
         while let Some(row) = rows.next()? {
             let name: String = row.get(0)?;
             missing.extend(self.catalog.tables.iter().position(|table| table.name == name));
@@ -107,7 +122,7 @@ impl SqliteStore {
             "SELECT topic_index, event_id FROM _readside_meta_event_ids WHERE generation = ?1 \
              ORDER BY topic_index, nth",
         )?;
-        let mut rows = statement.query([GENERATION])?;
+        let mut rows = statement.query([self.generation])?;
         while let Some(row) = rows.next()? {
             all.entry(row.get::<_, u32>(0)? as usize).or_default().push(EventId::from_bytes(row.get(1)?));
         }
@@ -120,17 +135,30 @@ struct Work<'a> {
     conn: &'a Connection,
     catalog: &'a Catalog,
     sql: &'a [TableSql],
+    generation: i64,
+    role: Role,
+    floors: &'a BTreeMap<TopicPartition, i64>,
     memory: Memory,
     dead_letter_bytes_max: i64,
 }
 
 impl Work<'_> {
-    /// Whether this very batch is in the file: its reply was lost, and it was sent again.
+    /// Whether this very batch is in the file: its reply was lost, and it was sent again. Refuses
+    /// when the generation has been put out of use.
     fn was_applied(&self, batch: &Batch) -> Result<bool, StoreError> {
-        let last: i64 = self
+        let (role, last): (String, i64) = self
             .conn
-            .prepare_cached("SELECT last_batch FROM _readside_meta_replica WHERE id = 1")?
-            .query_row([], |row| row.get(0))?;
+            .prepare_cached("SELECT role, last_batch FROM _readside_meta_generations WHERE generation = ?1")?
+            .query_row([self.generation], |row| Ok((row.get(0)?, row.get(1)?)))
+            .optional()?
+            .ok_or_else(|| retired(self.generation))?;
+        let expected = match self.role {
+            Role::Live => "live",
+            Role::Next { .. } => "next",
+        };
+        if role != expected {
+            return Err(retired(self.generation));
+        }
         if batch.id == 0 || last != batch.id as i64 {
             return Ok(false);
         }
@@ -168,7 +196,7 @@ impl Work<'_> {
                          WHERE generation = ?1 AND table_name = ?2",
                     )?
                     .execute(params![
-                        GENERATION,
+                        self.generation,
                         self.catalog.tables[index].name,
                         table.rows,
                         table.held,
@@ -204,26 +232,26 @@ impl Work<'_> {
         for at in &after.gone {
             self.conn.execute(
                 "DELETE FROM _readside_meta_partitions WHERE generation = ?1 AND topic = ?2 AND \"partition\" = ?3",
-                params![GENERATION, self.catalog.topics[at.topic], at.partition],
+                params![self.generation, self.catalog.topics[at.topic], at.partition],
             )?;
         }
         for (&topic, id) in &after.topic_ids {
             self.conn.execute(
                 "UPDATE _readside_meta_topics SET topic_id = ?3 WHERE generation = ?1 AND topic = ?2",
-                params![GENERATION, self.catalog.topics[topic], id],
+                params![self.generation, self.catalog.topics[topic], id],
             )?;
             self.memory.topic_ids.insert(topic, id.clone());
         }
         for &topic in &after.forgotten_ids {
             self.conn.execute(
                 "DELETE FROM _readside_meta_event_ids WHERE generation = ?1 AND topic_index = ?2",
-                params![GENERATION, topic as i64],
+                params![self.generation, topic as i64],
             )?;
         }
         for &table in &after.missing_events {
             self.conn.execute(
                 "UPDATE _readside_meta_tables SET missing_events = 1 WHERE generation = ?1 AND table_name = ?2",
-                params![GENERATION, self.catalog.tables[table].name],
+                params![self.generation, self.catalog.tables[table].name],
             )?;
         }
         Ok(())
@@ -240,19 +268,19 @@ impl Work<'_> {
                 "SELECT COALESCE(MAX(nth), 0) FROM _readside_meta_event_ids \
                  WHERE generation = ?1 AND topic_index = ?2",
             )?
-            .query_row([GENERATION, topic], |row| row.get(0))?;
+            .query_row([self.generation, topic], |row| row.get(0))?;
         let mut insert = self.conn.prepare_cached(
             "INSERT INTO _readside_meta_event_ids (generation, topic_index, nth, event_id) VALUES (?1, ?2, ?3, ?4)",
         )?;
         for id in news.kept() {
             last += 1;
-            insert.execute(params![GENERATION, topic, last, id.to_bytes()])?;
+            insert.execute(params![self.generation, topic, last, id.to_bytes()])?;
         }
         self.conn
             .prepare_cached(
                 "DELETE FROM _readside_meta_event_ids WHERE generation = ?1 AND topic_index = ?2 AND nth <= ?3",
             )?
-            .execute([GENERATION, topic, last - news.window as i64])?;
+            .execute([self.generation, topic, last - news.window as i64])?;
         Ok(())
     }
 
@@ -272,7 +300,7 @@ impl Work<'_> {
                  max_timestamp_ms = ?6, after_delete_key = ?7, after_delete_version = ?8 WHERE next_offset IS ?9",
             )?
             .execute(params![
-                GENERATION,
+                self.generation,
                 topic,
                 at.partition,
                 next_offset,
@@ -295,7 +323,9 @@ impl Work<'_> {
                 "SELECT next_offset FROM _readside_meta_partitions \
                  WHERE generation = ?1 AND topic = ?2 AND \"partition\" = ?3",
             )?
-            .query_row(params![GENERATION, self.catalog.topics[at.topic], at.partition], |row| row.get(0))
+            .query_row(params![self.generation, self.catalog.topics[at.topic], at.partition], |row| {
+                row.get(0)
+            })
             .optional()?;
         Ok(found.flatten())
     }
@@ -306,7 +336,10 @@ impl Work<'_> {
                 Some(stored) if stored != seen => return Err(rules::another_cluster(stored, seen)),
                 Some(_) => {}
                 None => {
-                    self.conn.execute("UPDATE _readside_meta_replica SET cluster_id = ?1", [seen])?;
+                    self.conn.execute(
+                        "UPDATE _readside_meta_generations SET cluster_id = ?2 WHERE generation = ?1",
+                        params![self.generation, seen],
+                    )?;
                     self.memory.cluster_id = Some(seen.clone());
                 }
             }
@@ -319,7 +352,7 @@ impl Work<'_> {
                 None => {
                     self.conn.execute(
                         "UPDATE _readside_meta_topics SET topic_id = ?3 WHERE generation = ?1 AND topic = ?2",
-                        params![GENERATION, name, seen],
+                        params![self.generation, name, seen],
                     )?;
                     self.memory.topic_ids.insert(topic, seen.clone());
                 }
@@ -337,11 +370,12 @@ impl Work<'_> {
         let added = self
             .conn
             .prepare_cached(
-                "INSERT INTO _readside_meta_dead_letters (topic, \"partition\", \"offset\", table_name, path, reason, \
-                 message, first_seen_ms, \"key\", \"value\", headers) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, \
-                 ?11) ON CONFLICT DO NOTHING",
+                "INSERT INTO _readside_meta_dead_letters (generation, topic, \"partition\", \"offset\", table_name, path, \
+                 reason, message, first_seen_ms, \"key\", \"value\", headers) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, \
+                 ?8, ?9, ?10, ?11, ?12) ON CONFLICT DO NOTHING",
             )?
             .execute(params![
+                self.generation,
                 self.catalog.topics[letter.at.topic],
                 letter.at.partition,
                 letter.offset,
@@ -369,7 +403,7 @@ impl Work<'_> {
                     "UPDATE _readside_meta_partitions SET fresh_as_of_ms = NULL \
                      WHERE generation = ?1 AND topic = ?2 AND \"partition\" = ?3",
                 )?
-                .execute(params![GENERATION, self.catalog.topics[at.topic], at.partition])?;
+                .execute(params![self.generation, self.catalog.topics[at.topic], at.partition])?;
         }
         let seen: BTreeSet<&TopicPartition> =
             observed.fresh_as_of_ms.keys().chain(observed.end_offsets.keys()).collect();
@@ -381,20 +415,37 @@ impl Work<'_> {
             )?;
             for at in seen {
                 statement.execute(params![
-                    GENERATION,
+                    self.generation,
                     self.catalog.topics[at.topic],
                     at.partition,
                     observed.end_offsets.get(at),
-                    observed.fresh_as_of_ms.get(at),
+                    observed
+                        .fresh_as_of_ms
+                        .get(at)
+                        .filter(|fresh| self.floors.get(at).is_none_or(|floor| *fresh >= floor)),
                 ])?;
             }
         }
         self.conn
             .prepare_cached(
-                "UPDATE _readside_meta_replica SET heartbeat_ms = ?1, connected = ?2, last_batch = ?3, \
-                 stopped = CASE WHEN ?4 IS NULL THEN stopped ELSE NULLIF(?4, '') END",
+                "UPDATE _readside_meta_generations SET heartbeat_ms = ?2, connected = ?3, last_batch = ?4, \
+                 stopped = CASE WHEN ?5 IS NULL THEN stopped ELSE NULLIF(?5, '') END WHERE generation = ?1",
             )?
-            .execute(params![observed.heartbeat_ms, observed.connected, batch.id as i64, observed.stopped])?;
+            .execute(params![
+                self.generation,
+                observed.heartbeat_ms,
+                observed.connected,
+                batch.id as i64,
+                observed.stopped
+            ])?;
+        if self.role == (Role::Next { carries_live: true }) {
+            self.conn
+                .prepare_cached(
+                    "UPDATE _readside_meta_generations SET heartbeat_ms = ?1, connected = ?2, \
+                     stopped = CASE WHEN ?3 IS NULL THEN stopped ELSE NULLIF(?3, '') END WHERE role = 'live'",
+                )?
+                .execute(params![observed.heartbeat_ms, observed.connected, observed.stopped])?;
+        }
         Ok(())
     }
 }

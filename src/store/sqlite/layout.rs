@@ -8,25 +8,34 @@ use crate::domain::value::ColumnType;
 /// `PRAGMA application_id`: "rdsd".
 pub(super) const APPLICATION_ID: i32 = 0x7264_7364;
 /// `PRAGMA user_version`.
-pub(super) const LAYOUT: i32 = 1;
-/// The generation that is built and served; a rebuild will count it up.
-pub(super) const GENERATION: i64 = 1;
+pub(super) const LAYOUT: i32 = 2;
+/// The number of the first copy; each rebuild takes the next one, and none is used again.
+pub(super) const FIRST: i64 = 1;
 
 /// The bookkeeping tables. Readers look at the views in [`super::views`].
 pub(super) const META: &str = "
 CREATE TABLE _readside_meta_replica (
   id INTEGER PRIMARY KEY CHECK (id = 1),
   name TEXT NOT NULL,
-  fingerprint TEXT NOT NULL,
-  generation INTEGER NOT NULL,
-  cluster_id TEXT,
-  complete INTEGER NOT NULL,
-  rebuilding INTEGER NOT NULL,
-  connected INTEGER NOT NULL,
-  heartbeat_ms INTEGER,
   heartbeat_limit_ms INTEGER NOT NULL,
+  live INTEGER NOT NULL,
+  last_generation INTEGER NOT NULL
+);
+CREATE TABLE _readside_meta_generations (
+  generation INTEGER PRIMARY KEY,
+  role TEXT NOT NULL CHECK (role IN ('live', 'next', 'dropped')),
+  fingerprint TEXT NOT NULL,
+  catalog TEXT NOT NULL,
+  cluster_id TEXT,
+  complete INTEGER NOT NULL DEFAULT 0,
+  connected INTEGER NOT NULL DEFAULT 0,
+  heartbeat_ms INTEGER,
   stopped TEXT,
-  last_batch INTEGER NOT NULL
+  last_batch INTEGER NOT NULL DEFAULT 0,
+  reason TEXT,
+  may_go_back INTEGER NOT NULL DEFAULT 0,
+  accepts_loss INTEGER NOT NULL DEFAULT 0,
+  carries_live INTEGER NOT NULL DEFAULT 0
 );
 CREATE TABLE _readside_meta_tables (
   generation INTEGER NOT NULL,
@@ -75,6 +84,7 @@ CREATE TABLE _readside_meta_event_ids (
   PRIMARY KEY (generation, topic_index, nth)
 ) WITHOUT ROWID;
 CREATE TABLE _readside_meta_dead_letters (
+  generation INTEGER NOT NULL,
   topic TEXT NOT NULL,
   \"partition\" INTEGER NOT NULL,
   \"offset\" INTEGER NOT NULL,
@@ -86,12 +96,26 @@ CREATE TABLE _readside_meta_dead_letters (
   \"key\" BLOB,
   \"value\" BLOB,
   headers TEXT,
-  PRIMARY KEY (topic, \"partition\", \"offset\", table_name)
+  PRIMARY KEY (generation, topic, \"partition\", \"offset\", table_name)
 );";
 
 /// An identifier, whatever is in it.
 pub(super) fn quote(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// Rows that readers see.
+pub(super) fn main_table(generation: i64, table: &str) -> String {
+    format!("_readside_g{generation}_{table}")
+}
+
+/// Delete marks and patches that wait for their row.
+pub(super) fn hidden_table(generation: i64, table: &str) -> String {
+    format!("_readside_g{generation}h_{table}")
+}
+
+pub(super) fn drop_view(table: &str) -> String {
+    format!("DROP VIEW IF EXISTS {}", quote(table))
 }
 
 /// The statements over one table of one generation.
@@ -142,9 +166,9 @@ pub(super) const STATEMENTS: usize = Sql::AnyVersion as usize + 1;
 pub(super) const PAGE: usize = 256;
 
 impl TableSql {
-    pub fn new(table: &Table) -> TableSql {
-        let main = quote(&format!("_readside_g{GENERATION}_{}", table.name));
-        let hidden = quote(&format!("_readside_g{GENERATION}h_{}", table.name));
+    pub fn new(table: &Table, generation: i64) -> TableSql {
+        let main = quote(&main_table(generation, &table.name));
+        let hidden = quote(&hidden_table(generation, &table.name));
         let columns: Vec<String> = table.columns.iter().map(|column| quote(&column.name)).collect();
         let listed = columns.join(", ");
         let n = columns.len();
@@ -214,16 +238,16 @@ impl TableSql {
             ),
         ];
         TableSql {
-            create: definitions(table, &main, &hidden, &columns),
+            create: definitions(table, generation, &main, &hidden, &columns),
             view: format!("CREATE VIEW {} AS SELECT {listed} FROM {main}", quote(&table.name)),
-            drop_view: format!("DROP VIEW IF EXISTS {}", quote(&table.name)),
+            drop_view: drop_view(&table.name),
             statements,
         }
     }
 }
 
 /// Tables and the indexes that they cannot work without.
-fn definitions(table: &Table, main: &str, hidden: &str, columns: &[String]) -> Vec<String> {
+fn definitions(table: &Table, generation: i64, main: &str, hidden: &str, columns: &[String]) -> Vec<String> {
     let define = |visible: bool| {
         let columns: Vec<String> = table
             .columns
@@ -250,7 +274,7 @@ fn definitions(table: &Table, main: &str, hidden: &str, columns: &[String]) -> V
         ),
         format!(
             "CREATE INDEX {} ON {hidden} (_readside_at_ms) WHERE _readside_v IS NULL",
-            quote(&format!("_readside_g{GENERATION}m_{}", table.name))
+            quote(&format!("_readside_g{generation}m_{}", table.name))
         ),
     ];
     if !table.has_integer_key() {
@@ -258,11 +282,23 @@ fn definitions(table: &Table, main: &str, hidden: &str, columns: &[String]) -> V
         for (letters, of) in [("k", main), ("hk", hidden)] {
             all.push(format!(
                 "CREATE UNIQUE INDEX {} ON {of} ({key})",
-                quote(&format!("_readside_g{GENERATION}{letters}_{}", table.name))
+                quote(&format!("_readside_g{generation}{letters}_{}", table.name))
             ));
         }
     }
     all
+}
+
+/// Columns of a main table as SQLite tells them: name, declared type, whether they may not be null,
+/// and whether they are the table's rowid.
+pub(super) fn expected_columns(table: &Table) -> std::collections::BTreeSet<(String, String, bool, bool)> {
+    let own = table.columns.iter().enumerate().map(|(index, column)| {
+        let required = table.is_key(index) || !column.nullable;
+        let primary = table.has_integer_key() && table.is_key(index);
+        (column.name.clone(), declared_type(column.ty).to_owned(), required, primary)
+    });
+    let ours = [("_readside_v", true), ("_readside_d", false)];
+    own.chain(ours.map(|(name, required)| (name.into(), "BLOB".into(), required, false))).collect()
 }
 
 /// Only the four that no driver converts by.
@@ -282,21 +318,21 @@ fn declared_type(ty: ColumnType) -> &'static str {
 }
 
 /// Names of secondary indexes begin with this.
-pub(super) fn index_prefix() -> String {
-    format!("_readside_g{GENERATION}i")
+pub(super) fn index_prefix(generation: i64) -> String {
+    format!("_readside_g{generation}i")
 }
 
 /// Name and definition of every secondary index. The name says the columns, so that it changes
 /// with them.
-pub(super) fn secondary_indexes(catalog: &Catalog) -> Vec<(String, String)> {
+pub(super) fn secondary_indexes(catalog: &Catalog, generation: i64) -> Vec<(String, String)> {
     let mut all = Vec::new();
     for table in &catalog.tables {
         for index in &table.indexes {
             let numbers: Vec<String> = index.iter().map(usize::to_string).collect();
-            let name = format!("{}{}_{}", index_prefix(), numbers.join("-"), table.name);
+            let name = format!("{}{}_{}", index_prefix(generation), numbers.join("-"), table.name);
             let columns: Vec<String> =
                 index.iter().map(|&column| quote(&table.columns[column].name)).collect();
-            let main = quote(&format!("_readside_g{GENERATION}_{}", table.name));
+            let main = quote(&main_table(generation, &table.name));
             let sql = format!("CREATE INDEX {} ON {main} ({})", quote(&name), columns.join(", "));
             if !all.iter().any(|(known, _)| *known == name) {
                 all.push((name, sql));

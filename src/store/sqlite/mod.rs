@@ -1,18 +1,25 @@
 //! The replica in one SQLite file.
 //!
-//! - `owner`, `open`: whose file it is, and opening it
+//! - `owner`, `replica`, `open`: whose file it is, and opening it and its generations
+//! - `adapt`: another mapping that needs no other rows
+//! - `generations`, `turns`, `room`: building one beside the live one, and switching to it
 //! - `layout`, `views`: what is in it
 //! - `apply`, `table`: one batch, one row
 //! - `upkeep`: the end of the first copy, the WAL, old delete marks
 //! - `reader`: the reading side
 
+mod adapt;
 mod apply;
 mod error;
+mod generations;
 mod layout;
 mod open;
 mod owner;
 mod reader;
+mod replica;
+mod room;
 mod table;
+mod turns;
 mod upkeep;
 mod views;
 
@@ -27,11 +34,12 @@ use std::time::Duration;
 use rusqlite::Connection;
 
 pub use reader::{SqliteReader, sqlite_status};
+pub use replica::{Live, Next, SqliteReplica, Survey};
 
-use super::{Applied, Figures, Maintenance, Store, StoreError};
+use super::{Applied, Completion, Figures, LossLimit, Maintenance, Store, StoreError};
 use crate::domain::batch::Batch;
 use crate::domain::catalog::Catalog;
-use crate::domain::checkpoint::Checkpoint;
+use crate::domain::checkpoint::{Checkpoint, TopicPartition};
 use crate::domain::version::{Version, VersionKind};
 
 /// What a store needs to know besides its catalog.
@@ -44,6 +52,10 @@ pub struct Settings {
     /// Bound on the bytes of records kept with dead letters; beyond it only their coordinates are.
     /// Their number is bounded by the pipeline, which stops at `dead_letters.max`.
     pub dead_letter_bytes_max: u64,
+    /// What a generation may lack of the one it replaces.
+    pub loss: LossLimit,
+    /// A rebuild must leave this much of the volume free.
+    pub min_free_bytes: u64,
 }
 
 impl Settings {
@@ -52,18 +64,33 @@ impl Settings {
     }
 }
 
-/// The writer of a SQLite replica. See [`Store`].
+/// What a generation is to readers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// The one they see, or the first one, which they will see.
+    Live,
+    /// Built beside the live one. With `carries_live` nothing else writes the file, and the
+    /// heartbeat counts for the live one too.
+    Next { carries_live: bool },
+}
+
+/// The writer of one generation of a SQLite replica. See [`Store`].
 #[derive(Debug)]
 pub struct SqliteStore {
     // Closed before the lock is given back.
     conn: Connection,
-    lock: owner::Lock,
+    home: Arc<replica::Home>,
     path: PathBuf,
+    generation: i64,
+    role: Role,
     catalog: Arc<Catalog>,
     sql: Vec<layout::TableSql>,
     settings: Settings,
     memory: Memory,
     complete: bool,
+    /// Freshness that was taken over from another generation, and that an older proof must not
+    /// take back.
+    floors: BTreeMap<TopicPartition, i64>,
     /// Outcome of the last batch whose commit was tried, in case that the reply gets lost.
     unconfirmed: Option<Unconfirmed>,
 }
@@ -111,8 +138,11 @@ impl Store for SqliteStore {
         error::at(&self.path, applied)
     }
 
-    fn complete(&mut self) -> Result<(), StoreError> {
-        let completed = self.finish_first_copy();
+    fn complete(&mut self) -> Result<Completion, StoreError> {
+        let completed = match self.role {
+            Role::Live => self.finish_first_copy().map(|()| Completion::Done),
+            Role::Next { .. } => self.switch(),
+        };
         error::at(&self.path, completed)
     }
 
@@ -132,6 +162,19 @@ impl SqliteStore {
     pub fn version_kinds(&mut self) -> Result<Vec<Option<VersionKind>>, StoreError> {
         let kinds = (0..self.catalog.tables.len()).map(|index| self.version_kind(index)).collect();
         error::at(&self.path, kinds)
+    }
+
+    /// The number of the generation this writes.
+    pub fn generation(&self) -> u32 {
+        u32::try_from(self.generation).unwrap_or(u32::MAX)
+    }
+
+    /// Waits for its turn among the writers of this process.
+    fn turn(&self) -> turns::Turn<'_> {
+        match self.role {
+            Role::Live => self.home.turns.first(),
+            Role::Next { .. } => self.home.turns.second(),
+        }
     }
 
     pub fn path(&self) -> &std::path::Path {

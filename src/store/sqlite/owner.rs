@@ -146,7 +146,12 @@ fn boot_id() -> String {
 fn is_complete(path: &Path) -> bool {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let complete = Connection::open_with_flags(path, flags).and_then(|conn| {
-        conn.query_row("SELECT complete FROM _readside_meta_replica", [], |row| row.get::<_, bool>(0))
+        conn.query_row(
+            "SELECT g.complete FROM _readside_meta_replica r JOIN _readside_meta_generations g \
+             ON g.generation = r.live",
+            [],
+            |row| row.get::<_, bool>(0),
+        )
     });
     complete.unwrap_or(false)
 }

@@ -11,54 +11,90 @@ use super::layout::{APPLICATION_ID, LAYOUT, Sql, TableSql};
 use super::table::{bind_values, read_row};
 use crate::domain::catalog::Catalog;
 use crate::domain::checkpoint::TopicPartition;
+use crate::domain::retry::RetryReason;
 use crate::domain::state::{Facts, State, believable, state};
 use crate::domain::value::Value;
 use crate::store::{PositionStatus, Reader, RowLookup, Status, StoreError, TableStatus};
 
-/// Reads a SQLite replica while its daemon writes it, or while there is none.
+/// Reads a SQLite replica while its daemon writes it, or while there is none: always the live
+/// generation, whichever that is when it is asked.
 #[derive(Debug)]
 pub struct SqliteReader {
     path: PathBuf,
     catalog: Arc<Catalog>,
-    sql: Vec<TableSql>,
     /// Opened when first needed; given up after an error, in case that the file was replaced.
-    conn: Mutex<Option<Connection>>,
+    open: Mutex<Option<Open>>,
+}
+
+#[derive(Debug)]
+struct Open {
+    conn: Connection,
+    /// The generation that was asked last, and the statements over its tables.
+    asked: Option<(i64, Vec<TableSql>)>,
 }
 
 impl SqliteReader {
+    /// `catalog` is the mapping under which the live generation was built.
     pub fn new(path: &Path, catalog: Arc<Catalog>) -> SqliteReader {
-        let sql = catalog.tables.iter().map(TableSql::new).collect();
-        SqliteReader { path: path.to_owned(), catalog, sql, conn: Mutex::new(None) }
+        SqliteReader { path: path.to_owned(), catalog, open: Mutex::new(None) }
     }
 
     /// Runs `look` in one read transaction.
-    fn read<T>(&self, look: impl FnOnce(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        let mut slot = self.conn.lock().unwrap_or_else(PoisonError::into_inner);
+    fn read<T>(
+        &self,
+        look: impl FnOnce(&Connection, &mut Option<(i64, Vec<TableSql>)>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let mut slot = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let attempt = || {
-            let conn = match slot.take() {
-                Some(conn) => conn,
-                None => connect(&self.path)?,
+            let Open { conn, mut asked } = match slot.take() {
+                Some(open) => open,
+                None => Open { conn: connect(&self.path)?, asked: None },
             };
             let tx = Transaction::new_unchecked(&conn, TransactionBehavior::Deferred)?;
-            let found = look(&tx)?;
+            let found = look(&tx, &mut asked)?;
             drop(tx);
-            *slot = Some(conn);
+            *slot = Some(Open { conn, asked });
             Ok(found)
         };
         at(&self.path, attempt())
+    }
+
+    /// Statements over the live generation. One under another mapping cannot be read with this one:
+    /// whoever asks is to be told of the switch first.
+    fn statements<'a>(
+        &self,
+        conn: &Connection,
+        asked: &'a mut Option<(i64, Vec<TableSql>)>,
+    ) -> Result<&'a [TableSql], StoreError> {
+        let (live, fingerprint): (i64, String) = conn
+            .prepare_cached(
+                "SELECT g.generation, g.fingerprint FROM _readside_meta_replica r \
+                 JOIN _readside_meta_generations g ON g.generation = r.live",
+            )?
+            .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        if fingerprint != self.catalog.fingerprint {
+            return Err(StoreError::Retry {
+                reason: RetryReason::Busy,
+                message: "the copy has just been replaced by one under another mapping".into(),
+            });
+        }
+        if asked.as_ref().is_none_or(|(generation, _)| *generation != live) {
+            let sql = self.catalog.tables.iter().map(|table| TableSql::new(table, live)).collect();
+            *asked = Some((live, sql));
+        }
+        Ok(asked.as_ref().map_or(&[], |(_, sql)| sql))
     }
 }
 
 impl Reader for SqliteReader {
     fn status(&self, now_ms: i64) -> Result<Status, StoreError> {
-        self.read(|conn| read_status(conn, now_ms))
+        self.read(|conn, _| read_status(conn, now_ms))
     }
 
     fn row(&self, table: usize, key: &[Value]) -> Result<RowLookup, StoreError> {
-        let (Some(shape), Some(sql)) = (self.catalog.tables.get(table), self.sql.get(table)) else {
-            return Ok(RowLookup::Missing);
-        };
-        self.read(|conn| {
+        let Some(shape) = self.catalog.tables.get(table) else { return Ok(RowLookup::Missing) };
+        self.read(|conn, asked| {
+            let Some(sql) = self.statements(conn, asked)?.get(table) else { return Ok(RowLookup::Missing) };
             for lookup in [Sql::Find, Sql::FindHidden] {
                 let mut statement = conn.prepare_cached(&sql.statements[lookup as usize])?;
                 bind_values(&mut statement, key.iter().take(shape.key.len()))?;
@@ -80,9 +116,10 @@ impl Reader for SqliteReader {
 
     fn is_dead_letter(&self, at: TopicPartition, offset: i64) -> Result<bool, StoreError> {
         let Some(topic) = self.catalog.topics.get(at.topic) else { return Ok(false) };
-        self.read(|conn| {
+        self.read(|conn, _| {
             let mut statement = conn.prepare_cached(
-                "SELECT 1 FROM _readside_meta_dead_letters WHERE topic = ?1 AND \"partition\" = ?2 AND \"offset\" = ?3",
+                "SELECT 1 FROM _readside_meta_dead_letters WHERE generation = (SELECT live FROM \
+                 _readside_meta_replica) AND topic = ?1 AND \"partition\" = ?2 AND \"offset\" = ?3",
             )?;
             Ok(statement.exists((topic, at.partition, offset))?)
         })
@@ -167,9 +204,10 @@ fn read_status(conn: &Connection, now_ms: i64) -> Result<Status, StoreError> {
     }
     let worst = tables.iter().map(|table| table.state).min().unwrap_or(State::Building);
     let mut statement = conn.prepare_cached(
-        "SELECT r.name, r.complete, r.stopped, r.cluster_id, f.fresh_as_of_ms, f.lag_records, f.dead_letters, \
+        "SELECT r.name, g.complete, g.stopped, g.cluster_id, f.fresh_as_of_ms, f.lag_records, f.dead_letters, \
          strftime('%Y-%m-%dT%H:%M:%fZ', f.fresh_as_of_ms / 1000.0, 'unixepoch'), r.heartbeat_limit_ms \
-         FROM _readside_meta_replica r, _readside_replica_facts f",
+         FROM _readside_meta_replica r JOIN _readside_meta_generations g ON g.generation = r.live, \
+         _readside_replica_facts f",
     )?;
     let status = statement.query_row([], |row| {
         let fresh_as_of_ms = believable(row.get(4)?, now_ms, row.get(8)?);

@@ -5,9 +5,9 @@ use std::fs;
 use rusqlite::{FileControl, MAIN_DB, Transaction, TransactionBehavior, params};
 
 use super::error::stop_io;
-use super::layout::{self, GENERATION, Sql};
+use super::layout::{self, Sql};
 use super::table::read_row;
-use super::{SqliteStore, owner};
+use super::{Role, SqliteStore, owner};
 use crate::domain::catalog::Table;
 use crate::domain::version::VersionKind;
 use crate::store::{Figures, Maintenance, StoreError, rules};
@@ -35,27 +35,30 @@ impl SqliteStore {
             tx.execute_batch(&sql.view)?;
         }
         tx.execute(
-            "UPDATE _readside_meta_tables SET built_at_ms = (SELECT heartbeat_ms FROM _readside_meta_replica) \
-             WHERE generation = ?1",
-            [GENERATION],
+            "UPDATE _readside_meta_tables SET built_at_ms = (SELECT heartbeat_ms FROM _readside_meta_generations \
+             WHERE generation = ?1) WHERE generation = ?1",
+            [self.generation],
         )?;
-        tx.execute("UPDATE _readside_meta_replica SET complete = 1", [])?;
+        tx.execute(
+            "UPDATE _readside_meta_generations SET complete = 1 WHERE generation = ?1",
+            [self.generation],
+        )?;
         tx.commit()?;
         self.complete = true;
-        self.lock.mark_clean()?;
+        self.home.lock().mark_clean()?;
         self.conn.pragma_update(None, "synchronous", "NORMAL")?;
         Ok(())
     }
 
     /// Builds the secondary indexes that are declared and missing, drops those that are not declared.
     pub(super) fn adjust_indexes(&self) -> Result<(), StoreError> {
-        let prefix = layout::index_prefix();
+        let prefix = layout::index_prefix(self.generation);
         let existing: Vec<String> = self
             .conn
             .prepare("SELECT name FROM sqlite_schema WHERE type = 'index' AND substr(name, 1, ?2) = ?1")?
             .query_map(params![prefix, prefix.len() as i64], |row| row.get(0))?
             .collect::<Result<_, _>>()?;
-        let declared = layout::secondary_indexes(&self.catalog);
+        let declared = layout::secondary_indexes(&self.catalog, self.generation);
         for name in existing.iter().filter(|name| !declared.iter().any(|(known, _)| known == *name)) {
             self.conn.execute_batch(&format!("DROP INDEX {}", layout::quote(name)))?;
         }
@@ -75,8 +78,27 @@ impl SqliteStore {
                     .into(),
             ));
         }
+        if !self.is_in_use()? {
+            return Ok(Maintenance::default());
+        }
         let delete_marks_dropped = self.drop_marks(now_ms)?;
-        Ok(Maintenance { delete_marks_dropped, wal_pages_pinned: self.tend_wal()? })
+        // The first writer tidies up, or the only one.
+        let more = match self.role {
+            Role::Live => self.drop_slice()?,
+            Role::Next { carries_live } => carries_live && self.drop_slice()?,
+        };
+        Ok(Maintenance { delete_marks_dropped, wal_pages_pinned: self.tend_wal()?, more })
+    }
+
+    /// Whether this generation has not been put out of use: what it holds may be gone then.
+    fn is_in_use(&self) -> Result<bool, StoreError> {
+        let dropped = self
+            .conn
+            .prepare_cached(
+                "SELECT 1 FROM _readside_meta_generations WHERE generation = ?1 AND role <> 'dropped'",
+            )?
+            .exists([self.generation])?;
+        Ok(dropped)
     }
 
     fn drop_marks(&mut self, now_ms: i64) -> Result<u64, StoreError> {
@@ -89,6 +111,7 @@ impl SqliteStore {
             let shape = &self.catalog.tables[index];
             let fresh = self.table_fresh_as_of(shape)?;
             let Some(before_ms) = rules::marks_before_ms(shape, fresh, now_ms) else { continue };
+            let turn = self.turn();
             let tx = Transaction::new_unchecked(&self.conn, TransactionBehavior::Immediate)?;
             let dropped = tx
                 .prepare_cached(&self.sql[index].statements[Sql::DropMarks as usize])?
@@ -97,8 +120,9 @@ impl SqliteStore {
                 tx.prepare_cached(
                     "UPDATE _readside_meta_tables SET delete_marks = ?3 WHERE generation = ?1 AND table_name = ?2",
                 )?
-                .execute(params![GENERATION, shape.name, marks - dropped as i64])?;
+                .execute(params![self.generation, shape.name, marks - dropped as i64])?;
                 tx.commit()?;
+                drop(turn);
                 self.memory.tables[index].marks -= dropped as i64;
                 left -= dropped;
             }
@@ -109,8 +133,13 @@ impl SqliteStore {
     fn table_fresh_as_of(&self, shape: &Table) -> Result<Option<i64>, StoreError> {
         let fresh = self
             .conn
-            .prepare_cached("SELECT fresh_as_of_ms FROM _readside_facts WHERE table_name = ?1")?
-            .query_row([&shape.name], |row| row.get(0))?;
+            .prepare_cached(
+                "SELECT CASE WHEN COUNT(p.fresh_as_of_ms) = COUNT(*) THEN MIN(p.fresh_as_of_ms) END \
+                 FROM _readside_meta_sources s LEFT JOIN _readside_meta_partitions p \
+                 ON p.generation = s.generation AND p.topic = s.topic \
+                 WHERE s.generation = ?1 AND s.table_name = ?2",
+            )?
+            .query_row(params![self.generation, shape.name], |row| row.get(0))?;
         Ok(fresh)
     }
 
@@ -123,7 +152,7 @@ impl SqliteStore {
         // Readers that come after this one share its snapshot, so that short ones that overlap do
         // not keep an older one in use for ever.
         self.conn
-            .prepare_cached("SELECT last_batch FROM _readside_meta_replica")?
+            .prepare_cached("SELECT live FROM _readside_meta_replica")?
             .query_row([], |row| row.get::<_, i64>(0))?;
         let (busy, log, copied): (bool, i64, i64) = self
             .conn
@@ -163,7 +192,8 @@ impl Drop for SqliteStore {
     /// A first copy that is left in order survives even the machine: only if all of it is on the
     /// disk, of course. A copy that is complete needs nothing here.
     fn drop(&mut self) {
-        if self.complete {
+        self.home.turns.let_go();
+        if self.complete || self.role != Role::Live {
             return;
         }
         let settled = self
@@ -172,7 +202,7 @@ impl Drop for SqliteStore {
             .and_then(|()| self.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())));
         if settled.is_ok() && owner::sync(&self.path).is_ok() {
             // If this fails, the copy is merely built again after a crash of the machine.
-            let _ = self.lock.mark_clean();
+            let _ = self.home.lock().mark_clean();
         }
     }
 }

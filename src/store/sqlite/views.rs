@@ -59,14 +59,16 @@ pub(super) fn definitions() -> Vec<String> {
         // joins with nothing and so makes its tables' freshness unknown.
         format!(
             "CREATE VIEW _readside_facts AS
-SELECT t.ordinal, t.table_name, r.stopped, r.complete, r.connected, r.heartbeat_ms, r.heartbeat_limit_ms,
-  f.fresh_as_of_ms, f.lag_records, t.max_staleness_ms, t.missing_events, r.rebuilding, t.rows,
-  (SELECT COUNT(*) FROM _readside_meta_dead_letters d WHERE d.table_name = t.table_name
-    OR d.table_name = '' AND d.topic IN (SELECT s.topic FROM _readside_meta_sources s
-      WHERE s.generation = t.generation AND s.table_name = t.table_name)) AS dead_letters,
+SELECT t.ordinal, t.table_name, g.stopped, g.complete, g.connected, g.heartbeat_ms, r.heartbeat_limit_ms,
+  f.fresh_as_of_ms, f.lag_records, t.max_staleness_ms, t.missing_events,
+  EXISTS (SELECT 1 FROM _readside_meta_generations n WHERE n.role = 'next') AS rebuilding, t.rows,
+  (SELECT COUNT(*) FROM _readside_meta_dead_letters d WHERE d.generation = t.generation AND (
+    d.table_name = t.table_name OR d.table_name = '' AND d.topic IN (SELECT s.topic FROM _readside_meta_sources s
+      WHERE s.generation = t.generation AND s.table_name = t.table_name))) AS dead_letters,
   t.generation
 FROM _readside_meta_replica r
-JOIN _readside_meta_tables t ON t.generation = r.generation
+JOIN _readside_meta_generations g ON g.generation = r.live
+JOIN _readside_meta_tables t ON t.generation = g.generation
 LEFT JOIN (
   SELECT s.generation, s.table_name, {OVER_PARTITIONS}
   FROM _readside_meta_sources s
@@ -76,10 +78,11 @@ LEFT JOIN (
         ),
         format!(
             "CREATE VIEW _readside_replica_facts AS
-SELECT {OVER_PARTITIONS}, (SELECT COUNT(*) FROM _readside_meta_dead_letters) AS dead_letters,
+SELECT {OVER_PARTITIONS},
+  (SELECT COUNT(*) FROM _readside_meta_dead_letters d WHERE d.generation = r.live) AS dead_letters,
   MAX(r.heartbeat_limit_ms) AS heartbeat_limit_ms
 FROM _readside_meta_replica r
-JOIN _readside_meta_topics t ON t.generation = r.generation
+JOIN _readside_meta_topics t ON t.generation = r.live
 LEFT JOIN _readside_meta_partitions p ON p.generation = t.generation AND p.topic = t.topic"
         ),
         format!(
@@ -105,23 +108,27 @@ ORDER BY ordinal",
                 format!("CASE WHEN fresh_as_of_ms - {NOW_MS} <= heartbeat_limit_ms THEN fresh_as_of_ms END"),
         ),
         "CREATE VIEW _readside_positions AS
-SELECT p.generation, p.topic, p.\"partition\", p.next_offset, p.end_offset, p.leader_epoch, t.topic_id, r.cluster_id,
+SELECT p.generation, p.topic, p.\"partition\", p.next_offset, p.end_offset, p.leader_epoch, t.topic_id, g.cluster_id,
   p.fresh_as_of_ms
 FROM _readside_meta_partitions p
 JOIN _readside_meta_topics t ON t.generation = p.generation AND t.topic = p.topic
-JOIN _readside_meta_replica r"
+JOIN _readside_meta_generations g ON g.generation = p.generation AND g.role <> 'dropped'"
             .into(),
         format!(
             "CREATE VIEW _readside_dead_letters AS
 SELECT topic, \"partition\", \"offset\", NULLIF(table_name, '') AS table_name, path, reason, {} AS first_seen,
   \"key\", \"value\", headers, message
-FROM _readside_meta_dead_letters",
+FROM _readside_meta_dead_letters
+WHERE generation = (SELECT live FROM _readside_meta_replica)",
             rfc3339("first_seen_ms")
         ),
         format!(
             "CREATE VIEW _readside_tables AS
-SELECT table_name, generation, fingerprint, rows, {} AS built_at FROM _readside_meta_tables ORDER BY ordinal",
-            rfc3339("built_at_ms")
+SELECT t.table_name, t.generation, t.fingerprint, t.rows, {} AS built_at
+FROM _readside_meta_tables t
+JOIN _readside_meta_generations g ON g.generation = t.generation AND g.role <> 'dropped'
+ORDER BY t.generation, t.ordinal",
+            rfc3339("t.built_at_ms")
         ),
     ]
 }

@@ -3,7 +3,6 @@
 use std::fs;
 
 use super::*;
-use crate::store::Settings;
 
 /// Everything in a directory, to show that nothing was touched.
 fn contents(directory: &Path) -> Vec<(String, Vec<u8>)> {

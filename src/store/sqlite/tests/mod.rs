@@ -1,6 +1,7 @@
 //! What only a file can do wrong; the rest is in the contract suite.
 
 mod files;
+mod generations;
 mod readers;
 mod trouble;
 
@@ -14,7 +15,7 @@ use crate::domain::batch::Batch;
 use crate::domain::change::{IfMissing, Operation};
 use crate::domain::retry::RetryReason;
 use crate::store::contract::*;
-use crate::store::{RowLookup, StopCode, Store, StoreError};
+use crate::store::{RowLookup, Settings, StopCode, Store, StoreError};
 
 fn bench() -> InSqlite {
     InSqlite::new(Arc::new(catalog()))

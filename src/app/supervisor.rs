@@ -1,0 +1,524 @@
+//! The supervisor: which generation serves, which one is being built, and what follows from an end.
+//!
+//! One thread. It looks around several times a second, which is as fast as a switch, a request or
+//! an end has to be noticed by it: what readers see changes in the store, not here.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use tracing::{error, info, warn};
+
+use super::build::{Build, Parts, Report};
+use super::frozen::Frozen;
+use super::log;
+use super::replica::{Found, Place, Replica, Serves};
+use crate::admin;
+use crate::config::{Config, RebuildPolicy};
+use crate::mapping::Plan;
+use crate::metrics::{Metrics, RebuildResult};
+use crate::pipeline::progress::Progress;
+use crate::pipeline::rebuild::{Answer, Last, RebuildDesk, Request, Running};
+use crate::pipeline::{Clock, Ended, Failure};
+use crate::store::{Rebuild, SqliteReplica};
+
+const ROUND: Duration = Duration::from_millis(50);
+/// Between two attempts to find out what the log holds, or to begin a rebuild that is needed.
+const AGAIN: Duration = Duration::from_secs(10);
+
+const MAPPING_CHANGED: &str = "the mapping has changed";
+
+pub struct Supervisor {
+    config: Config,
+    clock: Clock,
+    stop: Arc<AtomicBool>,
+    serving: watch::Sender<admin::Context>,
+    desk: Arc<RebuildDesk>,
+    reports: (Sender<Report>, Receiver<Report>),
+    builds: u64,
+    file: Option<SqliteReplica>,
+    live: Live,
+    next: Option<NextBuild>,
+    /// Builds that are out of use and still end.
+    ending: Vec<Build>,
+    wanted: Option<Wanted>,
+    /// The answer of a thread that asks what the log holds.
+    asked: Option<Receiver<Result<Vec<String>, String>>>,
+}
+
+enum Live {
+    Applying(Build),
+    Frozen(Frozen),
+}
+
+struct NextBuild {
+    build: Build,
+    reason: String,
+    since_ms: i64,
+}
+
+/// A rebuild that has to come and has not begun.
+struct Wanted {
+    rebuild: Rebuild,
+    /// Only if the log can give everything back.
+    only_if_whole: bool,
+    again: Instant,
+}
+
+/// What the supervisor is started with.
+pub struct Setting {
+    pub config: Config,
+    pub clock: Clock,
+    pub stop: Arc<AtomicBool>,
+    pub desk: Arc<RebuildDesk>,
+}
+
+impl Supervisor {
+    /// Starts what was found. The receiver tells which generation serves, from now on.
+    pub fn start(
+        setting: Setting,
+        plan: Plan,
+        found: Found,
+    ) -> Result<(Supervisor, watch::Receiver<admin::Context>), Failure> {
+        let Setting { config, clock, stop, desk } = setting;
+        let Found { file, serves, next } = found;
+        let reports = channel();
+        let place = Place::of(&config);
+        let begin = |id, plan: Plan, replica, metrics| {
+            let parts =
+                Parts { config: &config, clock: Arc::clone(&clock), metrics, reports: reports.0.clone() };
+            Build::start(id, plan, replica, parts)
+        };
+        let mut wanted = None;
+        let live = match serves {
+            Serves::Live(replica) => {
+                let metrics = Arc::new(Metrics::new(plan.catalog()));
+                Live::Applying(begin(0, plan, replica, metrics)?)
+            }
+            Serves::Frozen(catalog) => {
+                let reader = place.reader(&catalog);
+                let status = reader.status(clock())?;
+                let generation = status.tables.iter().map(|table| table.generation).max().unwrap_or(0);
+                let rebuild = Rebuild {
+                    reason: MAPPING_CHANGED.into(),
+                    may_go_back: false,
+                    accepts_loss: false,
+                    live_is_frozen: true,
+                };
+                let only_if_whole = config.replica.rebuild_when_mapping_changes == RebuildPolicy::Auto;
+                wanted = Some(Wanted { rebuild, only_if_whole, again: Instant::now() });
+                info!(generation, "the copy that serves is left as it is: it is to be replaced by a new one");
+                Live::Frozen(Frozen::new(&config, catalog, reader, generation, clock()))
+            }
+        };
+        let next = match next {
+            None => None,
+            Some((replica, reason)) => {
+                wanted = None;
+                let plan = Plan::compile(&config);
+                info!(generation = replica.generation(), reason, "going on with the rebuild");
+                let metrics = Arc::new(live.metrics().beside(plan.catalog()));
+                Some(NextBuild { build: begin(1, plan, replica, metrics)?, reason, since_ms: clock() })
+            }
+        };
+        let (serving, served) = watch::channel(live.serving(&place));
+        let supervisor = Supervisor {
+            config,
+            clock,
+            stop,
+            serving,
+            desk,
+            reports,
+            builds: 2,
+            file,
+            live,
+            next,
+            ending: Vec::new(),
+            wanted,
+            asked: None,
+        };
+        Ok((supervisor, served))
+    }
+
+    /// Runs until it is told to stop or the generation that serves cannot go on. Everything is
+    /// closed then.
+    pub fn run(mut self) -> Result<(), Failure> {
+        let outcome = loop {
+            if self.stop.load(Ordering::Relaxed) {
+                break Ok(());
+            }
+            let report = self.reports.1.recv_timeout(ROUND).ok();
+            if let Some(report) = report
+                && let Err(failure) = self.take(report)
+            {
+                break Err(failure);
+            }
+            // A switch comes first: what is asked for then is asked of the new one.
+            if self.next.as_ref().is_some_and(|next| next.build.progress.is_gate_open()) {
+                self.promote();
+            }
+            for request in self.desk.take_requests() {
+                self.answer(request);
+            }
+            self.want();
+            self.publish();
+        };
+        self.close(outcome)
+    }
+
+    /// What follows from the end of a build.
+    fn take(&mut self, report: Report) -> Result<(), Failure> {
+        if let Some(at) = self.ending.iter().position(|build| build.id == report.build) {
+            self.ending.swap_remove(at).join();
+            return Ok(());
+        }
+        if self.next.as_ref().is_some_and(|next| next.build.id == report.build) {
+            return self.next_ended(report.outcome);
+        }
+        match report.outcome {
+            Ok(Ended::Rebuild { reason }) => self.freeze(reason),
+            // Told to stop; or the next one has taken over, which is about to be noticed.
+            Ok(Ended::Stopped | Ended::Retired | Ended::Refused { .. }) => Ok(()),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    fn next_ended(&mut self, outcome: Result<Ended, Failure>) -> Result<(), Failure> {
+        let Some(NextBuild { build, reason, .. }) = self.next.take() else { return Ok(()) };
+        let generation = build.generation;
+        let has_switched = build.progress.is_gate_open();
+        let frozen = matches!(self.live, Live::Frozen(_));
+        if has_switched {
+            // It serves: its end is that of the live generation.
+            self.next = Some(NextBuild { build, reason, since_ms: 0 });
+            self.promote();
+            return match outcome {
+                Ok(Ended::Rebuild { reason }) => self.freeze(reason),
+                Ok(_) => Ok(()),
+                Err(failure) => Err(failure),
+            };
+        }
+        build.join();
+        match outcome {
+            Ok(Ended::Stopped | Ended::Retired) => {}
+            Ok(Ended::Refused { reason: why }) => {
+                error!(reason = %why, "the rebuild is refused: the copy that serves is fuller");
+                let advice = format!(
+                    "{why}; to switch nevertheless: readside rebuild --accept-loss, or raise rebuild.max_loss"
+                );
+                self.ended(generation, RebuildResult::Refused, Some(advice.clone()));
+                self.abandon();
+                if frozen {
+                    self.say_stopped(&format!("a rebuild was refused: {advice}"));
+                }
+            }
+            Ok(Ended::Rebuild { reason: gap }) => {
+                warn!(reason = %gap, "the log has changed under the rebuild: beginning again");
+                self.ended(generation, RebuildResult::Failed, Some(gap));
+                self.abandon();
+                let rebuild =
+                    Rebuild { reason, may_go_back: true, accepts_loss: false, live_is_frozen: frozen };
+                self.wanted = Some(Wanted { rebuild, only_if_whole: false, again: Instant::now() + AGAIN });
+            }
+            Err(failure) if frozen => return Err(failure),
+            Err(failure) => {
+                error!(reason = %failure, "the rebuild has failed; the live generation goes on");
+                self.ended(generation, RebuildResult::Failed, Some(failure.reason));
+                self.abandon();
+            }
+        }
+        Ok(())
+    }
+
+    /// The live generation cannot go on from where it stands.
+    fn freeze(&mut self, reason: String) -> Result<(), Failure> {
+        let Some(file) = &self.file else {
+            return Err(Failure::foreign(format!(
+                "{reason}; a replica in this store is not rebuilt by itself: delete it to build it anew"
+            )));
+        };
+        let Live::Applying(build) = &self.live else { return Ok(()) };
+        warn!(reason, "the copy is served as it is while a new one is built");
+        file.freeze(None)?;
+        let serving = build.serving(Place::of(&self.config).reader(&build.catalog));
+        let frozen = Frozen::going_on(&self.config, serving, build.generation);
+        if let Live::Applying(build) = std::mem::replace(&mut self.live, Live::Frozen(frozen)) {
+            build.join();
+        }
+        if let Some(next) = self.next.take() {
+            // It was begun as if the live one went on.
+            next.build.stop();
+            self.ending.push(next.build);
+            self.abandon();
+        }
+        let rebuild = Rebuild { reason, may_go_back: true, accepts_loss: false, live_is_frozen: true };
+        self.wanted = Some(Wanted { rebuild, only_if_whole: false, again: Instant::now() });
+        Ok(())
+    }
+
+    /// The next generation serves: everything that looks at the live one looks at it now.
+    fn promote(&mut self) {
+        let Some(NextBuild { build, .. }) = self.next.take() else { return };
+        info!(generation = build.generation, "the new generation serves");
+        self.ended(build.generation, RebuildResult::Switched, None);
+        match std::mem::replace(&mut self.live, Live::Applying(build)) {
+            Live::Applying(old) => {
+                old.progress.open_gate();
+                old.stop();
+                self.ending.push(old);
+            }
+            Live::Frozen(old) => old.serving.progress.open_gate(),
+        }
+        self.wanted = None;
+        self.desk.update(|status| status.frozen = None);
+        self.serving.send_replace(self.live.serving(&Place::of(&self.config)));
+    }
+
+    /// Begins what is wanted, as soon as it may.
+    fn want(&mut self) {
+        if let Some(asked) = &self.asked
+            && let Ok(answer) = asked.try_recv()
+        {
+            self.asked = None;
+            self.decide(answer);
+        }
+        let Some(wanted) = &mut self.wanted else { return };
+        if self.asked.is_some() || self.next.is_some() || Instant::now() < wanted.again {
+            return;
+        }
+        wanted.again = Instant::now() + AGAIN;
+        if wanted.only_if_whole {
+            self.asked = ask_log(self.config.clone(), Arc::clone(&self.stop));
+            return;
+        }
+        let rebuild = wanted.rebuild.clone();
+        match self.begin(rebuild) {
+            Ok(Ok(_)) => self.wanted = None,
+            Ok(Err(lack)) => self.say_stopped(&format!("a rebuild is needed and cannot begin: {lack}")),
+            Err(failure) => warn!(reason = %failure, "a rebuild cannot begin; trying again"),
+        }
+    }
+
+    /// The mapping has changed, and this is what the log holds.
+    fn decide(&mut self, answer: Result<Vec<String>, String>) {
+        let Some(wanted) = &mut self.wanted else { return };
+        match answer {
+            Ok(gone) if gone.is_empty() => {
+                wanted.only_if_whole = false;
+                wanted.again = Instant::now();
+            }
+            Ok(gone) => {
+                self.wanted = None;
+                let reason = format!(
+                    "{MAPPING_CHANGED}, and the log cannot give back everything ({}): restore the mapping, or \
+                     rebuild from what there is with readside rebuild or rebuild_when_mapping_changes: always",
+                    gone.join("; ")
+                );
+                error!(reason, "the copy stays under its old mapping: a person is needed");
+                self.say_stopped(&reason);
+            }
+            Err(reason) => {
+                warn!(reason, "what the log holds is not known yet; asking again before the rebuild begins");
+            }
+        }
+    }
+
+    fn answer(&mut self, request: Request) {
+        let answer = if self.file.is_none() {
+            let reason = "a replica in Redis is not rebuilt beside the live copy: stop the daemon, delete every \
+                          key with its prefix, and start it";
+            Answer::Unsupported(reason.into())
+        } else if let Some(next) = &self.next {
+            Answer::Running(next.build.generation.unwrap_or_default())
+        } else {
+            let frozen = matches!(self.live, Live::Frozen(_));
+            let earlier = self.wanted.as_ref().map(|wanted| &wanted.rebuild);
+            let rebuild = Rebuild {
+                reason: "asked for".into(),
+                may_go_back: earlier.is_some_and(|rebuild| rebuild.may_go_back),
+                accepts_loss: request.accepts_loss,
+                live_is_frozen: frozen,
+            };
+            match self.begin(rebuild) {
+                Ok(Ok(generation)) => {
+                    self.wanted = None;
+                    self.asked = None;
+                    Answer::Begun(generation)
+                }
+                Ok(Err(lack)) => Answer::Refused(lack),
+                Err(failure) => Answer::Refused(failure.reason),
+            }
+        };
+        // Whoever asked may have gone.
+        let _ = request.reply.send(answer);
+    }
+
+    /// `Err` inside: there is no room.
+    fn begin(&mut self, rebuild: Rebuild) -> Result<Result<u32, String>, Failure> {
+        let Some(file) = &self.file else { return Err(Failure::other("this store has one generation only")) };
+        let plan = Plan::compile(&self.config);
+        let store = match file.begin(Arc::clone(plan.catalog()), &rebuild) {
+            Ok(Ok(store)) => store,
+            Ok(Err(lack)) => {
+                error!(reason = lack, "a rebuild cannot begin");
+                self.ended(None, RebuildResult::Refused, Some(lack.clone()));
+                return Ok(Err(lack));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        if let (Live::Frozen(_), Err(error)) = (&self.live, file.freeze(None)) {
+            warn!(%error, "readers are not told yet that a rebuild runs");
+        }
+        let metrics = Arc::new(self.live.metrics().beside(plan.catalog()));
+        let parts = Parts {
+            config: &self.config,
+            clock: Arc::clone(&self.clock),
+            metrics,
+            reports: self.reports.0.clone(),
+        };
+        let id = self.builds;
+        self.builds += 1;
+        let build = Build::start(id, plan, Replica::Sqlite(Box::new(store)), parts)?;
+        let generation = build.generation.unwrap_or_default();
+        info!(generation, reason = rebuild.reason, "rebuilding beside the copy that serves");
+        self.next = Some(NextBuild { build, reason: rebuild.reason, since_ms: (self.clock)() });
+        Ok(Ok(generation))
+    }
+
+    fn abandon(&self) {
+        if let Some(file) = &self.file
+            && let Err(error) = file.abandon()
+        {
+            warn!(%error, "what was built is not dropped yet");
+        }
+    }
+
+    /// Readers of a copy that is left as it is are told why.
+    fn say_stopped(&mut self, reason: &str) {
+        if let (Live::Frozen(frozen), Some(file)) = (&mut self.live, &self.file) {
+            if let Err(error) = file.freeze(Some(reason)) {
+                warn!(%error, "readers are not told why nothing is applied");
+            }
+            frozen.look_soon();
+        }
+        self.desk.update(|status| status.frozen = Some(reason.to_owned()));
+    }
+
+    fn ended(&self, generation: Option<u32>, result: RebuildResult, message: Option<String>) {
+        self.live.metrics().rebuilt(result);
+        let at_ms = (self.clock)();
+        let last = Last { generation, result: result.name(), message, at_ms };
+        self.desk.update(|status| status.last = Some(last));
+    }
+
+    fn publish(&mut self) {
+        let now_ms = (self.clock)();
+        let building = self.next.as_ref();
+        if let Live::Frozen(frozen) = &mut self.live {
+            frozen.keep_up(building.map(|next| &*next.build.progress), now_ms);
+        }
+        let running = building.map(|next| Running {
+            generation: next.build.generation.unwrap_or_default(),
+            reason: next.reason.clone(),
+            since_ms: next.since_ms,
+            build: next.build.progress.read(|shared| shared.build),
+        });
+        let remaining = running.as_ref().and_then(|running| running.build);
+        let remaining = remaining.map(|build| build.remaining_records);
+        let generation = self.live.generation();
+        self.live.metrics().generations(generation, running.is_some(), remaining);
+        self.live.progress().set_rebuilding(running.is_some());
+        let frozen = match &self.live {
+            Live::Applying(_) => None,
+            Live::Frozen(_) => Some(match (&running, &self.wanted) {
+                (Some(running), _) => running.reason.clone(),
+                (None, Some(wanted)) => wanted.rebuild.reason.clone(),
+                (None, None) => MAPPING_CHANGED.to_owned(),
+            }),
+        };
+        self.desk.update(|status| {
+            status.generation = generation;
+            status.running = running;
+            // What a person has to know says more than the reason of the beginning.
+            if frozen.is_none() || status.frozen.is_none() || status.running.is_some() {
+                status.frozen = frozen;
+            }
+        });
+    }
+
+    /// Ends every build. The end of the one that serves is the end of all.
+    fn close(mut self, mut outcome: Result<(), Failure>) -> Result<(), Failure> {
+        self.stop.store(true, Ordering::Relaxed);
+        let live = match self.live {
+            Live::Applying(build) => Some(build),
+            Live::Frozen(_) => None,
+        };
+        let live_id = live.as_ref().map(|build| build.id);
+        self.ending.extend(self.next.map(|next| next.build));
+        self.ending.extend(live);
+        for build in &self.ending {
+            build.stop();
+        }
+        for build in self.ending {
+            build.join();
+        }
+        drop(self.reports.0);
+        for report in self.reports.1 {
+            if let (Err(failure), Some(id), Ok(())) = (report.outcome, live_id, &outcome)
+                && id == report.build
+            {
+                outcome = Err(failure);
+            }
+        }
+        outcome
+    }
+}
+
+impl Live {
+    fn metrics(&self) -> &Metrics {
+        match self {
+            Live::Applying(build) => &build.metrics,
+            Live::Frozen(frozen) => &frozen.serving.metrics,
+        }
+    }
+
+    fn progress(&self) -> &Progress {
+        match self {
+            Live::Applying(build) => &build.progress,
+            Live::Frozen(frozen) => &frozen.serving.progress,
+        }
+    }
+
+    fn generation(&self) -> Option<u32> {
+        match self {
+            Live::Applying(build) => build.generation,
+            Live::Frozen(frozen) => frozen.generation,
+        }
+    }
+
+    fn serving(&self, place: &Place) -> admin::Context {
+        match self {
+            Live::Applying(build) => build.serving(place.reader(&build.catalog)),
+            Live::Frozen(frozen) => frozen.serving.clone(),
+        }
+    }
+}
+
+/// Asks on a thread of its own: brokers may be silent for long.
+fn ask_log(config: Config, stop: Arc<AtomicBool>) -> Option<Receiver<Result<Vec<String>, String>>> {
+    let (sender, receiver) = channel();
+    let topics: Vec<String> = config.topics.iter().map(|topic| topic.name.clone()).collect();
+    let thread = std::thread::Builder::new().name("log".into()).spawn(move || {
+        // Nobody listens any more when the process ends.
+        let _ = sender.send(log::what_is_gone(&config, &topics, &stop));
+    });
+    match thread {
+        Ok(_) => Some(receiver),
+        Err(error) => {
+            warn!(%error, "cannot start a thread");
+            None
+        }
+    }
+}

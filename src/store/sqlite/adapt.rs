@@ -1,0 +1,194 @@
+//! A changed mapping that needs no other rows: columns and tables that are left out, columns in
+//! another order.
+
+use rusqlite::types::Null;
+use rusqlite::{Connection, params};
+
+use super::generations::{catalog_of, transaction};
+use super::layout::{self, Sql, TableSql, quote};
+use super::replica::live_generation;
+use super::table::{bind_key, read_row};
+use crate::domain::catalog::{Catalog, Table};
+use crate::mapping::keeps_rows;
+use crate::store::StoreError;
+
+/// One table as it is and as it is to be.
+struct Change<'a> {
+    old: &'a Table,
+    new: &'a Table,
+    /// Where each new column is among the old ones.
+    from: Vec<usize>,
+}
+
+impl Change<'_> {
+    fn is_needed(&self) -> bool {
+        self.from.iter().enumerate().any(|(new, &old)| new != old) || self.leaves_out()
+    }
+
+    fn leaves_out(&self) -> bool {
+        self.from.len() < self.old.columns.len()
+    }
+}
+
+/// See [`super::SqliteReplica::adapt`].
+pub(super) fn adapt(conn: &Connection, catalog: &Catalog) -> Result<bool, StoreError> {
+    let tx = transaction(conn)?;
+    let generation = live_generation(&tx)?;
+    let old = catalog_of(&tx, generation)?;
+    let Some(changes) = changes(&tx, generation, &old, catalog)? else { return Ok(false) };
+    for change in changes.iter().filter(|change| change.is_needed()) {
+        rearrange(&tx, generation, change)?;
+    }
+    for table in old.tables.iter().filter(|table| !catalog.tables.iter().any(|new| new.name == table.name)) {
+        tx.execute_batch(&layout::drop_view(&table.name))?;
+        for name in
+            [layout::main_table(generation, &table.name), layout::hidden_table(generation, &table.name)]
+        {
+            tx.execute_batch(&format!("DROP TABLE {}", quote(&name)))?;
+        }
+        for of in ["_readside_meta_tables", "_readside_meta_sources"] {
+            let sql = format!("DELETE FROM {of} WHERE generation = ?1 AND table_name = ?2");
+            tx.execute(&sql, params![generation, table.name])?;
+        }
+    }
+    for (ordinal, table) in catalog.tables.iter().enumerate() {
+        tx.execute(
+            "UPDATE _readside_meta_tables SET fingerprint = ?3, ordinal = ?4 WHERE generation = ?1 AND table_name = ?2",
+            params![generation, table.name, table.fingerprint, ordinal as i64],
+        )?;
+    }
+    tx.execute("UPDATE _readside_meta_generations SET role = 'dropped' WHERE role = 'next'", [])?;
+    tx.execute(
+        "UPDATE _readside_meta_generations SET fingerprint = ?2, catalog = ?3, stopped = NULL WHERE generation = ?1",
+        params![generation, catalog.fingerprint, super::generations::described(catalog)?],
+    )?;
+    tx.commit()?;
+    Ok(true)
+}
+
+/// What each table of the new mapping is made of; `None` if the log has to be read.
+fn changes<'a>(
+    tx: &Connection,
+    generation: i64,
+    old: &'a Catalog,
+    new: &'a Catalog,
+) -> Result<Option<Vec<Change<'a>>>, StoreError> {
+    // Versions hold topic indexes.
+    if old.topics != new.topics {
+        return Ok(None);
+    }
+    let mut changes = Vec::new();
+    for table in &new.tables {
+        let Some(before) = old.tables.iter().find(|before| before.name == table.name) else {
+            return Ok(None);
+        };
+        if !keeps_rows(&before.fingerprint, &table.fingerprint) {
+            return Ok(None);
+        }
+        let place = |name: &str| before.columns.iter().position(|column| column.name == name);
+        let from: Option<Vec<usize>> = table.columns.iter().map(|column| place(&column.name)).collect();
+        let Some(from) = from else { return Ok(None) };
+        let change = Change { old: before, new: table, from };
+        if change.leaves_out() && depends_on_columns(tx, generation, before)? {
+            return Ok(None);
+        }
+        changes.push(change);
+    }
+    Ok(Some(changes))
+}
+
+/// Whether a column may be the reason why something is not in the table: a row that waits for it,
+/// or an event that could not be applied.
+fn depends_on_columns(tx: &Connection, generation: i64, table: &Table) -> Result<bool, StoreError> {
+    Ok(tx.query_row(
+        "SELECT EXISTS (SELECT 1 FROM _readside_meta_tables WHERE generation = ?1 AND table_name = ?2 AND held > 0) \
+         OR EXISTS (SELECT 1 FROM _readside_meta_dead_letters d JOIN _readside_meta_sources s \
+           ON s.generation = d.generation AND s.topic = d.topic WHERE d.generation = ?1 AND s.table_name = ?2)",
+        params![generation, table.name],
+        |row| row.get(0),
+    )?)
+}
+
+fn rearrange(tx: &Connection, generation: i64, change: &Change<'_>) -> Result<(), StoreError> {
+    let Change { old, new, from } = change;
+    tx.execute_batch(&layout::drop_view(&old.name))?;
+    // Their names tell columns by number, and what is declared is built when the copy is opened.
+    let secondary = layout::secondary_indexes(
+        &Catalog { topics: Vec::new(), tables: vec![(*old).clone()], fingerprint: String::new() },
+        generation,
+    );
+    for (name, _) in secondary {
+        tx.execute_batch(&format!("DROP INDEX IF EXISTS {}", quote(&name)))?;
+    }
+    let before = TableSql::new(old, generation);
+    let (main, hidden) =
+        (layout::main_table(generation, &old.name), layout::hidden_table(generation, &old.name));
+    for (name, first, next) in
+        [(&main, Sql::FirstDetailed, Sql::NextDetailed), (&hidden, Sql::FirstHidden, Sql::NextHidden)]
+    {
+        renumber(tx, change, name, &before.statements[first as usize], &before.statements[next as usize])?;
+    }
+    for (index, column) in old.columns.iter().enumerate() {
+        if !from.contains(&index) {
+            for name in [&main, &hidden] {
+                tx.execute_batch(&format!(
+                    "ALTER TABLE {} DROP COLUMN {}",
+                    quote(name),
+                    quote(&column.name)
+                ))?;
+            }
+        }
+    }
+    tx.execute_batch(&TableSql::new(new, generation).view)?;
+    Ok(())
+}
+
+/// Details tell versions by the number of their column.
+fn renumber(
+    tx: &Connection,
+    change: &Change<'_>,
+    name: &str,
+    first: &str,
+    next: &str,
+) -> Result<(), StoreError> {
+    let Change { old, new, from } = change;
+    let key: Vec<String> = old
+        .key
+        .iter()
+        .enumerate()
+        .map(|(at, &column)| format!("{} = ?{}", quote(&old.columns[column].name), at + 1))
+        .collect();
+    let details = old.key.len() + 1;
+    let mut update = tx.prepare_cached(&format!(
+        "UPDATE {} SET _readside_d = ?{details} WHERE {}",
+        quote(name),
+        key.join(" AND ")
+    ))?;
+    let mut last: Option<Vec<crate::domain::value::Value>> = None;
+    loop {
+        let mut page = Vec::new();
+        {
+            let mut statement = tx.prepare_cached(if last.is_some() { next } else { first })?;
+            if let Some(values) = &last {
+                bind_key(&mut statement, old, values)?;
+            }
+            let mut rows = statement.raw_query();
+            while let Some(row) = rows.next()? {
+                page.push(read_row(old, row)?);
+            }
+        }
+        let Some(end) = page.last() else { return Ok(()) };
+        last = Some(end.values.clone());
+        for row in &page {
+            let moved = row.rearranged(from);
+            bind_key(&mut update, old, &row.values)?;
+            // A hidden row has details always.
+            if moved.needs_details() || moved.version.is_none() {
+                update.raw_bind_parameter(details, moved.details(new))?;
+            } else {
+                update.raw_bind_parameter(details, Null)?;
+            }
+            update.raw_execute()?;
+        }
+    }
+}

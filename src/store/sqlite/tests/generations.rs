@@ -1,0 +1,564 @@
+//! A generation beside the live one: begun, resumed, switched to, refused, dropped.
+
+use super::*;
+use crate::domain::catalog::Catalog;
+use crate::domain::state::State;
+use crate::store::sqlite::replica::{Live, SqliteReplica};
+use crate::store::{Completion, Reader, Rebuild, sqlite_status};
+
+fn replica(bench: &InSqlite) -> SqliteReplica {
+    SqliteReplica::open(&bench.path(), settings()).unwrap()
+}
+
+fn asked_for() -> Rebuild {
+    Rebuild { reason: "asked for".into(), may_go_back: false, accepts_loss: false, live_is_frozen: false }
+}
+
+fn begin(replica: &SqliteReplica, rebuild: &Rebuild) -> SqliteStore {
+    replica.begin(Arc::new(catalog()), rebuild).unwrap().unwrap()
+}
+
+fn open_live(replica: &SqliteReplica) -> SqliteStore {
+    replica.open_live(Arc::new(catalog())).unwrap()
+}
+
+/// Rows `rows` with version `number`, and the position that this leads to.
+fn upserts(rows: std::ops::Range<i64>, number: i64, from: Option<i64>, to: i64) -> Batch {
+    Batch { advances: advance(from, to), ..batch(rows.map(|nth| upsert(nth, number))) }
+}
+
+/// A whole copy of `rows` rows that stands at 10.
+fn complete(replica: &SqliteReplica, rows: i64) -> SqliteStore {
+    let mut live = open_live(replica);
+    live.apply(&upserts(0..rows, 1, None, 10)).unwrap();
+    assert_eq!(live.complete().unwrap(), Completion::Done);
+    live
+}
+
+fn count(bench: &InSqlite, sql: &str) -> i64 {
+    reading(&bench.path()).query_row(sql, [], |row| row.get(0)).unwrap()
+}
+
+const ROWS: &str = "SELECT COUNT(*) FROM users";
+const LIVE: &str = "SELECT generation FROM _readside_status WHERE table_name IS NULL";
+const OF_FIRST: &str = "SELECT COUNT(*) FROM sqlite_schema WHERE name LIKE '\\_readside\\_g1%' ESCAPE '\\'";
+
+#[test]
+fn readers_see_the_live_generation_until_the_switch_and_the_new_one_from_then_on() {
+    let bench = bench();
+    let replica = replica(&bench);
+    let mut live = complete(&replica, 3);
+    let mut next = begin(&replica, &asked_for());
+    assert_eq!((live.generation(), next.generation()), (1, 2));
+    assert!(next.checkpoint().unwrap().positions.is_empty(), "a checkpoint of its own");
+    next.apply(&upserts(0..4, 2, None, 10)).unwrap();
+    // The live one goes on.
+    live.apply(&upserts(3..4, 1, Some(10), 12)).unwrap();
+    assert_eq!((count(&bench, ROWS), count(&bench, LIVE)), (4, 1));
+    let status = sqlite_status(&bench.path(), NOW_MS).unwrap();
+    assert!(status.tables.iter().all(|table| table.rebuilding && table.generation == 1));
+    let positions: Vec<_> = status.positions.iter().map(|at| (at.generation, at.next_offset)).collect();
+    assert_eq!(positions, [(1, 12), (2, 10)]);
+
+    assert_eq!(next.complete().unwrap(), Completion::Behind, "10 is before 12");
+    next.apply(&upserts(4..5, 2, Some(10), 12)).unwrap();
+    assert_eq!(next.complete().unwrap(), Completion::Done);
+    assert_eq!((count(&bench, ROWS), count(&bench, LIVE)), (5, 2));
+    assert_eq!(look(&bench, 1), visible(1, 2));
+    assert!(!sqlite_status(&bench.path(), NOW_MS).unwrap().tables[0].rebuilding);
+    assert_eq!(next.complete().unwrap(), Completion::Done, "twice is as good as once");
+
+    // The old writer learns of it, and writes nothing any more.
+    stopped(live.apply(&upserts(7..9, 9, Some(12), 20)), StopCode::Retired);
+    live.maintain(NOW_MS).unwrap();
+    drop(live);
+    next.apply(&upserts(5..6, 2, Some(12), 13)).unwrap();
+    assert_eq!(count(&bench, ROWS), 6);
+    // What it has left behind goes, step by step, and the number is not used again.
+    assert!(count(&bench, OF_FIRST) > 0);
+    while next.maintain(NOW_MS).unwrap().more {}
+    assert_eq!(count(&bench, OF_FIRST), 0);
+    assert_eq!(count(&bench, "SELECT COUNT(*) FROM _readside_tables WHERE generation <> 2"), 0);
+    drop(next);
+    let mut again = open_live(&replica);
+    assert_eq!((again.generation(), again.checkpoint().unwrap().positions[&AT].next_offset), (2, 13));
+    assert_eq!(begin(&replica, &asked_for()).generation(), 3);
+}
+
+#[test]
+fn open_statements_finish_on_what_they_began_with() {
+    let bench = bench();
+    let replica = replica(&bench);
+    let _live = complete(&replica, 500);
+    let reader = reading(&bench.path());
+    let mut statement = reader.prepare("SELECT id, name FROM users ORDER BY id").unwrap();
+    let mut rows = statement.query([]).unwrap();
+    rows.next().unwrap().unwrap();
+    let mut next = begin(&replica, &asked_for());
+    next.apply(&upserts(0..600, 2, None, 10)).unwrap();
+    assert_eq!(next.complete().unwrap(), Completion::Done);
+    while next.maintain(NOW_MS).unwrap().more {}
+    let mut seen = 1;
+    while let Some(row) = rows.next().unwrap() {
+        assert!(row.get::<_, String>(1).unwrap().starts_with("text 1 "), "a mixture");
+        seen += 1;
+    }
+    assert_eq!(seen, 500);
+    drop(rows);
+    // The same statement, run again, has the new rows.
+    let mut rows = statement.query([]).unwrap();
+    let mut seen = 0;
+    while let Some(row) = rows.next().unwrap() {
+        assert!(row.get::<_, String>(1).unwrap().starts_with("text 2 "));
+        seen += 1;
+    }
+    assert_eq!(seen, 600);
+}
+
+#[test]
+fn readers_that_never_pause_see_one_generation_or_the_other() {
+    let bench = bench();
+    let replica = replica(&bench);
+    let mut live = open_live(&replica);
+    // With a number whose score is not null, as those below.
+    live.apply(&upserts(0..50, 2, None, 10)).unwrap();
+    live.complete().unwrap();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let readers: Vec<_> = (0..3)
+            .map(|_| {
+                scope.spawn(|| {
+                    let (reader, mut looks, mut newest) = (reading(&bench.path()), 0, 0);
+                    while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                        let sql = "SELECT COUNT(*), MIN(score), MAX(score) FROM users";
+                        let (all, least, most): (i64, f64, f64) = reader
+                            .query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+                            .expect("a look");
+                        assert_eq!((all, least), (50, most), "a mixture");
+                        let generation = (least * 8.0) as i64;
+                        assert!(generation >= newest, "{generation} after {newest}");
+                        (looks, newest) = (looks + 1, generation);
+                    }
+                    looks
+                })
+            })
+            .collect();
+        for number in [2, 3, 4, 6, 7, 8, 10, 11].map(|number| number * 8 + 2) {
+            let mut next = begin(&replica, &asked_for());
+            next.apply(&upserts(0..50, number, None, 10)).unwrap();
+            assert_eq!(next.complete().unwrap(), Completion::Done);
+            while next.maintain(NOW_MS).unwrap().more {}
+            live = next;
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        for reader in readers {
+            assert!(reader.join().expect("nothing wrong was seen") > 0);
+        }
+    });
+    drop(live);
+}
+
+#[test]
+fn a_copy_that_lost_much_is_refused_unless_a_person_accepts_it() {
+    let bench = bench();
+    let replica = replica(&bench);
+    let mut live = complete(&replica, 200);
+    let mut next = begin(&replica, &asked_for());
+    next.apply(&upserts(0..179, 2, None, 10)).unwrap();
+    let Completion::Refused { reason } = next.complete().unwrap() else { panic!("not refused") };
+    assert!(reason.contains("users would have 179 rows instead of 200"), "{reason}");
+    assert_eq!((count(&bench, ROWS), count(&bench, LIVE)), (200, 1));
+    // One row more is little enough.
+    next.apply(&upserts(179..180, 2, Some(10), 11)).unwrap();
+    replica.abandon().unwrap();
+    stopped(next.complete(), StopCode::Retired);
+    stopped(next.apply(&upserts(0..1, 3, Some(11), 12)), StopCode::Retired);
+    live.apply(&upserts(0..1, 3, Some(10), 11)).unwrap();
+
+    let mut next = begin(&replica, &Rebuild { accepts_loss: true, ..asked_for() });
+    next.apply(&upserts(0..1, 2, None, 11)).unwrap();
+    assert_eq!(next.complete().unwrap(), Completion::Done);
+    assert_eq!((count(&bench, ROWS), count(&bench, LIVE)), (1, 3));
+}
+
+#[test]
+fn a_position_may_go_back_only_where_it_means_nothing_any_more() {
+    let begun = |rebuild: &Rebuild, topic_id: &str| {
+        let bench = bench();
+        let replica = replica(&bench);
+        let named = |id: &str, mut batch: Batch| {
+            batch.observed.topic_ids.insert(0, id.into());
+            batch
+        };
+        let mut live = complete(&replica, 3);
+        live.apply(&named("one", upserts(0..1, 2, Some(10), 12))).unwrap();
+        let mut next = begin(&replica, rebuild);
+        next.apply(&named(topic_id, upserts(0..3, 2, None, 5))).unwrap();
+        next.complete().unwrap()
+    };
+    assert_eq!(begun(&asked_for(), "one"), Completion::Behind);
+    assert_eq!(begun(&asked_for(), "another"), Completion::Done, "another topic has other offsets");
+    assert_eq!(begun(&Rebuild { may_go_back: true, ..asked_for() }, "one"), Completion::Done);
+}
+
+/// Killed after every step, before and behind the switch: what is there can be gone on with.
+#[test]
+fn a_killed_rebuild_is_resumed() {
+    let bench = bench();
+    let replica = replica(&bench);
+    let mut live = complete(&replica, 3);
+    let mut next = begin(&replica, &asked_for());
+    let catalog = Arc::new(catalog());
+    for step in 1..=6 {
+        let from = (step > 1).then(|| (step - 1) * 2);
+        next.apply(&upserts(0..3, step, from, step * 2)).unwrap();
+        live.apply(&upserts(0..1, step + 10, Some(9 + step), 10 + step)).unwrap();
+        let killed = crashed(&bench);
+        let again = self::replica(&killed);
+        let survey = again.survey(&catalog).unwrap();
+        assert_eq!(survey.live, Live::Same);
+        let found = survey.next.unwrap();
+        assert!((found.generation, found.same, found.live_is_frozen) == (2, true, false));
+        let mut again_live = open_live(&again);
+        assert_eq!(again_live.checkpoint().unwrap().positions[&AT].next_offset, 10 + step);
+        let mut resumed = again.resume(Arc::clone(&catalog)).unwrap();
+        assert_eq!(resumed.checkpoint().unwrap().positions[&AT].next_offset, step * 2);
+        resumed.apply(&upserts(0..4, 50, Some(step * 2), 30)).unwrap();
+        assert_eq!(resumed.complete().unwrap(), Completion::Done);
+        assert_eq!(count(&killed, ROWS), 4);
+        stopped(again_live.apply(&upserts(0..1, 60, Some(10 + step), 40)), StopCode::Retired);
+    }
+    next.apply(&upserts(0..4, 7, Some(12), 20)).unwrap();
+    assert_eq!(next.complete().unwrap(), Completion::Done);
+    let killed = crashed(&bench);
+    let again = self::replica(&killed);
+    assert_eq!(again.survey(&catalog).unwrap().next, None);
+    let mut after = open_live(&again);
+    assert_eq!((after.generation(), after.checkpoint().unwrap().positions[&AT].next_offset), (2, 20));
+    assert_eq!(count(&killed, ROWS), 4);
+    while after.maintain(NOW_MS).unwrap().more {}
+    assert_eq!(count(&killed, OF_FIRST), 0);
+}
+
+#[test]
+fn a_commit_that_fails_switches_nothing() {
+    let bench = bench();
+    let replica = replica(&bench);
+    let mut live = complete(&replica, 3);
+    let mut next = begin(&replica, &asked_for());
+    next.apply(&upserts(0..4, 2, None, 10)).unwrap();
+    next.conn.commit_hook(Some(|| true)).unwrap();
+    next.complete().unwrap_err();
+    assert_eq!((count(&bench, ROWS), count(&bench, LIVE)), (3, 1));
+    live.apply(&upserts(0..1, 3, Some(10), 11)).unwrap();
+    next.conn.commit_hook(None::<fn() -> bool>).unwrap();
+    next.apply(&upserts(0..1, 4, Some(10), 11)).unwrap();
+    assert_eq!(next.complete().unwrap(), Completion::Done);
+}
+
+fn changed() -> Catalog {
+    let mut changed = catalog();
+    changed.fingerprint = "changed".into();
+    changed.tables.remove(3);
+    changed.tables[0].columns.pop();
+    changed.tables[0].fingerprint = "users, changed".into();
+    changed
+}
+
+#[test]
+fn another_mapping_is_built_beside_a_copy_that_stays_as_it_is() {
+    let bench = bench();
+    let live = complete(&replica(&bench), 3);
+    drop(live);
+    let catalog = Arc::new(changed());
+    let replica = replica(&bench);
+    let survey = replica.survey(&catalog).unwrap();
+    let Live::Changed { tables, complete: true } = survey.live else { panic!("{survey:?}") };
+    assert_eq!(tables, ["users", "odd \"name\""]);
+    assert_eq!(replica.live_catalog().unwrap(), Some(self::catalog()), "as it was when it was built");
+    stopped(replica.open_live(Arc::clone(&catalog)), StopCode::Foreign);
+    let rebuild = Rebuild { live_is_frozen: true, ..asked_for() };
+    let mut next = replica.begin(Arc::clone(&catalog), &rebuild).unwrap().unwrap();
+    let mut fresh = batch([]);
+    fresh.observed.heartbeat_ms = NOW_MS + 500_000;
+    fresh.observed.stopped = Some("why".into());
+    next.apply(&fresh).unwrap();
+    // The live generation has nobody else to write its heartbeat.
+    let status = sqlite_status(&bench.path(), NOW_MS + 500_000).unwrap();
+    assert_eq!((status.state, status.stopped.as_deref()), (State::Stopped, Some("why")));
+    fresh.observed.stopped = Some(String::new());
+    fresh.id = 7;
+    next.apply(&fresh).unwrap();
+    let status = sqlite_status(&bench.path(), NOW_MS + 500_000).unwrap();
+    assert_ne!(status.state, State::Disconnected);
+    assert_eq!(count(&bench, "SELECT COUNT(*) FROM pragma_table_info('users')"), 4);
+    drop(next);
+
+    // A third mapping: what was half-built is of no use.
+    let mut third = changed();
+    third.fingerprint = "third".into();
+    let survey = replica.survey(&third).unwrap();
+    assert!(!survey.next.unwrap().same);
+    let mut next = replica.resume(Arc::clone(&catalog)).unwrap();
+    let old = crate::domain::change::Change { values: upsert(1, 2).values[..3].to_vec(), ..upsert(1, 2) };
+    let mut builder = crate::domain::batch::BatchBuilder::default();
+    builder.push(&catalog, old);
+    next.apply(&Batch { advances: advance(None, 10), ..builder.seal(observed()) }).unwrap();
+    assert_eq!(next.complete().unwrap(), Completion::Done);
+    assert_eq!(count(&bench, "SELECT COUNT(*) FROM pragma_table_info('users')"), 3);
+    let gone = "SELECT COUNT(*) FROM sqlite_schema WHERE name = 'odd \"name\"'";
+    assert_eq!(count(&bench, gone), 0, "a table that is not in the mapping any more");
+    // A reader of the mapping before does not take the new tables for its own.
+    let reader = SqliteReader::new(&bench.path(), Arc::new(self::catalog()));
+    retried(reader.row(0, &key(&self::catalog().tables[0], 1)), RetryReason::Busy);
+    let reader = SqliteReader::new(&bench.path(), catalog);
+    assert!(matches!(reader.row(0, &key(&self::catalog().tables[0], 1)), Ok(RowLookup::Visible { .. })));
+}
+
+#[test]
+fn a_first_copy_under_another_mapping_starts_over() {
+    let bench = bench();
+    let replica = replica(&bench);
+    let mut store = open_live(&replica);
+    store.apply(&upserts(0..3, 1, None, 10)).unwrap();
+    drop(store);
+    let catalog = Arc::new(changed());
+    let survey = replica.survey(&catalog).unwrap();
+    assert!(matches!(survey.live, Live::Changed { complete: false, .. }));
+    let mut store = replica.start_over(Arc::clone(&catalog)).unwrap();
+    assert!(store.checkpoint().unwrap().positions.is_empty());
+    assert_eq!(store.complete().unwrap(), Completion::Done);
+    while store.maintain(NOW_MS).unwrap().more {}
+    assert_eq!((count(&bench, ROWS), count(&bench, OF_FIRST)), (0, 0));
+    drop(store);
+    assert_eq!(replica.survey(&catalog).unwrap().live, Live::Same);
+}
+
+#[test]
+fn freshness_does_not_go_back_with_a_switch() {
+    let bench = bench();
+    let replica = replica(&bench);
+    let mut live = complete(&replica, 1);
+    let fresh = |mut batch: Batch, at_ms: i64| {
+        batch.observed.topic_ids.insert(0, "one".into());
+        batch.observed.fresh_as_of_ms.insert(AT, at_ms);
+        batch
+    };
+    live.apply(&fresh(upserts(0..1, 2, Some(10), 11), 1_000)).unwrap();
+    let mut next = begin(&replica, &asked_for());
+    next.apply(&fresh(upserts(0..1, 2, None, 11), 400)).unwrap();
+    assert_eq!(next.complete().unwrap(), Completion::Done);
+    let stored = || {
+        let sql = "SELECT MAX(fresh_as_of_ms) FROM _readside_positions WHERE generation = 2";
+        count(&bench, sql)
+    };
+    assert_eq!(stored(), 1_000, "proven for 11, so it holds for whoever stands there");
+    next.apply(&fresh(upserts(0..1, 3, Some(11), 12), 700)).unwrap();
+    assert_eq!(stored(), 1_000, "an older proof that was on its way");
+    next.apply(&fresh(upserts(0..1, 4, Some(12), 13), 1_200)).unwrap();
+    assert_eq!(stored(), 1_200);
+    // A clock that is set back later is taken as it is.
+    next.apply(&fresh(upserts(0..1, 5, Some(13), 14), 900)).unwrap();
+    assert_eq!(stored(), 900);
+}
+
+#[test]
+fn a_volume_without_room_refuses_a_rebuild_and_leaves_no_trace() {
+    let bench = bench();
+    let settings = Settings { min_free_bytes: 1 << 60, ..settings() };
+    let replica = SqliteReplica::open(&bench.path(), settings).unwrap();
+    let mut live = complete(&replica, 3);
+    let lack = replica.begin(Arc::new(catalog()), &asked_for()).unwrap().unwrap_err();
+    assert!(lack.contains("MiB free"), "{lack}");
+    assert_eq!(replica.survey(&catalog()).unwrap().next, None);
+    live.apply(&upserts(0..1, 3, Some(10), 11)).unwrap();
+}
+
+#[test]
+fn two_writers_take_turns_and_neither_starves() {
+    let bench = bench();
+    let replica = replica(&bench);
+    let mut live = complete(&replica, 1);
+    let mut next = begin(&replica, &asked_for());
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for step in 0..150 {
+                live.apply(&upserts(0..20, step, Some(10 + step), 11 + step)).unwrap();
+            }
+        });
+        scope.spawn(|| {
+            for step in 0..150 {
+                let from = (step > 0).then_some(step);
+                next.apply(&upserts(0..20, step, from, step + 1)).unwrap();
+            }
+        });
+    });
+    assert_eq!(next.complete().unwrap(), Completion::Behind);
+}
+
+/// The catalog with fingerprints as the mapping makes them.
+fn described() -> Catalog {
+    let mut catalog = catalog();
+    for table in &mut catalog.tables {
+        let columns: Vec<_> = table.columns.iter().map(|column| column.name.as_str()).collect();
+        table.fingerprint = format!("{}:{}", table.name, columns.join(","));
+    }
+    catalog.fingerprint = "described".into();
+    catalog
+}
+
+/// `users` without `email`, in another order, and one table less.
+fn narrowed() -> Catalog {
+    let mut catalog = described();
+    let users = &mut catalog.tables[0];
+    users.columns = [3, 0, 1].map(|column| users.columns[column].clone()).to_vec();
+    users.key = vec![1];
+    users.indexes = vec![vec![2, 0]];
+    users.fingerprint = "users:score,id,name".into();
+    catalog.tables.remove(2);
+    catalog.fingerprint = "narrowed".into();
+    catalog
+}
+
+/// Events of `users`, as the one or the other mapping makes changes of them: rows, deletes, patches
+/// in any order, late ones.
+fn users_history(catalog: &Catalog, narrow: bool) -> Vec<crate::domain::batch::Batch> {
+    let mut changes = Vec::new();
+    for nth in 0..400 {
+        changes.push(upsert(nth, 10 + nth % 3));
+        match nth % 5 {
+            0 => changes.push(patch(nth, 20, 0b0010, IfMissing::Hold)),
+            1 => changes.push(patch(nth, 21, 0b1010, IfMissing::Hold)),
+            2 => changes.push(delete(nth, 22)),
+            3 => changes.extend([patch(nth, 25, 0b1000, IfMissing::Hold), delete(nth, 23)]),
+            _ => {}
+        }
+    }
+    // A patched row whose older columns were deleted is held: it is made whole again.
+    changes.extend((0..400).filter(|nth| nth % 5 == 3).map(|nth| upsert(nth, 30)));
+    if narrow {
+        for change in &mut changes {
+            change.values = [3, 0, 1].map(|column| change.values[column].clone()).to_vec();
+        }
+    }
+    changes
+        .chunks(50)
+        .map(|chunk| {
+            let mut builder = crate::domain::batch::BatchBuilder::default();
+            chunk.iter().for_each(|change| builder.push(catalog, change.clone()));
+            builder.seal(observed())
+        })
+        .collect()
+}
+
+#[test]
+fn columns_and_tables_that_are_left_out_or_moved_need_no_log() {
+    let (wide, narrow) = (Arc::new(described()), Arc::new(narrowed()));
+    let bench = bench();
+    let replica = replica(&bench);
+    let mut live = replica.open_live(Arc::clone(&wide)).unwrap();
+    for batch in users_history(&wide, false) {
+        live.apply(&batch).unwrap();
+    }
+    live.complete().unwrap();
+    assert!(live.figures().delete_marks[0] > 0 && live.figures().held[0] == 0);
+    drop(live);
+    assert!(matches!(replica.survey(&narrow).unwrap().live, Live::Changed { complete: true, .. }));
+    assert!(replica.adapt(&narrow).unwrap());
+    assert_eq!(replica.survey(&narrow).unwrap().live, Live::Same);
+    let mut adapted = replica.open_live(Arc::clone(&narrow)).unwrap();
+    assert_eq!(adapted.generation(), 1);
+
+    // The same as a copy that was built under the new mapping, also for what comes later.
+    let fresh = self::bench();
+    let mut built = self::replica(&fresh).open_live(Arc::clone(&narrow)).unwrap();
+    for batch in users_history(&narrow, true) {
+        built.apply(&batch).unwrap();
+    }
+    built.complete().unwrap();
+    let readers = [&bench, &fresh].map(|bench| SqliteReader::new(&bench.path(), Arc::clone(&narrow)));
+    let same = || {
+        for nth in 0..400 {
+            let key = key(&catalog().tables[0], nth);
+            let [adapted, built] = readers.each_ref().map(|reader| reader.row(0, &key).unwrap());
+            assert_eq!(adapted, built, "row {nth}");
+        }
+    };
+    same();
+    for number in [12, 20, 21, 24, 26, 40] {
+        let later = (0..400).map(|nth| match (nth + number) % 3 {
+            0 => upsert(nth, number),
+            1 => patch(nth, number, 0b1010, IfMissing::Hold),
+            _ => delete(nth, number),
+        });
+        let mut builder = crate::domain::batch::BatchBuilder::default();
+        for mut change in later {
+            change.values = [3, 0, 1].map(|column| change.values[column].clone()).to_vec();
+            builder.push(&narrow, change);
+        }
+        let batch = builder.seal(observed());
+        assert_eq!(adapted.apply(&batch).unwrap(), built.apply(&batch).unwrap());
+        same();
+    }
+    assert_eq!(adapted.figures().rows, built.figures().rows);
+    let columns = |bench: &InSqlite| -> Vec<String> {
+        let reader = reading(&bench.path());
+        let mut statement = reader.prepare("SELECT name FROM pragma_table_info('users')").unwrap();
+        statement.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+    };
+    assert_eq!(columns(&bench), ["score", "id", "name"]);
+    let objects = |bench: &InSqlite| -> Vec<String> {
+        let reader = reading(&bench.path());
+        let mut statement = reader.prepare("SELECT name FROM sqlite_schema ORDER BY name").unwrap();
+        statement.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+    };
+    assert_eq!(objects(&bench), objects(&fresh), "nothing of the old mapping is left");
+}
+
+#[test]
+fn what_a_column_may_have_kept_away_needs_the_log() {
+    let (wide, narrow) = (Arc::new(described()), narrowed());
+    let prepared = |what: &dyn Fn(&mut SqliteStore)| {
+        let bench = bench();
+        let replica = replica(&bench);
+        let mut live = replica.open_live(Arc::clone(&wide)).unwrap();
+        live.complete().unwrap();
+        what(&mut live);
+        drop(live);
+        let schema = || count(&bench, "SELECT COUNT(*) FROM pragma_table_info('_readside_g1_users')");
+        let before = schema();
+        let adapted = replica.adapt(&narrow).unwrap();
+        assert_eq!(schema() < before, adapted, "all or nothing");
+        adapted
+    };
+    assert!(prepared(&|_| {}));
+    assert!(!prepared(&|live| {
+        live.apply(&batch([patch(1, 5, 0b0100, IfMissing::Hold)])).unwrap();
+    }));
+    assert!(!prepared(&|live| {
+        let letter = crate::domain::dead_letter::DeadLetter {
+            at: AT,
+            offset: 3,
+            rejection: crate::domain::dead_letter::Rejection {
+                table: None,
+                path: String::new(),
+                reason: crate::domain::dead_letter::Reason::WrongType,
+                message: "a number".into(),
+            },
+            first_seen_ms: NOW_MS,
+            record: None,
+        };
+        live.apply(&Batch { dead_letters: vec![letter], ..batch([]) }).unwrap();
+    }));
+    // A column more, another type, another topic.
+    let bench = bench();
+    let replica = replica(&bench);
+    replica.open_live(Arc::new(narrow.clone())).unwrap().complete().unwrap();
+    assert!(!replica.adapt(&wide).unwrap());
+    let mut topics = narrow.clone();
+    topics.topics.push("z".into());
+    assert!(!replica.adapt(&topics).unwrap());
+    let mut other = narrow;
+    other.tables[0].fingerprint = "users:score,id,other".into();
+    assert!(!replica.adapt(&other).unwrap());
+}
