@@ -90,8 +90,9 @@ impl Intake {
             let start = ends.log_start?;
             let from = lost.diverges?.max(start);
             let position = partition.position.next_offset;
-            // Otherwise retention has passed it, which is found by itself.
-            (position >= start).then_some(Gap::Truncated { at: *at, position, from: from.min(position) })
+            // Otherwise it was said of an earlier position; or retention has passed it, which is found
+            // by itself.
+            (position >= start && from < position).then_some(Gap::Truncated { at: *at, position, from })
         });
         lost.collect()
     }

@@ -307,6 +307,29 @@ fn a_position_that_is_in_the_log_after_all_is_read_again() {
 }
 
 #[test]
+fn a_refusal_of_an_earlier_position_is_no_gap() {
+    let mut run = run(&with("continue"), 1);
+    {
+        let mut world = run.shared.world();
+        world.recreate(0, "another", 1);
+        world.append(at(0, 0), "0", Some(&user(0, 10)));
+    }
+    run.rounds(2).unwrap();
+    assert_eq!(run.position(0), 1);
+    // What the client has asked about the old position is answered late.
+    {
+        let mut world = run.shared.world();
+        world.reading.clear();
+        world.deliveries.push_back(Delivery::OutOfRange(at(0, 0), Some(1)));
+        world.append(at(0, 0), "0", Some(&user(0, 11)));
+    }
+    run.daemon.settle(&run.shared).unwrap();
+    run.rounds(3).unwrap();
+    assert_eq!((run.position(0), run.gaps("truncated")), (2, 0.0));
+    run.is_incomplete("recreated");
+}
+
+#[test]
 fn another_cluster_is_only_taken_by_a_rebuild() {
     for policy in ["stop", "auto", "continue"] {
         let mut run = run(&with(policy), 1);
