@@ -7,6 +7,7 @@ mod crash;
 mod daemon;
 mod event_ids;
 mod examples;
+mod freshness;
 mod gaps;
 mod history;
 mod kafka;
