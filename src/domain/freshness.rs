@@ -54,6 +54,13 @@ impl PartitionFreshness {
         self.fresh_as_of_ms
     }
 
+    /// The clock says less than it did. What it said before means nothing any more: a claim that
+    /// lies in the future now is dropped, and so are questions. True when the claim was.
+    pub fn clock_set_back(&mut self, now_ms: i64) -> bool {
+        self.pending.clear();
+        self.fresh_as_of_ms.take_if(|at| *at > now_ms).is_some()
+    }
+
     /// Forgets proofs that were not reached: their log is in doubt.
     pub fn distrust(&mut self) {
         self.pending.clear();
@@ -125,6 +132,17 @@ mod tests {
             last = now;
         }
         assert_eq!(last, Some(9_999));
+    }
+
+    #[test]
+    fn a_claim_of_a_clock_that_was_set_back_is_dropped() {
+        let mut freshness = PartitionFreshness::restored(Some(9_000));
+        freshness.observe(9_500, 1);
+        assert!(!freshness.clock_set_back(9_400));
+        freshness.reach(1);
+        assert_eq!(freshness.fresh_as_of_ms(), Some(9_000), "the question was asked by the other clock");
+        assert!(freshness.clock_set_back(8_999));
+        assert_eq!(freshness.fresh_as_of_ms(), None);
     }
 
     #[test]

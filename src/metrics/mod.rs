@@ -21,7 +21,7 @@ use crate::domain::checkpoint::TopicPartition;
 use crate::domain::dead_letter::Reason;
 use crate::domain::freshness::worst;
 use crate::domain::retry::RetryReason;
-use crate::domain::state::{Facts, State, state};
+use crate::domain::state::{Facts, State, believable, state};
 use names::Family;
 
 /// From a millisecond to five minutes: an idle daemon applies within milliseconds, and beyond five
@@ -38,6 +38,8 @@ const BATCH_EVENTS_BUCKETS: &[f64] =
 pub enum SourceErrorKind {
     Unreachable,
     TopicMissing,
+    /// The brokers refuse to tell about a topic, or do not know enough about it for now.
+    TopicRefused,
     OutOfRange,
     /// A partition had more to read and did not move; it was started again.
     Stalled,
@@ -45,9 +47,10 @@ pub enum SourceErrorKind {
 }
 
 impl SourceErrorKind {
-    pub const ALL: [SourceErrorKind; 5] = [
+    pub const ALL: [SourceErrorKind; 6] = [
         SourceErrorKind::Unreachable,
         SourceErrorKind::TopicMissing,
+        SourceErrorKind::TopicRefused,
         SourceErrorKind::OutOfRange,
         SourceErrorKind::Stalled,
         SourceErrorKind::Fatal,
@@ -57,6 +60,7 @@ impl SourceErrorKind {
         match self {
             SourceErrorKind::Unreachable => "unreachable",
             SourceErrorKind::TopicMissing => "topic_missing",
+            SourceErrorKind::TopicRefused => "topic_refused",
             SourceErrorKind::OutOfRange => "out_of_range",
             SourceErrorKind::Stalled => "stalled",
             SourceErrorKind::Fatal => "fatal",
@@ -75,11 +79,18 @@ pub enum GapReason {
     Truncated,
     /// The brokers belong to another cluster.
     Cluster,
+    /// The topic was not read for longer than it keeps tombstones.
+    Tombstones,
 }
 
 impl GapReason {
-    pub const ALL: [GapReason; 4] =
-        [GapReason::Retention, GapReason::Recreated, GapReason::Truncated, GapReason::Cluster];
+    pub const ALL: [GapReason; 5] = [
+        GapReason::Retention,
+        GapReason::Recreated,
+        GapReason::Truncated,
+        GapReason::Cluster,
+        GapReason::Tombstones,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -87,6 +98,7 @@ impl GapReason {
             GapReason::Recreated => "recreated",
             GapReason::Truncated => "truncated",
             GapReason::Cluster => "cluster",
+            GapReason::Tombstones => "tombstones",
         }
     }
 }
@@ -382,11 +394,14 @@ impl Metrics {
                 let holds = f64::from(u8::from(possible == current));
                 self.state.with_label_values(&[name.as_str(), possible.name()]).set(holds);
             }
-            self.fresh_as_of.with_label_values(&[name]).set(or_nan(facts.fresh_as_of_ms.map(seconds)));
+            let fresh_as_of_ms = believable(facts.fresh_as_of_ms, now_ms, facts.heartbeat_limit_ms);
+            self.fresh_as_of.with_label_values(&[name]).set(or_nan(fresh_as_of_ms.map(seconds)));
         }
         for (index, name) in self.topics.iter().enumerate() {
             let partitions = known.partitions.iter().filter(|(at, _)| at.topic == index);
             let fresh_as_of_ms = worst(partitions.map(|(_, partition)| partition.fresh_as_of_ms));
+            let limit_ms = known.facts.first().map_or(0, |facts| facts.heartbeat_limit_ms);
+            let fresh_as_of_ms = believable(fresh_as_of_ms, now_ms, limit_ms);
             let lag = fresh_as_of_ms.map(|at| seconds(now_ms.saturating_sub(at)).max(0.0));
             self.lag_seconds.with_label_values(&[name]).set(or_nan(lag));
         }
@@ -512,6 +527,15 @@ impl Metrics {
         fresh_as_of_ms: Option<i64>,
     ) {
         self.known().partitions.insert(at, Partition { next_offset, end_offset, fresh_as_of_ms });
+    }
+
+    /// The partition does not exist any more.
+    pub fn partition_gone(&self, at: TopicPartition) {
+        self.known().partitions.remove(&at);
+        if let Some(topic) = self.topics.get(at.topic) {
+            // It has no series if nobody has asked for the metrics since it was met.
+            let _ = self.lag_records.remove_label_values(&[topic, &at.partition.to_string()]);
+        }
     }
 
     /// `remaining`: records up to the ends captured at start; `None` while these are unknown.

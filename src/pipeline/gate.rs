@@ -65,16 +65,25 @@ impl StartupGate {
         self.targets = Some(Targets { ends, total: remaining, captured_ms: now_ms });
     }
 
+    /// The log is another one in part: the ends at start have to be found out again, unless they
+    /// were reached.
+    pub fn forget_ends(&mut self) {
+        if !self.caught_up {
+            self.targets = None;
+        }
+    }
+
     /// Records between the committed positions and the ends at start; `None` while unknown.
     pub fn remaining(&self, committed: &BTreeMap<TopicPartition, i64>) -> Option<u64> {
         let targets = self.targets.as_ref()?;
-        Some(remaining(&targets.ends, committed))
+        // Positions may go back behind a gap.
+        Some(if self.caught_up { 0 } else { remaining(&targets.ends, committed) })
     }
 
     /// Called with what is committed; true when the gate opens by it.
     pub fn check(&mut self, committed: &BTreeMap<TopicPartition, i64>) -> bool {
         self.early = false;
-        self.caught_up |= self.remaining(committed) == Some(0);
+        self.caught_up = self.caught_up || self.remaining(committed) == Some(0);
         if self.open || !self.complete || !self.caught_up {
             return false;
         }
@@ -112,7 +121,7 @@ impl StartupGate {
 
     pub fn build(&self, committed: &BTreeMap<TopicPartition, i64>, now_ms: i64) -> Option<Build> {
         let targets = self.targets.as_ref()?;
-        let remaining = remaining(&targets.ends, committed);
+        let remaining = if self.caught_up { 0 } else { remaining(&targets.ends, committed) };
         let seconds = (now_ms - targets.captured_ms).max(1) as f64 / 1000.0;
         let rate = targets.total.saturating_sub(remaining) as f64 / seconds;
         let eta = (rate > 0.0).then(|| remaining as f64 / rate);

@@ -5,6 +5,7 @@
 //! to do and grows while it is busy: throughput under load and low latency otherwise come from one
 //! rule.
 
+mod gaps;
 mod gate;
 mod identity;
 mod intake;
@@ -24,6 +25,7 @@ use tracing::{error, info};
 use crate::config::{Config, Gate};
 use crate::domain::checkpoint::{Checkpoint, TopicPartition};
 use crate::domain::freshness;
+use crate::domain::state::believable;
 use crate::mapping::Plan;
 use crate::metrics::Metrics;
 use crate::source::Source;
@@ -162,6 +164,8 @@ impl<S: Source> Pipeline<S> {
         let fresh = freshness::worst(
             checkpoint.positions.keys().map(|at| checkpoint.fresh_as_of_ms.get(at).copied()),
         );
+        let limit_ms = crate::store::heartbeat_limit(config.freshness.interval).as_millis() as i64;
+        let fresh = believable(fresh, context.now_ms(), limit_ms);
         let gate = GateRule {
             complete: checkpoint.complete,
             open_at_once: match config.startup.gate {
@@ -198,6 +202,10 @@ impl<S: Source> Pipeline<S> {
         let outcome = match halt {
             // The store would refuse it.
             Halt::Ended(ended @ (Ended::Retired | Ended::Lost { .. })) => Ok(ended),
+            Halt::Ended(Ended::Stopped) => {
+                self.intake.leave();
+                self.flush(None).map_or(Ok(Ended::Stopped), Err)
+            }
             Halt::Ended(ended) => self.flush(None).map_or(Ok(ended), Err),
             Halt::Failed(failure) => {
                 self.announce(&failure);
@@ -219,6 +227,7 @@ impl<S: Source> Pipeline<S> {
     fn round(&mut self) -> Result<(), Halt> {
         let now = self.context.now_ms();
         self.context.progress.tick_pipeline(now);
+        self.intake.look_at_clock(now);
         self.take_done()?;
         if self.context.is_stopping() {
             return Err(Halt::Ended(Ended::Stopped));

@@ -1,5 +1,6 @@
 //! The pipeline between a scripted log and a real store.
 
+mod gaps;
 mod rebuilds;
 mod simulation;
 mod support;
@@ -30,6 +31,11 @@ tables:
 
 fn user(id: i64, n: i64) -> String {
     format!(r#"{{"id":{id},"n":{n}}}"#)
+}
+
+/// With the policy to stop at a gap.
+fn stopping() -> String {
+    format!("{USERS}defaults: {{ on_gap: stop }}\n")
 }
 
 /// A copy of one topic that has become whole, and is idle.
@@ -85,7 +91,7 @@ fn a_topic_that_grows_between_question_and_answer_stays_fresh_and_trusted() {
 
 #[test]
 fn a_truncated_log_is_noticed_by_rounds_asked_after_the_records_were_read() {
-    let (_, shared, store, mut daemon) = live();
+    let (_, shared, store, mut daemon) = live_with(&stopping(), 1);
     shared.advance_clock(1_000);
     daemon.observe(&shared).unwrap();
     let before = fresh_as_of_ms(&store, &shared);
@@ -279,7 +285,7 @@ fn a_lost_replica_ends_the_pipeline_and_not_the_daemon() {
 
 #[test]
 fn a_new_partition_whose_first_records_are_gone_is_a_gap_of_a_whole_copy() {
-    let (_, shared, _, mut daemon) = live();
+    let (_, shared, _, mut daemon) = live_with(&stopping(), 1);
     {
         let mut world = shared.world();
         world.add_partition(at(0, 1));
@@ -299,9 +305,13 @@ fn a_new_partition_whose_first_records_are_gone_is_a_gap_of_a_whole_copy() {
 #[test]
 fn what_was_taken_before_another_log_was_noticed_is_dropped() {
     // With event ids, which are remembered apart from the rows.
-    let text = USERS.replace("{ format: json }", "{ format: json, event_id: .n }");
+    let text = stopping().replace("{ format: json }", "{ format: json, event_id: .n }");
     let (_, shared, store, daemon) = live_with(&text, 1);
-    let before = (store.rows(0), store.clone().checkpoint().unwrap());
+    let stored = |store: &MemoryStore| {
+        let checkpoint = store.clone().checkpoint().unwrap();
+        (store.rows(0), Checkpoint { heartbeat_ms: None, ..checkpoint })
+    };
+    let before = stored(&store);
     {
         let mut world = shared.world();
         world.append(at(0, 0), "5", Some(&user(5, 5)));
@@ -313,8 +323,7 @@ fn what_was_taken_before_another_log_was_noticed_is_dropped() {
     shared.advance_clock(1_000);
     let (outcome, _) = daemon.run();
     assert_eq!(outcome.unwrap_err().exit_code, 78);
-    let after = (store.rows(0), store.clone().checkpoint().unwrap());
-    assert_eq!(before, after);
+    assert_eq!(before, stored(&store));
 }
 
 #[test]

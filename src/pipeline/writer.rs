@@ -192,6 +192,9 @@ impl<T: Store> WriterLoop<T> {
         self.count(&batch, &applied, started.elapsed());
         let committed = Committed { batch, dead_letters_kept: applied.dead_letters_kept };
         self.context.progress.update(|shared| {
+            if let Some(after) = &committed.batch.after_gap {
+                shared.positions.retain(|at, _| !after.gone.contains(at));
+            }
             shared.positions.extend(committed.positions());
             shared.connected = committed.batch.observed.connected;
         });

@@ -180,6 +180,8 @@ pub struct TableStatus {
     pub state: State,
     pub complete: bool,
     pub rebuilding: bool,
+    /// The log lost events before they were read; see `on_gap`.
+    pub missing_events: bool,
     pub fresh_as_of: Option<String>,
     pub fresh_as_of_ms: Option<i64>,
     pub lag_records: Option<i64>,

@@ -11,6 +11,7 @@ mod dashboard;
 mod event_ids;
 mod examples;
 mod formats;
+mod freshness;
 mod fuzz;
 mod gaps;
 mod history;

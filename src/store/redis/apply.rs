@@ -12,7 +12,7 @@ use super::ledger::{Ledger, partition_field};
 use super::names::key_text;
 use super::step::{Answer, Step, WORDS_MAX, WholeRow, WholeRows};
 use super::{RedisStore, Unconfirmed};
-use crate::domain::batch::{Batch, Entry, Step as Change};
+use crate::domain::batch::{AfterGap, Batch, Entry, Step as Change};
 use crate::domain::change::IfMissing;
 use crate::domain::checkpoint::TopicPartition;
 use crate::domain::dead_letter::DeadLetter;
@@ -271,7 +271,12 @@ impl RedisStore {
             ledger.positions.insert(*at, advance.to.clone());
             touched.insert(*at);
         }
+        if let Some(after) = &batch.after_gap {
+            self.go_on(after, step, ledger);
+        }
         let observed = &batch.observed;
+        ledger.fresh_as_of_ms.retain(|at, _| !observed.freshness_lost.contains(at));
+        touched.extend(&observed.freshness_lost);
         ledger.heartbeat_ms = Some(observed.heartbeat_ms);
         ledger.connected = observed.connected;
         ledger.fresh_as_of_ms.extend(&observed.fresh_as_of_ms);
@@ -311,6 +316,29 @@ impl RedisStore {
         ledger.last_batch = batch.id;
         step.batch = Some(batch.id);
         step.alive = Some(observed.connected);
+    }
+
+    fn go_on(&self, after: &AfterGap, step: &mut Step<'_>, ledger: &mut Ledger) {
+        for at in &after.gone {
+            ledger.positions.remove(at);
+            ledger.fresh_as_of_ms.remove(at);
+            ledger.end_offsets.remove(at);
+            let field = partition_field(&self.catalog, *at);
+            for key in [&self.names.positions, &self.names.partitions] {
+                step.command([b"HDEL", key.as_bytes(), field.as_bytes()]);
+            }
+        }
+        for (topic, id) in &after.topic_ids {
+            ledger.topic_ids.insert(*topic, id.clone());
+        }
+        for topic in &after.forgotten_ids {
+            let key = self.names.event_ids(&self.catalog.topics[*topic]);
+            step.typed(key.as_bytes(), "list");
+            step.command([b"DEL", key.as_bytes()]);
+        }
+        for table in &after.missing_events {
+            ledger.tables[*table].missing_events = true;
+        }
     }
 
     /// Keeps the first of a record and table, and bytes only within their bound.

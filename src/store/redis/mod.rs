@@ -172,6 +172,8 @@ impl RedisStore {
             positions: ledger.positions.clone(),
             fresh_as_of_ms: ledger.fresh_as_of_ms.clone(),
             event_ids,
+            missing_events: ledger.missing_events(),
+            heartbeat_ms: ledger.heartbeat_ms,
             complete: ledger.complete && !self.is_elsewhere(),
         })
     }

@@ -1,0 +1,136 @@
+//! Records: each becomes changes, a counted skip, a dead letter or a stop.
+
+use super::Intake;
+use crate::config::{Keep, OnError};
+use crate::domain::change::Skip;
+use crate::domain::dead_letter::{DeadLetter, Reason, RecordBytes, Rejection};
+use crate::domain::record::{Headers, Record};
+use crate::mapping::Outcome;
+use crate::pipeline::Failure;
+
+impl Intake {
+    pub(super) fn take_record(&mut self, record: &Record<'_>) -> Result<(), Failure> {
+        if self.doubt {
+            return Ok(());
+        }
+        let Some(partition) = self.partitions.get_mut(&record.at) else { return Ok(()) };
+        if partition.lost.is_some() || partition.waits_for.is_some() {
+            // It comes again when the partition is read on.
+            return Ok(());
+        }
+        if record.offset < partition.position.next_offset {
+            self.context.metrics.events_skipped(record.at.topic, Skip::Duplicate, 1);
+            return Ok(());
+        }
+        if record.leader_epoch >= 0 && record.leader_epoch < partition.position.leader_epoch {
+            // Within one log epochs never go back: this is another one.
+            partition.lose(None, self.now_ms);
+            self.suspicious = true;
+            return Ok(());
+        }
+        let size = record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len);
+        let outcome = if size > self.max_record_bytes {
+            Outcome::Rejected(Rejection {
+                table: None,
+                path: String::new(),
+                reason: Reason::TooLarge,
+                message: format!(
+                    "the record has {size} bytes, kafka.max_record_bytes allows {}",
+                    self.max_record_bytes
+                ),
+            })
+        } else {
+            self.plan.translate(record, &mut partition.position.memory, &mut self.changes)
+        };
+        match outcome {
+            Outcome::Changes => {
+                for change in self.changes.drain(..) {
+                    self.builder.push(&self.catalog, change);
+                }
+                if let Some(timestamp_ms) = record.timestamp_ms
+                    && !partition.timed
+                    && self.gate.is_open()
+                {
+                    partition.timed = true;
+                    self.builder.note_timestamp(record.at.topic, timestamp_ms);
+                }
+            }
+            Outcome::Skipped(skip) => self.context.metrics.events_skipped(record.at.topic, skip, 1),
+            Outcome::Rejected(rejection) => match self.policies[record.at.topic] {
+                OnError::DeadLetter => {
+                    let oversize = rejection.reason == Reason::TooLarge;
+                    let letter = DeadLetter {
+                        at: record.at,
+                        offset: record.offset,
+                        rejection,
+                        first_seen_ms: self.context.now_ms(),
+                        record: (self.keep == Keep::Bytes).then(|| bytes_of(record, oversize)),
+                    };
+                    self.builder.push_dead_letter(letter);
+                }
+                OnError::Skip => self.context.metrics.events_skipped(record.at.topic, Skip::Rejected, 1),
+                OnError::Stop => return Err(self.refused(record, &rejection)),
+            },
+            Outcome::Stop(rejection) => return Err(self.refused(record, &rejection)),
+            Outcome::Waits(pending) => {
+                self.wait_for(record.at, pending);
+                return Ok(());
+            }
+        }
+        self.changes.clear();
+        let partition = self.partitions.get_mut(&record.at);
+        if let Some(partition) = partition {
+            partition.position.next_offset = record.offset + 1;
+            if record.leader_epoch >= 0 {
+                partition.position.leader_epoch = record.leader_epoch;
+            }
+            partition.moved = true;
+        }
+        self.builder.count_record();
+        Ok(())
+    }
+
+    fn refused(&self, record: &Record<'_>, rejection: &Rejection) -> Failure {
+        Failure::other(format!(
+            "topic {} partition {} offset {}: {}{}: {}; the policy is to stop: repair the event or change \
+             on_error (or otherwise) of the topic",
+            self.catalog.topics[record.at.topic],
+            record.at.partition,
+            record.offset,
+            rejection.reason.name(),
+            if rejection.path.is_empty() { String::new() } else { format!(" at {}", rejection.path) },
+            rejection.message
+        ))
+    }
+}
+
+/// What a dead letter keeps of its record; of one that is too large, only the key and only if that
+/// is small.
+fn bytes_of(record: &Record<'_>, oversize: bool) -> RecordBytes {
+    const KEY_MAX: usize = 4096;
+    let key = record.key.filter(|key| !oversize || key.len() <= KEY_MAX);
+    RecordBytes {
+        key: key.map(<[u8]>::to_vec),
+        value: if oversize { None } else { record.value.map(<[u8]>::to_vec) },
+        headers: headers_json(record.headers),
+    }
+}
+
+/// Headers as a JSON object text; a name that comes twice keeps its last value.
+fn headers_json(headers: Headers<'_>) -> Option<String> {
+    let list = headers.0?;
+    let mut object = serde_json::Map::new();
+    list.each(&mut |name, value| {
+        let text = match value.map(std::str::from_utf8) {
+            None => serde_json::Value::Null,
+            Some(Ok(text)) => text.into(),
+            Some(Err(_)) => {
+                use base64::Engine;
+                let bytes = value.unwrap_or_default();
+                format!("base64:{}", base64::engine::general_purpose::STANDARD.encode(bytes)).into()
+            }
+        };
+        object.insert(name.to_owned(), text);
+    });
+    (!object.is_empty()).then(|| serde_json::Value::Object(object).to_string())
+}
