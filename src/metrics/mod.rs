@@ -311,7 +311,11 @@ impl Metrics {
             wal_size: gauge(&registry, &names::WAL_SIZE, f64::NAN),
             wal_pages_pinned: gauge(&registry, &names::WAL_PAGES_PINNED, f64::NAN),
             // A process that runs has read its configuration.
-            config_reload_success: gauge(&registry, &names::CONFIG_RELOAD_SUCCESS, 1.0),
+            // Of the file, whichever generation serves.
+            config_reload_success: match earlier {
+                Some(earlier) => share(&registry, &earlier.config_reload_success),
+                None => gauge(&registry, &names::CONFIG_RELOAD_SUCCESS, 1.0),
+            },
             registry,
         };
         metrics.create_series(catalog);
