@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use crate::admin;
@@ -25,6 +25,7 @@ use crate::app::supervisor::{Setting, Supervisor};
 use crate::config::Config;
 use crate::domain::catalog::Catalog;
 use crate::mapping::Plan;
+use crate::metrics::Metrics;
 use crate::pipeline::progress::Progress;
 use crate::pipeline::rebuild::RebuildDesk;
 use crate::pipeline::{Clock, Failure};
@@ -34,16 +35,13 @@ use crate::store::Reader;
 /// any moment, only the last batch would be read again.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(5);
 
-/// Tells which generation serves.
-pub type Serving = watch::Receiver<admin::Context>;
-
 /// The parts of a running daemon.
 pub struct Running {
     pub catalog: Arc<Catalog>,
-    /// Of the generation that serves at the start.
+    /// Of the generation that serves at the start, as is `progress`.
+    pub metrics: Arc<Metrics>,
     pub progress: Arc<Progress>,
     pub reader: Arc<dyn Reader>,
-    serving: Serving,
     stop: Arc<AtomicBool>,
     ended: Option<oneshot::Receiver<Result<(), Failure>>>,
     supervisor: Option<JoinHandle<()>>,
@@ -67,7 +65,7 @@ pub fn clock() -> Clock {
 /// A first signal commits what is complete and returns `Ok`; a second one ends the process at once.
 /// `beside` runs as long as it likes, at most until the end: it shows the progress of the start and
 /// watches the configuration.
-pub fn run<F>(config: &Config, beside: impl FnOnce(Serving) -> F) -> Result<(), Failure>
+pub fn run<F>(config: &Config, beside: impl FnOnce(Arc<Progress>, Arc<Metrics>) -> F) -> Result<(), Failure>
 where
     F: Future<Output = ()> + Send + 'static,
 {
@@ -89,7 +87,7 @@ where
         };
         let Some(prepared) = prepared else { return Ok(()) };
         let mut running = prepared.start(config, stop).await?;
-        let beside = tokio::spawn(beside(running.serving.clone()));
+        let beside = tokio::spawn(beside(Arc::clone(&running.progress), Arc::clone(&running.metrics)));
         let outcome = tokio::select! {
             outcome = running.ended() => outcome,
             name = signals.next() => {
@@ -155,7 +153,9 @@ fn prepare(config: &Config, stop: &AtomicBool) -> Result<Option<Prepared>, Failu
     if let Some(problem) = plan.problems().into_iter().next() {
         return Err(Failure { exit_code: 64, reason: problem });
     }
-    let Some(found) = Found::open(config, plan.catalog(), stop)? else { return Ok(None) };
+    let Some(found) = Found::open(config, plan.catalog(), &|| !stop.load(Ordering::Relaxed))? else {
+        return Ok(None);
+    };
     Ok(Some(Prepared { plan, found, listeners }))
 }
 
@@ -179,9 +179,9 @@ impl Prepared {
         };
         let (supervisor, serving) = Supervisor::start(setting, self.plan, self.found)?;
         info!(http = %http_address, admin = %admin_address, "listening");
-        let admin::Context { catalog, progress, reader, .. } = serving.borrow().clone();
+        let admin::Context { catalog, metrics, progress, reader } = serving.borrow().clone();
         let (http_stop, http_stopped) = oneshot::channel();
-        let http = tokio::spawn(admin::serve(serving.clone(), desk, self.listeners, async {
+        let http = tokio::spawn(admin::serve(serving, desk, self.listeners, async {
             let _ = http_stopped.await;
         }));
         let (ended_tx, ended) = oneshot::channel();
@@ -193,9 +193,9 @@ impl Prepared {
             .map_err(|error| Failure::other(format!("cannot start a thread: {error}")))?;
         Ok(Running {
             catalog,
+            metrics,
             progress,
             reader,
-            serving,
             stop,
             ended: Some(ended),
             supervisor: Some(thread),
@@ -244,13 +244,14 @@ impl Running {
 }
 
 /// SIGTERM and SIGINT.
-struct Signals {
+pub struct Signals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
 }
 
 impl Signals {
-    fn new() -> std::io::Result<Signals> {
+    /// From now on they do not end the process.
+    pub fn new() -> std::io::Result<Signals> {
         use tokio::signal::unix::{SignalKind, signal};
         Ok(Signals {
             terminate: signal(SignalKind::terminate())?,
@@ -258,7 +259,8 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self) -> &'static str {
+    /// The name of the next one.
+    pub async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",

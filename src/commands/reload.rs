@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
-use crate::app::Serving;
 use crate::config::{self, process_environment};
 use crate::domain::digest::Digest;
+use crate::metrics::Metrics;
 
 /// Between two looks. By content, not by time or inode: a ConfigMap is exchanged by a symbolic link two
 /// levels up, an editor renames, and both may leave the time as it was.
@@ -35,13 +35,10 @@ impl Watched {
     }
 
     /// Never ends; reports every change once.
-    pub async fn watch(self, serving: Serving) {
-        let (mut last, mut accepted) = (self.running, true);
+    pub async fn watch(self, metrics: &Metrics) {
+        let mut last = self.running;
         loop {
             tokio::time::sleep(EVERY).await;
-            // A rebuild brings metrics of its own.
-            let report = |accepted| serving.borrow().metrics.config_read(accepted);
-            report(accepted);
             let path = self.path.clone();
             let looked = tokio::task::spawn_blocking(move || {
                 let now = content(&path);
@@ -52,15 +49,13 @@ impl Watched {
             match read {
                 None => {}
                 Some(Err(problems)) => {
-                    accepted = false;
-                    report(accepted);
+                    metrics.config_read(false);
                     for problem in &problems.problems {
                         warn!(%problem, "the configuration file has changed and is refused; the running one stays");
                     }
                 }
                 Some(Ok(_)) => {
-                    accepted = true;
-                    report(accepted);
+                    metrics.config_read(true);
                     if now == self.running {
                         info!("the configuration file is again the one that is running");
                     } else {

@@ -1,7 +1,6 @@
 //! `readside run`: keep the replica until told to stop.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use tracing::warn;
 
@@ -19,9 +18,8 @@ pub fn run(path: &Path) -> anyhow::Result<u8> {
         warn!("{warning}");
     }
     let watched = telemetry::is_watched(&loaded.config.log);
-    app::run(&loaded.config, move |serving| async move {
-        let progress = Arc::clone(&serving.borrow().progress);
-        tokio::join!(admin::show_building(&progress, watched), file.watch(serving));
+    app::run(&loaded.config, move |progress, metrics| async move {
+        tokio::join!(admin::show_building(&progress, watched), file.watch(&metrics));
     })
     .map_err(|failure| Exit { code: failure.exit_code, message: failure.reason })?;
     Ok(DONE)

@@ -192,6 +192,7 @@ pub struct Metrics {
     wal_size: Gauge,
     wal_pages_pinned: Gauge,
     config_reload_success: Gauge,
+    replica_losses: IntCounterVec,
 }
 
 /// How large the replica is; counts by table index.
@@ -310,8 +311,12 @@ impl Metrics {
             replica_size: gauge(&registry, &names::REPLICA_SIZE, f64::NAN),
             wal_size: gauge(&registry, &names::WAL_SIZE, f64::NAN),
             wal_pages_pinned: gauge(&registry, &names::WAL_PAGES_PINNED, f64::NAN),
+            replica_losses: shared_counters(
+                &registry,
+                &names::REPLICA_LOSSES,
+                earlier.map(|earlier| &earlier.replica_losses),
+            ),
             // A process that runs has read its configuration.
-            // Of the file, whichever generation serves.
             config_reload_success: match earlier {
                 Some(earlier) => share(&registry, &earlier.config_reload_success),
                 None => gauge(&registry, &names::CONFIG_RELOAD_SUCCESS, 1.0),
@@ -356,6 +361,7 @@ impl Metrics {
             self.registry_requests.with_label_values(&[outcome.name()]);
         }
         self.delete_marks_dropped.with_label_values(&[] as &[&str]);
+        self.replica_losses.with_label_values(&[] as &[&str]);
         for result in RebuildResult::ALL {
             self.rebuilds.with_label_values(&[result.name()]);
         }
@@ -471,6 +477,16 @@ impl Metrics {
         self.generation.set(or_nan(live.map(f64::from)));
         self.rebuild_running.set(f64::from(u8::from(rebuilding)));
         self.rebuild_remaining.set(or_nan(remaining.map(|records| records as f64)));
+    }
+
+    /// What was known of the replica no longer holds.
+    pub fn replica_lost(&self) {
+        self.replica_losses.with_label_values(&[] as &[&str]).inc();
+        let mut known = self.known();
+        known.partitions.clear();
+        for facts in &mut known.facts {
+            *facts = nothing_known(facts.max_staleness_ms);
+        }
     }
 
     pub fn kafka_connected(&self, yes: bool) {

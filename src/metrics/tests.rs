@@ -182,6 +182,7 @@ fn what_happened_is_counted_where_it_happened() {
     });
     metrics.delete_marks_dropped(9);
     metrics.wal_pages_pinned(11);
+    metrics.replica_lost();
     let text = metrics.render(0);
     for (series, expected) in [
         (r#"readside_events_applied_total{op="delete",table="users",topic="users"}"#, 3.0),
@@ -205,6 +206,7 @@ fn what_happened_is_counted_where_it_happened() {
         ("readside_wal_size_bytes", 8_192.0),
         ("readside_delete_marks_dropped_total", 9.0),
         ("readside_wal_pages_pinned", 11.0),
+        ("readside_replica_losses_total", 1.0),
         (r#"readside_max_staleness_seconds{table="users"}"#, 30.0),
     ] {
         assert_eq!(value(&text, series), expected, "{series}");

@@ -103,6 +103,9 @@ pub enum Ended {
     /// It cannot go on from its positions, and the policy is to build a new generation beside this
     /// one, which serves on as it is.
     Rebuild { reason: String },
+    /// The store no longer has what it had, and nothing was written since. One that is opened again has
+    /// a checkpoint from which a new pipeline goes on.
+    Lost { reason: String },
     /// The copy it has built is whole and will not take the place of the live one.
     Refused { reason: String },
 }
@@ -194,7 +197,7 @@ impl<S: Source> Pipeline<S> {
         };
         let outcome = match halt {
             // The store would refuse it.
-            Halt::Ended(Ended::Retired) => Ok(Ended::Retired),
+            Halt::Ended(ended @ (Ended::Retired | Ended::Lost { .. })) => Ok(ended),
             Halt::Ended(ended) => self.flush(None).map_or(Ok(ended), Err),
             Halt::Failed(failure) => {
                 self.announce(&failure);
@@ -340,6 +343,7 @@ impl<S: Source> Pipeline<S> {
             }
             Done::Completed(Completion::Refused { reason }) => Err(Halt::Ended(Ended::Refused { reason })),
             Done::Failed(failure) => Err(failure.into()),
+            Done::Lost(reason) => Err(Halt::Ended(Ended::Lost { reason })),
             Done::Retired => Err(Halt::Ended(Ended::Retired)),
             Done::Dropped => Ok(()),
         }

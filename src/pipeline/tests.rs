@@ -190,7 +190,7 @@ fn readers_are_told_of_the_stop_when_dead_letters_overflow_with_batches_under_wa
 /// A store whose first batch with rows hits something that is damaged.
 struct Damaged {
     store: MemoryStore,
-    damaged: bool,
+    damaged: Option<StopCode>,
 }
 
 impl Store for Damaged {
@@ -199,9 +199,9 @@ impl Store for Damaged {
     }
 
     fn apply(&mut self, batch: &Batch) -> Result<Applied, StoreError> {
-        if self.damaged && !batch.entries.is_empty() {
-            self.damaged = false;
-            return Err(StoreError::Stop { exit: StopCode::Io, message: "a damaged page".into() });
+        if let (Some(exit), false) = (self.damaged, batch.entries.is_empty()) {
+            self.damaged = None;
+            return Err(StoreError::Stop { exit, message: "a damaged page".into() });
         }
         self.store.apply(batch)
     }
@@ -225,7 +225,8 @@ fn nothing_that_counts_on_a_failed_batch_is_written_after_it() {
     daemon.kill();
     let before = fresh_as_of_ms(&store, &shared);
     assert!(before.is_some());
-    let mut daemon = Daemon::start(&config, &shared, Damaged { store: store.clone(), damaged: true });
+    let mut daemon =
+        Daemon::start(&config, &shared, Damaged { store: store.clone(), damaged: Some(StopCode::Io) });
     shared.advance_clock(1_000);
     daemon.observe(&shared).unwrap();
     let fresh = fresh_as_of_ms(&store, &shared);
@@ -242,6 +243,39 @@ fn nothing_that_counts_on_a_failed_batch_is_written_after_it() {
     assert_eq!(outcome.unwrap_err().exit_code, 74);
     assert_eq!(fresh_as_of_ms(&store, &shared), fresh, "the record is not there");
     assert!(stopped(&store, &shared).is_some_and(|reason| reason.contains("damaged")));
+}
+
+#[test]
+fn a_lost_replica_ends_the_pipeline_and_not_the_daemon() {
+    let (config, shared, store, daemon) = live_with(USERS, 2);
+    daemon.kill();
+    let lost = Damaged { store: store.clone(), damaged: Some(StopCode::Lost) };
+    let mut daemon = Daemon::start(&config, &shared, lost);
+    shared.advance_clock(1_000);
+    daemon.observe(&shared).unwrap();
+    let fresh = fresh_as_of_ms(&store, &shared);
+    shared.world().append(at(0, 0), "0", Some(&user(0, 1)));
+    shared.world().deliveries.push_back(Delivery::Records(at(0, 0), 1));
+    daemon.pipeline.round().unwrap();
+    // What was on its way behind the loss is not written.
+    shared.advance_clock(1_000);
+    let observation = shared.world().ask();
+    shared.world().deliveries.push_back(Delivery::Observation(observation));
+    daemon.hand_over_another(&shared);
+    assert_eq!(daemon.pipeline.run(), Ok(super::Ended::Lost { reason: "a damaged page".into() }));
+    daemon.writer.take().unwrap().join();
+    assert_eq!(fresh_as_of_ms(&store, &shared), fresh);
+    assert_eq!(stopped(&store, &shared), None, "nobody is needed");
+    assert!(daemon.progress.read(|shared| shared.stopped.is_none()));
+    assert!(!daemon.stop.load(std::sync::atomic::Ordering::Relaxed), "the next pipeline may run");
+    // From what the store has, the same records are read again.
+    let mut daemon = Daemon::start(&config, &shared, store.clone());
+    daemon.observe(&shared).unwrap();
+    shared.world().deliveries.push_back(Delivery::Records(at(0, 0), 1));
+    shared.advance_clock(1_000);
+    daemon.observe(&shared).unwrap();
+    assert!(fresh_as_of_ms(&store, &shared) > fresh);
+    daemon.kill();
 }
 
 #[test]

@@ -233,8 +233,9 @@ pub enum StopCode {
     /// 78: the replica belongs to another configuration, cluster, program or writer.
     Foreign,
     /// 78: the replica went back to an older state or lost its data while it was written (flushed,
-    /// restored, failed over). Not a person but a new start is needed: a store that is opened again
-    /// goes on from whatever is there, and the log fills in the rest.
+    /// restored, failed over). Not a person but a new beginning is needed: a store that is opened
+    /// again goes on from whatever is there, and the log fills in the rest. The daemon does so by
+    /// itself (`app/recovery.rs`) unless `on_gap: stop` forbids it.
     Lost,
     /// Not an error of the replica: another generation has become the live one, and this one takes
     /// nothing more.

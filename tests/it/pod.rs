@@ -269,16 +269,12 @@ fn a_sidecar_that_cannot_start_says_why_by_its_exit_code() {
         Outcome::Ended(Some(74))
     );
 
-    // The volume holds the copy of another mapping.
+    // The volume holds the replica of another name.
     let dir = tempfile::tempdir().unwrap();
     let mut before = pod.start(dir.path(), "127.0.0.1:1", "t");
     eventually("the replica was made", 20, || before.get("/livez").map(|_| ()));
     assert_eq!(before.terminate().0.code(), Some(0));
-    let other = Pod {
-        config: pod.config.replace("name: text", "label: text"),
-        sidecar: pod.sidecar.clone(),
-        mount: pod.mount,
-    };
+    let other = Pod { config: format!("{}\nreplica: {{ name: other }}\n", pod.config), ..pod };
     assert_eq!(
         startup.until_passed(&mut other.start(dir.path(), "127.0.0.1:1", "t")),
         Outcome::Ended(Some(78))

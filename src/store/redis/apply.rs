@@ -1,16 +1,15 @@
 //! One batch: one atomic step, or a few where a table is truncated in its middle.
 
+use std::collections::hash_map::Entry as Slot;
 use std::collections::{BTreeSet, HashMap};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
-use super::codec;
 use super::error::damaged;
 use super::known::{Known, Wanted};
 use super::ledger::{Ledger, partition_field};
 use super::names::key_text;
-use super::settings::RowEncoding;
 use super::step::{Answer, Step, WORDS_MAX, WholeRow, WholeRows};
 use super::{RedisStore, Unconfirmed};
 use crate::domain::batch::{Batch, Entry, Step as Change};
@@ -23,7 +22,7 @@ use crate::domain::version::Version;
 use crate::store::{Applied, StoreError, rules};
 
 /// What is left to be done at the end of a batch, beside its rows.
-type Finish<'f> = &'f dyn Fn(&RedisStore, &mut Step<'_>, &mut Ledger, &mut Applied);
+type Finish<'f> = &'f dyn Fn(&RedisStore, &mut Step, &mut Ledger, &mut Applied);
 
 impl RedisStore {
     pub(super) fn apply_batch(&mut self, batch: &Batch) -> Result<Applied, StoreError> {
@@ -62,7 +61,7 @@ impl RedisStore {
             self.begin_truncate(entry.table, version)?;
             self.finish_truncates(batch.observed.heartbeat_ms)?;
         }
-        let finish = |store: &RedisStore, step: &mut Step<'_>, ledger: &mut Ledger, applied: &mut Applied| {
+        let finish = |store: &RedisStore, step: &mut Step, ledger: &mut Ledger, applied: &mut Applied| {
             store.finish_batch(batch, step, ledger, applied);
         };
         self.apply_entries(batch, first..batch.entries.len(), &mut applied, Some(&finish))?;
@@ -207,22 +206,24 @@ impl RedisStore {
     ) -> Result<Plan<'b>, StoreError> {
         let catalog = self.catalog.clone();
         let mut plan = Plan::default();
-        // Entries by key, in the order of their first.
-        let mut keys: Vec<(usize, Vec<u8>, Vec<usize>)> = Vec::with_capacity(range.len());
-        let mut places: HashMap<(usize, Vec<u8>), usize> = HashMap::with_capacity(range.len());
-        for nth in range {
+        let entries = range.filter_map(|nth| {
             let entry = &batch.entries[nth];
-            let Some(values) = values_of(entry) else { continue };
-            let key = key_text(&catalog.tables[entry.table], values);
-            match places.get(&(entry.table, key.clone())) {
-                Some(&place) => keys[place].2.push(nth),
-                None => {
-                    places.insert((entry.table, key.clone()), keys.len());
-                    keys.push((entry.table, key, vec![nth]));
+            Some((nth, entry.table, key_text(&catalog.tables[entry.table], values_of(entry)?)))
+        });
+        let entries: Vec<(usize, usize, Vec<u8>)> = entries.collect();
+        // Entries by key, in the order of their first.
+        let mut keys: Vec<(usize, &[u8], Vec<usize>)> = Vec::with_capacity(entries.len());
+        let mut places: HashMap<(usize, &[u8]), usize> = HashMap::with_capacity(entries.len());
+        for (nth, table, key) in &entries {
+            match places.entry((*table, key)) {
+                Slot::Occupied(place) => keys[*place.get()].2.push(*nth),
+                Slot::Vacant(slot) => {
+                    slot.insert(keys.len());
+                    keys.push((*table, key, vec![*nth]));
                 }
             }
         }
-        let listed: Vec<(usize, &[u8])> = keys.iter().map(|(table, key, _)| (*table, &key[..])).collect();
+        let listed: Vec<(usize, &[u8])> = keys.iter().map(|(table, key, _)| (*table, *key)).collect();
         let mut hidden = self.find_hidden(ledger, &listed)?;
         let mut groups: HashMap<usize, Vec<WholeRow<'b>>> = HashMap::new();
         for (place, (table, key, nths)) in keys.into_iter().enumerate() {
@@ -238,19 +239,19 @@ impl RedisStore {
                     plan.stale.push(*nth);
                     continue;
                 }
-                let json = match self.settings.encoding {
-                    RowEncoding::Hash => Vec::new(),
-                    RowEncoding::Json => codec::to_json(shape, row, version.as_bytes())?,
-                };
-                let key = self.tables[table].row_key(&key);
-                groups.entry(table).or_default().push(WholeRow { entry: *nth, key, row, version, json });
+                groups.entry(table).or_default().push(WholeRow {
+                    entry: *nth,
+                    key: key.to_vec(),
+                    row,
+                    version,
+                });
                 continue;
             }
             let Some(values) = nths.first().and_then(|nth| values_of(&batch.entries[*nth])) else { continue };
             if let Some(bytes) = hidden {
                 plan.hidden.insert(plan.wanted.len(), bytes);
             }
-            plan.wanted.push(Wanted { table, key, values });
+            plan.wanted.push(Wanted { table, key: key.to_vec(), values });
             plan.joined.extend(nths);
         }
         plan.joined.sort_unstable();
@@ -260,7 +261,7 @@ impl RedisStore {
     }
 
     /// Everything of a batch beside its rows.
-    fn finish_batch(&self, batch: &Batch, step: &mut Step<'_>, ledger: &mut Ledger, applied: &mut Applied) {
+    fn finish_batch(&self, batch: &Batch, step: &mut Step, ledger: &mut Ledger, applied: &mut Applied) {
         let catalog = &self.catalog;
         let text = |offset: Option<i64>| offset.map_or(String::new(), |offset| offset.to_string());
         let mut touched = BTreeSet::new();
@@ -306,14 +307,14 @@ impl RedisStore {
             let first = format!("-{}", news.window);
             step.command([b"LTRIM", key.as_bytes(), first.as_bytes(), b"-1"]);
         }
-        step.set_fields(&self.names.status, ledger.status_fields(catalog));
+        step.set_fields(&self.names.status, ledger.status_fields(catalog, &self.names));
         ledger.last_batch = batch.id;
         step.batch = Some(batch.id);
         step.alive = Some(observed.connected);
     }
 
     /// Keeps the first of a record and table, and bytes only within their bound.
-    fn keep_dead_letter(&self, step: &mut Step<'_>, ledger: &mut Ledger, letter: &DeadLetter) {
+    fn keep_dead_letter(&self, step: &mut Step, ledger: &mut Ledger, letter: &DeadLetter) {
         let rejection = &letter.rejection;
         let table = rejection.table.map_or("", |index| self.catalog.tables[index].name.as_str());
         let name = format!("{}/{}/{table}", partition_field(&self.catalog, letter.at), letter.offset);

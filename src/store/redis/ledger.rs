@@ -245,7 +245,7 @@ impl Ledger {
 
     /// What [`Names::status`] holds, except for row counts, which the step itself writes. Unknown is
     /// the empty string. States are those at the heartbeat: they hold while [`Names::alive`] exists.
-    pub fn status_fields(&self, catalog: &Catalog) -> Vec<(String, String)> {
+    pub fn status_fields(&self, catalog: &Catalog, names: &Names) -> Vec<(String, String)> {
         let number = |number: Option<i64>| number.map_or(String::new(), |number| number.to_string());
         let flag = |flag: bool| if flag { "1" } else { "0" }.to_owned();
         let now_ms = self.heartbeat_ms.unwrap_or(0);
@@ -269,6 +269,8 @@ impl Ledger {
         push("replica", self.replica.clone());
         push("state", worst.unwrap_or(State::Building).name().to_owned());
         push("complete", flag(self.complete));
+        // In the same step as `complete`: from this moment on readers find the rows.
+        push("live", if self.complete { names.rows.clone() } else { String::new() });
         push("connected", flag(self.connected));
         push("heartbeat_ms", number(self.heartbeat_ms));
         push("heartbeat_limit_ms", self.heartbeat_limit_ms.to_string());
