@@ -6,7 +6,7 @@ use std::hash::{BuildHasher, RandomState};
 use super::catalog::Catalog;
 use super::change::{Change, Effect, IfMissing, Operation};
 use super::checkpoint::{Position, TopicPartition};
-use super::dead_letter::DeadLetter;
+use super::dead_letter::{DeadLetter, LetterId, Retried};
 use super::event_ids::NewEventIds;
 use super::row::RowState;
 use super::value::Value;
@@ -23,6 +23,10 @@ pub struct Batch {
     /// Where each touched partition stood before and stands after this batch.
     pub advances: BTreeMap<TopicPartition, Advance>,
     pub dead_letters: Vec<DeadLetter>,
+    /// Kept dead letters whose records are in this batch, at most one of each record.
+    pub retried: Vec<Retried>,
+    /// Kept dead letters that a person has given up.
+    pub dropped: Vec<LetterId>,
     /// Ids to be remembered of the events in it, by topic index.
     pub event_ids: BTreeMap<usize, NewEventIds>,
     /// What the log looked like, to be stored with the rows.
@@ -180,7 +184,8 @@ impl BatchBuilder {
     pub fn push_dead_letter(&mut self, letter: DeadLetter) {
         self.batch.bytes += size_of::<DeadLetter>()
             + letter.rejection.message.len()
-            + letter.record.as_ref().map_or(0, |record| record.size());
+            + letter.record.as_ref().map_or(0, |record| record.size())
+            + letter.original.as_ref().map_or(0, |record| record.size());
         self.batch.dead_letters.push(letter);
     }
 
@@ -218,6 +223,10 @@ impl BatchBuilder {
     /// Whether there is anything that moves the replica.
     pub fn is_empty(&self) -> bool {
         self.batch.advances.is_empty() && self.batch.entries.is_empty() && self.batch.dead_letters.is_empty()
+    }
+
+    pub fn dead_letters(&self) -> &[DeadLetter] {
+        &self.batch.dead_letters
     }
 
     /// Hands over what was collected and starts anew.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::dead_letter::Kept;
 use super::event_ids::EventId;
 use super::version::Version;
 
@@ -59,6 +60,8 @@ pub struct Checkpoint {
     pub fresh_as_of_ms: BTreeMap<TopicPartition, i64>,
     /// Remembered ids by topic index, oldest first; only of topics with `event_id`.
     pub event_ids: BTreeMap<usize, Vec<EventId>>,
+    /// Every kept dead letter.
+    pub dead_letters: Vec<Kept>,
     /// True once every partition reached the end captured at start.
     pub complete: bool,
 }

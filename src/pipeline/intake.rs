@@ -17,7 +17,7 @@ use crate::domain::batch::{Batch, BatchBuilder, Observed};
 use crate::domain::catalog::Catalog;
 use crate::domain::change::{Change, Skip};
 use crate::domain::checkpoint::{Checkpoint, Position, TopicPartition};
-use crate::domain::dead_letter::{DeadLetter, Reason, RecordBytes, Rejection};
+use crate::domain::dead_letter::{DeadLetter, Origin, Reason, RecordBytes, Rejection};
 use crate::domain::freshness::{self, PartitionFreshness};
 use crate::domain::record::{Headers, Record};
 use crate::domain::state::Facts;
@@ -257,6 +257,8 @@ impl Intake {
                         offset: record.offset,
                         rejection,
                         first_seen_ms: self.context.now_ms(),
+                        origin: Origin::of(record, partition.position.memory.max_timestamp_ms),
+                        original: None,
                         record: (self.keep == Keep::Bytes).then(|| bytes_of(record, oversize)),
                     };
                     self.builder.push_dead_letter(letter);

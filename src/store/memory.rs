@@ -7,9 +7,10 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::letters::{after_retry, split_off};
 use super::rules;
 use super::{
-    Applied, Completion, Figures, Maintenance, PositionStatus, Reader, RowLookup, Status, Store, StoreError,
+    Applied, Completion, Figures, Letter, LetterPage, LetterQuery, Maintenance, PositionStatus, Reader, RowLookup, Status, Store, StoreError,
     TableStatus,
 };
 use crate::domain::batch::{Batch, Entry, Observed, Step};
@@ -154,7 +155,9 @@ fn shown(values: &[Value]) -> Vec<Value> {
 
 impl Store for MemoryStore {
     fn checkpoint(&mut self) -> Result<Checkpoint, StoreError> {
-        Ok(self.replica().checkpoint.clone())
+        let replica = self.replica();
+        let dead_letters = replica.dead_letters.values().map(DeadLetter::kept).collect();
+        Ok(Checkpoint { dead_letters, ..replica.checkpoint.clone() })
     }
 
     fn apply(&mut self, batch: &Batch) -> Result<Applied, StoreError> {
@@ -185,7 +188,10 @@ impl Store for MemoryStore {
         let mut dropped = 0;
         for (index, shape) in self.catalog.tables.iter().enumerate() {
             let fresh = replica.log().fresh_as_of(&shape.topics);
-            let Some(before_ms) = rules::marks_before_ms(shape, fresh, now_ms) else { continue };
+            let letters = replica.dead_letters.values().filter(|letter| shape.topics.contains(&letter.at.topic));
+            let times = letters.map(|letter| rules::letter_ms(letter.first_seen_ms, letter.origin.order_ms));
+            let oldest = times.min();
+            let Some(before_ms) = rules::marks_before_ms(shape, fresh, oldest, now_ms) else { continue };
             let rows = &mut replica.tables[index].rows;
             let all = rows.len();
             rows.retain(|_, row| row.state.version.is_some() || row.at_ms >= before_ms);
@@ -249,10 +255,7 @@ impl Replica {
                 Outcome::Rejected(letter) => applied.dead_letters.push(letter),
             }
         }
-        for letter in batch.dead_letters.iter().chain(&applied.dead_letters) {
-            let id = (letter.at, letter.offset, letter.rejection.table);
-            self.dead_letters.entry(id).or_insert_with(|| letter.clone());
-        }
+        self.move_dead_letters(batch, &mut applied);
         applied.dead_letters_kept = self.dead_letters.len() as u64;
         for (at, advance) in &batch.advances {
             self.checkpoint.positions.insert(*at, advance.to.clone());
@@ -263,6 +266,33 @@ impl Replica {
         self.observe(&batch.observed);
         self.last_batch = batch.id;
         Ok(applied)
+    }
+
+    fn move_dead_letters(&mut self, batch: &Batch, applied: &mut Applied) {
+        for id in &batch.dropped {
+            if let Some(letter) = self.dead_letters.remove(&(id.at, id.offset, id.table)) {
+                applied.letters.removed.push(letter.kept());
+                applied.letters.dropped += 1;
+            }
+        }
+        for (nth, retried) in batch.retried.iter().enumerate() {
+            let of = |letter: &DeadLetter| (letter.at, letter.offset) == (retried.at, retried.offset);
+            let found = split_off(&mut applied.dead_letters, of);
+            let there: Vec<DeadLetter> = self.dead_letters.values().filter(|letter| of(letter)).cloned().collect();
+            self.dead_letters.retain(|_, letter| !of(letter));
+            let refused = retried.refused.as_ref();
+            for letter in after_retry(there, refused, found, &mut applied.letters, nth) {
+                self.keep(&letter);
+            }
+        }
+        for letter in batch.dead_letters.iter().chain(&applied.dead_letters) {
+            self.keep(letter);
+        }
+    }
+
+    fn keep(&mut self, letter: &DeadLetter) {
+        let id = (letter.at, letter.offset, letter.rejection.table);
+        self.dead_letters.entry(id).or_insert_with(|| DeadLetter { original: None, ..letter.clone() });
     }
 
     fn identify(&mut self, catalog: &Catalog, observed: &Observed) -> Result<(), StoreError> {
@@ -336,7 +366,7 @@ impl Replica {
                 }
                 match (if_missing, patch.version) {
                     (IfMissing::DeadLetter, Some(version)) => {
-                        Outcome::Rejected(rules::missing_row(entry.table, shape, version.at(), now_ms))
+                        Outcome::Rejected(rules::missing_row(entry.table, shape, version, now_ms))
                     }
                     _ => Outcome::Ignored,
                 }
@@ -467,5 +497,32 @@ impl Reader for MemoryReader {
 
     fn is_dead_letter(&self, at: TopicPartition, offset: i64) -> Result<bool, StoreError> {
         Ok(self.0.replica().dead_letters.keys().any(|(of, kept, _)| (*of, *kept) == (at, offset)))
+    }
+
+    fn dead_letters(&self, query: &LetterQuery) -> Result<LetterPage, StoreError> {
+        let catalog = &self.0.catalog;
+        let replica = self.0.replica();
+        let shown = |letter: &DeadLetter| Letter {
+            topic: catalog.topics[letter.at.topic].clone(),
+            partition: letter.at.partition,
+            offset: letter.offset,
+            table: letter.rejection.table.map(|index| catalog.tables[index].name.clone()),
+            path: letter.rejection.path.clone(),
+            reason: letter.rejection.reason.name().to_owned(),
+            message: letter.rejection.message.clone(),
+            first_seen: rules::rfc3339(letter.first_seen_ms),
+            first_seen_ms: letter.first_seen_ms,
+            order_ms: letter.origin.order_ms,
+            digest: letter.origin.digest,
+            record: letter.record.clone().filter(|_| query.bytes),
+        };
+        let mut all: Vec<Letter> = replica.dead_letters.values().map(shown).collect();
+        all.retain(|letter| {
+            query.filter.takes(letter) && query.after.as_ref().is_none_or(|after| letter.cursor() > *after)
+        });
+        all.sort_by_key(Letter::cursor);
+        let more = all.len() > query.limit();
+        all.truncate(query.limit());
+        Ok(LetterPage { letters: all, more })
     }
 }
