@@ -171,6 +171,28 @@ impl BatchBuilder {
         self.append(Entry::new(change.table, topic, effect, Step::Row(incoming)));
     }
 
+    /// Adds a change as an entry of its own, into which nothing is folded; returns its index.
+    pub fn push_alone(&mut self, catalog: &Catalog, change: Change) -> usize {
+        if change.operation != Operation::Truncate {
+            // Later changes of the row must come behind it.
+            let key = KeyHash { table: change.table, catalog, values: &change.values };
+            self.open.remove(&self.hasher.hash_one(key));
+        }
+        let before = std::mem::take(&mut self.open);
+        self.push(catalog, change);
+        self.open = before;
+        self.batch.entries.len() - 1
+    }
+
+    /// A kept dead letter whose changes, if any, were pushed.
+    pub fn push_retried(&mut self, retried: Retried) {
+        self.batch.retried.push(retried);
+    }
+
+    pub fn push_dropped(&mut self, dropped: LetterId) {
+        self.batch.dropped.push(dropped);
+    }
+
     fn append(&mut self, entry: Entry) {
         let values: &[Value] = match &entry.step {
             Step::Row(row) | Step::PatchIfPresent { patch: row, .. } => &row.values,
@@ -222,7 +244,11 @@ impl BatchBuilder {
 
     /// Whether there is anything that moves the replica.
     pub fn is_empty(&self) -> bool {
-        self.batch.advances.is_empty() && self.batch.entries.is_empty() && self.batch.dead_letters.is_empty()
+        self.batch.advances.is_empty()
+            && self.batch.entries.is_empty()
+            && self.batch.dead_letters.is_empty()
+            && self.batch.retried.is_empty()
+            && self.batch.dropped.is_empty()
     }
 
     pub fn dead_letters(&self) -> &[DeadLetter] {

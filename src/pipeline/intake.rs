@@ -2,13 +2,18 @@
 //!
 //! Everything here is arithmetic on values; the threads and channels are in the parent module.
 
+mod letters;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tracing::{info, warn};
 
+pub use letters::Pending;
+
 use super::gate::{GateRule, StartupGate};
 use super::identity::{Identity, Verdict};
+use super::limits::{self, LetterLimits};
 use super::watchdog::Watchdog;
 use super::writer::Committed;
 use super::{Context, Failure, Positions};
@@ -23,6 +28,7 @@ use crate::domain::record::{Headers, Record};
 use crate::domain::state::Facts;
 use crate::mapping::{Outcome, Plan};
 use crate::metrics::{GapReason, SourceErrorKind};
+use crate::store::Applied;
 use crate::source::{Ends, Observation, SourceEvent, TopicObservation};
 
 pub struct Intake {
@@ -31,7 +37,11 @@ pub struct Intake {
     context: Context,
     policies: Vec<OnError>,
     keep: Keep,
-    dead_letters_max: u64,
+    limits: LetterLimits,
+    /// In the batch in the making.
+    errands: Vec<Pending>,
+    /// Records retried in it.
+    retried: usize,
     max_record_bytes: usize,
     heartbeat_limit_ms: i64,
     builder: BatchBuilder,
@@ -123,7 +133,9 @@ impl Intake {
             catalog,
             policies: config.topics.iter().map(|topic| topic.on_error).collect(),
             keep: config.dead_letters.keep,
-            dead_letters_max: config.dead_letters.max,
+            limits: LetterLimits::new(&config.dead_letters, &checkpoint.dead_letters),
+            errands: Vec::new(),
+            retried: 0,
             max_record_bytes: config.kafka.max_record_bytes,
             heartbeat_limit_ms: crate::store::heartbeat_limit(config.freshness.interval).as_millis() as i64,
             builder: BatchBuilder::default(),
@@ -216,24 +228,15 @@ impl Intake {
     }
 
     fn take_record(&mut self, record: &Record<'_>) -> Result<(), Failure> {
+        let too_large = self.too_large(record);
         let Some(partition) = self.partitions.get_mut(&record.at) else { return Ok(()) };
         if record.offset < partition.position.next_offset {
             self.context.metrics.events_skipped(record.at.topic, Skip::Duplicate, 1);
             return Ok(());
         }
-        let size = record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len);
-        let outcome = if size > self.max_record_bytes {
-            Outcome::Rejected(Rejection {
-                table: None,
-                path: String::new(),
-                reason: Reason::TooLarge,
-                message: format!(
-                    "the record has {size} bytes, kafka.max_record_bytes allows {}",
-                    self.max_record_bytes
-                ),
-            })
-        } else {
-            self.plan.translate(record, &mut partition.position.memory, &mut self.changes)
+        let outcome = match too_large {
+            Some(rejection) => Outcome::Rejected(rejection),
+            None => self.plan.translate(record, &mut partition.position.memory, &mut self.changes),
         };
         match outcome {
             Outcome::Changes => {
@@ -261,6 +264,9 @@ impl Intake {
                         original: None,
                         record: (self.keep == Keep::Bytes).then(|| bytes_of(record, oversize)),
                     };
+                    if let Err(limit) = self.limits.admit(&self.catalog, letter.kept()) {
+                        return Err(self.one_too_many(&letter, &limit));
+                    }
                     self.builder.push_dead_letter(letter);
                 }
                 OnError::Skip => self.context.metrics.events_skipped(record.at.topic, Skip::Rejected, 1),
@@ -291,6 +297,20 @@ impl Intake {
             rejection.reason.name(),
             if rejection.path.is_empty() { String::new() } else { format!(" at {}", rejection.path) },
             rejection.message
+        ))
+    }
+
+    fn one_too_many(&self, letter: &DeadLetter, limit: &str) -> Failure {
+        let Rejection { reason, path, message, .. } = &letter.rejection;
+        Failure::other(format!(
+            "{limit}; stopped before topic {} partition {} offset {}, which would be the next dead letter ({}{}: \
+             {message}); {}",
+            self.catalog.topics[letter.at.topic],
+            letter.at.partition,
+            letter.offset,
+            reason.name(),
+            if path.is_empty() { String::new() } else { format!(" at {path}") },
+            limits::ADVICE,
         ))
     }
 
@@ -544,15 +564,28 @@ impl Intake {
         self.publish();
     }
 
-    pub fn check_dead_letters(&mut self, kept: u64) -> Result<(), Failure> {
-        if kept <= self.dead_letters_max {
-            return Ok(());
+    /// What the store did to dead letters by itself, and what went.
+    pub fn check_dead_letters(&mut self, applied: &Applied) -> Result<(), Failure> {
+        let moved = &applied.letters;
+        for letter in &moved.removed {
+            self.limits.remove(*letter);
         }
-        Err(Failure::other(format!(
-            "{kept} dead letters are kept, dead_letters.max allows {}: the mapping and the events do not fit; \
-             see _readside_dead_letters, repair the mapping or raise the limit",
-            self.dead_letters_max
-        )))
+        // They come first.
+        for letter in moved.removed.iter().take(usize::try_from(moved.dropped).unwrap_or(usize::MAX)) {
+            self.context.metrics.dead_letter_dropped(letter.topic);
+        }
+        if !moved.removed.is_empty() {
+            let (dropped, left) = (moved.dropped, applied.dead_letters_kept);
+            info!(dropped, refused_again = moved.again.len(), left, "dead letters were retried or dropped");
+        }
+        let again = moved.again.iter().copied();
+        for letter in again.chain(applied.dead_letters.iter().map(DeadLetter::kept)) {
+            self.limits.add(letter);
+        }
+        match self.limits.passed(&self.catalog) {
+            None => Ok(()),
+            Some(limit) => Err(Failure::other(format!("{limit}; {}", limits::ADVICE))),
+        }
     }
 
     pub fn open_gate(&mut self) {

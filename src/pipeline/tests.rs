@@ -1,5 +1,6 @@
 //! The pipeline between a scripted log and a real store.
 
+mod letters;
 mod rebuilds;
 mod simulation;
 mod support;

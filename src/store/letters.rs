@@ -7,6 +7,8 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Serialize, Serializer};
 
 use super::LettersMoved;
+use super::rules::MARK_MARGIN_MS;
+use crate::domain::catalog::Table;
 use crate::domain::dead_letter::{DeadLetter, RecordBytes, Rejection};
 
 /// Dead letters of one page, at most.
@@ -164,6 +166,13 @@ fn readable<S: Serializer>(record: &Option<RecordBytes>, serializer: S) -> Resul
             headers: record.headers.as_deref(),
         })
         .serialize(serializer)
+}
+
+/// Whether a delete of a row that came after an event may have been forgotten: then the event, late as
+/// it is, could bring the row back. See `rules::marks_before_ms`.
+pub fn is_forgotten(table: &Table, first_seen_ms: i64, now_ms: i64) -> bool {
+    let kept_since_ms = now_ms.saturating_sub(table.delete_marks_ms);
+    first_seen_ms.saturating_sub(MARK_MARGIN_MS) < kept_since_ms
 }
 
 /// What a retried record leaves behind. `there` are its dead letters so far, which have been taken

@@ -15,7 +15,9 @@ mod contract;
 use std::time::Duration;
 
 pub use self::redis::{RedisReader, RedisSettings, RedisStore, redis_check};
-pub use letters::{Letter, LetterCursor, LetterFilter, LetterPage, LetterQuery, LETTERS_PER_PAGE_MAX};
+pub use letters::{
+    LETTERS_PER_PAGE_MAX, Letter, LetterCursor, LetterFilter, LetterPage, LetterQuery, is_forgotten,
+};
 pub use memory::{Fault, MemoryReader, MemoryStore};
 pub use sqlite::{
     Live, Next, Settings, SqliteReader, SqliteReplica, SqliteStore, Survey, sqlite_dead_letters, sqlite_status,

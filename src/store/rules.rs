@@ -13,7 +13,7 @@ use crate::domain::version::Version;
 
 /// How far behind a table's freshness a delete mark is kept where order is that of positions:
 /// covers clocks of brokers and daemon that differ.
-const MARK_MARGIN_MS: i64 = 60_000;
+pub(super) const MARK_MARGIN_MS: i64 = 60_000;
 
 /// Delete marks made before this may go; `None`: none of them yet.
 ///
@@ -21,7 +21,7 @@ const MARK_MARGIN_MS: i64 = 60_000;
 /// positions, all of those were committed before the mark was, and are in the replica once it is
 /// fresh as of a later time, or among its dead letters: `oldest_letter_ms` is the time of the oldest
 /// of the table, for a retry is an old event that arrives late. No mark is kept for longer than
-/// `delete_marks` on their account; a retry after that is refused, see [`is_forgotten`].
+/// `delete_marks` on their account; a retry after that is refused, see [`super::is_forgotten`].
 pub(super) fn marks_before_ms(
     table: &Table,
     fresh_as_of_ms: Option<i64>,

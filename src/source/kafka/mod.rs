@@ -12,6 +12,7 @@
 
 mod assignment;
 mod client;
+pub mod fetch;
 pub mod mock;
 mod observer;
 mod probe;
