@@ -642,14 +642,20 @@ mod tests {
             ("retry", false),
             ("drop --all --topic t", false),
         ] {
-            let Command::DeadLetters { action } = parse(&format!("dead-letters {line}")).unwrap().command else {
+            let Command::DeadLetters { action } = parse(&format!("dead-letters {line}")).unwrap().command
+            else {
                 panic!("{line}")
             };
-            let (LettersAction::Retry { which, all, .. } | LettersAction::Drop { which, all, .. }) = action else {
+            let (LettersAction::Retry { which, all, .. } | LettersAction::Drop { which, all, .. }) = action
+            else {
                 panic!("{line}")
             };
             let choice = which.choice(all);
-            assert_eq!(choice.as_ref().map_err(commands::exit_code).err(), (!ok).then_some(commands::USAGE), "{line}");
+            assert_eq!(
+                choice.as_ref().map_err(commands::exit_code).err(),
+                (!ok).then_some(commands::USAGE),
+                "{line}"
+            );
         }
     }
 

@@ -95,7 +95,8 @@ pub(super) async fn list(State(server): OfServer, asked: Asked) -> Response {
 
 async fn list_page(server: &Server, asked: Asked) -> Result<Response, Response> {
     let parameters = parameters(asked)?;
-    let (limit, bytes) = (parameters.limit.unwrap_or(LIMIT_DEFAULT).min(LETTERS_PER_PAGE_MAX), parameters.bytes);
+    let (limit, bytes) =
+        (parameters.limit.unwrap_or(LIMIT_DEFAULT).min(LETTERS_PER_PAGE_MAX), parameters.bytes);
     let Selection { filter, after } = parameters.selection()?;
     let query = LetterQuery { filter, after, limit, bytes };
     let context = server.context();

@@ -119,11 +119,7 @@ struct Server {
 }
 
 impl Server {
-    fn new(
-        serving: watch::Receiver<Context>,
-        desks: Desks,
-        stopping: watch::Receiver<bool>,
-    ) -> Server {
+    fn new(serving: watch::Receiver<Context>, desks: Desks, stopping: watch::Receiver<bool>) -> Server {
         Server {
             serving,
             rebuilds: desks.rebuilds,

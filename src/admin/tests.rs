@@ -13,13 +13,13 @@ use tokio::sync::oneshot;
 use super::*;
 use crate::domain::catalog::{Column, Table};
 use crate::domain::checkpoint::TopicPartition;
+use crate::domain::dead_letter::digest;
+use crate::domain::record::OwnedRecord;
 use crate::domain::state::State as ReplicaState;
 use crate::domain::value::{ColumnType, Value};
 use crate::domain::version::{Coordinates, Version, VersionKind};
-use crate::pipeline::progress::Build;
-use crate::domain::dead_letter::digest;
-use crate::domain::record::OwnedRecord;
 use crate::pipeline::letters::{Done, Outcome, Work};
+use crate::pipeline::progress::Build;
 use crate::source::kafka::fetch::Fetched;
 use crate::store::{Letter, LetterPage, LetterQuery, RowLookup, Status, StopCode, TableStatus};
 
@@ -145,12 +145,12 @@ fn context() -> (Context, Arc<FakeReplica>) {
 
 /// Every record is in the log, with this key and value.
 fn desks(rebuilds: Arc<RebuildDesk>) -> Desks {
-    let record = || OwnedRecord {
-        key: Some(b"k".to_vec()),
-        value: Some(b"v".to_vec()),
-        ..OwnedRecord::default()
-    };
-    Desks { rebuilds, log: Arc::new(move |places, _| places.iter().map(|_| Fetched::Record(record())).collect()) }
+    let record =
+        || OwnedRecord { key: Some(b"k".to_vec()), value: Some(b"v".to_vec()), ..OwnedRecord::default() };
+    Desks {
+        rebuilds,
+        log: Arc::new(move |places, _| places.iter().map(|_| Fetched::Record(record())).collect()),
+    }
 }
 
 /// With the start-up gate open.

@@ -14,11 +14,12 @@ use crate::domain::checkpoint::Checkpoint;
 use crate::domain::retry::{Backoff, RetryReason};
 use crate::domain::version::VersionKind;
 use crate::mapping::Plan;
-use crate::pipeline::{Context, Failure, Writer, start_writer};
 use crate::pipeline::letters::letter_id;
+use crate::pipeline::{Context, Failure, Writer, start_writer};
 use crate::store::{
-    LETTERS_PER_PAGE_MAX, LetterFilter, LetterPage, LetterQuery, Live, LossLimit, Reader, RedisReader, RedisSettings, RedisStore, Settings, SqliteReader, SqliteReplica,
-    SqliteStore, Status, Store, StoreError, heartbeat_limit, sqlite_dead_letters, sqlite_status,
+    LETTERS_PER_PAGE_MAX, LetterFilter, LetterPage, LetterQuery, Live, LossLimit, Reader, RedisReader,
+    RedisSettings, RedisStore, Settings, SqliteReader, SqliteReplica, SqliteStore, Status, Store, StoreError,
+    heartbeat_limit, sqlite_dead_letters, sqlite_status,
 };
 
 /// A generation of a replica that is open for writing.
@@ -245,7 +246,10 @@ pub fn status_without_daemon(config: &Config, now_ms: i64) -> Option<Result<Stat
 }
 
 /// A page of dead letters, from the replica itself; `None` where there is nothing to ask.
-pub fn letters_without_daemon(config: &Config, query: &LetterQuery) -> Option<Result<LetterPage, StoreError>> {
+pub fn letters_without_daemon(
+    config: &Config,
+    query: &LetterQuery,
+) -> Option<Result<LetterPage, StoreError>> {
     match Place::of(config) {
         Place::Sqlite(path) => path.exists().then(|| sqlite_dead_letters(&path, query)),
         place @ Place::Redis(_) => {

@@ -315,7 +315,8 @@ mod tests {
     }
 
     fn which() -> Which {
-        let filter = LetterFilter { topic: Some("a&b".into()), partition: Some(3), ..LetterFilter::default() };
+        let filter =
+            LetterFilter { topic: Some("a&b".into()), partition: Some(3), ..LetterFilter::default() };
         Which { filter, all: false }
     }
 
@@ -362,7 +363,10 @@ mod tests {
             let (endpoint, asked) = answering(response("200 OK", &body.to_string()));
             assert_eq!(retry(&endpoint, &which(), true, true).unwrap(), code, "{result}");
             let asked = asked.join().unwrap();
-            assert!(asked.starts_with("POST /dead-letters/retry?topic=a%26b&partition=3&force=true "), "{asked}");
+            assert!(
+                asked.starts_with("POST /dead-letters/retry?topic=a%26b&partition=3&force=true "),
+                "{asked}"
+            );
         }
     }
 

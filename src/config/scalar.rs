@@ -309,7 +309,9 @@ mod tests {
         ] {
             assert_eq!(rate(text), Ok(expected), "{text}");
         }
-        for text in ["", "100", "100/", "/1m", "0/1m", "10001/1m", "1/0s", "-1/1m", "1/minute", "1/1m/1m", "off"] {
+        for text in
+            ["", "100", "100/", "/1m", "0/1m", "10001/1m", "1/0s", "-1/1m", "1/minute", "1/1m/1m", "off"]
+        {
             assert!(rate(text).is_err(), "{text}");
         }
     }

@@ -60,7 +60,7 @@ pub struct Checkpoint {
     pub fresh_as_of_ms: BTreeMap<TopicPartition, i64>,
     /// Remembered ids by topic index, oldest first; only of topics with `event_id`.
     pub event_ids: BTreeMap<usize, Vec<EventId>>,
-    /// Every kept dead letter.
+    /// Every kept dead letter, in order.
     pub dead_letters: Vec<Kept>,
     /// True once every partition reached the end captured at start.
     pub complete: bool,

@@ -28,8 +28,8 @@ use crate::domain::record::{Headers, Record};
 use crate::domain::state::Facts;
 use crate::mapping::{Outcome, Plan};
 use crate::metrics::{GapReason, SourceErrorKind};
-use crate::store::Applied;
 use crate::source::{Ends, Observation, SourceEvent, TopicObservation};
+use crate::store::Applied;
 
 pub struct Intake {
     plan: Plan,

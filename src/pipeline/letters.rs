@@ -158,9 +158,13 @@ pub struct Selection {
 /// Why nothing was done, or nobody knows whether it was.
 #[derive(Debug, thiserror::Error)]
 pub enum LettersError {
-    #[error("nothing is applied to the copy that serves, so that no dead letter can be retried or dropped now")]
+    #[error(
+        "nothing is applied to the copy that serves, so that no dead letter can be retried or dropped now"
+    )]
     NotTaken,
-    #[error("the replica did not take it in time; whether it has is not known, and asking again does no harm")]
+    #[error(
+        "the replica did not take it in time; whether it has is not known, and asking again does no harm"
+    )]
     Unknown,
     #[error("{0}")]
     Store(#[from] StoreError),
@@ -201,7 +205,12 @@ pub struct DropReport {
 /// Tries dead letters again, at most [`RETRIED_MAX`]. Blocks, for less than a minute.
 ///
 /// With `force` also those that are so old that a later delete of their row may have been forgotten.
-pub fn retry(sides: &Sides<'_>, log: &Log, asked: &Selection, force: bool) -> Result<RetryReport, LettersError> {
+pub fn retry(
+    sides: &Sides<'_>,
+    log: &Log,
+    asked: &Selection,
+    force: bool,
+) -> Result<RetryReport, LettersError> {
     let query = LetterQuery {
         filter: asked.filter.clone(),
         after: asked.after.clone(),
@@ -218,7 +227,11 @@ pub fn retry(sides: &Sides<'_>, log: &Log, asked: &Selection, force: bool) -> Re
     let wanted: Vec<Place> = letters
         .iter()
         .filter(|letter| force || !is_too_old(sides, letter))
-        .map(|letter| Place { topic: letter.topic.clone(), partition: letter.partition, offset: letter.offset })
+        .map(|letter| Place {
+            topic: letter.topic.clone(),
+            partition: letter.partition,
+            offset: letter.offset,
+        })
         .collect();
     let limits = Limits { deadline: Instant::now() + FETCH_MAX, bytes: RETRIED_BYTES_MAX };
     let mut fetched = if wanted.is_empty() { Vec::new() } else { log(&wanted, limits) }.into_iter();

@@ -74,14 +74,19 @@ impl LetterLimits {
         for owner in owners(catalog, letter) {
             let count = self.count(catalog, owner);
             if count >= self.max {
-                return Err(format!("{} would have more than dead_letters.max: {}", name(catalog, owner), self.max));
+                return Err(format!(
+                    "{} would have more than dead_letters.max: {}",
+                    name(catalog, owner),
+                    self.max
+                ));
             }
             let Some(Rate { count, within }) = self.rate else { continue };
             let within_ms = i64::try_from(within.as_millis()).unwrap_or(i64::MAX);
             let (from, to) =
                 (letter.order_ms.saturating_sub(within_ms), letter.order_ms.saturating_add(within_ms));
             // Partitions are not read in step: one may be behind the other by more than the time.
-            let before = self.between(catalog, owner, from.saturating_add(1), letter.order_ms.saturating_add(1));
+            let before =
+                self.between(catalog, owner, from.saturating_add(1), letter.order_ms.saturating_add(1));
             let after = self.between(catalog, owner, letter.order_ms, to);
             if before.max(after) >= count {
                 return Err(format!(
@@ -113,7 +118,10 @@ impl LetterLimits {
     }
 
     fn between(&self, catalog: &Catalog, owner: Owner, from: i64, to: i64) -> u64 {
-        self.of(catalog, owner).flat_map(|letters| letters.times.range(from..to.max(from))).map(|(_, n)| n).sum()
+        self.of(catalog, owner)
+            .flat_map(|letters| letters.times.range(from..to.max(from)))
+            .map(|(_, n)| n)
+            .sum()
     }
 
     fn of<'s>(&'s self, catalog: &'s Catalog, owner: Owner) -> impl Iterator<Item = &'s Letters> + 's {
@@ -181,7 +189,10 @@ mod tests {
 
     fn limits(max: u64, max_rate: Option<(u64, u64)>) -> LetterLimits {
         let max_rate = max_rate.map(|(count, seconds)| Rate { count, within: Duration::from_secs(seconds) });
-        LetterLimits::new(&DeadLetters { max, max_rate, keep: Keep::Coordinates, max_bytes: 0, topic: None }, &[])
+        LetterLimits::new(
+            &DeadLetters { max, max_rate, keep: Keep::Coordinates, max_bytes: 0, topic: None },
+            &[],
+        )
     }
 
     fn letter(topic: usize, table: Option<usize>, order_ms: i64) -> Kept {
@@ -196,7 +207,8 @@ mod tests {
         limits.admit(&catalog, letter(1, Some(1), 1)).unwrap();
         // Before any table: both have it.
         limits.admit(&catalog, letter(0, None, 1)).unwrap();
-        for refused in [letter(0, Some(0), 9), letter(0, Some(1), 9), letter(1, None, 9), letter(0, None, 9)] {
+        for refused in [letter(0, Some(0), 9), letter(0, Some(1), 9), letter(1, None, 9), letter(0, None, 9)]
+        {
             let message = limits.admit(&catalog, refused).unwrap_err();
             assert!(message.contains("dead_letters.max: 2"), "{message}");
         }
@@ -227,7 +239,9 @@ mod tests {
         for ms in [0, 1, 59_999] {
             limits.admit(&catalog, letter(0, Some(0), base + ms)).unwrap();
         }
-        assert!(limits.admit(&catalog, letter(0, Some(0), base + 59_999)).unwrap_err().contains("max_rate: 3"));
+        assert!(
+            limits.admit(&catalog, letter(0, Some(0), base + 59_999)).unwrap_err().contains("max_rate: 3")
+        );
         // Another partition is behind: its records are older than what is there.
         assert!(limits.admit(&catalog, letter(0, Some(0), base)).is_err());
         limits.admit(&catalog, letter(0, Some(0), base + 60_001)).unwrap();

@@ -228,7 +228,12 @@ impl<S: Source> Pipeline<S> {
             return Err(Halt::Ended(Ended::Stopped));
         }
         if self.context.progress.letters.has_errands() && !self.intake.has_errands() {
-            self.context.progress.letters.take().into_iter().for_each(|errand| self.intake.take_errand(errand));
+            self.context
+                .progress
+                .letters
+                .take()
+                .into_iter()
+                .for_each(|errand| self.intake.take_errand(errand));
         }
         let full = self.is_full();
         let idle = if full && self.in_flight >= IN_FLIGHT_MAX {

@@ -27,7 +27,8 @@ pub struct LetterFilter {
 
 impl LetterFilter {
     pub(super) fn takes(&self, letter: &Letter) -> bool {
-        self.takes_place(&letter.cursor()) && self.reason.as_ref().is_none_or(|reason| *reason == letter.reason)
+        self.takes_place(&letter.cursor())
+            && self.reason.as_ref().is_none_or(|reason| *reason == letter.reason)
     }
 
     /// Everything but the reason.

@@ -10,14 +10,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::letters::{after_retry, split_off};
 use super::rules;
 use super::{
-    Applied, Completion, Figures, Letter, LetterPage, LetterQuery, Maintenance, PositionStatus, Reader, RowLookup, Status, Store, StoreError,
-    TableStatus,
+    Applied, Completion, Figures, Letter, LetterPage, LetterQuery, Maintenance, PositionStatus, Reader,
+    RowLookup, Status, Store, StoreError, TableStatus,
 };
 use crate::domain::batch::{Batch, Entry, Observed, Step};
 use crate::domain::catalog::{Catalog, Table};
 use crate::domain::change::IfMissing;
 use crate::domain::checkpoint::{Checkpoint, TopicPartition};
-use crate::domain::dead_letter::DeadLetter;
+use crate::domain::dead_letter::{DeadLetter, Kept};
 use crate::domain::retry::RetryReason;
 use crate::domain::row::RowState;
 use crate::domain::state::{Facts, State, state};
@@ -156,7 +156,8 @@ fn shown(values: &[Value]) -> Vec<Value> {
 impl Store for MemoryStore {
     fn checkpoint(&mut self) -> Result<Checkpoint, StoreError> {
         let replica = self.replica();
-        let dead_letters = replica.dead_letters.values().map(DeadLetter::kept).collect();
+        let mut dead_letters: Vec<Kept> = replica.dead_letters.values().map(DeadLetter::kept).collect();
+        dead_letters.sort();
         Ok(Checkpoint { dead_letters, ..replica.checkpoint.clone() })
     }
 
@@ -188,7 +189,8 @@ impl Store for MemoryStore {
         let mut dropped = 0;
         for (index, shape) in self.catalog.tables.iter().enumerate() {
             let fresh = replica.log().fresh_as_of(&shape.topics);
-            let letters = replica.dead_letters.values().filter(|letter| shape.topics.contains(&letter.at.topic));
+            let letters =
+                replica.dead_letters.values().filter(|letter| shape.topics.contains(&letter.at.topic));
             let times = letters.map(|letter| rules::letter_ms(letter.first_seen_ms, letter.origin.order_ms));
             let oldest = times.min();
             let Some(before_ms) = rules::marks_before_ms(shape, fresh, oldest, now_ms) else { continue };
@@ -278,7 +280,8 @@ impl Replica {
         for (nth, retried) in batch.retried.iter().enumerate() {
             let of = |letter: &DeadLetter| (letter.at, letter.offset) == (retried.at, retried.offset);
             let found = split_off(&mut applied.dead_letters, of);
-            let there: Vec<DeadLetter> = self.dead_letters.values().filter(|letter| of(letter)).cloned().collect();
+            let there: Vec<DeadLetter> =
+                self.dead_letters.values().filter(|letter| of(letter)).cloned().collect();
             self.dead_letters.retain(|_, letter| !of(letter));
             let refused = retried.refused.as_ref();
             for letter in after_retry(there, refused, found, &mut applied.letters, nth) {

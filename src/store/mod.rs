@@ -20,7 +20,8 @@ pub use letters::{
 };
 pub use memory::{Fault, MemoryReader, MemoryStore};
 pub use sqlite::{
-    Live, Next, Settings, SqliteReader, SqliteReplica, SqliteStore, Survey, sqlite_dead_letters, sqlite_status,
+    Live, Next, Settings, SqliteReader, SqliteReplica, SqliteStore, Survey, sqlite_dead_letters,
+    sqlite_status,
 };
 
 use crate::domain::batch::Batch;

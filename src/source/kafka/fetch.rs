@@ -58,7 +58,8 @@ pub fn fetch(config: &Kafka, places: &[Place], limits: Limits) -> Result<Vec<Fet
     let queue = Queue::new(&client);
     let mut fetch = Fetch { client: &client, topics: &topics, queue: &queue, limits, bytes: 0 };
     let mut all = Vec::with_capacity(places.len());
-    let same = |a: &Place, b: &Place| (&a.topic, a.partition) == (&b.topic, b.partition) && a.offset < b.offset;
+    let same =
+        |a: &Place, b: &Place| (&a.topic, a.partition) == (&b.topic, b.partition) && a.offset < b.offset;
     for run in places.chunk_by(same) {
         let Some(first) = run.first() else { continue };
         match names.binary_search(&first.topic) {
@@ -193,7 +194,12 @@ impl Fetch<'_> {
 
     /// # Safety
     /// `message` must be a live message of this client.
-    unsafe fn interpret(&self, message: *const sys::rd_kafka_message_t, at: TopicPartition, wanted: i64) -> Said {
+    unsafe fn interpret(
+        &self,
+        message: *const sys::rd_kafka_message_t,
+        at: TopicPartition,
+        wanted: i64,
+    ) -> Said {
         // SAFETY: a live message; its error is read as the number it is.
         let (error, topic, partition, offset) = unsafe {
             let error = (&raw const (*message).err).cast::<i32>().read();

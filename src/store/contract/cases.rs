@@ -53,7 +53,7 @@ contract! {
     a_retried_record_ends_its_dead_letters_with_its_rows,
     a_record_refused_again_keeps_one_dead_letter_with_the_new_reason,
     a_retried_patch_without_its_row_stays_a_dead_letter,
-    dropped_dead_letters_are_gone_and_their_bytes_free,
+    dropped_dead_letters_are_gone,
     dead_letters_are_shown_in_pages,
     delete_marks_wait_for_dead_letters,
     delete_marks_go_when_they_are_old,
@@ -393,7 +393,10 @@ fn a_retried_record_ends_its_dead_letters_with_its_rows(bench: &impl Bench) {
     assert_eq!(all_letters(bench), []);
     drop(store);
     let mut store = bench.open();
-    assert_eq!((store.figures().dead_letters, store.checkpoint().unwrap().dead_letters), (vec![0, 0], vec![]));
+    assert_eq!(
+        (store.figures().dead_letters, store.checkpoint().unwrap().dead_letters),
+        (vec![0, 0], vec![])
+    );
 }
 
 fn a_record_refused_again_keeps_one_dead_letter_with_the_new_reason(bench: &impl Bench) {
@@ -430,10 +433,8 @@ fn a_record_refused_again_keeps_one_dead_letter_with_the_new_reason(bench: &impl
 fn a_retried_patch_without_its_row_stays_a_dead_letter(bench: &impl Bench) {
     let mut store = bench.open();
     store.apply(&batch([patch(1, 11, 0b0010, IfMissing::DeadLetter)])).unwrap();
-    let work = || Batch {
-        retried: vec![retried(11, None)],
-        ..batch([patch(1, 11, 0b0010, IfMissing::DeadLetter)])
-    };
+    let work =
+        || Batch { retried: vec![retried(11, None)], ..batch([patch(1, 11, 0b0010, IfMissing::DeadLetter)]) };
     let applied = store.apply(&work()).unwrap();
     // It is not a new one.
     assert_eq!((applied.dead_letters, applied.dead_letters_kept), (vec![], 1));
@@ -445,11 +446,11 @@ fn a_retried_patch_without_its_row_stays_a_dead_letter(bench: &impl Bench) {
     assert_eq!(found, version(11, 0, 11));
 }
 
-fn dropped_dead_letters_are_gone_and_their_bytes_free(bench: &impl Bench) {
+fn dropped_dead_letters_are_gone(bench: &impl Bench) {
     let mut store = bench.open();
-    store.apply(&Batch { dead_letters: vec![letter(1, None, 900), letter(2, Some(1), 900)], ..batch([]) }).unwrap();
-    let with_bytes = |bench| all_letters(bench).iter().filter(|letter| letter.record.is_some()).count();
-    assert_eq!(with_bytes(bench), 1, "the second is beyond the bound");
+    store
+        .apply(&Batch { dead_letters: vec![letter(1, None, 0), letter(2, Some(1), 0)], ..batch([]) })
+        .unwrap();
     let drop_both = || Batch { dropped: vec![letter(1, None, 0).id(), letter(2, None, 0).id()], ..batch([]) };
     let applied = store.apply(&drop_both()).unwrap();
     // The other one is of a table.
@@ -457,8 +458,36 @@ fn dropped_dead_letters_are_gone_and_their_bytes_free(bench: &impl Bench) {
     assert_eq!(store.apply(&drop_both()).unwrap().letters.dropped, 0);
     assert_eq!(store.figures().dead_letters, [1, 0]);
     assert_eq!(bench.reader().status(NOW_MS).unwrap().dead_letters, 1);
+}
+
+/// The model keeps whatever it is given.
+fn bytes_of_what_is_dropped_make_room(bench: &impl Bench) {
+    let mut store = bench.open();
+    let with_bytes = |bench| all_letters(bench).iter().filter(|letter| letter.record.is_some()).count();
+    store
+        .apply(&Batch { dead_letters: vec![letter(1, None, 900), letter(2, None, 900)], ..batch([]) })
+        .unwrap();
+    assert_eq!(with_bytes(bench), 1, "the second is beyond the bound");
+    store.apply(&Batch { dropped: vec![letter(1, None, 0).id()], ..batch([]) }).unwrap();
     store.apply(&Batch { dead_letters: vec![letter(3, None, 900)], ..batch([]) }).unwrap();
     assert_eq!(with_bytes(bench), 1);
+    // A retry gives them back, too.
+    store.apply(&Batch { retried: vec![retried(3, None)], ..batch([]) }).unwrap();
+    drop(store);
+    bench.open().apply(&Batch { dead_letters: vec![letter(4, None, 900)], ..batch([]) }).unwrap();
+    assert_eq!(with_bytes(bench), 1);
+}
+
+#[test]
+fn bytes_of_what_is_dropped_make_room_in_sqlite() {
+    bytes_of_what_is_dropped_make_room(&fresh::<InSqlite>());
+}
+
+#[test]
+fn bytes_of_what_is_dropped_make_room_in_redis() {
+    if server::available() {
+        bytes_of_what_is_dropped_make_room(&fresh::<InRedis>());
+    }
 }
 
 fn dead_letters_are_shown_in_pages(bench: &impl Bench) {
@@ -482,7 +511,10 @@ fn dead_letters_are_shown_in_pages(bench: &impl Bench) {
     }
     assert_eq!(seen.len(), 72);
     assert!(seen.is_sorted(), "{seen:?}");
-    assert_eq!((seen[7].to_string(), seen[8].to_string()), ("shop.events/0/7/".into(), "shop.events/0/7/users".into()));
+    assert_eq!(
+        (seen[7].to_string(), seen[8].to_string()),
+        ("shop.events/0/7/".into(), "shop.events/0/7/users".into())
+    );
     let count = |filter: LetterFilter| {
         let query = LetterQuery { filter, after: None, limit: 1_000, bytes: true };
         reader.dead_letters(&query).unwrap().letters.len()
@@ -515,7 +547,10 @@ fn delete_marks_wait_for_dead_letters(bench: &impl Bench) {
         store.apply(&fresh).unwrap();
         // `delete_marks` of the table is a minute.
         assert_eq!(store.maintain(NOW_MS + 60_000).unwrap().delete_marks_dropped, 0);
-        assert_eq!(store.apply(&batch([upsert(1, 5)])).unwrap(), Applied { dead_letters_kept: 1, ..stale(1) });
+        assert_eq!(
+            store.apply(&batch([upsert(1, 5)])).unwrap(),
+            Applied { dead_letters_kept: 1, ..stale(1) }
+        );
         assert_eq!(store.maintain(NOW_MS + 60_001).unwrap().delete_marks_dropped, 1, "it is bounded");
     }
     run(bench);

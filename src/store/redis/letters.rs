@@ -227,7 +227,10 @@ impl RedisStore {
     /// What limits count, of every kept dead letter.
     pub(super) fn kept_letters(&mut self) -> Result<Vec<Kept>, StoreError> {
         let times = self.letter_times()?.into_iter();
-        Ok(times.map(|(id, _, order_ms)| Kept { topic: id.at.topic, table: id.table, order_ms }).collect())
+        let kept = times.map(|(id, _, order_ms)| Kept { topic: id.at.topic, table: id.table, order_ms });
+        let mut kept: Vec<Kept> = kept.collect();
+        kept.sort();
+        Ok(kept)
     }
 
     /// The time of the oldest that may hold an event of a table.

@@ -28,7 +28,8 @@ impl Work<'_> {
         }
         for (nth, retried) in batch.retried.iter().enumerate() {
             let (at, offset) = (retried.at, retried.offset);
-            let found = split_off(&mut applied.dead_letters, |letter| (letter.at, letter.offset) == (at, offset));
+            let found =
+                split_off(&mut applied.dead_letters, |letter| (letter.at, letter.offset) == (at, offset));
             let there = self.take_letters_of(at, offset)?;
             let refused = retried.refused.as_ref();
             for letter in after_retry(there, refused, found, &mut applied.letters, nth) {
@@ -98,7 +99,8 @@ impl Work<'_> {
             ))?
             .query_row(key, |row| letter(row, true))
             .optional()?;
-        let Some(Letter { path, reason, message, first_seen_ms, order_ms, digest, record, .. }) = found else {
+        let Some(Letter { path, reason, message, first_seen_ms, order_ms, digest, record, .. }) = found
+        else {
             return Ok(None);
         };
         self.conn
@@ -199,12 +201,17 @@ pub(super) fn all_kept(
         let table = catalog.tables.iter().position(|known| known.name == table);
         all.push(Kept { topic, table, order_ms: row.get(2)? });
     }
+    all.sort();
     Ok(all)
 }
 
 /// The time of the oldest dead letter that may hold an event of a table; see
 /// [`rules::marks_before_ms`].
-pub(super) fn oldest_ms(conn: &Connection, shape: &Table, generation: i64) -> Result<Option<i64>, StoreError> {
+pub(super) fn oldest_ms(
+    conn: &Connection,
+    shape: &Table,
+    generation: i64,
+) -> Result<Option<i64>, StoreError> {
     Ok(conn
         .prepare_cached(
             "SELECT MIN(MIN(d.first_seen_ms, d.order_ms)) FROM _readside_meta_dead_letters d WHERE \

@@ -7,15 +7,17 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
 use super::error::{at, foreign};
-use super::letters;
 use super::layout::{APPLICATION_ID, LAYOUT, Sql, TableSql};
+use super::letters;
 use super::table::{bind_values, read_row};
 use crate::domain::catalog::Catalog;
 use crate::domain::checkpoint::TopicPartition;
 use crate::domain::retry::RetryReason;
 use crate::domain::state::{Facts, State, state};
 use crate::domain::value::Value;
-use crate::store::{LetterPage, LetterQuery, PositionStatus, Reader, RowLookup, Status, StoreError, TableStatus};
+use crate::store::{
+    LetterPage, LetterQuery, PositionStatus, Reader, RowLookup, Status, StoreError, TableStatus,
+};
 
 /// Reads a SQLite replica while its daemon writes it, or while there is none: always the live
 /// generation, whichever that is when it is asked.
