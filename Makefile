@@ -3,26 +3,28 @@
 
 CARGO ?= cargo
 KAFKA_LIB := .cache/kafka/lib
+REGISTRY := .cache/registry
 
-.PHONY: demo test setup services clean-services
+.PHONY: demo test setup services deploy-tools deploy-check image-check audit clean-services
 
 # `make demo ARGS=--redis` keeps the replica in a redis-server of its own.
 demo:
 	@tests/setup cc make perl
 	$(CARGO) run --quiet -- demo $(ARGS)
 
-# The same as CI: format, lints, unit and integration tests (a real Kafka and a real Redis in temporary directories),
-# documentation.
-test: setup services
+# The same as CI: format, lints, unit and integration tests (a real Kafka, schema registry, Redis and
+# Prometheus in temporary directories), charts, manifests and alert rules, documentation.
+test: setup services deploy-tools
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets -- -D warnings
 	$(CARGO) test
+	@tests/deploy/check
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps
 
 setup:
 	@tests/setup
 
-services: $(KAFKA_LIB)/.complete
+services: $(KAFKA_LIB)/.complete $(REGISTRY)/.complete
 
 $(KAFKA_LIB)/.complete: tests/kafka/pom.xml
 	@tests/setup java mvn
@@ -30,5 +32,30 @@ $(KAFKA_LIB)/.complete: tests/kafka/pom.xml
 	mvn -q -B -f tests/kafka/pom.xml dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/$(KAFKA_LIB)
 	touch $@
 
+# helm, kubeconform, promtool and so on, by pinned version, in .cache/tools.
+deploy-tools:
+	@tests/deploy/tools
+
+# Charts, manifests, alert rules, Dockerfile: rendered, linted, validated; no cluster is needed.
+deploy-check: deploy-tools
+	$(CARGO) build --quiet
+	@tests/deploy/check
+
+# Builds the image without a container engine and starts it; needs root, and some minutes the first time.
+image-check:
+	@tests/image/check
+
+# Licences, sources and known vulnerabilities of the dependencies, and a list of them (target/readside.cdx.json).
+audit:
+	@tests/audit
+# Its archive holds all that it needs to run; what Maven lists as its dependencies is not fetched.
+$(REGISTRY)/.complete: tests/registry/pom.xml
+	@tests/setup java mvn
+	rm -rf $(REGISTRY)
+	mvn -q -B -f tests/registry/pom.xml dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/$(REGISTRY)/archive
+	tar -xzf $(REGISTRY)/archive/*.tar.gz -C $(REGISTRY)
+	rm -rf $(REGISTRY)/archive
+	touch $@
+
 clean-services:
-	rm -rf .cache/kafka
+	rm -rf .cache/kafka .cache/registry

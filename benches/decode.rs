@@ -13,6 +13,7 @@ use readside::config::{
     Mapping, OnError, OnGap, Otherwise, Path, Rebuild, RebuildPolicy, Replica, Root, Rule, Sqlite, Startup,
     Table, TableSource, Target, Topic,
 };
+use readside::decode::registry::{Kind, Registry, Schema};
 use readside::domain::checkpoint::{PartitionMemory, TopicPartition};
 use readside::domain::record::{Headers, Record};
 use readside::domain::value::ColumnType;
@@ -29,12 +30,26 @@ fn main() {
         let status = BTreeMap::from([(1, Expression::Literal("\"placed\"".to_owned()))]);
         Mapping::Events(BTreeMap::from([("Placed".to_owned(), Rule::Upsert { columns: status })]))
     };
-    run("json, flat row, 9 of 11 fields", Format::Json, rows(), &|nr| flat(nr, ""));
-    run("json, flat event, 9 of 12 fields", Format::Json, placed(), &|nr| flat(nr, r#","type":"Placed""#));
-    run("debezium-json, 9 of 11 fields", Format::DebeziumJson, rows(), &debezium);
-    run("debezium-json, embedded schema", Format::DebeziumJson, rows(), &|nr| {
-        format!(r#"{{"schema":{SCHEMA},"payload":{}}}"#, debezium(nr))
+    let text = |value: String| value.into_bytes();
+    let framed = |value: Vec<u8>| [&[0, 0, 0, 0, 1][..], &value].concat();
+    run("json, flat row, 9 of 11 fields", Format::Json, rows(), &|nr| text(flat(nr, "")));
+    run("json, flat event, 9 of 12 fields", Format::Json, placed(), &|nr| {
+        text(flat(nr, r#","type":"Placed""#))
     });
+    run("debezium-json, 9 of 11 fields", Format::DebeziumJson, rows(), &|nr| text(debezium(nr)));
+    run("debezium-json, embedded schema", Format::DebeziumJson, rows(), &|nr| {
+        text(format!(r#"{{"schema":{SCHEMA},"payload":{}}}"#, debezium(nr)))
+    });
+    run("json-schema, flat row", Format::JsonSchema, rows(), &|nr| framed(text(flat(nr, ""))));
+    run("cloudevents, structured, flat row", Format::CloudEvents, rows(), &|nr| {
+        text(format!(
+            r#"{{"specversion":"1.0","type":"Placed","source":"/shop","id":"{nr}","data":{}}}"#,
+            flat(nr, "")
+        ))
+    });
+    run("avro, flat row, 9 of 11 fields", Format::Avro, rows(), &|nr| framed(avro(nr)));
+    run("debezium-avro, 9 of 11 fields", Format::DebeziumAvro, rows(), &|nr| framed(debezium_avro(nr)));
+    run("protobuf, flat row, 9 of 11 fields", Format::Protobuf, rows(), &|nr| framed(protobuf(nr)));
 }
 
 /// What the machine makes of parsing alone, into a document in memory.
@@ -46,7 +61,7 @@ fn yardstick() {
             black_box(document);
         }
     });
-    print("serde_json::Value of the flat row", &values, best);
+    print("serde_json::Value of the flat row", values.iter().map(String::len).sum(), best);
 }
 
 /// The fastest round, each of which does its work for all records several times.
@@ -62,19 +77,19 @@ fn best_round(mut work: impl FnMut()) -> Duration {
     best
 }
 
-fn print(name: &str, values: &[String], best: Duration) {
-    let bytes = values.iter().map(String::len).sum::<usize>() / RECORDS;
+fn print(name: &str, bytes: usize, best: Duration) {
+    let bytes = bytes / RECORDS;
     let nanos = best.as_nanos() / (RECORDS * PER_ROUND) as u128;
     println!("{name:34} {bytes:5} B {nanos:6} ns/record {:9} records/s", 1_000_000_000 / nanos.max(1));
 }
 
-fn run(name: &str, format: Format, mapping: Mapping, value: &dyn Fn(usize) -> String) {
+fn run(name: &str, format: Format, mapping: Mapping, value: &dyn Fn(usize) -> Vec<u8>) {
     let wanted = std::env::args().nth(1).filter(|argument| !argument.starts_with('-'));
     if wanted.is_some_and(|wanted| !name.contains(&wanted)) {
         return;
     }
-    let mut plan = Plan::compile(&config(format, mapping));
-    let values: Vec<String> = (0..RECORDS).map(value).collect();
+    let mut plan = Plan::with_registry(&config(format, mapping), Some(registry(format)));
+    let values: Vec<Vec<u8>> = (0..RECORDS).map(value).collect();
     let mut memory = PartitionMemory::default();
     let mut changes = Vec::new();
     let best = best_round(|| {
@@ -85,7 +100,7 @@ fn run(name: &str, format: Format, mapping: Mapping, value: &dyn Fn(usize) -> St
                 leader_epoch: 0,
                 timestamp_ms: Some(1_700_000_000_000),
                 key: Some(b"{\"id\":1}"),
-                value: Some(black_box(value.as_bytes())),
+                value: Some(black_box(value)),
                 headers: Headers(None),
             };
             let outcome = plan.translate(&record, &mut memory, &mut changes);
@@ -94,7 +109,7 @@ fn run(name: &str, format: Format, mapping: Mapping, value: &dyn Fn(usize) -> St
         black_box(&changes);
         changes.clear();
     });
-    print(name, &values, best);
+    print(name, values.iter().map(Vec::len).sum(), best);
 }
 
 fn flat(nr: usize, more: &str) -> String {
@@ -121,6 +136,110 @@ fn debezium(nr: usize) -> String {
 /// As long as a real one; what it says of `after` is only that nothing in it is special.
 const SCHEMA: &str = r#"{"type":"struct","fields":[{"type":"struct","fields":[{"type":"int64","optional":false,"field":"id"},{"type":"string","optional":false,"field":"status"},{"type":"string","optional":false,"field":"customer"},{"type":"string","optional":true,"field":"mail"},{"type":"string","optional":true,"field":"city"},{"type":"string","optional":true,"field":"total"},{"type":"int32","optional":true,"field":"items"},{"type":"boolean","optional":true,"field":"paid"},{"type":"string","optional":true,"name":"io.debezium.time.ZonedTimestamp","version":1,"field":"updated_at"},{"type":"string","optional":true,"field":"warehouse"},{"type":"string","optional":true,"field":"trace"}],"optional":true,"name":"shop.public.orders.Value","field":"after"},{"type":"string","optional":false,"field":"op"}],"optional":false,"name":"shop.public.orders.Envelope","version":2}"#;
 
+fn registry(format: Format) -> Registry {
+    let (kind, text) = match format {
+        Format::Protobuf => (Kind::Protobuf, PROTO.to_owned()),
+        Format::JsonSchema => (Kind::Json, "{}".to_owned()),
+        Format::DebeziumAvro => (Kind::Avro, AVRO_ENVELOPE.replace("ROW", AVRO_ROW)),
+        _ => (Kind::Avro, AVRO_ROW.to_owned()),
+    };
+    Registry::fixed([(1, Schema { kind, text, references: Vec::new() })])
+}
+
+const AVRO_ROW: &str = r#"{"type":"record","name":"Row","fields":[{"name":"id","type":"long"},{"name":"status","type":"string"},{"name":"customer","type":"string"},{"name":"mail","type":["null","string"]},{"name":"city","type":["null","string"]},{"name":"total","type":["null",{"type":"bytes","logicalType":"decimal","precision":12,"scale":2}]},{"name":"items","type":["null","int"]},{"name":"paid","type":["null","boolean"]},{"name":"updated_at","type":["null",{"type":"long","logicalType":"timestamp-micros"}]},{"name":"warehouse","type":["null","string"]},{"name":"trace","type":["null","string"]}]}"#;
+
+const AVRO_ENVELOPE: &str = r#"{"type":"record","name":"Envelope","fields":[{"name":"before","type":["null",ROW]},{"name":"after","type":["null","Row"]},{"name":"source","type":{"type":"record","name":"Source","fields":[{"name":"db","type":"string"},{"name":"sequence","type":["null","string"]},{"name":"lsn","type":["null","long"]}]}},{"name":"op","type":"string"},{"name":"ts_ms","type":["null","long"]}]}"#;
+
+const PROTO: &str = r#"syntax = "proto3"; import "google/protobuf/timestamp.proto"; import "confluent/type/decimal.proto";
+message Row { int64 id = 1; string status = 2; string customer = 3; string mail = 4; string city = 5; confluent.type.Decimal total = 6; int32 items = 7; bool paid = 8; google.protobuf.Timestamp updated_at = 9; string warehouse = 10; string trace = 11; }"#;
+
+fn varint(out: &mut Vec<u8>, mut number: u64) {
+    while number >= 0x80 {
+        out.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    out.push(number as u8);
+}
+
+fn avro_long(out: &mut Vec<u8>, number: i64) {
+    varint(out, ((number << 1) ^ (number >> 63)) as u64);
+}
+
+fn avro_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    avro_long(out, bytes.len() as i64);
+    out.extend(bytes);
+}
+
+/// The same row as [`flat`].
+fn avro(nr: usize) -> Vec<u8> {
+    let mut out = Vec::new();
+    avro_long(&mut out, (1_000_000 + nr) as i64);
+    avro_bytes(&mut out, b"shipped");
+    avro_bytes(&mut out, format!("customer {nr:07}").as_bytes());
+    let mut some = |bytes: &[u8]| {
+        avro_long(&mut out, 1);
+        avro_bytes(&mut out, bytes);
+    };
+    some(format!("person{nr}@example.org").as_bytes());
+    some("Köln".as_bytes());
+    some(&(nr as i32 * 700).to_be_bytes());
+    avro_long(&mut out, 1);
+    avro_long(&mut out, (nr % 12) as i64);
+    avro_long(&mut out, 1);
+    out.push(u8::from(nr.is_multiple_of(2)));
+    avro_long(&mut out, 1);
+    avro_long(&mut out, 1_772_000_000_000_000 + nr as i64);
+    avro_long(&mut out, 1);
+    avro_bytes(&mut out, b"ROT-4711");
+    avro_long(&mut out, 1);
+    avro_bytes(&mut out, b"0af7651916cd43dd8448eb211c80319c");
+    out
+}
+
+fn debezium_avro(nr: usize) -> Vec<u8> {
+    let mut out = vec![0, 2];
+    out.extend(avro(nr));
+    avro_bytes(&mut out, b"shop");
+    avro_long(&mut out, 1);
+    avro_bytes(&mut out, format!("[\"135184360\",\"{}\"]", 135_188_664 + nr).as_bytes());
+    out.push(0);
+    avro_bytes(&mut out, b"u");
+    out.push(0);
+    out
+}
+
+/// The same row as [`flat`], behind the index of its message.
+fn protobuf(nr: usize) -> Vec<u8> {
+    let mut out = vec![0];
+    let number = |out: &mut Vec<u8>, field: u64, number: u64| {
+        varint(out, field << 3);
+        varint(out, number);
+    };
+    let bytes = |out: &mut Vec<u8>, field: u64, bytes: &[u8]| {
+        varint(out, field << 3 | 2);
+        varint(out, bytes.len() as u64);
+        out.extend(bytes);
+    };
+    number(&mut out, 1, (1_000_000 + nr) as u64);
+    bytes(&mut out, 2, b"shipped");
+    bytes(&mut out, 3, format!("customer {nr:07}").as_bytes());
+    bytes(&mut out, 4, format!("person{nr}@example.org").as_bytes());
+    bytes(&mut out, 5, "Köln".as_bytes());
+    let mut total = Vec::new();
+    bytes(&mut total, 1, &(nr as i32 * 700).to_be_bytes());
+    number(&mut total, 3, 2);
+    bytes(&mut out, 6, &total);
+    number(&mut out, 7, (nr % 12) as u64);
+    number(&mut out, 8, u64::from(nr.is_multiple_of(2)));
+    let mut at = Vec::new();
+    number(&mut at, 1, 1_772_000_000);
+    number(&mut at, 2, (nr * 1000) as u64);
+    bytes(&mut out, 9, &at);
+    bytes(&mut out, 10, b"ROT-4711");
+    bytes(&mut out, 11, b"0af7651916cd43dd8448eb211c80319c");
+    out
+}
+
 fn config(format: Format, mapping: Mapping) -> Config {
     let event_type = matches!(mapping, Mapping::Events(_))
         .then(|| Path { root: Root::Row, fields: vec!["type".to_owned()] });
@@ -145,6 +264,7 @@ fn config(format: Format, mapping: Mapping) -> Config {
             secrets: BTreeMap::new(),
             max_record_bytes: 1 << 20,
         },
+        schema_registry: None,
         replica: Replica {
             name: "bench".to_owned(),
             target: Target::Sqlite(Sqlite { path: "replica.db".into() }),
@@ -163,6 +283,8 @@ fn config(format: Format, mapping: Mapping) -> Config {
             on_error: OnError::DeadLetter,
             on_gap: OnGap::Auto,
             placeholder: "__debezium_unavailable_value".to_owned(),
+            schema_file: None,
+            message: None,
         }],
         tables: vec![Table {
             name: "orders".to_owned(),

@@ -25,6 +25,7 @@ use crate::app::supervisor::{Setting, Supervisor};
 use crate::config::Config;
 use crate::domain::catalog::Catalog;
 use crate::mapping::Plan;
+use crate::metrics::Metrics;
 use crate::pipeline::letters::Log;
 use crate::pipeline::progress::Progress;
 use crate::pipeline::rebuild::RebuildDesk;
@@ -39,7 +40,8 @@ const SHUTDOWN_MAX: Duration = Duration::from_secs(5);
 /// The parts of a running daemon.
 pub struct Running {
     pub catalog: Arc<Catalog>,
-    /// Of the generation that serves at the start.
+    /// Of the generation that serves at the start, as is `progress`.
+    pub metrics: Arc<Metrics>,
     pub progress: Arc<Progress>,
     pub reader: Arc<dyn Reader>,
     stop: Arc<AtomicBool>,
@@ -63,8 +65,9 @@ pub fn clock() -> Clock {
 /// Runs until SIGTERM, SIGINT or a failure that needs a person.
 ///
 /// A first signal commits what is complete and returns `Ok`; a second one ends the process at once.
-/// `display` shows the progress of the start for as long as it likes.
-pub fn run<F>(config: &Config, display: impl FnOnce(Arc<Progress>) -> F) -> Result<(), Failure>
+/// `beside` runs as long as it likes, at most until the end: it shows the progress of the start and
+/// watches the configuration.
+pub fn run<F>(config: &Config, beside: impl FnOnce(Arc<Progress>, Arc<Metrics>) -> F) -> Result<(), Failure>
 where
     F: Future<Output = ()> + Send + 'static,
 {
@@ -86,7 +89,7 @@ where
         };
         let Some(prepared) = prepared else { return Ok(()) };
         let mut running = prepared.start(config, stop).await?;
-        let display = tokio::spawn(display(Arc::clone(&running.progress)));
+        let beside = tokio::spawn(beside(Arc::clone(&running.progress), Arc::clone(&running.metrics)));
         let outcome = tokio::select! {
             outcome = running.ended() => outcome,
             name = signals.next() => {
@@ -105,7 +108,7 @@ where
                 }
             }
         };
-        display.abort();
+        beside.abort();
         running.finish().await;
         outcome
     })
@@ -149,6 +152,9 @@ fn prepare(config: &Config, stop: &AtomicBool) -> Result<Option<Prepared>, Failu
         admin: listen("admin.listen", config.admin.listen)?,
     };
     let plan = Plan::compile(config);
+    if let Some(problem) = plan.problems().into_iter().next() {
+        return Err(Failure { exit_code: 64, reason: problem });
+    }
     let Some(found) = Found::open(config, plan.catalog(), stop)? else { return Ok(None) };
     Ok(Some(Prepared { plan, found, listeners }))
 }
@@ -173,7 +179,7 @@ impl Prepared {
         };
         let (supervisor, serving) = Supervisor::start(setting, self.plan, self.found)?;
         info!(http = %http_address, admin = %admin_address, "listening");
-        let admin::Context { catalog, progress, reader, .. } = serving.borrow().clone();
+        let admin::Context { catalog, metrics, progress, reader } = serving.borrow().clone();
         let (http_stop, http_stopped) = oneshot::channel();
         let desks = admin::Desks { rebuilds: desk, log: log_of(config) };
         let http = tokio::spawn(admin::serve(serving, desks, self.listeners, async {
@@ -188,6 +194,7 @@ impl Prepared {
             .map_err(|error| Failure::other(format!("cannot start a thread: {error}")))?;
         Ok(Running {
             catalog,
+            metrics,
             progress,
             reader,
             stop,
@@ -247,13 +254,14 @@ impl Running {
 }
 
 /// SIGTERM and SIGINT.
-struct Signals {
+pub struct Signals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
 }
 
 impl Signals {
-    fn new() -> std::io::Result<Signals> {
+    /// From now on they do not end the process.
+    pub fn new() -> std::io::Result<Signals> {
         use tokio::signal::unix::{SignalKind, signal};
         Ok(Signals {
             terminate: signal(SignalKind::terminate())?,
@@ -261,7 +269,8 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self) -> &'static str {
+    /// The name of the next one.
+    pub async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",

@@ -184,7 +184,8 @@ enum Command {
     /// Ask a probe of the running daemon, for images without an HTTP client
     ///
     /// Ends with exit code 0 or 69.
-    #[command(after_long_help = "Example:\n  readside health startup --timeout 1s")]
+    #[command(after_long_help = "Examples:\n  readside health startup --timeout 1s\n  \
+                                 readside health startup --wait 10m")]
     Health {
         /// Which probe to ask
         #[arg(default_value = "ready")]
@@ -198,6 +199,9 @@ enum Command {
         /// Give up after this time
         #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = parse_duration)]
         timeout: Duration,
+        /// Ask again until the probe passes, for this time
+        #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+        wait: Option<Duration>,
     },
     /// Print the JSON Schema of the configuration, for editors
     Schema,
@@ -482,8 +486,9 @@ impl Cli {
                 commands::rebuild::run(&admin.sources()?.admin, options)
             }
             Command::DeadLetters { action } => action.dispatch(),
-            Command::Health { probe, http, config, timeout } => {
-                commands::health::run(&http_endpoint(http, &config)?, probe.0, timeout)
+            Command::Health { probe, http, config, timeout, wait } => {
+                let endpoint = http_endpoint(http, &config)?;
+                commands::health::run(&endpoint, probe.0, timeout, wait.unwrap_or_default())
             }
             Command::Schema => commands::schema::run(),
             Command::Completions { shell } => commands::completions::run(Cli::command(), shell),
@@ -535,6 +540,7 @@ mod tests {
             "dead-letters drop --table users --reason wrong_type --admin 127.0.0.1:9465",
             "health",
             "health startup --http 127.0.0.1:9464",
+            "health startup --wait 10m",
             "schema",
             "completions zsh",
             "man --dir /tmp/man",

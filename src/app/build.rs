@@ -56,6 +56,9 @@ impl Build {
             }
         }
         let catalog = Arc::clone(plan.catalog());
+        if let Some(registry) = plan.registry() {
+            registry.report_to(&metrics);
+        }
         let progress = Arc::new(Progress::default());
         let stop = Arc::new(AtomicBool::new(false));
         let context = Context {

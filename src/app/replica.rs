@@ -17,7 +17,7 @@ use crate::mapping::Plan;
 use crate::pipeline::letters::letter_id;
 use crate::pipeline::{Context, Failure, Writer, start_writer};
 use crate::store::{
-    LETTERS_PER_PAGE_MAX, LetterFilter, LetterPage, LetterQuery, Live, LossLimit, Reader, RedisReader,
+    LETTERS_PER_PAGE_MAX, LetterFilter, LetterPage, LetterQuery, Live, LossLimit, Next, Reader, RedisReader,
     RedisSettings, RedisStore, Settings, SqliteReader, SqliteReplica, SqliteStore, Status, Store, StoreError,
     heartbeat_limit, sqlite_dead_letters, sqlite_status,
 };
@@ -33,9 +33,8 @@ pub struct Found {
     /// Of a replica that can have a second generation.
     pub file: Option<SqliteReplica>,
     pub serves: Serves,
-    /// A generation that was being built beside the one that serves, to be gone on with, and why it
-    /// is built.
-    pub next: Option<(Replica, String)>,
+    /// A generation that was being built beside the one that serves, to be gone on with.
+    pub next: Option<(Replica, Next)>,
 }
 
 /// What readers see until another generation takes its place.
@@ -100,7 +99,7 @@ impl Found {
                     None => None,
                     Some(next) if next.same => {
                         let store = file.resume(Arc::clone(catalog))?;
-                        Some((Replica::Sqlite(Box::new(store)), next.reason))
+                        Some((Replica::Sqlite(Box::new(store)), next))
                     }
                     Some(next) => {
                         info!(

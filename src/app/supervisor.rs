@@ -3,6 +3,8 @@
 //! One thread. It looks around several times a second, which is as fast as a switch, a request or
 //! an end has to be noticed by it: what readers see changes in the store, not here.
 
+mod rebuilding;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -13,20 +15,22 @@ use tracing::{error, info, warn};
 
 use super::build::{Build, Parts, Report};
 use super::frozen::Frozen;
-use super::log;
-use super::replica::{Found, Place, Replica, Serves};
+use super::replica::{Found, Place, Serves};
 use crate::admin;
 use crate::config::{Config, RebuildPolicy};
 use crate::mapping::Plan;
 use crate::metrics::{Metrics, RebuildResult};
 use crate::pipeline::progress::Progress;
-use crate::pipeline::rebuild::{Answer, Last, RebuildDesk, Request, Running};
+use crate::pipeline::rebuild::{RebuildDesk, Running};
 use crate::pipeline::{Clock, Ended, Failure};
-use crate::store::{Rebuild, SqliteReplica};
+use crate::store::{Next, Rebuild, SqliteReplica};
 
 const ROUND: Duration = Duration::from_millis(50);
 /// Between two attempts to find out what the log holds, or to begin a rebuild that is needed.
 const AGAIN: Duration = Duration::from_secs(10);
+
+/// Asking the file system is cheap; a volume fills in minutes.
+const LOOK_AT_ROOM_EVERY: Duration = Duration::from_secs(1);
 
 const MAPPING_CHANGED: &str = "the mapping has changed";
 
@@ -44,6 +48,7 @@ pub struct Supervisor {
     /// Builds that are out of use and still end.
     ending: Vec<Build>,
     wanted: Option<Wanted>,
+    room_looked: Instant,
     /// The answer of a thread that asks what the log holds.
     asked: Option<Receiver<Result<Vec<String>, String>>>,
 }
@@ -56,6 +61,7 @@ enum Live {
 struct NextBuild {
     build: Build,
     reason: String,
+    may_go_back: bool,
     since_ms: i64,
 }
 
@@ -115,12 +121,13 @@ impl Supervisor {
         };
         let next = match next {
             None => None,
-            Some((replica, reason)) => {
+            Some((replica, Next { reason, may_go_back, .. })) => {
                 wanted = None;
                 let plan = Plan::compile(&config);
                 info!(generation = replica.generation(), reason, "going on with the rebuild");
                 let metrics = Arc::new(live.metrics().beside(plan.catalog()));
-                Some(NextBuild { build: begin(1, plan, replica, metrics)?, reason, since_ms: clock() })
+                let build = begin(1, plan, replica, metrics)?;
+                Some(NextBuild { build, reason, may_go_back, since_ms: clock() })
             }
         };
         let (serving, served) = watch::channel(live.serving(&place));
@@ -137,6 +144,7 @@ impl Supervisor {
             next,
             ending: Vec::new(),
             wanted,
+            room_looked: Instant::now(),
             asked: None,
         };
         Ok((supervisor, served))
@@ -163,6 +171,7 @@ impl Supervisor {
                 self.answer(request);
             }
             self.want();
+            self.mind_the_room();
             self.publish();
         };
         self.close(outcome)
@@ -192,7 +201,7 @@ impl Supervisor {
         let frozen = matches!(self.live, Live::Frozen(_));
         if has_switched {
             // It serves: its end is that of the live generation.
-            self.next = Some(NextBuild { build, reason, since_ms: 0 });
+            self.next = Some(NextBuild { build, reason, may_go_back: false, since_ms: 0 });
             self.promote();
             return match outcome {
                 Ok(Ended::Rebuild { reason }) => self.freeze(reason),
@@ -274,143 +283,6 @@ impl Supervisor {
         self.wanted = None;
         self.desk.update(|status| status.frozen = None);
         self.serving.send_replace(self.live.serving(&Place::of(&self.config)));
-    }
-
-    /// Begins what is wanted, as soon as it may.
-    fn want(&mut self) {
-        if let Some(asked) = &self.asked
-            && let Ok(answer) = asked.try_recv()
-        {
-            self.asked = None;
-            self.decide(answer);
-        }
-        let Some(wanted) = &mut self.wanted else { return };
-        if self.asked.is_some() || self.next.is_some() || Instant::now() < wanted.again {
-            return;
-        }
-        wanted.again = Instant::now() + AGAIN;
-        if wanted.only_if_whole {
-            self.asked = ask_log(self.config.clone(), Arc::clone(&self.stop));
-            return;
-        }
-        let rebuild = wanted.rebuild.clone();
-        match self.begin(rebuild) {
-            Ok(Ok(_)) => self.wanted = None,
-            Ok(Err(lack)) => self.say_stopped(&format!("a rebuild is needed and cannot begin: {lack}")),
-            Err(failure) => warn!(reason = %failure, "a rebuild cannot begin; trying again"),
-        }
-    }
-
-    /// The mapping has changed, and this is what the log holds.
-    fn decide(&mut self, answer: Result<Vec<String>, String>) {
-        let Some(wanted) = &mut self.wanted else { return };
-        match answer {
-            Ok(gone) if gone.is_empty() => {
-                wanted.only_if_whole = false;
-                wanted.again = Instant::now();
-            }
-            Ok(gone) => {
-                self.wanted = None;
-                let reason = format!(
-                    "{MAPPING_CHANGED}, and the log cannot give back everything ({}): restore the mapping, or \
-                     rebuild from what there is with readside rebuild or rebuild_when_mapping_changes: always",
-                    gone.join("; ")
-                );
-                error!(reason, "the copy stays under its old mapping: a person is needed");
-                self.say_stopped(&reason);
-            }
-            Err(reason) => {
-                warn!(reason, "what the log holds is not known yet; asking again before the rebuild begins");
-            }
-        }
-    }
-
-    fn answer(&mut self, request: Request) {
-        let answer = if self.file.is_none() {
-            let reason = "a replica in Redis is not rebuilt beside the live copy: stop the daemon, delete every \
-                          key with its prefix, and start it";
-            Answer::Unsupported(reason.into())
-        } else if let Some(next) = &self.next {
-            Answer::Running(next.build.generation.unwrap_or_default())
-        } else {
-            let frozen = matches!(self.live, Live::Frozen(_));
-            let earlier = self.wanted.as_ref().map(|wanted| &wanted.rebuild);
-            let rebuild = Rebuild {
-                reason: "asked for".into(),
-                may_go_back: earlier.is_some_and(|rebuild| rebuild.may_go_back),
-                accepts_loss: request.accepts_loss,
-                live_is_frozen: frozen,
-            };
-            match self.begin(rebuild) {
-                Ok(Ok(generation)) => {
-                    self.wanted = None;
-                    self.asked = None;
-                    Answer::Begun(generation)
-                }
-                Ok(Err(lack)) => Answer::Refused(lack),
-                Err(failure) => Answer::Refused(failure.reason),
-            }
-        };
-        // Whoever asked may have gone.
-        let _ = request.reply.send(answer);
-    }
-
-    /// `Err` inside: there is no room.
-    fn begin(&mut self, rebuild: Rebuild) -> Result<Result<u32, String>, Failure> {
-        let Some(file) = &self.file else { return Err(Failure::other("this store has one generation only")) };
-        let plan = Plan::compile(&self.config);
-        let store = match file.begin(Arc::clone(plan.catalog()), &rebuild) {
-            Ok(Ok(store)) => store,
-            Ok(Err(lack)) => {
-                error!(reason = lack, "a rebuild cannot begin");
-                self.ended(None, RebuildResult::Refused, Some(lack.clone()));
-                return Ok(Err(lack));
-            }
-            Err(error) => return Err(error.into()),
-        };
-        if let (Live::Frozen(_), Err(error)) = (&self.live, file.freeze(None)) {
-            warn!(%error, "readers are not told yet that a rebuild runs");
-        }
-        let metrics = Arc::new(self.live.metrics().beside(plan.catalog()));
-        let parts = Parts {
-            config: &self.config,
-            clock: Arc::clone(&self.clock),
-            metrics,
-            reports: self.reports.0.clone(),
-        };
-        let id = self.builds;
-        self.builds += 1;
-        let build = Build::start(id, plan, Replica::Sqlite(Box::new(store)), parts)?;
-        let generation = build.generation.unwrap_or_default();
-        info!(generation, reason = rebuild.reason, "rebuilding beside the copy that serves");
-        self.next = Some(NextBuild { build, reason: rebuild.reason, since_ms: (self.clock)() });
-        Ok(Ok(generation))
-    }
-
-    fn abandon(&self) {
-        if let Some(file) = &self.file
-            && let Err(error) = file.abandon()
-        {
-            warn!(%error, "what was built is not dropped yet");
-        }
-    }
-
-    /// Readers of a copy that is left as it is are told why.
-    fn say_stopped(&mut self, reason: &str) {
-        if let (Live::Frozen(frozen), Some(file)) = (&mut self.live, &self.file) {
-            if let Err(error) = file.freeze(Some(reason)) {
-                warn!(%error, "readers are not told why nothing is applied");
-            }
-            frozen.look_soon();
-        }
-        self.desk.update(|status| status.frozen = Some(reason.to_owned()));
-    }
-
-    fn ended(&self, generation: Option<u32>, result: RebuildResult, message: Option<String>) {
-        self.live.metrics().rebuilt(result);
-        let at_ms = (self.clock)();
-        let last = Last { generation, result: result.name(), message, at_ms };
-        self.desk.update(|status| status.last = Some(last));
     }
 
     fn publish(&mut self) {
@@ -502,23 +374,6 @@ impl Live {
         match self {
             Live::Applying(build) => build.serving(place.reader(&build.catalog)),
             Live::Frozen(frozen) => frozen.serving.clone(),
-        }
-    }
-}
-
-/// Asks on a thread of its own: brokers may be silent for long.
-fn ask_log(config: Config, stop: Arc<AtomicBool>) -> Option<Receiver<Result<Vec<String>, String>>> {
-    let (sender, receiver) = channel();
-    let topics: Vec<String> = config.topics.iter().map(|topic| topic.name.clone()).collect();
-    let thread = std::thread::Builder::new().name("log".into()).spawn(move || {
-        // Nobody listens any more when the process ends.
-        let _ = sender.send(log::what_is_gone(&config, &topics, &stop));
-    });
-    match thread {
-        Ok(_) => Some(receiver),
-        Err(error) => {
-            warn!(%error, "cannot start a thread");
-            None
         }
     }
 }

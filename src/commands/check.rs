@@ -11,6 +11,8 @@ use serde_json::{Value, json};
 
 use crate::app::replica::Place;
 use crate::config::Config;
+use crate::decode::registry;
+use crate::mapping::Plan;
 use crate::source::kafka::{self, Cleanup, FoundTopic, Probe};
 
 use super::{DONE, FOREIGN, IO, UNAVAILABLE};
@@ -46,6 +48,7 @@ pub fn run(config: &Config, timeout: Duration, json: bool) -> anyhow::Result<u8>
             vec![failed("kafka", &error.to_string(), "correct it under kafka in the configuration")]
         }
     };
+    items.extend(schema_items(config, timeout));
     let services_failed = items.iter().any(|item| item.outcome == Outcome::Failed);
     let (replica, replica_code) = match Place::of(config) {
         Place::Sqlite(path) => (replica_item(&path), IO),
@@ -83,6 +86,23 @@ fn service_items(probe: &Probe, brokers: &[String], names: &[String]) -> Vec<Ite
             },
         });
     }
+    items
+}
+
+/// The registry, and the schema files of topics.
+fn schema_items(config: &Config, timeout: Duration) -> Vec<Item> {
+    let what = "schema registry";
+    let mut items = Vec::new();
+    if let Some(settings) = &config.schema_registry {
+        items.push(match registry::check(settings, timeout) {
+            Ok(kinds) => ok(what, &format!("{} ({})", settings.url, kinds.join(", "))),
+            Err(reason) => failed(what, &reason, "correct it under schema_registry in the configuration"),
+        });
+    }
+    let files = Plan::compile(config).problems();
+    items.extend(
+        files.iter().map(|problem| failed("schema file", problem, "correct the topic's schema_file")),
+    );
     items
 }
 

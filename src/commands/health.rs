@@ -1,6 +1,6 @@
 //! `readside health`: a probe for where no HTTP client is at hand, such as an image without a shell.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::client::{Endpoint, block_on, get};
 use super::{DONE, Exit, print};
@@ -32,8 +32,22 @@ impl Probe {
     }
 }
 
-/// 0 when the probe is answered with 200, else 69.
-pub fn run(http: &Endpoint, probe: Probe, timeout: Duration) -> anyhow::Result<u8> {
+/// Between two questions of somebody who waits.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// 0 when the probe is answered with 200, else 69. Asks again for the time `wait`, then gives the last
+/// answer's reason: what holds back other containers where Kubernetes has no native sidecars.
+pub fn run(http: &Endpoint, probe: Probe, timeout: Duration, wait: Duration) -> anyhow::Result<u8> {
+    let begin = Instant::now();
+    loop {
+        match ask(http, probe, timeout) {
+            Err(_) if begin.elapsed() < wait => std::thread::sleep(PAUSE),
+            outcome => return outcome,
+        }
+    }
+}
+
+fn ask(http: &Endpoint, probe: Probe, timeout: Duration) -> anyhow::Result<u8> {
     let answer = block_on(async { Ok(get(http, probe.path(), timeout).await?) })?;
     if answer.status == 200 {
         print(&format!("{}\n", answer.body.trim_end()))?;
@@ -56,7 +70,7 @@ mod tests {
             [(Probe::Startup, "/startupz"), (Probe::Ready, "/readyz"), (Probe::Live, "/livez")]
         {
             let (endpoint, asked) = answering(response("200 OK", "{}"));
-            assert_eq!(run(&endpoint, probe, PATIENCE).unwrap(), DONE);
+            assert_eq!(run(&endpoint, probe, PATIENCE, Duration::ZERO).unwrap(), DONE);
             assert!(asked.join().unwrap().starts_with(&format!("GET {path} ")));
         }
     }
@@ -65,7 +79,7 @@ mod tests {
     fn a_probe_that_fails_is_exit_code_69_with_the_reason() {
         let body = r#"{"error":"starting","message":"the gate is closed"}"#;
         let (endpoint, _asked) = answering(response("503 Service Unavailable", body));
-        let error = run(&endpoint, Probe::Ready, PATIENCE).unwrap_err();
+        let error = run(&endpoint, Probe::Ready, PATIENCE, Duration::ZERO).unwrap_err();
         assert_eq!(exit_code(&error), UNAVAILABLE);
         assert_eq!(error.to_string(), "the ready probe fails: the gate is closed");
     }

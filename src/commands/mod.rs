@@ -9,6 +9,7 @@ pub mod demo;
 pub mod health;
 pub mod man;
 pub mod rebuild;
+mod reload;
 pub mod run;
 pub mod schema;
 pub mod status;

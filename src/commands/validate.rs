@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::config::{
-    self, Config, ConfigErrors, Format, Loaded, Mapping, Place, Problem, Table, process_environment,
+    self, Config, ConfigErrors, Loaded, Mapping, Place, Problem, Table, process_environment,
 };
 
 /// Configuration or usage; see the exit codes in the reference.
@@ -83,8 +83,8 @@ fn key_names(table: &Table) -> Vec<&str> {
 fn order(topic: &config::Topic) -> String {
     match (&topic.version, topic.format) {
         (Some(path), _) => path.to_string(),
-        (None, Format::DebeziumJson) => "source.sequence".to_owned(),
-        (None, Format::Json) => "position in the log".to_owned(),
+        (None, format) if format.is_debezium() => "source.sequence".to_owned(),
+        (None, _) => "position in the log".to_owned(),
     }
 }
 

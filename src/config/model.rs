@@ -12,6 +12,8 @@ use crate::domain::value::ColumnType;
 #[derive(Debug, Clone)]
 pub struct Config {
     pub kafka: Kafka,
+    /// Needed by formats whose records name a schema.
+    pub schema_registry: Option<SchemaRegistry>,
     pub replica: Replica,
     /// In ascending order of their names; a topic named only by a table appears with defaults.
     pub topics: Vec<Topic>,
@@ -35,6 +37,18 @@ pub struct Kafka {
     pub secrets: BTreeMap<String, PathBuf>,
     /// Larger records (key and value together, decompressed) become dead letters without their value.
     pub max_record_bytes: usize,
+}
+
+/// A registry that speaks the API of Confluent's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SchemaRegistry {
+    /// `http` or `https`, perhaps with a path, without a `/` at the end; no user and no password.
+    pub url: String,
+    pub username: Option<String>,
+    /// Holds the password; read again for every request.
+    pub password_file: Option<PathBuf>,
+    /// Certificates (PEM) to trust instead of the system's, for `https`.
+    pub ca_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone)]
@@ -165,6 +179,29 @@ pub struct Topic {
     pub on_gap: OnGap,
     /// Debezium's `unavailable.value.placeholder`.
     pub placeholder: String,
+    /// The schema of values that do not name one; `avro` and `protobuf` only.
+    pub schema_file: Option<PathBuf>,
+    /// Full name of the message in `schema_file`; `protobuf` only.
+    pub message: Option<String>,
+}
+
+impl Topic {
+    /// How record keys are read by a table with so many key columns.
+    pub fn key_format_of(&self, key_columns: usize) -> KeyFormat {
+        if let Some(format) = self.key_format {
+            return format;
+        }
+        match self.format {
+            Format::Json | Format::CloudEvents if key_columns == 1 => KeyFormat::Text,
+            Format::Json | Format::CloudEvents | Format::DebeziumJson => KeyFormat::Json,
+            Format::Raw => KeyFormat::Text,
+            // A file holds the schema of values only.
+            _ if self.schema_file.is_some() => KeyFormat::Text,
+            Format::Avro | Format::DebeziumAvro => KeyFormat::Avro,
+            Format::Protobuf => KeyFormat::Protobuf,
+            Format::JsonSchema => KeyFormat::JsonSchema,
+        }
+    }
 }
 
 /// An event with the id of one that was applied lately is skipped.
@@ -179,12 +216,31 @@ pub struct EventIds {
 pub enum Format {
     Json,
     DebeziumJson,
+    CloudEvents,
+    /// With a schema from the registry, or from `schema_file`.
+    Avro,
+    DebeziumAvro,
+    /// With a schema from the registry, or from `schema_file`.
+    Protobuf,
+    JsonSchema,
+    /// Bytes without structure.
+    Raw,
+}
+
+impl Format {
+    /// Debezium's envelope, in whatever encoding.
+    pub fn is_debezium(self) -> bool {
+        matches!(self, Format::DebeziumJson | Format::DebeziumAvro)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum KeyFormat {
     Text,
     Json,
+    Avro,
+    Protobuf,
+    JsonSchema,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -166,6 +166,40 @@ pub(super) fn redis_url(text: &str) -> Result<RedisUrl, Wrong> {
     })
 }
 
+/// A schema registry, without the `/` at the end. The message never repeats the text, which may hold
+/// a password.
+pub(super) fn registry_url(text: &str) -> Result<String, Wrong> {
+    let expected = || Wrong::from("expected `https://host:port` or `http://host:port`, perhaps with a path");
+    let (scheme, rest) = text.split_once("://").ok_or_else(expected)?;
+    if !matches!(scheme, "http" | "https") {
+        return Err(expected());
+    }
+    let authority = rest.split('/').next().unwrap_or_default();
+    if rest.contains('@') {
+        return Err(
+            "user and password are not part of the url; write the user as `username`, and the password to a file that `password_file` names"
+                .into(),
+        );
+    }
+    let (host, port) = match authority.strip_prefix('[') {
+        Some(bracketed) => {
+            let (host, port) = bracketed.split_once(']').ok_or_else(expected)?;
+            host.parse::<std::net::Ipv6Addr>().map_err(|_| expected())?;
+            (host, port.strip_prefix(':'))
+        }
+        None => match authority.split_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (authority, None),
+        },
+    };
+    let is_port = |port: &str| port.parse::<u16>().is_ok_and(|port| port > 0);
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-._~%/:[]".contains(c);
+    if host.is_empty() || !port.is_none_or(is_port) || !rest.chars().all(is_plain) {
+        return Err(expected());
+    }
+    Ok(text.trim_end_matches('/').to_owned())
+}
+
 fn tcp_url(rest: &str, tls: bool) -> Option<RedisUrl> {
     let rest = rest.strip_prefix("//")?;
     let (authority, database) = rest.split_once('/').unwrap_or((rest, ""));
@@ -403,6 +437,30 @@ mod tests {
             "unix:/s?x=1",
         ] {
             assert!(redis_url(text).is_err_and(|wrong| wrong.message.contains("expected")), "{text}");
+        }
+    }
+
+    #[test]
+    fn urls_of_registries() {
+        for (text, expected) in [
+            ("https://registry:8081", Some("https://registry:8081")),
+            ("http://registry/", Some("http://registry")),
+            ("http://[::1]:8081/apis/ccompat/v7/", Some("http://[::1]:8081/apis/ccompat/v7")),
+            ("registry:8081", None),
+            ("ftp://registry", None),
+            ("https://", None),
+            ("https://:8081", None),
+            ("https://registry:0", None),
+            ("https://registry:x", None),
+            ("https://registry/a?b=c", None),
+            ("https://registry/a b", None),
+        ] {
+            assert_eq!(registry_url(text).ok().as_deref(), expected, "{text}");
+        }
+        for text in ["https://u:canary@registry", "http://canary@registry", "http://r/canary@x"] {
+            let wrong = registry_url(text).unwrap_err();
+            assert!(wrong.message.contains("password_file"), "{text}");
+            assert!(!format!("{wrong:?}").contains("canary"), "{wrong:?}");
         }
     }
 

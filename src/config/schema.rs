@@ -73,6 +73,7 @@ fn shape_schema(shape: &'static Shape) -> Value {
         Shape::Address => json!({"type": "string", "pattern": ":[0-9]+$"}),
         Shape::File => json!({"type": "string", "minLength": 1}),
         Shape::RedisUrl => json!({"type": "string", "pattern": "^(rediss?://|unix:|redis\\+unix:)"}),
+        Shape::RegistryUrl => json!({"type": "string", "pattern": "^https?://"}),
         Shape::Bool => json!({"type": "boolean"}),
         Shape::Word(words) => json!({"enum": words()}),
         Shape::Path => json!({"type": "string", "pattern": "^ *[.$]"}),

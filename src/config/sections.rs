@@ -50,6 +50,8 @@ pub(super) enum Shape {
     File,
     /// A Redis server and database, without credentials.
     RedisUrl,
+    /// `http` or `https`, without credentials.
+    RegistryUrl,
     /// `true` or `false`.
     Bool,
     Word(fn() -> Vec<&'static str>),
@@ -90,6 +92,12 @@ pub(super) static ROOT: Section = Section {
     help: "Configuration of readside.",
     keys: &[&[
         key("kafka", Required, Shape::Section(&KAFKA), "The cluster that the events come from."),
+        key(
+            "schema_registry",
+            Optional,
+            Shape::Section(&SCHEMA_REGISTRY),
+            "Where the schemas are that records name by their ids.",
+        ),
         key("replica", Required, Shape::Section(&REPLICA), "The local copy."),
         key(
             "rebuild_when_mapping_changes",
@@ -133,7 +141,7 @@ pub(super) static ROOT: Section = Section {
         key("admin", Optional, Shape::Section(&ADMIN), "The listener for status and operations."),
         key("log", Optional, Shape::Section(&LOG), "Logs, on stderr."),
     ]],
-    unsupported: &["schema_registry"],
+    unsupported: &[],
 };
 
 static KAFKA: Section = Section {
@@ -166,6 +174,33 @@ static KAFKA: Section = Section {
         ),
     ]],
     unsupported: &[],
+};
+
+static SCHEMA_REGISTRY: Section = Section {
+    name: "schema_registry",
+    help: "A schema registry that speaks the API of Confluent's; needed by the formats `avro`, `debezium-avro`, `protobuf` and `json-schema`.",
+    keys: &[&[
+        key(
+            "url",
+            Required,
+            Shape::RegistryUrl,
+            "`https://host:port`, perhaps with a path in front of `/schemas/ids/…`. Without user and password.",
+        ),
+        key("username", Optional, Shape::Text, "A user; needs `password_file`."),
+        key(
+            "password_file",
+            Optional,
+            Shape::File,
+            "A file that holds the password; it is read again for every request.",
+        ),
+        key(
+            "ca_file",
+            Optional,
+            Shape::File,
+            "Certificates (PEM) to trust instead of the system's, for `https`.",
+        ),
+    ]],
+    unsupported: &["bearer_token_file", "client_certificate"],
 };
 
 static REPLICA: Section = Section {
@@ -268,14 +303,21 @@ static DEFAULTS: Section = Section {
 };
 
 /// Valid under `topics` and in an entry of a table's `sources`.
-static TOPIC_KEYS: [Key; 11] = [
+static TOPIC_KEYS: [Key; 13] = [
     key("format", Optional, Shape::Word(words::<Format>), "How values are encoded; default `json`."),
     key(
         "key_format",
         Optional,
         Shape::Word(words::<KeyFormat>),
-        "How record keys are encoded; default: as the value; `json` reads text for one key column and an object for several.",
+        "How record keys are encoded; default: as the value; `json` and `cloudevents` read text for one key column and an object for several; `raw`, and values with a `schema_file`, go with text.",
     ),
+    key(
+        "schema_file",
+        Optional,
+        Shape::File,
+        "The schema of values without a registry: an Avro schema (`avro`), or a `.proto` file or a descriptor set (`protobuf`). Values then have no header.",
+    ),
+    key("message", Optional, Shape::Text, "Full name of the message in `schema_file`, for `protobuf`."),
     key("event_type", Optional, Shape::Path, "Where the type of an event is, for tables with `events`."),
     key(
         "version",

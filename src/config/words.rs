@@ -28,15 +28,27 @@ pub(super) fn words<W: Word>() -> Vec<&'static str> {
 }
 
 impl Word for Format {
-    const WORDS: &'static [(&'static str, Self)] =
-        &[("json", Format::Json), ("debezium-json", Format::DebeziumJson)];
-    const UNSUPPORTED: &'static [&'static str] =
-        &["cloudevents", "avro", "debezium-avro", "protobuf", "json-schema"];
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("json", Format::Json),
+        ("debezium-json", Format::DebeziumJson),
+        ("cloudevents", Format::CloudEvents),
+        ("avro", Format::Avro),
+        ("debezium-avro", Format::DebeziumAvro),
+        ("protobuf", Format::Protobuf),
+        ("json-schema", Format::JsonSchema),
+        ("raw", Format::Raw),
+    ];
+    const UNSUPPORTED: &'static [&'static str] = &["maxwell", "canal", "debezium-protobuf"];
 }
 
 impl Word for KeyFormat {
-    const WORDS: &'static [(&'static str, Self)] = &[("text", KeyFormat::Text), ("json", KeyFormat::Json)];
-    const UNSUPPORTED: &'static [&'static str] = &["avro", "protobuf", "json-schema"];
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("text", KeyFormat::Text),
+        ("json", KeyFormat::Json),
+        ("avro", KeyFormat::Avro),
+        ("protobuf", KeyFormat::Protobuf),
+        ("json-schema", KeyFormat::JsonSchema),
+    ];
 }
 
 impl Word for Otherwise {

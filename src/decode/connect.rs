@@ -149,10 +149,16 @@ impl Schema {
     }
 
     fn logical(&self) -> Option<Logical> {
-        Some(match self.name.as_deref()? {
-            "org.apache.kafka.connect.data.Decimal" => {
-                Logical::Decimal { scale: self.parameters.as_ref()?.scale.as_ref()?.parse().ok()? }
-            }
+        let scale = self.parameters.as_ref().and_then(|parameters| parameters.scale.as_ref()?.parse().ok());
+        Logical::of_connect(self.name.as_deref()?, scale)
+    }
+}
+
+impl Logical {
+    /// What a schema name of Kafka Connect's or Debezium's stands for; `scale` is its parameter.
+    pub(super) fn of_connect(name: &str, scale: Option<i32>) -> Option<Logical> {
+        Some(match name {
+            "org.apache.kafka.connect.data.Decimal" => Logical::Decimal { scale: scale? },
             "io.debezium.data.VariableScaleDecimal" => Logical::ScaledDecimal,
             "org.apache.kafka.connect.data.Date" | "io.debezium.time.Date" => Logical::Date,
             "org.apache.kafka.connect.data.Time" | "io.debezium.time.Time" => Logical::Time(Encoding::Millis),

@@ -1,4 +1,5 @@
-//! `debezium-json`: Debezium's change envelope, with or without embedded schemas.
+//! `debezium-json` and `debezium-avro`: Debezium's change envelope, in JSON with or without embedded
+//! schemas, or in Avro.
 //!
 //! Rows come from `after` alone: `before` of a delete holds invented values. Paths of the mapping
 //! start at `after`; `$event` is the envelope.
@@ -8,7 +9,9 @@ use std::borrow::Cow;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::connect::Document;
+use super::body::Body;
+use super::native::Native;
+use super::scratch::Scratch;
 use super::{DecodeError, EventKind, Field, OwnVersion, Wanted};
 use crate::config::{Path, Root};
 use crate::domain::dead_letter::Reason;
@@ -17,8 +20,7 @@ const SEQUENCE: &str = "$event.source.sequence";
 
 #[derive(Debug)]
 pub struct Decoder {
-    value: Document,
-    key: Document,
+    value: Body,
     op: usize,
     sequence: usize,
     /// Slots of the row: where a placeholder can stand.
@@ -27,7 +29,8 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    pub fn new(wanted: &Wanted, placeholder: &str) -> Decoder {
+    /// `body` makes the decoder of the envelope from the paths that are read of it.
+    pub fn new(wanted: &Wanted, placeholder: &str, body: impl FnOnce(Vec<Vec<String>>) -> Body) -> Decoder {
         let mut paths: Vec<Vec<String>> = wanted.value.iter().map(absolute).collect();
         let row = (0..paths.len()).filter(|&slot| paths[slot].first().is_some_and(|first| first == "after"));
         let row = row.collect();
@@ -35,41 +38,37 @@ impl Decoder {
         paths.push(vec!["op".to_owned()]);
         let sequence = paths.len();
         paths.push(vec!["source".to_owned(), "sequence".to_owned()]);
-        Decoder {
-            value: Document::with_schema("$event", paths),
-            key: Document::with_schema("$key", wanted.key.iter().map(|path| path.fields.clone()).collect()),
-            op,
-            sequence,
-            row,
-            placeholder: Placeholder::new(placeholder),
-        }
+        Decoder { value: body(paths), op, sequence, row, placeholder: Placeholder::new(placeholder) }
     }
 
     pub fn value<'a>(
         &mut self,
         bytes: &'a [u8],
+        scratch: &'a Scratch,
         fields: &mut Vec<Field<'a>>,
     ) -> Result<EventKind, DecodeError> {
-        self.value.read(bytes, fields)?;
+        self.value.read(bytes, scratch, fields)?;
         self.value.require_object()?;
-        let Field::Json(op) = fields[self.op] else {
-            return Err(DecodeError::malformed("$event.op", "is missing: not a Debezium change event"));
+        let op = match fields[self.op] {
+            Field::Json(quoted) => {
+                quoted.strip_prefix('"').and_then(|op| op.strip_suffix('"')).unwrap_or(quoted)
+            }
+            Field::Native(Native::Text(op)) => op,
+            _ => return Err(DecodeError::malformed("$event.op", "is missing: not a Debezium change event")),
         };
         match op {
-            "\"c\"" | "\"r\"" | "\"u\"" => {
+            "c" | "r" | "u" => {
                 for &slot in &self.row {
-                    if let Field::Json(text) = fields[slot]
-                        && self.placeholder.is(text)
-                    {
+                    if self.placeholder.is_in(fields[slot]) {
                         fields[slot] = Field::Unavailable;
                     }
                 }
                 Ok(EventKind::Row)
             }
-            "\"d\"" => Ok(EventKind::Delete),
-            "\"t\"" => Ok(EventKind::Truncate),
+            "d" => Ok(EventKind::Delete),
+            "t" => Ok(EventKind::Truncate),
             // A logical decoding message (`pg_logical_emit_message`): not about a row.
-            "\"m\"" => Ok(EventKind::Ignored),
+            "m" => Ok(EventKind::Ignored),
             _ => Err(DecodeError {
                 path: "$event.op".to_owned(),
                 reason: Reason::UnknownType,
@@ -78,8 +77,8 @@ impl Decoder {
         }
     }
 
-    pub fn key<'a>(&mut self, bytes: &'a [u8], fields: &mut Vec<Field<'a>>) -> Result<(), DecodeError> {
-        self.key.read(bytes, fields)
+    pub fn body(&mut self) -> &mut Body {
+        &mut self.value
     }
 
     /// `source.sequence`: a string that holds a JSON array of two decimal strings, the first null
@@ -88,6 +87,10 @@ impl Decoder {
     pub fn own_version(&self, fields: &[Field<'_>]) -> OwnVersion {
         match fields.get(self.sequence) {
             Some(Field::Json(text)) if *text != "null" => match sequence(text) {
+                Some(integers) => OwnVersion::Integers(integers),
+                None => OwnVersion::Unusable(no_version("is not a pair of log positions")),
+            },
+            Some(Field::Native(Native::Text(text))) => match positions(text) {
                 Some(integers) => OwnVersion::Integers(integers),
                 None => OwnVersion::Unusable(no_version("is not a pair of log positions")),
             },
@@ -121,7 +124,12 @@ fn sequence(text: &str) -> Option<[i64; 2]> {
         plain if !plain.contains('\\') => Cow::Borrowed(plain),
         _ => Cow::Owned(serde_json::from_str::<String>(text).ok()?),
     };
-    let (first, second): (Option<&str>, &str) = serde_json::from_str(&inner).ok()?;
+    positions(&inner)
+}
+
+/// Of the text `["135184360","135188664"]`.
+fn positions(text: &str) -> Option<[i64; 2]> {
+    let (first, second): (Option<&str>, &str) = serde_json::from_str(text).ok()?;
     let second = position(second)?;
     let first = match first {
         Some(first) => position(first)?,
@@ -146,6 +154,8 @@ struct Placeholder {
     text_array: String,
     /// Arrays of integers: the text's bytes.
     integer_array: String,
+    /// As it is configured: text and bytes that are not in JSON.
+    plain: String,
 }
 
 impl Placeholder {
@@ -158,6 +168,16 @@ impl Placeholder {
             text_array: format!("[{quoted}]"),
             integer_array: format!("[{}]", bytes.join(",")),
             text: quoted,
+            plain: text.to_owned(),
+        }
+    }
+
+    fn is_in(&self, field: Field<'_>) -> bool {
+        match field {
+            Field::Json(text) => self.is(text),
+            Field::Native(Native::Text(text)) => text == self.plain,
+            Field::Native(Native::Bytes(bytes)) => bytes == self.plain.as_bytes(),
+            _ => false,
         }
     }
 

@@ -1,4 +1,4 @@
-//! `json`: one JSON object per record, as a row or as a typed event; the key is JSON or plain text.
+//! `json`: one JSON object per record, as a row or as a typed event.
 
 use super::connect::Document;
 use super::{DecodeError, EventKind, Field, Wanted};
@@ -6,16 +6,12 @@ use super::{DecodeError, EventKind, Field, Wanted};
 #[derive(Debug)]
 pub struct Decoder {
     value: Document,
-    key: Document,
 }
 
 impl Decoder {
     pub fn new(wanted: &Wanted) -> Decoder {
         // The row is the event: both roots are the document.
-        Decoder {
-            value: Document::plain(".", wanted.value.iter().map(|path| &path.fields[..])),
-            key: Document::plain("$key", wanted.key.iter().map(|path| &path.fields[..])),
-        }
+        Decoder { value: Document::plain(".", wanted.value.iter().map(|path| &path.fields[..])) }
     }
 
     pub fn value<'a>(
@@ -26,9 +22,5 @@ impl Decoder {
         self.value.read(bytes, fields)?;
         self.value.require_object()?;
         Ok(EventKind::Row)
-    }
-
-    pub fn key<'a>(&mut self, bytes: &'a [u8], fields: &mut Vec<Field<'a>>) -> Result<(), DecodeError> {
-        self.key.read(bytes, fields)
     }
 }

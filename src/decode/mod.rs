@@ -5,17 +5,35 @@
 //! What a field becomes in a column is not decided here but in the mapping room, so that all
 //! formats share one table of conversions.
 
+mod avro;
+mod body;
+mod cloudevents;
 mod connect;
 mod debezium;
+pub mod decimal;
+mod framed;
 mod json;
+mod json_schema;
+pub mod native;
 mod projection;
+mod protobuf;
+pub mod registry;
+mod scratch;
+pub mod time;
+mod wanted;
 
 pub use debezium::deleted_row;
+pub use framed::Pending;
+pub use native::Native;
+pub use scratch::Scratch;
 
 use std::fmt::Write as _;
 
 use crate::config::{Encoding, Format, Path, Root, Topic};
 use crate::domain::dead_letter::Reason;
+use crate::domain::record::Headers;
+use body::Body;
+use registry::Registry;
 
 /// What was found at one wanted path.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -27,6 +45,8 @@ pub enum Field<'a> {
     Json(&'a str),
     /// JSON text whose meaning the format's own schema gives.
     Typed(Logical, &'a str),
+    /// A value of a format that is not text.
+    Native(Native<'a>),
     /// Plain text that stands for a value of whatever type the column has: a record key with
     /// `key_format: text`.
     Text(&'a str),
@@ -73,6 +93,9 @@ pub enum OwnVersion {
     Unusable(DecodeError),
 }
 
+/// A field that no record can have: the name of the record's type, in formats whose schema has one.
+pub const TYPE_FIELD: &str = "$type";
+
 /// Why a record is not what its format says. `message` never holds contents.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error("{path}: {message}")]
@@ -86,6 +109,10 @@ impl DecodeError {
     fn malformed(path: &str, message: impl Into<String>) -> DecodeError {
         DecodeError { path: path.to_owned(), reason: Reason::Malformed, message: message.into() }
     }
+
+    fn schema(path: &str, message: impl Into<String>) -> DecodeError {
+        DecodeError { path: path.to_owned(), reason: Reason::Schema, message: message.into() }
+    }
 }
 
 /// The paths a mapping reads, in the order of the fields it gets.
@@ -97,18 +124,91 @@ pub struct Wanted {
     pub key: Vec<Path>,
 }
 
+/// What a decoder may use besides the bytes of a value; lives as long as the record.
+#[derive(Clone, Copy)]
+pub struct Surroundings<'a> {
+    pub headers: Headers<'a>,
+    pub scratch: &'a Scratch,
+}
+
 /// One decoder per topic, chosen at start-up.
 #[derive(Debug)]
-pub enum Decoder {
+pub struct Decoder {
+    value: Value,
+    /// Of keys that are not plain text.
+    key: Body,
+    reads_key: bool,
+}
+
+#[derive(Debug)]
+enum Value {
     Json(json::Decoder),
     Debezium(debezium::Decoder),
+    CloudEvents(cloudevents::Decoder),
+    /// Every record is a row or an event, and all of it can be read.
+    Body(Body),
+    /// Number of slots, each of which takes all of the value.
+    Raw(usize),
 }
 
 impl Decoder {
-    pub fn compile(topic: &Topic, wanted: &Wanted) -> Decoder {
-        match topic.format {
-            Format::Json => Decoder::Json(json::Decoder::new(wanted)),
-            Format::DebeziumJson => Decoder::Debezium(debezium::Decoder::new(wanted, &topic.placeholder)),
+    /// `registry`: where the schemas are, for formats that have them there.
+    pub fn compile(topic: &Topic, wanted: &Wanted, registry: Option<&Registry>) -> Decoder {
+        // Checked when the configuration was: without a registry nothing can be asked for.
+        let nobody = Registry::fixed([]);
+        let registry = registry.unwrap_or(&nobody);
+        let own: Vec<Vec<String>> = wanted.value.iter().map(|path| path.fields.clone()).collect();
+        let file = topic.schema_file.as_deref();
+        let value = match topic.format {
+            Format::Json => Value::Json(json::Decoder::new(wanted)),
+            Format::DebeziumJson => {
+                Value::Debezium(debezium::Decoder::new(wanted, &topic.placeholder, |paths| {
+                    Body::Json(connect::Document::with_schema("$event", paths))
+                }))
+            }
+            Format::DebeziumAvro => {
+                Value::Debezium(debezium::Decoder::new(wanted, &topic.placeholder, |paths| {
+                    Body::Avro(avro::Document::of_registry("$event", &paths, registry))
+                }))
+            }
+            Format::CloudEvents => Value::CloudEvents(cloudevents::Decoder::new(wanted)),
+            Format::Avro => Value::Body(Body::Avro(match file {
+                Some(file) => avro::Document::of_file(".", &own, file),
+                None => avro::Document::of_registry(".", &own, registry),
+            })),
+            Format::Protobuf => Value::Body(Body::Protobuf(match (file, &topic.message) {
+                (Some(file), Some(message)) => protobuf::Document::of_file(".", &own, file, message),
+                _ => protobuf::Document::of_registry(".", &own, registry),
+            })),
+            Format::JsonSchema => {
+                Value::Body(Body::JsonSchema(json_schema::Document::new(".", own, registry)))
+            }
+            Format::Raw => Value::Raw(wanted.value.len()),
+        };
+        let key = Body::of_key(topic, wanted, registry);
+        Decoder { value, key, reads_key: !wanted.key.is_empty() }
+    }
+
+    /// Why no record of the topic can be read: its schema file.
+    pub fn problem(&self) -> Option<&DecodeError> {
+        match &self.value {
+            Value::Body(body) => body.problem(),
+            _ => None,
+        }
+    }
+
+    /// Sees to it that the schemas of a record are at hand; to be called before anything is read of
+    /// it. An error means: not now, and not out of order.
+    #[inline]
+    pub fn prepare(&mut self, key: Option<&[u8]>, value: Option<&[u8]>) -> Result<(), Pending> {
+        if let (Some(bytes), true) = (key, self.reads_key) {
+            self.key.prepare(bytes)?;
+        }
+        let Some(bytes) = value else { return Ok(()) };
+        match &mut self.value {
+            Value::Json(_) | Value::CloudEvents(_) | Value::Raw(_) => Ok(()),
+            Value::Debezium(decoder) => decoder.body().prepare(bytes),
+            Value::Body(body) => body.prepare(bytes),
         }
     }
 
@@ -116,28 +216,59 @@ impl Decoder {
     pub fn value<'a>(
         &mut self,
         bytes: &'a [u8],
+        around: Surroundings<'a>,
         fields: &mut Vec<Field<'a>>,
     ) -> Result<EventKind, DecodeError> {
-        match self {
-            Decoder::Json(decoder) => decoder.value(bytes, fields),
-            Decoder::Debezium(decoder) => decoder.value(bytes, fields),
+        match &mut self.value {
+            Value::Json(decoder) => decoder.value(bytes, fields),
+            Value::Debezium(decoder) => decoder.value(bytes, around.scratch, fields),
+            Value::CloudEvents(decoder) => decoder.value(bytes, around, fields),
+            Value::Body(body) => {
+                body.read(bytes, around.scratch, fields)?;
+                body.require_object()?;
+                Ok(EventKind::Row)
+            }
+            Value::Raw(slots) => {
+                fields.clear();
+                fields.resize(*slots, Field::Native(Native::Opaque(bytes)));
+                Ok(EventKind::Row)
+            }
         }
     }
 
     /// Reads a record's key that is not plain text.
-    pub fn key<'a>(&mut self, bytes: &'a [u8], fields: &mut Vec<Field<'a>>) -> Result<(), DecodeError> {
-        match self {
-            Decoder::Json(decoder) => decoder.key(bytes, fields),
-            Decoder::Debezium(decoder) => decoder.key(bytes, fields),
-        }
+    pub fn key<'a>(
+        &mut self,
+        bytes: &'a [u8],
+        scratch: &'a Scratch,
+        fields: &mut Vec<Field<'a>>,
+    ) -> Result<(), DecodeError> {
+        self.key.read(bytes, scratch, fields)
     }
 
     /// The format's own version of the record whose value gave these fields.
     pub fn own_version(&self, fields: &[Field<'_>]) -> OwnVersion {
-        match self {
-            Decoder::Json(_) => OwnVersion::None,
-            Decoder::Debezium(decoder) => decoder.own_version(fields),
+        match &self.value {
+            Value::Debezium(decoder) => decoder.own_version(fields),
+            _ => OwnVersion::None,
         }
+    }
+}
+
+/// Largest schema file that is read.
+const SCHEMA_FILE_BYTES_MAX: u64 = 16 << 20;
+
+fn read_schema_file(file: &std::path::Path) -> Result<Vec<u8>, String> {
+    use std::io::Read as _;
+    let mut bytes = Vec::new();
+    let read = std::fs::File::open(file)
+        .and_then(|file| file.take(SCHEMA_FILE_BYTES_MAX + 1).read_to_end(&mut bytes));
+    match read {
+        Ok(_) if bytes.len() as u64 > SCHEMA_FILE_BYTES_MAX => {
+            Err(format!("is larger than {} MiB", SCHEMA_FILE_BYTES_MAX >> 20))
+        }
+        Ok(_) => Ok(bytes),
+        Err(error) => Err(format!("cannot be read: {error}")),
     }
 }
 

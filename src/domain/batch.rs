@@ -1,7 +1,7 @@
 //! A batch: changes in order, coalesced per key, with the positions they lead to.
 
 use std::collections::{BTreeMap, HashMap};
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
 
 use super::catalog::Catalog;
 use super::change::{Change, Effect, IfMissing, Operation};
@@ -107,7 +107,7 @@ pub struct Observed {
 pub struct BatchBuilder {
     batch: Batch,
     /// Hash of (table, key) to the entry that a further change of the key may be folded into.
-    open: HashMap<u64, usize>,
+    open: HashMap<u64, usize, BuildHasherDefault<AsIs>>,
     hasher: RandomState,
     /// Batches sealed so far.
     sealed: u64,
@@ -115,7 +115,12 @@ pub struct BatchBuilder {
 
 impl Default for BatchBuilder {
     fn default() -> Self {
-        BatchBuilder { batch: Batch::default(), open: HashMap::new(), hasher: RandomState::new(), sealed: 0 }
+        BatchBuilder {
+            batch: Batch::default(),
+            open: HashMap::default(),
+            hasher: RandomState::new(),
+            sealed: 0,
+        }
     }
 }
 
@@ -267,6 +272,26 @@ impl BatchBuilder {
     }
 }
 
+/// For keys that are hashes already.
+#[derive(Debug, Default)]
+struct AsIs(u64);
+
+impl Hasher for AsIs {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+}
+
 /// Hashes the key of a row without copying it.
 struct KeyHash<'a> {
     table: usize,
@@ -275,7 +300,7 @@ struct KeyHash<'a> {
 }
 
 impl std::hash::Hash for KeyHash<'_> {
-    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+    fn hash<H: Hasher>(&self, state: &mut H) {
         state.write_usize(self.table);
         for value in self.catalog.tables[self.table].key_of(self.values) {
             match value {

@@ -10,6 +10,8 @@ use super::version::{Version, VersionKind};
 pub enum Reason {
     /// The bytes are not of the declared format.
     Malformed,
+    /// The schema that the record names does not exist, or cannot be used.
+    Schema,
     /// A record larger than `kafka.max_record_bytes`.
     TooLarge,
     /// A key column has no value, or the record key is missing.
@@ -31,8 +33,9 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Reason; 10] = [
+    pub const ALL: [Reason; 11] = [
         Reason::Malformed,
+        Reason::Schema,
         Reason::TooLarge,
         Reason::MissingKey,
         Reason::MissingValue,
@@ -51,6 +54,7 @@ impl Reason {
     pub fn name(self) -> &'static str {
         match self {
             Reason::Malformed => "malformed",
+            Reason::Schema => "schema",
             Reason::TooLarge => "too_large",
             Reason::MissingKey => "missing_key",
             Reason::MissingValue => "missing_value",

@@ -10,12 +10,13 @@ use crate::config::{
     Column, Config, Encoding, Expression, Format, KeyFormat, Mapping, Path, Root, Rule, Table, TableSource,
     Topic,
 };
-use crate::decode::{Decoder, Field, Wanted, deleted_row, path_text};
+use crate::decode::registry::Registry;
+use crate::decode::{Decoder, Field, TYPE_FIELD, Wanted, deleted_row, path_text};
 use crate::domain::change::IfMissing;
 use crate::domain::event_ids::EventIds;
 use crate::domain::value::ColumnType;
 
-pub(super) fn topic(config: &Config, index: usize) -> TopicPlan {
+pub(super) fn topic(config: &Config, index: usize, registry: Option<&Registry>) -> TopicPlan {
     let topic = &config.topics[index];
     let mut compiler = Compiler { topic, wanted: Wanted::default() };
     let mut rows = Vec::new();
@@ -37,7 +38,7 @@ pub(super) fn topic(config: &Config, index: usize) -> TopicPlan {
     }
     let events = has_events.then(|| {
         // A format with an envelope has its own idea of a type.
-        let of_envelope = || Path { root: Root::Event, fields: vec!["op".to_owned()] };
+        let of_envelope = || Path { root: Root::Event, fields: vec![envelope_type(topic.format).to_owned()] };
         let path = topic.event_type.clone().unwrap_or_else(of_envelope);
         Types {
             source: compiler.path(&path, false),
@@ -49,21 +50,29 @@ pub(super) fn topic(config: &Config, index: usize) -> TopicPlan {
     });
     let version = match (&topic.version, topic.format) {
         (Some(path), _) => VersionSource::Path { source: compiler.path(path, false), path: path_text(path) },
-        (None, Format::DebeziumJson) => VersionSource::Format,
-        (None, Format::Json) => VersionSource::Position,
+        (None, format) if format.is_debezium() => VersionSource::Format,
+        (None, _) => VersionSource::Position,
     };
     let event_ids = topic.event_ids.as_ref().map(|ids| IdsOfTopic {
         source: compiler.path(&ids.path, compiler.has_text_keys()),
         path: path_text(&ids.path),
         remembered: EventIds::new(ids.window),
     });
-    let decoder = Decoder::compile(topic, &compiler.wanted);
+    let decoder = Decoder::compile(topic, &compiler.wanted, registry);
     TopicPlan::new(decoder, version, rows, events, event_ids)
+}
+
+fn envelope_type(format: Format) -> &'static str {
+    match format {
+        Format::CloudEvents => "type",
+        Format::Avro | Format::Protobuf => TYPE_FIELD,
+        _ => "op",
+    }
 }
 
 /// Whether a topic's versions come from its events rather than from positions.
 pub(super) fn has_versions(topic: &Topic) -> bool {
-    topic.version.is_some() || topic.format == Format::DebeziumJson
+    topic.version.is_some() || topic.format.is_debezium()
 }
 
 struct At<'a> {
@@ -87,7 +96,7 @@ impl Compiler<'_> {
             at.table.key.contains(&index).then(|| compiler.deleted_key(at, index, column))
         });
         // Only where there is no record key at all; see `deleted_row`.
-        let delete_without_key = (self.topic.format == Format::DebeziumJson).then(|| {
+        let delete_without_key = self.topic.format.is_debezium().then(|| {
             self.row(at, |compiler, index, column| {
                 let from = match own(&none, index, column) {
                     Expression::Path(Path { root: Root::Row, fields }) => {
@@ -162,7 +171,7 @@ impl Compiler<'_> {
             return self.assignment(at, index, &Expression::Path(path.clone()));
         }
         let from_envelope = |path: &Path| {
-            self.topic.format == Format::DebeziumJson
+            self.topic.format.is_debezium()
                 && !matches!(path.fields.first().map(String::as_str), None | Some("before" | "after"))
         };
         match &column.from {
@@ -174,9 +183,7 @@ impl Compiler<'_> {
                 self.assignment(at, index, &Expression::Path(path.clone()))
             }
             // The record key has the source's names.
-            Some(Expression::Path(path))
-                if path.root == Root::Row && self.topic.format == Format::DebeziumJson =>
-            {
+            Some(Expression::Path(path)) if path.root == Root::Row && self.topic.format.is_debezium() => {
                 self.assignment(at, index, &key(path.fields.clone()))
             }
             _ if self.has_text_key(at) => self.assignment(at, index, &key(Vec::new())),
@@ -195,18 +202,12 @@ impl Compiler<'_> {
 
     /// `key_format`, or its default: text for one key column of a `json` topic, else JSON.
     fn has_text_key(&self, at: &At<'_>) -> bool {
-        match self.topic.key_format {
-            Some(format) => format == KeyFormat::Text,
-            None => self.topic.format == Format::Json && at.table.key.len() == 1,
-        }
+        self.topic.key_format_of(at.table.key.len()) == KeyFormat::Text
     }
 
     /// The same, where no table is asked.
     fn has_text_keys(&self) -> bool {
-        match self.topic.key_format {
-            Some(format) => format == KeyFormat::Text,
-            None => self.topic.format == Format::Json,
-        }
+        self.topic.key_format_of(1) == KeyFormat::Text
     }
 
     fn path(&mut self, path: &Path, text_key: bool) -> Source {
@@ -223,7 +224,7 @@ impl Compiler<'_> {
 
     fn target(&self, at: &At<'_>, index: usize) -> Target {
         let column = &at.table.columns[index];
-        let debezium = self.topic.format == Format::DebeziumJson;
+        let debezium = self.topic.format.is_debezium();
         let days = (debezium && column.ty == ColumnType::Date).then_some(Encoding::Days);
         let key = at.table.key.contains(&index);
         Target {

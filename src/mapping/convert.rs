@@ -42,10 +42,10 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 
-use super::time::{self, Flaw};
-use super::{decimal, json_text};
+use super::{json_text, native};
 use crate::config::Encoding;
-use crate::decode::{Field, Logical};
+use crate::decode::time::{self, Flaw};
+use crate::decode::{Field, Logical, decimal};
 use crate::domain::dead_letter::Reason;
 use crate::domain::value::{ColumnType, Value};
 
@@ -87,6 +87,7 @@ pub fn convert(field: Field<'_>, target: &Target) -> Result<Value, Refusal> {
         Field::Absent => missing(target, "is missing"),
         Field::Typed(logical, text) => from_typed(logical, text, target),
         Field::Text(text) => from_text(text, target),
+        Field::Native(native) => native::convert(native, target),
         Field::Unavailable if target.key => Err(Refusal::new(
             Reason::MissingKey,
             "is a key column, and the source left its value out as unchanged",
@@ -98,7 +99,7 @@ pub fn convert(field: Field<'_>, target: &Target) -> Result<Value, Refusal> {
     }
 }
 
-fn missing(target: &Target, what: &str) -> Result<Value, Refusal> {
+pub(super) fn missing(target: &Target, what: &str) -> Result<Value, Refusal> {
     if target.key {
         Err(Refusal::new(Reason::MissingKey, format!("{what} and belongs to the key")))
     } else if target.nullable {
@@ -128,7 +129,7 @@ fn from_json(text: &str, target: &Target) -> Result<Value, Refusal> {
 }
 
 /// `None` where the column takes no number.
-fn from_number(text: &str, target: &Target) -> Option<Result<Value, Refusal>> {
+pub(super) fn from_number(text: &str, target: &Target) -> Option<Result<Value, Refusal>> {
     Some(match target.ty {
         ColumnType::Integer => integer(text).map(Value::Integer),
         ColumnType::Real => match text.parse::<f64>() {
@@ -149,7 +150,7 @@ fn from_number(text: &str, target: &Target) -> Option<Result<Value, Refusal>> {
     })
 }
 
-fn from_epoch(number: i64, unit: Encoding, text: &str, target: &Target) -> Result<Value, Refusal> {
+pub(super) fn from_epoch(number: i64, unit: Encoding, text: &str, target: &Target) -> Result<Value, Refusal> {
     let read = match target.ty {
         ColumnType::Date => time::date_from_number(number, unit),
         ColumnType::Time => time::time_from_number(number, unit),
@@ -173,7 +174,7 @@ fn integer(text: &str) -> Result<i64, Refusal> {
 }
 
 /// `None` where the column takes no string.
-fn from_string(text: Cow<'_, str>, target: &Target) -> Option<Result<Value, Refusal>> {
+pub(super) fn from_string(text: Cow<'_, str>, target: &Target) -> Option<Result<Value, Refusal>> {
     let flawed = |flaw| from_flaw(flaw, &text, target);
     Some(match target.ty {
         ColumnType::Text => match text {
@@ -205,7 +206,7 @@ fn from_string(text: Cow<'_, str>, target: &Target) -> Option<Result<Value, Refu
 }
 
 /// Text that is not JSON and stands for a value of the column's type.
-fn from_text(text: &str, target: &Target) -> Result<Value, Refusal> {
+pub(super) fn from_text(text: &str, target: &Target) -> Result<Value, Refusal> {
     let numeric = match target.ty {
         // Not everything Rust reads as a number is one in JSON (`+1`, `1.`, `infinity`).
         ColumnType::Integer | ColumnType::Real => decimal::is_decimal(text),
@@ -229,7 +230,7 @@ fn from_text(text: &str, target: &Target) -> Result<Value, Refusal> {
     }
 }
 
-fn from_json_string(text: &str) -> Result<Value, Refusal> {
+pub(super) fn from_json_string(text: &str) -> Result<Value, Refusal> {
     json_text::checked(text).map(|()| Value::Text(text.to_owned()))
 }
 
@@ -344,7 +345,7 @@ fn describe_string(text: &str) -> String {
     format!("a text of {} bytes", text.len())
 }
 
-fn article(ty: ColumnType) -> String {
+pub(super) fn article(ty: ColumnType) -> String {
     let article = if ty == ColumnType::Integer { "an" } else { "a" };
     format!("{article} {ty}")
 }

@@ -4,7 +4,7 @@ use super::Outcome;
 use super::convert::{Refusal, describe, string};
 use super::row::{Inputs, Source, rejection};
 use super::topic::refused;
-use crate::decode::{Decoder, Field};
+use crate::decode::{Decoder, Field, Native};
 use crate::domain::change::Skip;
 use crate::domain::dead_letter::Reason;
 use crate::domain::event_ids::{EventId, EventIds};
@@ -44,6 +44,14 @@ fn read(field: Field<'_>) -> Result<EventId, Refusal> {
         Field::Unavailable => return missing("was left out as unchanged"),
         Field::Text("") | Field::Json("\"\"") => return missing("is an empty text"),
         Field::Text(text) => return Ok(EventId::of_text(text)),
+        Field::Native(Native::Text("")) => return missing("is an empty text"),
+        Field::Native(Native::Text(text)) => return Ok(EventId::of_text(text)),
+        Field::Native(Native::Integer(number)) => return Ok(EventId::of_integer(&number.to_string())),
+        Field::Native(Native::Unsigned(number)) => return Ok(EventId::of_integer(&number.to_string())),
+        Field::Native(_) => {
+            let message = "is neither a string nor an integer and should hold the event's id";
+            return Err(Refusal::new(Reason::WrongType, message));
+        }
         Field::Json(text) | Field::Typed(_, text) => text,
         Field::NotAnObject => {
             return Err(Refusal::new(

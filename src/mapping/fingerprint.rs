@@ -95,18 +95,31 @@ fn source(config: &Config, table: &Table, source: &TableSource) -> Value {
         "format": match topic.format {
             Format::Json => "json",
             Format::DebeziumJson => "debezium-json",
+            Format::CloudEvents => "cloudevents",
+            Format::Avro => "avro",
+            Format::DebeziumAvro => "debezium-avro",
+            Format::Protobuf => "protobuf",
+            Format::JsonSchema => "json-schema",
+            Format::Raw => "raw",
         },
         "key_format": topic.key_format.map(|format| match format {
             KeyFormat::Text => "text",
             KeyFormat::Json => "json",
+            KeyFormat::Avro => "avro",
+            KeyFormat::Protobuf => "protobuf",
+            KeyFormat::JsonSchema => "json-schema",
         }),
         "event_type": topic.event_type.as_ref().map(path_text),
         "version": topic.version.as_ref().map(path_text),
         // Means nothing elsewhere, where it must not force a rebuild.
-        "placeholder": (topic.format == Format::DebeziumJson).then_some(&topic.placeholder),
+        "placeholder": topic.format.is_debezium().then_some(&topic.placeholder),
         "mapping": mapping,
         "key_from": Value::Object(key_from.collect()),
     });
+    // Where the file is says nothing of the rows, and neither does where the registry is.
+    if let Some(message) = &topic.message {
+        description["message"] = json!(message);
+    }
     if let Some(ids) = &topic.event_ids {
         description["event_id"] = json!(path_text(&ids.path));
     }

@@ -6,12 +6,11 @@
 
 mod compile;
 mod convert;
-mod decimal;
 mod event_id;
 mod fingerprint;
 mod json_text;
+mod native;
 mod row;
-mod time;
 mod topic;
 mod version;
 
@@ -19,6 +18,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::config::Config;
+use crate::decode::Pending;
+use crate::decode::registry::Registry;
 use crate::domain::catalog::{Catalog, Column, Table};
 use crate::domain::change::{Change, Skip};
 use crate::domain::checkpoint::PartitionMemory;
@@ -28,9 +29,9 @@ use crate::domain::record::Record;
 use crate::domain::version::VersionKind;
 use topic::{Passage, TopicPlan};
 
+pub use crate::decode::time::instant_from_text;
 pub use convert::key_value;
 pub use fingerprint::keeps_rows;
-pub use time::instant_from_text;
 
 /// What became of a record. One record is applied to all its tables or to none.
 #[derive(Debug, PartialEq)]
@@ -43,6 +44,9 @@ pub enum Outcome {
     Rejected(Rejection),
     /// An event type that nobody names on a topic with `otherwise: stop`.
     Stop(Rejection),
+    /// Cannot be read yet: its schema has to be fetched. To be translated again, and nothing behind
+    /// it before.
+    Waits(Pending),
 }
 
 /// A compiled mapping. Owned by one thread: it keeps buffers between records.
@@ -53,13 +57,36 @@ pub struct Plan {
     topics: Vec<TopicPlan>,
     /// By table index: the kind of its first version, which all others must have.
     kinds: Vec<Option<VersionKind>>,
+    registry: Option<Registry>,
 }
 
 impl Plan {
     /// `config` is already checked: its indexes point at what is there.
     pub fn compile(config: &Config) -> Plan {
-        let topics = (0..config.topics.len()).map(|index| compile::topic(config, index)).collect();
-        Plan { catalog: Arc::new(catalog(config)), topics, kinds: vec![None; config.tables.len()] }
+        Plan::with_registry(config, config.schema_registry.as_ref().map(Registry::new))
+    }
+
+    /// The same with schemas from elsewhere than `schema_registry` says.
+    pub fn with_registry(config: &Config, registry: Option<Registry>) -> Plan {
+        let topic = |index| compile::topic(config, index, registry.as_ref());
+        let topics = (0..config.topics.len()).map(topic).collect();
+        Plan { catalog: Arc::new(catalog(config)), topics, kinds: vec![None; config.tables.len()], registry }
+    }
+
+    /// What makes it impossible to read a topic: the schema files that cannot be used.
+    pub fn problems(&self) -> Vec<String> {
+        let topics = self.catalog.topics.iter().zip(&self.topics);
+        topics.filter_map(|(name, topic)| Some(format!("topic {name}: {}", topic.problem()?))).collect()
+    }
+
+    /// Where schemas are fetched, if anywhere.
+    pub fn registry(&self) -> Option<&Registry> {
+        self.registry.as_ref()
+    }
+
+    /// Whether a record that had to wait can be translated now.
+    pub fn can_go_on(&self, pending: &Pending) -> bool {
+        self.registry.as_ref().is_none_or(|registry| registry.is_settled(pending.schema_id))
     }
 
     pub fn catalog(&self) -> &Arc<Catalog> {
@@ -98,14 +125,18 @@ impl Plan {
         memory: &mut PartitionMemory,
         changes: &mut Vec<Change>,
     ) -> Outcome {
+        let Some(topic) = self.topics.get_mut(record.at.topic) else {
+            return Outcome::Skipped(Skip::Ignored);
+        };
+        // Before anything is remembered: this record comes again.
+        if let Err(pending) = topic.prepare(record) {
+            return Outcome::Waits(pending);
+        }
         if let Some(timestamp_ms) = record.timestamp_ms {
             memory.max_timestamp_ms = memory.max_timestamp_ms.max(timestamp_ms);
         }
         // Whatever this record is, the next one is no longer right behind the delete.
         let after_delete = memory.after_delete.take();
-        let Some(topic) = self.topics.get_mut(record.at.topic) else {
-            return Outcome::Skipped(Skip::Ignored);
-        };
         let start = changes.len();
         let kinds = &mut self.kinds;
         let passage = Passage { record, memory, after_delete, kinds, changes: &mut *changes };

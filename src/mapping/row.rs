@@ -1,7 +1,7 @@
 //! One row of one table, put together from the fields of an event.
 
 use super::convert::{Refusal, Target, convert};
-use crate::decode::{DecodeError, Decoder, Field, text_key};
+use crate::decode::{DecodeError, Decoder, Field, Surroundings, text_key};
 use crate::domain::dead_letter::Rejection;
 use crate::domain::value::Value;
 
@@ -40,9 +40,9 @@ pub struct Row {
 }
 
 /// The fields of one record. The key is only looked at when a row asks for it.
-#[derive(Debug, Default)]
 pub struct Inputs<'a> {
     pub key_bytes: Option<&'a [u8]>,
+    pub around: Surroundings<'a>,
     pub value: Vec<Field<'a>>,
     pub key: Vec<Field<'a>>,
     pub key_is_read: bool,
@@ -53,7 +53,7 @@ impl<'a> Inputs<'a> {
         if !self.key_is_read {
             self.key_is_read = true;
             if let Some(bytes) = self.key_bytes {
-                decoder.key(bytes, &mut self.key)?;
+                decoder.key(bytes, self.around.scratch, &mut self.key)?;
             }
         }
         Ok(())

@@ -9,7 +9,7 @@ use super::event_id::IdsOfTopic;
 use super::row::{Inputs, Row, Source, rejection};
 use super::version::{self, Integers, kind_name};
 use crate::config::Otherwise;
-use crate::decode::{Decoder, EventKind, Field, OwnVersion};
+use crate::decode::{Decoder, EventKind, Field, Native, OwnVersion, Pending, Scratch, Surroundings};
 use crate::domain::change::{self, Change, IfMissing, Skip};
 use crate::domain::checkpoint::{AfterDelete, PartitionMemory};
 use crate::domain::dead_letter::{Reason, Rejection};
@@ -27,6 +27,7 @@ pub struct TopicPlan {
     /// Kept between records for their memory.
     value_fields: Vec<Field<'static>>,
     key_fields: Vec<Field<'static>>,
+    scratch: Scratch,
 }
 
 #[derive(Debug)]
@@ -92,13 +93,37 @@ impl TopicPlan {
         event_ids: Option<IdsOfTopic>,
     ) -> TopicPlan {
         let (value_fields, key_fields) = (Vec::new(), Vec::new());
-        TopicPlan { decoder, version, rows, events, event_ids, value_fields, key_fields }
+        let scratch = Scratch::default();
+        TopicPlan { decoder, version, rows, events, event_ids, value_fields, key_fields, scratch }
+    }
+
+    /// Why no record of the topic can be read.
+    pub fn problem(&self) -> Option<String> {
+        self.decoder.problem().map(|error| error.message.clone())
+    }
+
+    /// Sees to it that the schemas of a record are at hand.
+    pub fn prepare(&mut self, record: &Record<'_>) -> Result<(), Pending> {
+        self.decoder.prepare(record.key, record.value)
     }
 
     /// `Err` for outcomes that leave no change behind; the caller takes back what was appended.
-    pub fn translate(&mut self, mut passage: Passage<'_, '_>) -> Result<Outcome, Outcome> {
+    pub fn translate(&mut self, passage: Passage<'_, '_>) -> Result<Outcome, Outcome> {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let outcome = self.translate_with(passage, &scratch);
+        scratch.clear();
+        self.scratch = scratch;
+        outcome
+    }
+
+    fn translate_with<'a>(
+        &mut self,
+        mut passage: Passage<'_, 'a>,
+        scratch: &'a Scratch,
+    ) -> Result<Outcome, Outcome> {
         let mut inputs = Inputs {
             key_bytes: passage.record.key,
+            around: Surroundings { headers: passage.record.headers, scratch },
             value: recycled(std::mem::take(&mut self.value_fields)),
             key: recycled(std::mem::take(&mut self.key_fields)),
             key_is_read: false,
@@ -117,7 +142,7 @@ impl TopicPlan {
         let start = passage.changes.len();
         let event = match passage.record.value {
             Some(bytes) => {
-                let kind = self.decoder.value(bytes, &mut inputs.value);
+                let kind = self.decoder.value(bytes, inputs.around, &mut inputs.value);
                 Some(kind.map_err(|error| Outcome::Rejected(rejection(error, None)))?)
             }
             None if passage.is_behind_its_delete() => return Ok(Outcome::Skipped(Skip::Tombstone)),
@@ -338,6 +363,7 @@ impl Types {
         let field = inputs.read(&self.source, decoder);
         let text = match field.map_err(|error| Outcome::Rejected(rejection(error, None)))? {
             Field::Json("null") | Field::Absent | Field::Unavailable => return Ok(Found::Nothing),
+            Field::Text(text) | Field::Native(Native::Text(text)) => text.into(),
             Field::Json(text) if text.starts_with('"') => {
                 string(text).map_err(|refusal| Outcome::Rejected(refused(refusal, &self.path)))?
             }

@@ -3,8 +3,7 @@
 use serde::Deserialize;
 
 use super::convert::{Refusal, describe, string};
-use super::time;
-use crate::decode::Field;
+use crate::decode::{Field, Native, time};
 use crate::domain::dead_letter::Reason;
 use crate::domain::version::{MAX_PARTS, VersionKind};
 
@@ -15,8 +14,11 @@ pub fn read(field: Field<'_>) -> Result<(VersionKind, Integers), Refusal> {
         // A number of days or microseconds since 1970 is an integer like any other.
         Field::Json(text) | Field::Typed(_, text) => text,
         Field::Text(text) => {
-            return integer(text).map(|number| (VersionKind::Integer, Integers::one(number)));
+            return integer(text)
+                .map(|number| (VersionKind::Integer, Integers::one(number)))
+                .or_else(|refusal| time_of(text).map_err(|_| refusal));
         }
+        Field::Native(native) => return from_native(native),
         Field::Absent => return Err(refused("is missing and should hold the version")),
         Field::Unavailable => return Err(refused("was left out as unchanged and should hold the version")),
         Field::NotAnObject => {
@@ -24,11 +26,7 @@ pub fn read(field: Field<'_>) -> Result<(VersionKind, Integers), Refusal> {
         }
     };
     match text.as_bytes().first() {
-        Some(b'"') => {
-            let [seconds, nanos] = time::instant_from_text(&string(text)?)
-                .map_err(|_| refused(format!("is {}, not an RFC 3339 time", describe(text))))?;
-            Ok((VersionKind::Time, Integers { len: 2, parts: [seconds, nanos, 0, 0] }))
-        }
+        Some(b'"') => time_of(&string(text)?),
         Some(b'[') => {
             let integers = Integers::from_array(text)
                 .ok_or_else(|| refused(format!("is an array, but not of 1 to {MAX_PARTS} integers")))?;
@@ -36,6 +34,27 @@ pub fn read(field: Field<'_>) -> Result<(VersionKind, Integers), Refusal> {
         }
         _ => integer(text).map(|number| (VersionKind::Integer, Integers::one(number))),
     }
+}
+
+/// A timestamp of the format's own is an integer like any other: the number that was sent.
+fn from_native(native: Native<'_>) -> Result<(VersionKind, Integers), Refusal> {
+    match native {
+        Native::Integer(number) | Native::Since(_, number) => {
+            Ok((VersionKind::Integer, Integers::one(number)))
+        }
+        Native::Unsigned(number) => match i64::try_from(number) {
+            Ok(number) => Ok((VersionKind::Integer, Integers::one(number))),
+            Err(_) => Err(refused("is an integer beyond 63 bits, not a version")),
+        },
+        Native::Text(text) => time_of(text),
+        _ => Err(refused("is neither an integer nor a time, not a version")),
+    }
+}
+
+fn time_of(text: &str) -> Result<(VersionKind, Integers), Refusal> {
+    let [seconds, nanos] = time::instant_from_text(text)
+        .map_err(|_| refused(format!("is a string of {} bytes, not an RFC 3339 time", text.len())))?;
+    Ok((VersionKind::Time, Integers { len: 2, parts: [seconds, nanos, 0, 0] }))
 }
 
 fn integer(text: &str) -> Result<i64, Refusal> {

@@ -133,6 +133,43 @@ impl RetryResult {
     }
 }
 
+/// The `outcome` label of `readside_schema_registry_requests_total`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RegistryOutcome {
+    Found,
+    /// The registry has no such schema.
+    Unknown,
+    /// It wants other credentials.
+    Refused,
+    /// It answers with an error.
+    Failed,
+    Unreachable,
+    /// The answer is not that of a schema registry.
+    Malformed,
+}
+
+impl RegistryOutcome {
+    pub const ALL: [RegistryOutcome; 6] = [
+        RegistryOutcome::Found,
+        RegistryOutcome::Unknown,
+        RegistryOutcome::Refused,
+        RegistryOutcome::Failed,
+        RegistryOutcome::Unreachable,
+        RegistryOutcome::Malformed,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            RegistryOutcome::Found => "found",
+            RegistryOutcome::Unknown => "unknown",
+            RegistryOutcome::Refused => "refused",
+            RegistryOutcome::Failed => "failed",
+            RegistryOutcome::Unreachable => "unreachable",
+            RegistryOutcome::Malformed => "malformed",
+        }
+    }
+}
+
 /// The `result` label of `readside_rebuilds_total`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RebuildResult {
@@ -182,6 +219,9 @@ pub struct Metrics {
     store_retries: IntCounterVec,
     source_errors: IntCounterVec,
     gaps: IntCounterVec,
+    registry_requests: IntCounterVec,
+    registry_breaker_open: Gauge,
+    waiting_partitions: GaugeVec,
     rebuilds: IntCounterVec,
     generation: Gauge,
     rebuild_running: Gauge,
@@ -195,6 +235,7 @@ pub struct Metrics {
     replica_size: Gauge,
     wal_size: Gauge,
     wal_pages_pinned: Gauge,
+    config_reload_success: Gauge,
 }
 
 /// How large the replica is; counts by table index.
@@ -303,6 +344,13 @@ impl Metrics {
             generation: gauge(&registry, &names::GENERATION, f64::NAN),
             rebuild_running: gauge(&registry, &names::REBUILD_RUNNING, 0.0),
             rebuild_remaining: gauge(&registry, &names::REBUILD_REMAINING, f64::NAN),
+            registry_requests: shared_counters(
+                &registry,
+                &names::REGISTRY_REQUESTS,
+                earlier.map(|earlier| &earlier.registry_requests),
+            ),
+            registry_breaker_open: gauge(&registry, &names::REGISTRY_BREAKER_OPEN, 0.0),
+            waiting_partitions: gauges(&registry, &names::WAITING_PARTITIONS),
             kafka_connected: gauge(&registry, &names::KAFKA_CONNECTED, 0.0),
             store_connected: gauge(&registry, &names::STORE_CONNECTED, 0.0),
             table_rows: gauges(&registry, &names::TABLE_ROWS),
@@ -316,6 +364,11 @@ impl Metrics {
             replica_size: gauge(&registry, &names::REPLICA_SIZE, f64::NAN),
             wal_size: gauge(&registry, &names::WAL_SIZE, f64::NAN),
             wal_pages_pinned: gauge(&registry, &names::WAL_PAGES_PINNED, f64::NAN),
+            // A process that runs has read its configuration.
+            config_reload_success: match earlier {
+                Some(earlier) => share(&registry, &earlier.config_reload_success),
+                None => gauge(&registry, &names::CONFIG_RELOAD_SUCCESS, 1.0),
+            },
             registry,
         };
         metrics.create_series(catalog);
@@ -337,6 +390,7 @@ impl Metrics {
         }
         for topic in &catalog.topics {
             self.event_to_visible.with_label_values(&[topic]);
+            self.waiting_partitions.with_label_values(&[topic]).set(0.0);
             self.dead_letters.with_label_values(&[topic]).set(f64::NAN);
             for skip in Skip::ALL {
                 self.events_skipped.with_label_values(&[topic, skip.name()]);
@@ -355,6 +409,9 @@ impl Metrics {
         for reason in SourceErrorKind::ALL {
             self.source_errors.with_label_values(&[reason.name()]);
         }
+        for outcome in RegistryOutcome::ALL {
+            self.registry_requests.with_label_values(&[outcome.name()]);
+        }
         self.delete_marks_dropped.with_label_values(&[] as &[&str]);
         for result in RebuildResult::ALL {
             self.rebuilds.with_label_values(&[result.name()]);
@@ -362,8 +419,6 @@ impl Metrics {
         for reason in GapReason::ALL {
             self.gaps.with_label_values(&[reason.name()]);
         }
-        // A process that runs has read its configuration.
-        gauge(&self.registry, &names::CONFIG_RELOAD_SUCCESS, 1.0);
         gauges(&self.registry, &names::BUILD_INFO)
             .with_label_values(&[env!("CARGO_PKG_VERSION"), std::env::consts::OS, std::env::consts::ARCH])
             .set(1.0);
@@ -461,6 +516,19 @@ impl Metrics {
         self.gaps.with_label_values(&[reason.name()]).inc();
     }
 
+    /// The schema registry was asked once.
+    pub fn registry_asked(&self, outcome: RegistryOutcome, breaker_open: bool) {
+        self.registry_requests.with_label_values(&[outcome.name()]).inc();
+        self.registry_breaker_open.set(f64::from(u8::from(breaker_open)));
+    }
+
+    /// How many partitions of a topic wait for a schema.
+    pub fn waiting_partitions(&self, topic: usize, count: u64) {
+        if let Some(topic) = self.topics.get(topic) {
+            self.waiting_partitions.with_label_values(&[topic]).set(count as f64);
+        }
+    }
+
     /// A rebuild has ended.
     pub fn rebuilt(&self, result: RebuildResult) {
         self.rebuilds.with_label_values(&[result.name()]).inc();
@@ -476,6 +544,11 @@ impl Metrics {
 
     pub fn kafka_connected(&self, yes: bool) {
         self.kafka_connected.set(f64::from(u8::from(yes)));
+    }
+
+    /// The configuration file was read again, and is what a daemon can start with.
+    pub fn config_read(&self, accepted: bool) {
+        self.config_reload_success.set(f64::from(u8::from(accepted)));
     }
 
     pub fn store_connected(&self, yes: bool) {

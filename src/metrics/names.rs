@@ -75,6 +75,12 @@ families! {
         "Errors of the connection to Kafka.";
     GAPS = Counter "readside_gaps_total" ["reason"]
         "Times at which the log was found not to continue where the replica stands.";
+    REGISTRY_REQUESTS = Counter "readside_schema_registry_requests_total" ["outcome"]
+        "Schemas asked for at the schema registry, by outcome.";
+    REGISTRY_BREAKER_OPEN = Gauge "readside_schema_registry_breaker_open" []
+        "1 while the schema registry is left alone after several failures in a row, else 0.";
+    WAITING_PARTITIONS = Gauge "readside_waiting_partitions" ["topic"]
+        "Partitions that stand still until the schema of their next record can be fetched.";
     GENERATION = Gauge "readside_generation" []
         "Number of the generation that serves; NaN while unknown.";
     REBUILD_RUNNING = Gauge "readside_rebuild_running" []

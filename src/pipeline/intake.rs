@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use tracing::{info, warn};
 
-pub use letters::Pending;
+pub use letters::PendingErrand;
 
 use super::gate::{GateRule, StartupGate};
 use super::identity::{Identity, Verdict};
@@ -18,6 +18,7 @@ use super::watchdog::Watchdog;
 use super::writer::Committed;
 use super::{Context, Failure, Positions};
 use crate::config::{Config, Keep, OnError};
+use crate::decode::Pending;
 use crate::domain::batch::{Batch, BatchBuilder, Observed};
 use crate::domain::catalog::Catalog;
 use crate::domain::change::{Change, Skip};
@@ -39,7 +40,7 @@ pub struct Intake {
     keep: Keep,
     limits: LetterLimits,
     /// In the batch in the making.
-    errands: Vec<Pending>,
+    errands: Vec<PendingErrand>,
     /// Records retried in it.
     retried: usize,
     max_record_bytes: usize,
@@ -59,6 +60,10 @@ pub struct Intake {
     /// why.
     pub rebuild: Option<String>,
     assignments: Vec<(TopicPartition, Position)>,
+    /// Partitions to stop reading until they are assigned again.
+    pauses: Vec<TopicPartition>,
+    /// How many partitions wait for a schema.
+    waiting: usize,
     /// The first thing that went wrong in a poll; what follows in that poll is left alone.
     failure: Option<Failure>,
     connected: bool,
@@ -82,6 +87,8 @@ struct Partition {
     freshness: PartitionFreshness,
     end: Option<i64>,
     watchdog: Watchdog,
+    /// The record at `position` cannot be read before its schema was fetched.
+    waits_for: Option<Pending>,
     moved: bool,
     /// A timestamp was noted for this batch.
     timed: bool,
@@ -122,6 +129,7 @@ impl Intake {
                     freshness: PartitionFreshness::restored(fresh),
                     end: None,
                     watchdog: Watchdog::default(),
+                    waits_for: None,
                     moved: false,
                     timed: false,
                 };
@@ -146,6 +154,8 @@ impl Intake {
             stopped: None,
             rebuild: None,
             assignments: Vec::new(),
+            pauses: Vec::new(),
+            waiting: 0,
             failure: None,
             connected: false,
             verified: false,
@@ -170,7 +180,54 @@ impl Intake {
     /// first round has shown that the log is the one its positions count in: a record of another
     /// log must never be applied.
     pub fn take_assignments(&mut self) -> Vec<(TopicPartition, Position)> {
+        self.end_waits();
         std::mem::take(&mut self.assignments)
+    }
+
+    /// Partitions to stop reading, before anything is assigned.
+    pub fn take_pauses(&mut self) -> Vec<TopicPartition> {
+        std::mem::take(&mut self.pauses)
+    }
+
+    /// A record that cannot be read yet: its partition stands still, the others go on.
+    fn wait_for(&mut self, at: TopicPartition, pending: Pending) {
+        let Some(partition) = self.partitions.get_mut(&at) else { return };
+        let topic = &self.catalog.topics[at.topic];
+        let (offset, schema) = (partition.position.next_offset, pending.schema_id);
+        let reason = pending.reason.as_str();
+        warn!(%topic, partition = at.partition, offset, schema, reason, "waiting for a schema");
+        partition.waits_for = Some(pending);
+        self.pauses.push(at);
+        self.waiting += 1;
+        self.publish_waiting(at.topic);
+    }
+
+    /// Reads partitions again whose schema is there, or is known not to be.
+    fn end_waits(&mut self) {
+        if self.waiting == 0 {
+            return;
+        }
+        let mut ended = Vec::new();
+        for (at, partition) in &mut self.partitions {
+            if partition.waits_for.as_ref().is_some_and(|pending| self.plan.can_go_on(pending)) {
+                partition.waits_for = None;
+                ended.push((*at, partition.position.clone()));
+            }
+        }
+        self.waiting -= ended.len();
+        for (at, position) in ended {
+            info!(topic = %self.catalog.topics[at.topic], partition = at.partition, "going on with a schema");
+            self.assignments.push((at, position));
+            self.publish_waiting(at.topic);
+        }
+    }
+
+    fn publish_waiting(&self, topic: usize) {
+        let waiting = self
+            .partitions
+            .iter()
+            .filter(|(at, partition)| at.topic == topic && partition.waits_for.is_some());
+        self.context.metrics.waiting_partitions(topic, waiting.count() as u64);
     }
 
     /// What went wrong in the last poll, if anything.
@@ -230,6 +287,10 @@ impl Intake {
     fn take_record(&mut self, record: &Record<'_>) -> Result<(), Failure> {
         let too_large = self.too_large(record);
         let Some(partition) = self.partitions.get_mut(&record.at) else { return Ok(()) };
+        if partition.waits_for.is_some() {
+            // It comes again when the partition is read on.
+            return Ok(());
+        }
         if record.offset < partition.position.next_offset {
             self.context.metrics.events_skipped(record.at.topic, Skip::Duplicate, 1);
             return Ok(());
@@ -273,6 +334,10 @@ impl Intake {
                 OnError::Stop => return Err(self.refused(record, &rejection)),
             },
             Outcome::Stop(rejection) => return Err(self.refused(record, &rejection)),
+            Outcome::Waits(pending) => {
+                self.wait_for(record.at, pending);
+                return Ok(());
+            }
         }
         self.changes.clear();
         let partition = self.partitions.get_mut(&record.at);
@@ -315,7 +380,9 @@ impl Intake {
     }
 
     fn take_end(&mut self, at: TopicPartition, offset: i64) {
+        // The end lies behind records that a waiting partition has not taken.
         if let Some(partition) = self.partitions.get_mut(&at)
+            && partition.waits_for.is_none()
             && offset > partition.position.next_offset
         {
             partition.position.next_offset = offset;
@@ -461,6 +528,7 @@ impl Intake {
                 freshness: PartitionFreshness::restored(fresh),
                 end: None,
                 watchdog: Watchdog::default(),
+                waits_for: None,
                 moved: true,
                 timed: false,
             };
@@ -472,7 +540,9 @@ impl Intake {
             // Without the last stable offset an open transaction would look like a stall.
             let end = ends.last_stable.unwrap_or(ends.high_watermark);
             let position = partition.position.next_offset;
-            let stalled = partition.watchdog.is_stalled(position, end, asked_ms);
+            // Who waits for a schema is not stalled.
+            let stalled =
+                partition.waits_for.is_none() && partition.watchdog.is_stalled(position, end, asked_ms);
             self.suspicious |= partition.watchdog.is_suspicious();
             if stalled && ends.last_stable.is_some() {
                 let topic = &self.catalog.topics[at.topic];

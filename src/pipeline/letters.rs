@@ -91,6 +91,8 @@ pub enum Outcome {
     Skipped(Skip),
     /// It is a dead letter still.
     Refused(Rejection),
+    /// Left as it was for now; why.
+    Waits(String),
 }
 
 impl LetterDesk {
@@ -308,6 +310,10 @@ fn hand_in(
                 record.path = Some(rejection.path);
                 record.message = Some(rejection.message);
                 RetryResult::Refused
+            }
+            Outcome::Waits(reason) => {
+                record.message = Some(reason);
+                RetryResult::Unreachable
             }
         };
     }

@@ -32,7 +32,7 @@ use crate::source::Source;
 use crate::store::{BatchLimits, Completion, StopCode, Store, StoreError};
 
 pub use gate::GateRule;
-use intake::{Intake, Pending};
+use intake::{Intake, PendingErrand};
 use progress::Progress;
 pub use writer::Writer;
 use writer::{Committed, Done, Work};
@@ -143,7 +143,7 @@ pub struct Pipeline<S: Source> {
     in_flight: usize,
     limits: BatchLimits,
     /// By batch that was handed over: who waits for what is in it.
-    errands: VecDeque<(u64, Vec<Pending>)>,
+    errands: VecDeque<(u64, Vec<PendingErrand>)>,
     /// The writer's thread has ended.
     writer_gone: bool,
     heartbeat_ms: i64,
@@ -254,6 +254,9 @@ impl<S: Source> Pipeline<S> {
             self.intake.outcome()?;
             if let Some(reason) = self.intake.rebuild.take() {
                 return Err(Halt::Ended(Ended::Rebuild { reason }));
+            }
+            for at in self.intake.take_pauses() {
+                self.source.pause(at);
             }
             for (at, position) in self.intake.take_assignments() {
                 self.source.assign(at, &position);

@@ -127,6 +127,8 @@ struct WriterLoop<T: Store> {
 impl<T: Store> WriterLoop<T> {
     fn run(mut self) {
         self.publish_figures();
+        // It was opened: until it refuses a batch it accepts them, also where none comes.
+        self.context.metrics.store_connected(true);
         loop {
             self.context.progress.tick_writer(self.context.now_ms());
             // What is left to be tidied up is done in small steps between batches.

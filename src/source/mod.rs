@@ -20,6 +20,10 @@ pub trait Source {
     /// Takes effect with the next poll. Only for partitions that an observation has listed.
     fn assign(&mut self, at: TopicPartition, from: &Position);
 
+    /// Stops reading a partition until it is assigned again. Nothing of it is handed over after the
+    /// next poll has begun.
+    fn pause(&mut self, at: TopicPartition);
+
     /// Whether the next rounds of observations have to include log starts and last stable offsets.
     fn want_details(&mut self, wanted: bool);
 }

@@ -74,7 +74,7 @@ pub trait Reader: Send + Sync {
 
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Applied {
-    /// Indexes of the batch's entries that changed nothing because the replica had newer.
+    /// Indexes of the batch's entries that changed nothing because the replica had newer, ascending.
     pub stale: Vec<usize>,
     /// Indexes of entries that were patches of a row that is not there.
     pub missing_row: Vec<usize>,
@@ -153,7 +153,7 @@ pub struct BatchLimits {
 
 impl Default for BatchLimits {
     fn default() -> BatchLimits {
-        BatchLimits { records: 2048, bytes: 2 << 20 }
+        BatchLimits { records: 1536, bytes: 2 << 20 }
     }
 }
 

@@ -30,7 +30,9 @@ impl Daemon {
     pub fn start_with(dir: &Path, config: &Path, variables: &[(&str, &str)]) -> Daemon {
         let log = dir.join("log");
         let out = std::fs::File::create(&log).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_readside"));
+        // Another build, such as the program of an image, where one is to be measured.
+        let other = std::env::var_os("READSIDE_PROGRAM");
+        let mut command = Command::new(other.unwrap_or_else(|| env!("CARGO_BIN_EXE_readside").into()));
         command
             .arg("run")
             .arg("--config")

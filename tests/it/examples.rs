@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use crate::daemon::{Daemon, reader, replica, rows};
 use crate::kafka::{self, Broker, Message};
 
-fn example(name: &str) -> PathBuf {
+pub fn example(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("config/examples").join(name)
 }
 
-fn start(dir: &Path, config: &Path, brokers: &str, more: &[(&str, &str)]) -> Daemon {
+pub fn start(dir: &Path, config: &Path, brokers: &str, more: &[(&str, &str)]) -> Daemon {
     let replica = replica(dir).display().to_string();
     let mut variables = vec![
         ("READSIDE__KAFKA__BROKERS", brokers),
@@ -24,7 +24,7 @@ fn start(dir: &Path, config: &Path, brokers: &str, more: &[(&str, &str)]) -> Dae
 }
 
 /// Writes the messages and waits until the replica is past them.
-fn feed(daemon: &mut Daemon, broker: &Broker, topic: &str, messages: impl IntoIterator<Item = Message>) {
+pub fn feed(daemon: &mut Daemon, broker: &Broker, topic: &str, messages: impl IntoIterator<Item = Message>) {
     let ends: BTreeMap<i32, i64> = broker.produce(topic, messages).into_iter().collect();
     for (partition, offset) in ends {
         let path = format!("/wait?topic={topic}&partition={partition}&offset={offset}&timeout=30s");
@@ -34,7 +34,7 @@ fn feed(daemon: &mut Daemon, broker: &Broker, topic: &str, messages: impl IntoIt
     }
 }
 
-fn dead_letters(dir: &Path) -> Vec<String> {
+pub fn dead_letters(dir: &Path) -> Vec<String> {
     rows(&reader(dir), "SELECT topic, reason, path FROM _readside_dead_letters ORDER BY topic, \"offset\"")
 }
 

@@ -623,3 +623,29 @@ fn readside_now_ms() -> i64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
     i64::try_from(since.as_millis()).expect("before the year 292 million")
 }
+
+#[test]
+fn partitions_advance_together_also_while_there_is_more_than_is_taken() {
+    let Some(broker) = kafka::shared() else { return };
+    let topic = topic(broker, "fair", 4, &[]);
+    const EACH: i64 = 30_000;
+    let value = "x".repeat(200);
+    for partition in 0..4 {
+        broker.produce(&topic, (0..EACH).map(|_| Message::without_key(&value).to(partition)));
+    }
+    let mut reader = Reader::start(&broker.bootstrap(), &[&topic]);
+    for partition in 0..4 {
+        reader.assign(partition, 0, -1);
+    }
+    let (mut taken, start) = ([0_i64; 4], Instant::now());
+    while taken.iter().all(|&taken| taken < EACH / 2) {
+        assert!(start.elapsed() < LIMIT, "only {taken:?}");
+        // As somebody takes them who is slower than the broker.
+        reader.source.poll(Duration::from_millis(1), 100, &mut |event| {
+            if let SourceEvent::Record(record) = event {
+                taken[record.at.partition as usize] += 1;
+            }
+        });
+    }
+    assert!(taken.iter().all(|&taken| taken > EACH / 5), "{taken:?}");
+}

@@ -17,7 +17,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 
 use self::home::{Addresses, Home};
@@ -25,7 +24,7 @@ use self::producing::{Producing, produce_opening};
 use self::server::Server;
 use self::shop::{Shop, TOPICS};
 use self::view::View;
-use crate::app::{self, Running};
+use crate::app::{self, Running, Signals};
 use crate::commands::Exit;
 use crate::config::{self, Config};
 use crate::pipeline::{Clock, Failure};
@@ -58,7 +57,7 @@ async fn perform(directory: PathBuf, redis: bool, deadline: Option<Instant>) -> 
             let demo = demo.map_err(|error| Failure::other(format!("start: {error}")))??;
             demo.play(signals, deadline).await
         }
-        () = signals.next() => Ok(stopped_early()),
+        _ = signals.next() => Ok(stopped_early()),
     }
 }
 
@@ -104,7 +103,7 @@ impl Demo {
         // A replica that cannot be opened for now is waited for.
         let mut running = tokio::select! {
             running = app::start(&config) => running?,
-            () = signals.next() => return Ok(stopped_early()),
+            _ = signals.next() => return Ok(stopped_early()),
         };
         let view = View::new(&running, Arc::clone(&clock));
         let mut producing = Producing::start(shop, producer, move || clock())
@@ -117,7 +116,7 @@ impl Demo {
                 broker_failed,
             )),
             shown = view.show(&guide, deadline) => shown,
-            () = signals.next() => Ok(()),
+            _ = signals.next() => Ok(()),
         };
         let outcome = match ended {
             Ok(()) if view.is_gate_open() => {
@@ -125,7 +124,7 @@ impl Demo {
                 tokio::select! {
                     ended = running.ended() => Err(unexpected(ended)),
                     proven = prove(&mut producing, &view) => proven,
-                    () = signals.next() => Err(Failure::other("interrupted before the replica was compared")),
+                    _ = signals.next() => Err(Failure::other("interrupted before the replica was compared")),
                 }
             }
             Ok(()) => Ok(stopped_early()),
@@ -186,26 +185,4 @@ fn free_addresses() -> Result<(SocketAddr, SocketAddr), Failure> {
     });
     addresses
         .map_err(|error| Failure { exit_code: 74, reason: format!("cannot listen on 127.0.0.1: {error}") })
-}
-
-/// SIGTERM and SIGINT.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Signals> {
-        Ok(Signals {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
 }

@@ -6,6 +6,7 @@
 mod columns;
 mod events;
 mod kafka;
+mod registry;
 mod replica;
 mod tables;
 mod topics;
@@ -40,6 +41,13 @@ pub(super) fn lower(report: &mut Report, root: &Node) -> Option<Config> {
     let root = Fields::open(report, root, &ROOT)?;
     // Evaluated one by one, so that every section's problems are found.
     let kafka = required_section(report, &root, "kafka").and_then(|fields| kafka::lower(report, &fields));
+    let schema_registry = match root.get("schema_registry") {
+        // `None`: it is wrong, and reported.
+        Some(_) => required_section(report, &root, "schema_registry")
+            .and_then(|fields| registry::lower(report, &fields))
+            .map(Some),
+        None => Some(None),
+    };
     let replica =
         required_section(report, &root, "replica").and_then(|fields| replica::lower(report, &fields));
     let policy = root.value(report, "rebuild_when_mapping_changes", word::<RebuildPolicy>);
@@ -60,7 +68,7 @@ pub(super) fn lower(report: &mut Report, root: &Node) -> Option<Config> {
         topics.declare(report, node);
     }
     let tables = root.require(report, "tables").and_then(|node| tables::lower(report, node, &mut topics));
-    topics.check(report);
+    topics.check(report, root.get("schema_registry").is_some());
 
     let (defaults, tables, freshness) = (defaults?, tables?, freshness?);
     let topic_names = topics.names();
@@ -74,6 +82,7 @@ pub(super) fn lower(report: &mut Report, root: &Node) -> Option<Config> {
     let (http, admin) = listeners?;
     Some(Config {
         kafka: kafka?,
+        schema_registry: schema_registry?,
         replica: replica::finish(replica?, Rebuilds { policy: policy?.value, limits: limits? }),
         topics: topics.finish(&defaults),
         tables,

@@ -97,7 +97,11 @@ fn lower_redis(report: &mut Report, fields: &Fields) -> Option<Redis> {
 }
 
 /// `Some(None)` for what is not written.
-fn optional<T>(fields: &Fields, name: &str, read: impl FnOnce() -> Option<T>) -> Option<Option<T>> {
+pub(super) fn optional<T>(
+    fields: &Fields,
+    name: &str,
+    read: impl FnOnce() -> Option<T>,
+) -> Option<Option<T>> {
     match fields.get(name) {
         Some(_) => read().map(Some),
         None => Some(None),
@@ -105,7 +109,7 @@ fn optional<T>(fields: &Fields, name: &str, read: impl FnOnce() -> Option<T>) ->
 }
 
 /// What is written here may be the password itself, by mistake: its text is in no message.
-fn password_file(report: &mut Report, fields: &Fields) -> Option<PathBuf> {
+pub(super) fn password_file(report: &mut Report, fields: &Fields) -> Option<PathBuf> {
     let node = fields.get("password_file")?;
     let written = scalar_text(report, node)?;
     match file(written) {

@@ -273,7 +273,20 @@ fn lower_source(
     }
     let needs_row = |rule: &Rule| matches!(rule, Rule::Patch { if_missing: IfMissing::DeadLetter, .. });
     let patches_need_rows = matches!(&mapping, Mapping::Events(rules) if rules.values().any(needs_row));
-    topics.add_use(&topic.value, Use { place: topic.place.clone(), events, patches_need_rows, key_columns });
+    let reads_field = |expression: Option<&Expression>| match expression {
+        Some(Expression::Path(path)) => path.root != Root::Key && !path.fields.is_empty(),
+        Some(Expression::Literal(_)) => false,
+        None => true,
+    };
+    let field_column = (0..target.columns.len()).find(|&column| reads_field(target.columns.from(column)));
+    let used = Use {
+        place: topic.place.clone(),
+        events,
+        patches_need_rows,
+        key_columns,
+        field_column: field_column.map(|column| target.columns.name(column).to_owned()),
+    };
+    topics.add_use(&topic.value, used);
     Some(Source { topic: topic.value, place: topic.place, mapping, key_from })
 }
 

@@ -1,14 +1,16 @@
 //! `topics`, and what the sources of tables say about their topics.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use crate::config::expression::{ExpressionError, parse_path};
 use crate::config::fields::{Fields, Given, entries, few, items, scalar, scalar_text};
 use crate::config::model::{EventIds, Format, KeyFormat, OnError, OnGap, Otherwise, Path, Root, Topic};
 use crate::config::problem::{Place, Problem, Report};
-use crate::config::scalar::{Wrong, count, text, topic_name, word};
+use crate::config::scalar::{Wrong, count, file, text, topic_name, word};
 use crate::config::sections::TOPIC;
 use crate::config::tree::Node;
+use crate::config::words::Word as _;
 use crate::domain::event_ids::{WINDOW_DEFAULT, WINDOW_MAX};
 
 use super::{Defaults, warn_about_gaps};
@@ -41,6 +43,8 @@ struct Draft {
     on_error: Option<Given<OnError>>,
     on_gap: Option<Given<OnGap>>,
     placeholder: Option<Given<String>>,
+    schema_file: Option<Given<PathBuf>>,
+    message: Option<Given<String>>,
     uses: Vec<Use>,
     /// A setting was wrong, and reported: what follows from it is not checked.
     broken: bool,
@@ -56,6 +60,8 @@ pub(super) struct Use {
     pub patches_need_rows: bool,
     /// How many columns of the table's key are not constant.
     pub key_columns: usize,
+    /// A column that takes a field of the value rather than the value, the key or a constant.
+    pub field_column: Option<String>,
 }
 
 impl Topics {
@@ -88,9 +94,10 @@ impl Topics {
     }
 
     /// Checks each topic against the tables that it feeds.
-    pub fn check(&self, report: &mut Report) {
+    pub fn check(&self, report: &mut Report, has_registry: bool) {
         for (name, draft) in &self.drafts {
             draft.check(report, name);
+            draft.check_schema(report, name, has_registry);
         }
     }
 
@@ -104,7 +111,7 @@ impl Topics {
         match self.drafts.get(topic) {
             Some(draft) if draft.broken => None,
             Some(draft) if draft.version.is_some() => Some(Order::Declared),
-            Some(draft) if draft.format() == Format::DebeziumJson => Some(Order::Debezium),
+            Some(draft) if draft.format().is_debezium() => Some(Order::Debezium),
             _ => Some(Order::Position),
         }
     }
@@ -142,6 +149,8 @@ impl Draft {
         agree.take(&mut self.on_error, fields, "on_error", |report, node| scalar(report, node, word));
         agree.take(&mut self.on_gap, fields, "on_gap", on_gap);
         agree.take(&mut self.placeholder, fields, "placeholder", |report, node| scalar(report, node, text));
+        agree.take(&mut self.schema_file, fields, "schema_file", |report, node| scalar(report, node, file));
+        agree.take(&mut self.message, fields, "message", |report, node| scalar(report, node, text));
         self.broken |= agree.broken;
     }
 
@@ -153,8 +162,12 @@ impl Draft {
         self.check_event_id(report, name);
         match self.format() {
             _ if self.broken => {}
-            Format::DebeziumJson => self.check_rows(report, name),
-            Format::Json => self.check_json(report, name),
+            Format::DebeziumJson | Format::DebeziumAvro => self.check_rows(report, name),
+            Format::Raw => {
+                self.check_rows(report, name);
+                self.check_raw(report, name);
+            }
+            format => self.check_events(report, name, format),
         }
     }
 
@@ -180,9 +193,10 @@ impl Draft {
             }
             return;
         };
-        if self.format() == Format::DebeziumJson {
+        if self.format().is_debezium() {
             let message = format!(
-                "`event_id` cannot be given for `{name}`: events in the format `debezium-json` carry their order, so that a repeated one changes nothing"
+                "`event_id` cannot be given for `{name}`: events in the format `{}` carry their order, so that a repeated one changes nothing",
+                self.format().word()
             );
             report.error(&event_id.place, message);
         }
@@ -198,7 +212,8 @@ impl Draft {
 
     /// Debezium's records are rows; nothing in them chooses a rule.
     fn check_rows(&self, report: &mut Report, name: &str) {
-        let not_here = "topics in the format `debezium-json` carry rows and have no event types";
+        let word = self.format().word();
+        let not_here = format!("topics in the format `{word}` carry rows and have no event types");
         for (given, key) in [
             (self.event_type.as_ref().map(|given| &given.place), "event_type"),
             (self.ignore.as_ref().map(|given| &given.place), "ignore"),
@@ -213,13 +228,88 @@ impl Draft {
         }
     }
 
-    fn check_json(&self, report: &mut Report, name: &str) {
+    fn check_raw(&self, report: &mut Report, name: &str) {
+        let reads =
+            "a value in the format `raw` has no fields; a column takes it as `.`, the record key as `$key`";
+        for used in &self.uses {
+            if let Some(column) = &used.field_column {
+                let message = format!("the column `{column}` reads a field of the topic `{name}`: {reads}");
+                report.error(&used.place, message);
+            }
+        }
+        for (path, key) in [(&self.version, "version"), (&self.event_id, "event_id")] {
+            if let Some(path) = path
+                && path.value.root != Root::Key
+            {
+                report.error(&path.place, format!("`{key}` of `{name}` reads a field: {reads}"));
+            }
+        }
+    }
+
+    /// Where schemas come from.
+    fn check_schema(&self, report: &mut Report, name: &str, has_registry: bool) {
+        if self.broken {
+            return;
+        }
+        let format = self.format();
+        if let Some(file) = &self.schema_file
+            && !matches!(format, Format::Avro | Format::Protobuf)
+        {
+            let message = format!(
+                "`schema_file` means something in the formats `avro` and `protobuf` only, not for `{name}`"
+            );
+            report.error(&file.place, message);
+        }
+        match (&self.message, &self.schema_file) {
+            (Some(message), None) => {
+                report.error(&message.place, "`message` needs a `schema_file` that it is in");
+            }
+            (Some(message), Some(_)) if format != Format::Protobuf => {
+                let text =
+                    format!("`message` means something in the format `protobuf` only, not for `{name}`");
+                report.error(&message.place, text);
+            }
+            (None, Some(file)) if format == Format::Protobuf => {
+                report.error(
+                    &file.place,
+                    "`message` is missing: the full name of the values' message in this file",
+                );
+            }
+            _ => {}
+        }
+        if has_registry {
+            return;
+        }
+        let of_registry =
+            matches!(format, Format::Avro | Format::DebeziumAvro | Format::Protobuf | Format::JsonSchema);
+        if let (Some(given), true, None) = (&self.format, of_registry, &self.schema_file) {
+            let or_file = match format {
+                Format::Avro | Format::Protobuf => ", or `schema_file` where values have no header",
+                _ => "",
+            };
+            let message = format!("this format needs `schema_registry: {{ url: … }}`{or_file}");
+            report.push(Problem::new(&given.place, message).about(format.word()));
+        }
+        if let Some(given) = &self.key_format
+            && matches!(given.value, KeyFormat::Avro | KeyFormat::Protobuf | KeyFormat::JsonSchema)
+        {
+            let message = "this key format needs `schema_registry: { url: … }`";
+            report.push(Problem::new(&given.place, message).about(given.value.word()));
+        }
+    }
+
+    /// Formats whose records are rows or events, as the mapping says.
+    fn check_events(&self, report: &mut Report, name: &str, format: Format) {
         if let Some(placeholder) = &self.placeholder {
-            let message =
-                format!("`placeholder` means something in the format `debezium-json` only, not for `{name}`");
+            let message = format!(
+                "`placeholder` means something in the formats `debezium-json` and `debezium-avro` only, not for `{name}`"
+            );
             report.error(&placeholder.place, message);
         }
-        if self.event_type.is_none() {
+        // A CloudEvent has a type of its own, and so has what has a schema with a name.
+        let has_type = matches!(format, Format::CloudEvents | Format::Avro | Format::Protobuf)
+            && self.uses.iter().any(|used| used.events.is_some());
+        if self.event_type.is_none() && !has_type {
             let with_events: Vec<&Place> =
                 self.uses.iter().filter_map(|used| Some(&used.events.as_ref()?.place)).collect();
             for place in &with_events {
@@ -278,6 +368,8 @@ impl Draft {
             on_error: self.on_error.map_or(defaults.on_error, |given| given.value),
             on_gap: self.on_gap.map_or(defaults.on_gap, |given| given.value),
             placeholder: self.placeholder.map_or_else(|| PLACEHOLDER.to_owned(), |given| given.value),
+            schema_file: self.schema_file.map(|given| given.value),
+            message: self.message.map(|given| given.value),
         }
     }
 }

@@ -146,6 +146,7 @@ fn type_of(shape: &Shape) -> String {
         Shape::Address => "address".to_owned(),
         Shape::File => "file".to_owned(),
         Shape::RedisUrl => "Redis URL".to_owned(),
+        Shape::RegistryUrl => "URL".to_owned(),
         Shape::Bool => "`true`, `false`".to_owned(),
         Shape::Word(words) => words().iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", "),
         Shape::Path => "path".to_owned(),

@@ -15,10 +15,10 @@ fn check_in(format: Format, column: &str, json: &str, expected: Result<Value, Re
         Feed::new(topic("t", format), vec![table("t", 1, &["id integer", &format!("c {column}")])]);
     let row = format!(r#"{{"id":1,"c":{json}}}"#);
     let value = match format {
-        Format::Json => row,
         Format::DebeziumJson => {
             format!(r#"{{"before":null,"after":{row},"op":"c","source":{{"sequence":"[\"1\",\"2\"]"}}}}"#)
         }
+        _ => row,
     };
     let outcome = feed.record("{\"id\":1}", &value);
     match expected {

@@ -25,6 +25,7 @@ pub fn config(topics: Vec<Topic>, tables: Vec<Table>) -> Config {
             secrets: BTreeMap::new(),
             max_record_bytes: 1 << 20,
         },
+        schema_registry: None,
         replica: Replica {
             name: "test".to_owned(),
             target: Target::Sqlite(Sqlite { path: "replica.db".into() }),
@@ -61,6 +62,8 @@ pub fn topic(name: &str, format: Format) -> Topic {
         on_error: OnError::DeadLetter,
         on_gap: OnGap::Auto,
         placeholder: "__debezium_unavailable_value".to_owned(),
+        schema_file: None,
+        message: None,
     }
 }
 

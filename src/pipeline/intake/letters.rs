@@ -10,11 +10,9 @@ use crate::pipeline::letters::{Done, Errand, Found, Outcome, Work};
 use crate::store::LettersMoved;
 
 /// An errand that is in a batch.
-pub struct Pending {
+pub struct PendingErrand {
     errand: Errand,
     tried: Vec<Tried>,
-    /// Index in the batch's `retried` of the first of them.
-    first: usize,
 }
 
 /// What the mapping said of a record.
@@ -22,12 +20,13 @@ struct Tried {
     outcome: Outcome,
     /// Its entries in the batch.
     entries: Vec<usize>,
+    /// Its place in the batch's `retried`, if it is there.
+    nth: Option<usize>,
 }
 
 impl Intake {
     /// Maps the records of an errand and adds what they do to the batch in the making.
     pub fn take_errand(&mut self, mut errand: Errand) {
-        let first = self.retried;
         let mut tried = Vec::new();
         match &mut errand.work {
             Work::Drop(ids) => std::mem::take(ids).into_iter().for_each(|id| self.builder.push_dropped(id)),
@@ -37,7 +36,7 @@ impl Intake {
                 }
             }
         }
-        self.errands.push(Pending { errand, tried, first });
+        self.errands.push(PendingErrand { errand, tried });
     }
 
     fn try_again(&mut self, found: &Found) -> Tried {
@@ -60,15 +59,22 @@ impl Intake {
             mapping::Outcome::Rejected(rejection) | mapping::Outcome::Stop(rejection) => {
                 Outcome::Refused(rejection)
             }
+            mapping::Outcome::Waits(pending) => Outcome::Waits(format!(
+                "schema {} is being fetched ({}): ask again",
+                pending.schema_id, pending.reason
+            )),
         };
         self.changes.clear();
         let refused = match &outcome {
             Outcome::Refused(rejection) => Some(rejection.clone()),
             _ => None,
         };
+        if matches!(outcome, Outcome::Waits(_)) {
+            return Tried { outcome, entries, nth: None };
+        }
         self.builder.push_retried(Retried { at: found.at, offset: found.offset, refused });
         self.retried += 1;
-        Tried { outcome, entries }
+        Tried { outcome, entries, nth: Some(self.retried - 1) }
     }
 
     /// Why a record is not even looked at, if so.
@@ -90,19 +96,19 @@ impl Intake {
     }
 
     /// The errands of the batch that was just sealed.
-    pub fn take_errands(&mut self) -> Vec<Pending> {
+    pub fn take_errands(&mut self) -> Vec<PendingErrand> {
         self.retried = 0;
         std::mem::take(&mut self.errands)
     }
 }
 
-impl Pending {
+impl PendingErrand {
     /// Tells whoever asked that it is in the replica.
     pub fn answer(self, batch: &Batch, stale: &[usize], moved: &LettersMoved) {
         let is_stale = |entry: &usize| stale.binary_search(entry).is_ok();
         let mut outcomes = Vec::with_capacity(self.tried.len());
-        for (nth, Tried { outcome, entries }) in self.tried.into_iter().enumerate() {
-            let refused = moved.refused.binary_search(&(self.first + nth)).is_ok();
+        for Tried { outcome, entries, nth } in self.tried {
+            let refused = nth.is_some_and(|nth| moved.refused.binary_search(&nth).is_ok());
             outcomes.push(match outcome {
                 Outcome::Applied if refused => Outcome::Refused(missing_row()),
                 Outcome::Applied if entries.iter().all(is_stale) => Outcome::Superseded,

@@ -185,6 +185,10 @@ impl Source for ScriptedSource {
         self.0.world().reading.insert(at, from.next_offset);
     }
 
+    fn pause(&mut self, at: TopicPartition) {
+        self.0.world().reading.remove(&at);
+    }
+
     fn want_details(&mut self, wanted: bool) {
         self.0.world().details = wanted;
     }

@@ -17,6 +17,8 @@ pub(super) struct Assignment {
 
 #[derive(Debug)]
 pub(super) struct Reading {
+    /// How many were assigned before it.
+    nth: usize,
     /// Offset of the next record to hand over.
     pub next: i64,
     /// Leader epoch of the last record, -1 while unknown.
@@ -46,7 +48,18 @@ impl Assignment {
     pub fn put(&mut self, at: TopicPartition, next: i64, epoch: i32, now: Instant) -> bool {
         let validate = epoch >= 0 && next > 0;
         let phase = if validate { Phase::SendBack { at: now } } else { Phase::Reading };
-        self.partitions.insert(at, Reading { next, epoch, phase, errors: 0 }).is_some()
+        let nth = self.nth(at);
+        self.partitions.insert(at, Reading { nth, next, epoch, phase, errors: 0 }).is_some()
+    }
+
+    /// Its number in the order of first assignments; the next free one if it is not assigned yet.
+    pub fn nth(&self, at: TopicPartition) -> usize {
+        self.partitions.get(&at).map_or(self.partitions.len(), |reading| reading.nth)
+    }
+
+    /// Returns whether it was there.
+    pub fn remove(&mut self, at: TopicPartition) -> bool {
+        self.partitions.remove(&at).is_some()
     }
 
     pub fn all(&self) -> impl Iterator<Item = TopicPartition> {

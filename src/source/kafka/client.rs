@@ -235,12 +235,6 @@ impl Queue {
     pub fn ptr(&self) -> *mut sys::rd_kafka_queue_t {
         self.ptr.as_ptr()
     }
-
-    /// Makes a waiting reader return.
-    pub fn wake(&self) {
-        // SAFETY: the handle lives.
-        unsafe { sys::rd_kafka_queue_yield(self.ptr()) };
-    }
 }
 
 impl Drop for Queue {

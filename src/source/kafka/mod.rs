@@ -1,7 +1,7 @@
 //! The log in Apache Kafka, read through librdkafka.
 //!
 //! Every partition is read by itself from the position the replica holds: no consumer group, no
-//! rebalance, nothing committed to Kafka. All partitions feed one bounded queue.
+//! rebalance, nothing committed to Kafka. They share a few small queues, which are read in turns.
 //!
 //! - `read_committed`; an end of partition is what librdkafka reports at the last stable offset, so
 //!   control records and compacted tails count as read.
@@ -13,6 +13,7 @@
 mod assignment;
 mod client;
 pub mod fetch;
+mod inbox;
 pub mod mock;
 mod observer;
 mod probe;
@@ -35,7 +36,8 @@ use crate::domain::checkpoint::{Position, TopicPartition};
 use crate::domain::record::{HeaderList, Headers, Record};
 
 use self::assignment::Assignment;
-use self::client::{Client, PartitionList, Queue, Topic, code, millis};
+use self::client::{Client, PartitionList, Topic, code};
+use self::inbox::{Inbox, Turns};
 use self::observer::{Consumer, Observer};
 use self::repeats::Repeats;
 use super::{Source, SourceEvent};
@@ -44,6 +46,10 @@ pub use self::probe::{Cleanup, FoundTopic, Probe, probe};
 
 /// Records taken from librdkafka at once.
 const BATCH: usize = 1024;
+/// Queues; each holds what one fetch brings of its partitions, so their number bounds memory.
+const INBOXES: usize = 4;
+/// Records of one queue before the others have their turn.
+const TURN: usize = 128;
 
 /// Why a source cannot be started. Brokers that do not answer are no reason.
 #[derive(Debug, thiserror::Error)]
@@ -62,8 +68,9 @@ pub struct KafkaSource {
     // In the order in which they are dropped: librdkafka's client last.
     observer: Observer,
     topics: Vec<(CString, Topic)>,
-    queue: Arc<Queue>,
+    inboxes: Vec<Inbox>,
     client: Arc<Client>,
+    turns: Arc<Turns>,
     assignment: Assignment,
     /// By partition with an error.
     errors: BTreeMap<TopicPartition, Repeats>,
@@ -81,14 +88,16 @@ impl KafkaSource {
     pub fn start(config: &Kafka, topics: &[String], interval: Duration) -> Result<KafkaSource, SourceError> {
         let client = Arc::new(Client::new(config, None)?);
         let handles = topic_handles(&client, topics)?;
-        let queue = Arc::new(Queue::new(&client));
-        let consumer = Consumer { queue: Arc::clone(&queue), client: Arc::clone(&client) };
+        let turns = Arc::new(Turns::default());
+        let inboxes = (0..INBOXES).map(|index| Inbox::new(&client, index, &turns)).collect();
+        let consumer = Consumer { turns: Arc::clone(&turns), client: Arc::clone(&client) };
         let observer = Observer::start(config, topics, interval, consumer)?;
         Ok(KafkaSource {
             observer,
             topics: handles,
-            queue,
+            inboxes,
             client,
+            turns,
             assignment: Assignment::default(),
             errors: BTreeMap::new(),
             batch: Vec::with_capacity(BATCH),
@@ -110,28 +119,35 @@ impl KafkaSource {
         handed
     }
 
-    /// Reads what has arrived, waiting for the first of it. (librdkafka's own wait is for a full
-    /// batch.)
+    /// Reads what has arrived, waiting for the first of it.
     fn fill(&mut self, wait: Duration, max: usize) {
         let max = max.min(BATCH);
-        self.read(Duration::ZERO, max);
+        self.read(max);
         if self.batch.is_empty() && !wait.is_zero() && max > 0 {
-            self.read(wait, 1);
-            if !self.batch.is_empty() {
-                self.read(Duration::ZERO, max - 1);
-            }
+            self.turns.wait(wait);
+            self.read(max);
         }
     }
 
-    fn read(&mut self, wait: Duration, max: usize) {
-        let room = max.min(self.batch.capacity() - self.batch.len());
-        // SAFETY: librdkafka writes at most `room` pointers behind the ones that are there, and says
-        // how many.
-        unsafe {
-            let end = self.batch.as_mut_ptr().add(self.batch.len());
-            let count = sys::rd_kafka_consume_batch_queue(self.queue.ptr(), millis(wait), end, room);
-            let count = usize::try_from(count).unwrap_or(0);
-            self.batch.set_len(self.batch.len() + count);
+    /// Reads what is there, by turns.
+    fn read(&mut self, max: usize) {
+        while self.batch.len() < max {
+            let Some(turn) = self.turns.next() else { return };
+            let Some(inbox) = self.inboxes.get(turn) else { continue };
+            let room = (max - self.batch.len()).min(TURN).min(self.batch.capacity() - self.batch.len());
+            // SAFETY: librdkafka writes at most `room` pointers behind the ones that are there, and
+            // says how many.
+            let count = unsafe {
+                let end = self.batch.as_mut_ptr().add(self.batch.len());
+                let count = sys::rd_kafka_consume_batch_queue(inbox.queue().ptr(), 0, end, room);
+                let count = usize::try_from(count).unwrap_or(0);
+                self.batch.set_len(self.batch.len() + count);
+                count
+            };
+            // An empty queue announces what arrives next.
+            if count > 0 {
+                self.turns.add(turn);
+            }
         }
     }
 
@@ -261,18 +277,27 @@ impl Source for KafkaSource {
         };
         let now = Instant::now();
         self.errors.remove(&at);
+        let inbox = &self.inboxes[self.assignment.nth(at) % INBOXES];
         if self.assignment.put(at, from.next_offset, from.leader_epoch, now) {
             // SAFETY: the topic lives. It waits for librdkafka's own thread, not for a broker.
             unsafe { sys::rd_kafka_consume_stop(topic.ptr(), at.partition) };
         }
         // SAFETY: topic and queue live.
         let started = unsafe {
-            let (topic, queue) = (topic.ptr(), self.queue.ptr());
+            let (topic, queue) = (topic.ptr(), inbox.queue().ptr());
             sys::rd_kafka_consume_start_queue(topic, at.partition, from.next_offset, queue)
         };
         if started != 0 {
             let name = name.to_string_lossy();
             tracing::error!(%name, partition = at.partition, offset = from.next_offset, "cannot be read");
+        }
+    }
+
+    fn pause(&mut self, at: TopicPartition) {
+        self.errors.remove(&at);
+        if let (true, Some((_, topic))) = (self.assignment.remove(at), self.topics.get(at.topic)) {
+            // SAFETY: the topic lives; see `assign`.
+            unsafe { sys::rd_kafka_consume_stop(topic.ptr(), at.partition) };
         }
     }
 

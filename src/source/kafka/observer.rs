@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use crate::config::Kafka;
 use crate::source::{Observation, SourceEvent};
 
-use super::client::{Client, Queue};
+use super::client::Client;
+use super::inbox::Turns;
 use super::questions::{Asker, Extras, Round};
 use super::repeats::Repeats;
 use super::requests::{Failure, Limit};
@@ -38,8 +39,7 @@ struct Shared {
 
 /// The consumer, as far as the observer touches it.
 pub(super) struct Consumer {
-    /// Dropped before the client.
-    pub queue: Arc<Queue>,
+    pub turns: Arc<Turns>,
     pub client: Arc<Client>,
 }
 
@@ -192,7 +192,7 @@ impl Work {
 
     fn send(&self, finding: Finding) -> Result<(), Gone> {
         self.outbox.send(finding).map_err(|_| Gone)?;
-        self.consumer.queue.wake();
+        self.consumer.turns.wake();
         Ok(())
     }
 

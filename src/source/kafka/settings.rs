@@ -33,10 +33,11 @@ const REFUSED: [&str; 7] = [
 ];
 
 /// Defaults that a user may change. Small queues keep memory low: librdkafka's own are 64 MiB and
-/// 50 MiB per fetch; `fetch.queue.backoff.ms` (1 s by default) would then be a throughput trap.
+/// 50 MiB per fetch; `fetch.queue.backoff.ms` (1 s by default) would then be a throughput trap. The
+/// first is for each of [`super::INBOXES`], which asks for more while it holds less.
 const DEFAULTS: [(&str, &str); 10] = [
     ("client.id", "readside"),
-    ("queued.max.messages.kbytes", "1024"),
+    ("queued.max.messages.kbytes", "128"),
     ("fetch.message.max.bytes", "262144"),
     ("fetch.wait.max.ms", "250"),
     ("fetch.queue.backoff.ms", "2"),

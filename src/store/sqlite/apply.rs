@@ -6,6 +6,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, 
 
 use super::generations::retired;
 use super::layout::TableSql;
+use super::order;
 use super::table::{Outcome, TableWriter};
 use super::{Memory, Role, SqliteStore, Unconfirmed};
 use crate::domain::batch::{Advance, Batch, Observed};
@@ -188,7 +189,9 @@ impl Work<'_> {
         let now_ms = batch.observed.heartbeat_ms;
         let mut applied = Applied::default();
         let mut writers: Vec<Option<TableWriter<'_>>> = self.catalog.tables.iter().map(|_| None).collect();
-        for (index, entry) in batch.entries.iter().enumerate() {
+        for index in order::by_key(self.catalog, &batch.entries) {
+            let index = index as usize;
+            let entry = &batch.entries[index];
             let shape = &self.catalog.tables[entry.table];
             let writer = writers[entry.table]
                 .get_or_insert_with(|| TableWriter::new(self.conn, shape, &self.sql[entry.table], now_ms));
@@ -201,6 +204,7 @@ impl Work<'_> {
                 }
             }
         }
+        applied.stale.sort_unstable();
         Ok(applied)
     }
 

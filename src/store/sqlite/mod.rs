@@ -4,7 +4,7 @@
 //! - `adapt`: another mapping that needs no other rows
 //! - `generations`, `turns`, `room`: building one beside the live one, and switching to it
 //! - `layout`, `views`: what is in it
-//! - `apply`, `table`, `letters`: one batch, one row, dead letters
+//! - `apply`, `order`, `table`, `letters`: one batch, one row, dead letters
 //! - `upkeep`: the end of the first copy, the WAL, old delete marks
 //! - `reader`: the reading side
 
@@ -15,6 +15,7 @@ mod generations;
 mod layout;
 mod letters;
 mod open;
+mod order;
 mod owner;
 mod reader;
 mod replica;

@@ -20,7 +20,7 @@ use crate::store::StoreError;
 const CHECKPOINT_PAGES: i64 = 1_000;
 /// What the WAL file is cut to when it is reset.
 const WAL_KEEP_BYTES: i64 = 8 << 20;
-const CACHE_KIB: i64 = 4 << 10;
+const CACHE_KIB: i64 = 2 << 10;
 
 impl SqliteStore {
     /// Opens or creates the replica at `path` for its live generation. Refuses (`Stop`) what

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 
@@ -14,6 +15,8 @@ use crate::store::StoreError;
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 /// Place of `application_id` in the header: <https://sqlite.org/fileformat2.html#the_database_header>.
 const APPLICATION_ID_AT: usize = 68;
+const LOCK_ATTEMPTS: u32 = 5;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 const BUILDING: &str = "building ";
 
 /// The exclusive lock of a replica's writer, held as long as this lives.
@@ -77,16 +80,25 @@ impl Lock {
             .truncate(false)
             .open(&lock_path)
             .map_err(|error| from_io(&error, &lock_path))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(foreign(
-                    "another readside process writes this replica; stop it or give each its own \
-                     replica.sqlite.path"
-                        .into(),
-                ));
+        let mut attempts = 0;
+        loop {
+            match file.try_lock() {
+                Ok(()) => break,
+                // A process that has just been started may still hold the descriptors of the one it
+                // came from, for the moment until it is another program.
+                Err(TryLockError::WouldBlock) if attempts < LOCK_ATTEMPTS => {
+                    attempts += 1;
+                    std::thread::sleep(LOCK_PAUSE);
+                }
+                Err(TryLockError::WouldBlock) => {
+                    return Err(foreign(
+                        "another readside process writes this replica; stop it or give each its own \
+                         replica.sqlite.path"
+                            .into(),
+                    ));
+                }
+                Err(TryLockError::Error(error)) => return Err(from_io(&error, &lock_path)),
             }
-            Err(TryLockError::Error(error)) => return Err(from_io(&error, &lock_path)),
         }
         if is_interrupted(path)? && !is_complete(path) {
             tracing::warn!(

@@ -67,6 +67,8 @@ pub struct Next {
     /// It is built under the mapping of now, so that it can be gone on with.
     pub same: bool,
     pub reason: String,
+    /// See [`Rebuild::may_go_back`].
+    pub may_go_back: bool,
     /// The live generation must not be written meanwhile.
     pub live_is_frozen: bool,
 }
@@ -176,6 +178,11 @@ impl SqliteReplica {
             open::generation(self, conn, catalog, next, role).map(Ok)
         };
         self.at(begin())
+    }
+
+    /// Whether less of the volume is free than a rebuild has to leave.
+    pub fn is_short_of_room(&self) -> Result<bool, StoreError> {
+        self.at(room::free(&self.home.path).map(|free| free < self.settings.min_free_bytes))
     }
 
     /// Goes on with a generation that an earlier process began under this mapping.
@@ -292,20 +299,26 @@ pub(super) fn live_generation(conn: &Connection) -> Result<i64, StoreError> {
 fn next_of(conn: &Connection, catalog: &Catalog) -> Result<Option<Next>, StoreError> {
     let found = conn
         .query_row(
-            "SELECT generation, fingerprint, reason, carries_live FROM _readside_meta_generations \
+            "SELECT generation, fingerprint, reason, may_go_back, carries_live FROM _readside_meta_generations \
              WHERE role = 'next'",
             [],
             |row| {
                 let reason: Option<String> = row.get(2)?;
-                Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?, reason, row.get(3)?))
+                Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?, reason, row.get(3)?, row.get(4)?))
             },
         )
         .optional()?;
-    let Some((generation, fingerprint, reason, live_is_frozen)) = found else { return Ok(None) };
+    let Some((generation, fingerprint, reason, may_go_back, live_is_frozen)) = found else { return Ok(None) };
     let same = fingerprint == catalog.fingerprint && differing_tables(conn, catalog, generation)?.is_empty();
     let number = u32::try_from(generation)
         .map_err(|_| damaged("the number of a generation", "_readside_meta_generations"))?;
-    Ok(Some(Next { generation: number, same, reason: reason.unwrap_or_default(), live_is_frozen }))
+    Ok(Some(Next {
+        generation: number,
+        same,
+        reason: reason.unwrap_or_default(),
+        may_go_back,
+        live_is_frozen,
+    }))
 }
 
 /// Names of tables that are not there, or not as the catalog has them, and of those that are too many.

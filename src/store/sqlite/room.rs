@@ -23,10 +23,14 @@ pub(super) fn check(
     let page = pragma("page_size")?.max(0) as u64;
     let unused = pragma("freelist_count")?.max(0) as u64 * page;
     let used = (pragma("page_count")?.max(0) as u64 * page).saturating_sub(unused);
+    Ok(enough(used, unused, free(path)?, min_free_bytes))
+}
+
+/// Bytes that this process may still fill on the volume.
+pub(super) fn free(path: &Path) -> Result<u64, StoreError> {
     let directory = owner::directory_of(path);
     let stat = rustix::fs::statvfs(directory).map_err(|error| from_io(&error.into(), directory))?;
-    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-    Ok(enough(used, unused, free, min_free_bytes))
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
 fn enough(used: u64, unused: u64, free: u64, min_free: u64) -> Result<(), String> {

@@ -196,7 +196,7 @@ pub fn available() -> Result<(), String> {
 
 /// A child is killed when the *thread* that started it ends (`PR_SET_PDEATHSIG`), and tests come
 /// and go: brokers are started from one thread that lives as long as the process.
-fn spawn_from_keeper(command: Command) -> io::Result<Child> {
+pub fn spawn_from_keeper(command: Command) -> io::Result<Child> {
     type Request = (Command, SyncSender<io::Result<Child>>);
     static KEEPER: OnceLock<Mutex<SyncSender<Request>>> = OnceLock::new();
     let keeper = KEEPER.get_or_init(|| {

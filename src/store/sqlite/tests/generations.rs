@@ -370,6 +370,7 @@ fn a_volume_without_room_refuses_a_rebuild_and_leaves_no_trace() {
     let mut live = complete(&replica, 3);
     let lack = replica.begin(Arc::new(catalog()), &asked_for()).unwrap().unwrap_err();
     assert!(lack.contains("MiB free"), "{lack}");
+    assert!(replica.is_short_of_room().unwrap());
     assert_eq!(replica.survey(&catalog()).unwrap().next, None);
     live.apply(&upserts(0..1, 3, Some(10), 11)).unwrap();
 }

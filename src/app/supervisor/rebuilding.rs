@@ -1,0 +1,209 @@
+//! When a rebuild begins, when it is given up, and what is said of it.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Instant;
+
+use tracing::{error, info, warn};
+
+use super::{AGAIN, LOOK_AT_ROOM_EVERY, Live, MAPPING_CHANGED, NextBuild, Supervisor, Wanted};
+use crate::app::build::{Build, Parts};
+use crate::app::log;
+use crate::app::replica::Replica;
+use crate::config::Config;
+use crate::mapping::Plan;
+use crate::metrics::RebuildResult;
+use crate::pipeline::Failure;
+use crate::pipeline::rebuild::{Answer, Last, Request};
+use crate::store::Rebuild;
+
+impl Supervisor {
+    /// Begins what is wanted, as soon as it may.
+    pub(super) fn want(&mut self) {
+        if let Some(asked) = &self.asked
+            && let Ok(answer) = asked.try_recv()
+        {
+            self.asked = None;
+            self.decide(answer);
+        }
+        let Some(wanted) = &mut self.wanted else { return };
+        if self.asked.is_some() || self.next.is_some() || Instant::now() < wanted.again {
+            return;
+        }
+        wanted.again = Instant::now() + AGAIN;
+        if wanted.only_if_whole {
+            self.asked = ask_log(self.config.clone(), Arc::clone(&self.stop));
+            return;
+        }
+        let rebuild = wanted.rebuild.clone();
+        match self.begin(rebuild) {
+            Ok(Ok(_)) => self.wanted = None,
+            Ok(Err(lack)) => self.say_stopped(&format!("a rebuild is needed and cannot begin: {lack}")),
+            Err(failure) => warn!(reason = %failure, "a rebuild cannot begin; trying again"),
+        }
+    }
+
+    /// A rebuild must not take the room that the copy that serves needs, also if others fill the
+    /// volume meanwhile.
+    pub(super) fn mind_the_room(&mut self) {
+        if self.room_looked.elapsed() < LOOK_AT_ROOM_EVERY {
+            return;
+        }
+        self.room_looked = Instant::now();
+        let short = self.file.as_ref().is_some_and(|file| file.is_short_of_room().unwrap_or(false));
+        let Some(next) = self.next.take_if(|_| short) else { return };
+        let message = "the volume has less room left than rebuild.min_free: what was built is dropped";
+        error!(generation = next.build.generation, "the rebuild is given up: {message}");
+        next.build.stop();
+        self.ended(next.build.generation, RebuildResult::Failed, Some(message.into()));
+        self.ending.push(next.build);
+        self.abandon();
+        if matches!(self.live, Live::Frozen(_)) {
+            let rebuild = Rebuild {
+                reason: next.reason,
+                may_go_back: next.may_go_back,
+                accepts_loss: false,
+                live_is_frozen: true,
+            };
+            self.wanted = Some(Wanted { rebuild, only_if_whole: false, again: Instant::now() + AGAIN });
+        }
+    }
+
+    /// The mapping has changed, and this is what the log holds.
+    pub(super) fn decide(&mut self, answer: Result<Vec<String>, String>) {
+        let Some(wanted) = &mut self.wanted else { return };
+        match answer {
+            Ok(gone) if gone.is_empty() => {
+                wanted.only_if_whole = false;
+                wanted.again = Instant::now();
+            }
+            Ok(gone) => {
+                self.wanted = None;
+                let reason = format!(
+                    "{MAPPING_CHANGED}, and the log cannot give back everything ({}): restore the mapping, or \
+                     rebuild from what there is with readside rebuild or rebuild_when_mapping_changes: always",
+                    gone.join("; ")
+                );
+                error!(reason, "the copy stays under its old mapping: a person is needed");
+                self.say_stopped(&reason);
+            }
+            Err(reason) => {
+                warn!(reason, "what the log holds is not known yet; asking again before the rebuild begins");
+            }
+        }
+    }
+
+    pub(super) fn answer(&mut self, request: Request) {
+        let answer = if self.file.is_none() {
+            let reason = "a replica in Redis is not rebuilt beside the live copy: stop the daemon, delete every \
+                          key with its prefix, and start it";
+            Answer::Unsupported(reason.into())
+        } else if let Some(next) = &self.next {
+            Answer::Running(next.build.generation.unwrap_or_default())
+        } else {
+            let frozen = matches!(self.live, Live::Frozen(_));
+            let earlier = self.wanted.as_ref().map(|wanted| &wanted.rebuild);
+            let rebuild = Rebuild {
+                reason: "asked for".into(),
+                may_go_back: earlier.is_some_and(|rebuild| rebuild.may_go_back),
+                accepts_loss: request.accepts_loss,
+                live_is_frozen: frozen,
+            };
+            match self.begin(rebuild) {
+                Ok(Ok(generation)) => {
+                    self.wanted = None;
+                    self.asked = None;
+                    Answer::Begun(generation)
+                }
+                Ok(Err(lack)) => Answer::Refused(lack),
+                Err(failure) => Answer::Refused(failure.reason),
+            }
+        };
+        // Whoever asked may have gone.
+        let _ = request.reply.send(answer);
+    }
+
+    /// `Err` inside: there is no room.
+    pub(super) fn begin(&mut self, rebuild: Rebuild) -> Result<Result<u32, String>, Failure> {
+        let Some(file) = &self.file else { return Err(Failure::other("this store has one generation only")) };
+        let plan = Plan::compile(&self.config);
+        let store = match file.begin(Arc::clone(plan.catalog()), &rebuild) {
+            Ok(Ok(store)) => store,
+            Ok(Err(lack)) => {
+                error!(reason = lack, "a rebuild cannot begin");
+                self.ended(None, RebuildResult::Refused, Some(lack.clone()));
+                return Ok(Err(lack));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        if let (Live::Frozen(_), Err(error)) = (&self.live, file.freeze(None)) {
+            warn!(%error, "readers are not told yet that a rebuild runs");
+        }
+        let metrics = Arc::new(self.live.metrics().beside(plan.catalog()));
+        let parts = Parts {
+            config: &self.config,
+            clock: Arc::clone(&self.clock),
+            metrics,
+            reports: self.reports.0.clone(),
+        };
+        let id = self.builds;
+        self.builds += 1;
+        let build = match Build::start(id, plan, Replica::Sqlite(Box::new(store)), parts) {
+            Ok(build) => build,
+            Err(failure) => {
+                self.ended(None, RebuildResult::Failed, Some(failure.reason.clone()));
+                self.abandon();
+                return Err(failure);
+            }
+        };
+        let generation = build.generation.unwrap_or_default();
+        info!(generation, reason = rebuild.reason, "rebuilding beside the copy that serves");
+        let Rebuild { reason, may_go_back, .. } = rebuild;
+        self.next = Some(NextBuild { build, reason, may_go_back, since_ms: (self.clock)() });
+        Ok(Ok(generation))
+    }
+
+    pub(super) fn abandon(&self) {
+        if let Some(file) = &self.file
+            && let Err(error) = file.abandon()
+        {
+            warn!(%error, "what was built is not dropped yet");
+        }
+    }
+
+    /// Readers of a copy that is left as it is are told why.
+    pub(super) fn say_stopped(&mut self, reason: &str) {
+        if let (Live::Frozen(frozen), Some(file)) = (&mut self.live, &self.file) {
+            if let Err(error) = file.freeze(Some(reason)) {
+                warn!(%error, "readers are not told why nothing is applied");
+            }
+            frozen.look_soon();
+        }
+        self.desk.update(|status| status.frozen = Some(reason.to_owned()));
+    }
+
+    pub(super) fn ended(&self, generation: Option<u32>, result: RebuildResult, message: Option<String>) {
+        self.live.metrics().rebuilt(result);
+        let at_ms = (self.clock)();
+        let last = Last { generation, result: result.name(), message, at_ms };
+        self.desk.update(|status| status.last = Some(last));
+    }
+}
+
+/// Asks on a thread of its own: brokers may be silent for long.
+fn ask_log(config: Config, stop: Arc<AtomicBool>) -> Option<Receiver<Result<Vec<String>, String>>> {
+    let (sender, receiver) = channel();
+    let topics: Vec<String> = config.topics.iter().map(|topic| topic.name.clone()).collect();
+    let thread = std::thread::Builder::new().name("log".into()).spawn(move || {
+        // Nobody listens any more when the process ends.
+        let _ = sender.send(log::what_is_gone(&config, &topics, &stop));
+    });
+    match thread {
+        Ok(_) => Some(receiver),
+        Err(error) => {
+            warn!(%error, "cannot start a thread");
+            None
+        }
+    }
+}

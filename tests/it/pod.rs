@@ -1,0 +1,322 @@
+//! What the pod of the rendered chart would start, as processes: the sidecar with the rendered
+//! configuration, its probes asked as the kubelet asks them, the application held back until the
+//! start-up probe passes, and the order of the end.
+
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::daemon::{Daemon, reader, replica, rows};
+use crate::kafka::{self, Broker, Message, eventually};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn python() -> PathBuf {
+    root().join(".cache/tools/venv/bin/python")
+}
+
+/// The pod of the application chart with the values of `tests/deploy/cases/minimal.yaml`.
+struct Pod {
+    sidecar: Value,
+    /// `readside.yaml` of the ConfigMap that the sidecar mounts.
+    config: String,
+    mount: String,
+}
+
+impl Pod {
+    /// `None`: skip the test, helm or Python are missing.
+    fn render() -> Option<Pod> {
+        let script = root().join("tests/deploy/check");
+        let done = Command::new(script).args(["--render", "minimal"]).output().unwrap();
+        let said = String::from_utf8_lossy(&done.stderr).into_owned();
+        let objects: Vec<Value> = match serde_json::from_slice(&done.stdout) {
+            Ok(objects) if done.status.success() => objects,
+            _ => {
+                let required = std::env::var("READSIDE_REQUIRE_SERVICES").is_ok_and(|value| value == "1");
+                assert!(!required, "READSIDE_REQUIRE_SERVICES=1, but the chart is not rendered: {said}");
+                eprintln!("SKIPPED, the chart is not rendered: {said}");
+                return None;
+            }
+        };
+        let of_kind = |kind: &str| objects.iter().find(|object| object["kind"] == kind).unwrap();
+        let spec = &of_kind("Deployment")["spec"]["template"]["spec"];
+        let sidecar = spec["initContainers"][0].clone();
+        assert_eq!((&sidecar["name"], &sidecar["restartPolicy"]), (&"readside".into(), &"Always".into()));
+        let app = &spec["containers"][0]["volumeMounts"][0];
+        assert_eq!(app["readOnly"], true);
+        let config = of_kind("ConfigMap")["data"]["readside.yaml"].as_str().unwrap().to_owned();
+        Some(Pod { sidecar, config, mount: app["mountPath"].as_str().unwrap().to_owned() })
+    }
+
+    /// Starts the sidecar's container. Brokers, topic, volume and ports are the test's, as they would be
+    /// the cluster's; everything else is what was rendered.
+    fn start(&self, dir: &Path, brokers: &str, topic: &str) -> Daemon {
+        assert_eq!(self.sidecar["args"], serde_json::json!(["run"]));
+        let config = dir.join("readside.yaml");
+        assert!(self.config.contains("kafka:9092") && self.config.contains("users.snapshots"));
+        std::fs::write(&config, self.config.replace("users.snapshots", topic)).unwrap();
+        let volume = replica(dir).parent().unwrap().display().to_string();
+        std::fs::create_dir_all(&volume).unwrap();
+        let mut variables: Vec<(String, String)> = Vec::new();
+        for item in self.sidecar["env"].as_array().unwrap() {
+            let (name, value) = (item["name"].as_str().unwrap(), item["value"].as_str().unwrap());
+            let value = match name {
+                "READSIDE__HTTP__LISTEN" | "READSIDE__ADMIN__LISTEN" => "127.0.0.1:0".to_owned(),
+                _ => match value.strip_prefix(&self.mount) {
+                    Some(rest) => format!("{volume}{rest}"),
+                    None => value.to_owned(),
+                },
+            };
+            variables.push((name.to_owned(), value));
+        }
+        variables.push(("READSIDE__KAFKA__BROKERS".to_owned(), brokers.to_owned()));
+        let variables: Vec<(&str, &str)> =
+            variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        Daemon::start_with(dir, &config, &variables)
+    }
+
+    fn probe(&self, name: &str) -> Probe {
+        let probe = &self.sidecar[name];
+        let seconds = |key: &str| Duration::from_secs(probe[key].as_u64().unwrap());
+        assert_eq!(probe["httpGet"]["port"], self.sidecar["ports"][0]["name"]);
+        Probe {
+            path: probe["httpGet"]["path"].as_str().unwrap().to_owned(),
+            period: seconds("periodSeconds"),
+            timeout: seconds("timeoutSeconds"),
+            threshold: u32::try_from(probe["failureThreshold"].as_u64().unwrap()).unwrap(),
+        }
+    }
+}
+
+/// As the kubelet asks: an answer from 200 to 399 within `timeout`, every `period`, given up after
+/// `threshold` failures in a row.
+struct Probe {
+    path: String,
+    period: Duration,
+    timeout: Duration,
+    threshold: u32,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Outcome {
+    Passed,
+    GivenUp,
+    Ended(Option<i32>),
+}
+
+impl Probe {
+    fn once(&self, daemon: &mut Daemon) -> bool {
+        let begin = Instant::now();
+        let answer = daemon.get(&self.path);
+        begin.elapsed() <= self.timeout && answer.is_some_and(|(status, _)| (200..400).contains(&status))
+    }
+
+    fn until_passed(&self, daemon: &mut Daemon) -> Outcome {
+        for _ in 0..self.threshold {
+            if let Some(status) = daemon.ended() {
+                return Outcome::Ended(status.code());
+            }
+            if self.once(daemon) {
+                return Outcome::Passed;
+            }
+            std::thread::park_timeout(self.period);
+        }
+        Outcome::GivenUp
+    }
+}
+
+/// The application's container: deploy/compose/reader.py, which opens the replica with `mode=ro`.
+struct App {
+    child: Child,
+    lines: std::io::Lines<BufReader<ChildStdout>>,
+}
+
+impl App {
+    fn start(dir: &Path) -> App {
+        let mut command = Command::new(python());
+        command
+            .args(["-u", "deploy/compose/reader.py"])
+            .arg(replica(dir))
+            .current_dir(root())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped());
+        // SAFETY: prctl is async-signal-safe; the process must not outlive a test that is aborted.
+        unsafe {
+            command.pre_exec(|| {
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                Ok(())
+            });
+        }
+        let mut child = command.spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        App { child, lines }
+    }
+
+    /// The next thing that it says: state and rows.
+    fn line(&mut self) -> String {
+        self.lines.next().expect("the application goes on").unwrap()
+    }
+
+    fn terminate(&mut self) -> ExitStatus {
+        // SAFETY: a signal to a child that has not been reaped.
+        unsafe { libc::kill(self.child.id() as i32, libc::SIGTERM) };
+        self.child.wait().unwrap()
+    }
+}
+
+impl Drop for App {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn users(broker: &Broker, topic: &str, count: u32) {
+    let user = |id: u32| Message::new(id.to_string(), format!(r#"{{"id":{id},"name":"user {id}"}}"#));
+    broker.produce(topic, (1..=count).map(user));
+}
+
+#[test]
+fn the_application_starts_with_a_whole_copy_reads_it_and_ends_first() {
+    let Some(pod) = Pod::render() else { return };
+    let Some(broker) = kafka::shared() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let topic = kafka::topic_name("pod");
+    broker.create_topic(&topic, 3, &[("cleanup.policy", "compact")]);
+    users(broker, &topic, 20_000);
+
+    let mut sidecar = pod.start(dir.path(), &broker.bootstrap(), &topic);
+    assert_eq!(pod.probe("startupProbe").until_passed(&mut sidecar), Outcome::Passed);
+    // Only now does the kubelet start the application; its very first query finds everything.
+    assert_eq!(rows(&reader(dir.path()), "SELECT count(*), max(id) FROM users"), ["20000|20000"]);
+    let mut app = App::start(dir.path());
+    let first = app.line();
+    assert!(first.starts_with("live [(1, 'user 1', None), (2, "), "{first}");
+
+    let (live, ready) = (pod.probe("livenessProbe"), pod.probe("readinessProbe"));
+    assert!(live.once(&mut sidecar) && ready.once(&mut sidecar));
+    broker.produce(&topic, [Message::new("1", r#"{"id":1,"name":"renamed","email":"a@example.org"}"#)]);
+    let changed = app.line();
+    assert!(changed.contains("(1, 'renamed', 'a@example.org')"), "{changed}");
+    assert!(live.once(&mut sidecar) && ready.once(&mut sidecar));
+
+    // Native sidecars get their SIGTERM when the other containers have ended, and until then go on.
+    let status = app.terminate();
+    assert_eq!(status.signal(), Some(libc::SIGTERM));
+    assert!(ready.once(&mut sidecar), "the sidecar outlives the application");
+    let (status, took) = sidecar.terminate();
+    assert_eq!(status.code(), Some(0), "or the pod counts as failed");
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    // A volume that outlives the pod can be read without a writer.
+    assert_eq!(rows(&reader(dir.path()), "SELECT name FROM users WHERE id = 1"), ["renamed"]);
+}
+
+#[test]
+fn a_start_up_probe_that_fails_keeps_the_application_out_and_the_next_start_goes_on() {
+    let Some(pod) = Pod::render() else { return };
+    let Some(broker) = kafka::shared() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let topic = kafka::topic_name("pod-late");
+    // The topic is not there yet: the probe has to be given up.
+    let startup = Probe { threshold: 3, ..pod.probe("startupProbe") };
+    let mut sidecar = pod.start(dir.path(), &broker.bootstrap(), &topic);
+    assert_eq!(startup.until_passed(&mut sidecar), Outcome::GivenUp);
+    let (status, body) = sidecar.get("/startupz").unwrap();
+    assert_eq!(status, 503, "{body}");
+    assert!(body.contains("\"caught_up\":false"), "{body}");
+    assert!(pod.probe("livenessProbe").once(&mut sidecar), "waiting is no reason to be killed");
+    assert!(!pod.probe("readinessProbe").once(&mut sidecar));
+    assert_eq!(sidecar.terminate().0.code(), Some(0));
+
+    broker.create_topic(&topic, 1, &[]);
+    users(broker, &topic, 3);
+    let mut sidecar = pod.start(dir.path(), &broker.bootstrap(), &topic);
+    assert_eq!(pod.probe("startupProbe").until_passed(&mut sidecar), Outcome::Passed);
+    // The container dies and is restarted: the complete copy lets it start at once, where it was.
+    sidecar.kill();
+    let mut sidecar = pod.start(dir.path(), &broker.bootstrap(), &topic);
+    assert_eq!(pod.probe("startupProbe").until_passed(&mut sidecar), Outcome::Passed);
+    assert_eq!(sidecar.metric_sum("readside_events_applied_total"), Some(0.0), "nothing is read again");
+    assert_eq!(rows(&reader(dir.path()), "SELECT count(*) FROM users"), ["3"]);
+}
+
+/// What `kubectl describe pod` shows as the exit code of a container that cannot start.
+#[test]
+fn a_sidecar_that_cannot_start_says_why_by_its_exit_code() {
+    let Some(pod) = Pod::render() else { return };
+    let startup = pod.probe("startupProbe");
+    let dir = tempfile::tempdir().unwrap();
+    let wrong = Pod {
+        config: pod.config.replace("text", "texte"),
+        sidecar: pod.sidecar.clone(),
+        mount: pod.mount.clone(),
+    };
+    assert_eq!(
+        startup.until_passed(&mut wrong.start(dir.path(), "127.0.0.1:1", "t")),
+        Outcome::Ended(Some(64))
+    );
+
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(replica(dir.path())).unwrap();
+    assert_eq!(
+        startup.until_passed(&mut pod.start(dir.path(), "127.0.0.1:1", "t")),
+        Outcome::Ended(Some(74))
+    );
+
+    // The volume holds the replica of another name.
+    let dir = tempfile::tempdir().unwrap();
+    let mut before = pod.start(dir.path(), "127.0.0.1:1", "t");
+    eventually("the replica was made", 20, || before.get("/livez").map(|_| ()));
+    assert_eq!(before.terminate().0.code(), Some(0));
+    let other = Pod { config: format!("{}\nreplica: {{ name: other }}\n", pod.config), ..pod };
+    assert_eq!(
+        startup.until_passed(&mut other.start(dir.path(), "127.0.0.1:1", "t")),
+        Outcome::Ended(Some(78))
+    );
+}
+
+/// As the kubelet exchanges a ConfigMap: a new directory, then the link `..data` is renamed over.
+#[test]
+fn a_changed_configmap_is_noticed_and_checked() {
+    let dir = tempfile::tempdir().unwrap();
+    let volume = dir.path().join("etc");
+    let exchange = |name: &str, text: &str| {
+        std::fs::create_dir_all(volume.join(name)).unwrap();
+        std::fs::write(volume.join(name).join("readside.yaml"), text).unwrap();
+        let link = volume.join("..data_tmp");
+        std::os::unix::fs::symlink(name, &link).unwrap();
+        std::fs::rename(&link, volume.join("..data")).unwrap();
+    };
+    let good = format!(
+        "{}http: {{ listen: '127.0.0.1:0' }}\nadmin: {{ listen: '127.0.0.1:0' }}\n\
+         tables: {{ users: {{ topic: t, key: id, columns: {{ id: integer }} }} }}\n",
+        crate::daemon::header("127.0.0.1:1", dir.path())
+    );
+    exchange("..1", &good);
+    let config = volume.join("readside.yaml");
+    std::os::unix::fs::symlink("..data/readside.yaml", &config).unwrap();
+    let mut daemon = Daemon::start_with(dir.path(), &config, &[]);
+    let mut becomes = |value: f64, said: &str| {
+        eventually(said, 30, || {
+            let known = daemon.metric("readside_config_reload_success")? == value;
+            (known && daemon.log().contains(said)).then_some(())
+        });
+    };
+    becomes(1.0, "listening");
+    exchange("..2", &good.replace("integer", "intger"));
+    becomes(0.0, "has changed and is refused");
+    exchange("..3", &good.replace("columns: { id: integer", "columns: { name: text, id: integer"));
+    becomes(1.0, "takes effect at the next start");
+    exchange("..4", "tables: [");
+    becomes(0.0, "has changed and is refused");
+    exchange("..5", &good);
+    becomes(1.0, "is again the one that is running");
+    assert!(daemon.log().contains("intger"), "which word");
+    assert_eq!(daemon.terminate().0.code(), Some(0));
+}
