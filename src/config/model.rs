@@ -384,8 +384,6 @@ pub struct DeadLetters {
     pub keep: Keep,
     /// Bound on the kept bytes of records.
     pub max_bytes: u64,
-    /// Every dead letter is produced to this topic, too.
-    pub topic: Option<String>,
 }
 
 /// So many within a time.

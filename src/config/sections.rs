@@ -575,14 +575,8 @@ static DEAD_LETTERS: Section = Section {
             "Whether the bytes of the record are kept in the replica too.",
         ),
         key("max_bytes", Default("16MiB"), Shape::Size, "Bound on the kept bytes of records."),
-        key(
-            "topic",
-            Optional,
-            Shape::Text,
-            "A topic that every dead letter is produced to before the position passes it. While it cannot be reached nothing is applied.",
-        ),
     ]],
-    unsupported: &[],
+    unsupported: &["topic"],
 };
 
 static HTTP: Section = Section {

@@ -211,8 +211,7 @@ impl BatchBuilder {
     pub fn push_dead_letter(&mut self, letter: DeadLetter) {
         self.batch.bytes += size_of::<DeadLetter>()
             + letter.rejection.message.len()
-            + letter.record.as_ref().map_or(0, |record| record.size())
-            + letter.original.as_ref().map_or(0, |record| record.size());
+            + letter.record.as_ref().map_or(0, |record| record.size());
         self.batch.dead_letters.push(letter);
     }
 
@@ -254,10 +253,6 @@ impl BatchBuilder {
             && self.batch.dead_letters.is_empty()
             && self.batch.retried.is_empty()
             && self.batch.dropped.is_empty()
-    }
-
-    pub fn dead_letters(&self) -> &[DeadLetter] {
-        &self.batch.dead_letters
     }
 
     /// Hands over what was collected and starts anew.

@@ -2,7 +2,7 @@
 
 use super::checkpoint::TopicPartition;
 use super::digest::Digest;
-use super::record::{OwnedRecord, Record};
+use super::record::Record;
 use super::version::{Version, VersionKind};
 
 /// Why an event was refused; the `reason` label of metrics. A closed set, so that series are bounded.
@@ -91,8 +91,6 @@ pub struct DeadLetter {
     pub origin: Origin,
     /// Only with `dead_letters.keep: bytes`.
     pub record: Option<RecordBytes>,
-    /// Only with `dead_letters.topic`: what is produced to it before the position passes.
-    pub original: Option<Box<OwnedRecord>>,
 }
 
 impl DeadLetter {

@@ -322,7 +322,6 @@ impl Intake {
                         rejection,
                         first_seen_ms: self.context.now_ms(),
                         origin: Origin::of(record, partition.position.memory.max_timestamp_ms),
-                        original: None,
                         record: (self.keep == Keep::Bytes).then(|| bytes_of(record, oversize)),
                     };
                     if let Err(limit) = self.limits.admit(&self.catalog, letter.kept()) {

@@ -295,7 +295,7 @@ impl Replica {
 
     fn keep(&mut self, letter: &DeadLetter) {
         let id = (letter.at, letter.offset, letter.rejection.table);
-        self.dead_letters.entry(id).or_insert_with(|| DeadLetter { original: None, ..letter.clone() });
+        self.dead_letters.entry(id).or_insert_with(|| letter.clone());
     }
 
     fn identify(&mut self, catalog: &Catalog, observed: &Observed) -> Result<(), StoreError> {

@@ -139,7 +139,6 @@ pub(super) fn missing_row(table: usize, shape: &Table, version: Version, now_ms:
         first_seen_ms: now_ms,
         origin: Origin::of_version(&version, now_ms),
         record: None,
-        original: None,
     }
 }
 

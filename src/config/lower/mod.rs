@@ -18,7 +18,7 @@ use super::model::{
     Config, DeadLetters, Freshness, Listener, Log, OnError, OnGap, RebuildPolicy, Startup, Target,
 };
 use super::problem::{Problem, Report};
-use super::scalar::{address, count, duration, log_level, rate, size, topic_name, word};
+use super::scalar::{address, count, duration, log_level, rate, size, word};
 use super::sections::{ROOT, Section, Shape};
 use super::tree::Node;
 use super::words::Word as _;
@@ -72,9 +72,6 @@ pub(super) fn lower(report: &mut Report, root: &Node) -> Option<Config> {
 
     let (defaults, tables, freshness) = (defaults?, tables?, freshness?);
     let topic_names = topics.names();
-    let (dead_letters, letter_topic) = dead_letters.unzip();
-    let letter_topic = letter_topic.flatten();
-    check_letter_topic(report, letter_topic.as_ref(), &topic_names);
     let tables = tables
         .into_iter()
         .filter_map(|table| table.finish(report, &topic_names, &defaults, &freshness))
@@ -88,7 +85,7 @@ pub(super) fn lower(report: &mut Report, root: &Node) -> Option<Config> {
         tables,
         freshness,
         startup: startup?,
-        dead_letters: DeadLetters { topic: letter_topic.map(|given| given.value), ..dead_letters? },
+        dead_letters: dead_letters?,
         http,
         admin,
         log: log?,
@@ -172,28 +169,17 @@ fn lower_startup(report: &mut Report, fields: &Fields) -> Option<Startup> {
     Some(Startup { gate: gate?.value, max_age: max_age?.value })
 }
 
-fn lower_dead_letters(report: &mut Report, fields: &Fields) -> Option<(DeadLetters, Option<Given<String>>)> {
+fn lower_dead_letters(report: &mut Report, fields: &Fields) -> Option<DeadLetters> {
     let max = fields.value(report, "max", count);
     let keep = fields.value(report, "keep", word);
     let max_bytes = fields.value(report, "max_bytes", size);
     let max_rate = fields.value(report, "max_rate", rate);
-    let topic = fields.get("topic").and_then(|_| fields.value(report, "topic", topic_name));
-    let letters = DeadLetters {
+    Some(DeadLetters {
         max: max?.value,
         max_rate: max_rate?.value,
         keep: keep?.value,
         max_bytes: max_bytes?.value,
-        topic: None,
-    };
-    Some((letters, topic))
-}
-
-/// What is written to a topic that is read would come back.
-fn check_letter_topic(report: &mut Report, topic: Option<&Given<String>>, read: &[String]) {
-    if let Some(topic) = topic.filter(|topic| read.contains(&topic.value)) {
-        let message = "a topic that tables are fed from cannot take dead letters, too";
-        report.push(Problem::new(&topic.place, message).about(&topic.value));
-    }
+    })
 }
 
 fn lower_listeners(report: &mut Report, root: &Fields) -> Option<(Listener, Listener)> {

@@ -336,7 +336,6 @@ fn letter(offset: i64, table: Option<usize>, bytes: usize) -> DeadLetter {
         rejection: Rejection { table, path: ".id".into(), reason: Reason::WrongType, message: "no".into() },
         first_seen_ms: NOW_MS,
         origin: Default::default(),
-        original: None,
         record: Some(RecordBytes { key: None, value: Some(vec![7; bytes]), headers: None }),
     }
 }

@@ -95,7 +95,6 @@ impl RedisStore {
                     origin: Origin { order_ms: stored.order_ms, digest: stored.digest() },
                     record: stored.record(),
                     first_seen_ms: stored.first_seen_ms,
-                    original: None,
                     rejection: Rejection {
                         table: id.table,
                         path: stored.path,

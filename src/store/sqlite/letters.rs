@@ -121,7 +121,6 @@ impl Work<'_> {
             first_seen_ms,
             origin: Origin { order_ms, digest },
             record,
-            original: None,
         }))
     }
 }

@@ -548,7 +548,6 @@ fn what_a_column_may_have_kept_away_needs_the_log() {
             },
             first_seen_ms: NOW_MS,
             origin: Default::default(),
-            original: None,
             record: None,
         };
         live.apply(&Batch { dead_letters: vec![letter], ..batch([]) }).unwrap();
