@@ -297,7 +297,7 @@ fn config(format: Format, mapping: Mapping) -> Config {
         }],
         freshness: Freshness { interval: Duration::from_secs(1) },
         startup: Startup { gate: Gate::Auto, max_age: Duration::from_secs(3600) },
-        dead_letters: DeadLetters { max: 1000, keep: Keep::Coordinates, max_bytes: 1 << 24 },
+        dead_letters: DeadLetters { max: 1000, max_rate: None, keep: Keep::Coordinates, max_bytes: 1 << 24 },
         http: Listener { listen },
         admin: Listener { listen },
         log: Log { level: "info".to_owned(), format: LogFormat::Auto },

@@ -26,9 +26,11 @@ use crate::config::Config;
 use crate::domain::catalog::Catalog;
 use crate::mapping::Plan;
 use crate::metrics::Metrics;
+use crate::pipeline::letters::Log;
 use crate::pipeline::progress::Progress;
 use crate::pipeline::rebuild::RebuildDesk;
 use crate::pipeline::{Clock, Failure};
+use crate::source::kafka::fetch::{Fetched, fetch};
 use crate::store::Reader;
 
 /// A shutdown that takes longer than this ends the process anyway: the replica is consistent at
@@ -181,7 +183,8 @@ impl Prepared {
         info!(http = %http_address, admin = %admin_address, "listening");
         let admin::Context { catalog, metrics, progress, reader } = serving.borrow().clone();
         let (http_stop, http_stopped) = oneshot::channel();
-        let http = tokio::spawn(admin::serve(serving, desk, self.listeners, async {
+        let desks = admin::Desks { rebuilds: desk, log: log_of(config) };
+        let http = tokio::spawn(admin::serve(serving, desks, self.listeners, async {
             let _ = http_stopped.await;
         }));
         let (ended_tx, ended) = oneshot::channel();
@@ -205,6 +208,15 @@ impl Prepared {
             admin_address,
         })
     }
+}
+
+/// Reads single records again, with a client of its own each time.
+fn log_of(config: &Config) -> Arc<Log> {
+    let kafka = config.kafka.clone();
+    Arc::new(move |places, limits| match fetch(&kafka, places, limits) {
+        Ok(fetched) => fetched,
+        Err(error) => places.iter().map(|_| Fetched::Unreachable(error.to_string())).collect(),
+    })
 }
 
 fn local_address(listener: &TcpListener) -> Result<SocketAddr, Failure> {

@@ -9,9 +9,11 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use crate::admin::parse_duration;
 use crate::commands;
 use crate::commands::client::Endpoint;
+use crate::commands::dead_letters::{self, Part, Which};
 use crate::commands::health::Probe;
 use crate::commands::status::Sources;
 use crate::config::{self, Loaded};
+use crate::store::LetterFilter;
 
 /// Where the configuration is when nobody says.
 const CONFIG_DEFAULT: &str = "/etc/readside/readside.yaml";
@@ -168,6 +170,17 @@ enum Command {
         #[command(flatten)]
         admin: Admin,
     },
+    /// Look at events that could not be applied; try them again or give them up
+    #[command(
+        name = "dead-letters",
+        after_long_help = "Examples:\n  readside dead-letters list --table users --reason wrong_type\n  \
+                           readside dead-letters show --topic users --partition 0 --offset 1042\n  \
+                           readside dead-letters retry --all\n  readside dead-letters drop --topic users"
+    )]
+    DeadLetters {
+        #[command(subcommand)]
+        action: LettersAction,
+    },
     /// Ask a probe of the running daemon, for images without an HTTP client
     ///
     /// Ends with exit code 0 or 69.
@@ -204,6 +217,144 @@ enum Command {
         #[arg(long, value_name = "DIR")]
         dir: Option<PathBuf>,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum LettersAction {
+    /// List them in the order of the log, a page at a time
+    ///
+    /// Asks the running daemon and, where that does not answer, the replica itself. The same is there
+    /// for SQL: SELECT * FROM _readside_dead_letters.
+    List {
+        #[command(flatten)]
+        which: LettersWhich,
+        /// How many at most
+        #[arg(long, value_name = "NUMBER", default_value = "100", value_parser = clap::value_parser!(u16).range(1..=1000))]
+        limit: u16,
+        /// Go on behind this one: what the page before has named
+        #[arg(long, value_name = "TOPIC/PARTITION/OFFSET/TABLE")]
+        after: Option<String>,
+        #[command(flatten)]
+        admin: Admin,
+        #[command(flatten)]
+        output: OutputFormat,
+    },
+    /// Show one with everything that is kept of it; exit code 1 when there is none
+    Show {
+        /// Topic of the record
+        #[arg(long)]
+        topic: String,
+        /// Partition of the record
+        #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(i32).range(0..))]
+        partition: i32,
+        /// Offset of the record
+        #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(i64).range(0..))]
+        offset: i64,
+        #[command(flatten)]
+        admin: Admin,
+        #[command(flatten)]
+        output: OutputFormat,
+    },
+    /// Try them again, with the mapping of the running daemon
+    ///
+    /// Their records are read from the log again, or taken from the replica where it keeps bytes and
+    /// the log has them no more. What is newer in the replica stays, and no position moves. Exit code
+    /// 1 when one of them could not be applied.
+    Retry {
+        #[command(flatten)]
+        which: LettersWhich,
+        /// Every one
+        #[arg(long)]
+        all: bool,
+        /// Also those that are so old that a later delete of the row may have been forgotten
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        admin: Admin,
+        #[command(flatten)]
+        output: OutputFormat,
+    },
+    /// Give them up: nothing is applied, and they are gone
+    ///
+    /// By the running daemon or, where none runs, in the replica itself.
+    Drop {
+        #[command(flatten)]
+        which: LettersWhich,
+        /// Every one
+        #[arg(long)]
+        all: bool,
+        #[command(flatten)]
+        admin: Admin,
+        #[command(flatten)]
+        output: OutputFormat,
+    },
+}
+
+#[derive(Debug, Args)]
+struct LettersWhich {
+    /// Of this topic
+    #[arg(long)]
+    topic: Option<String>,
+    /// Of this partition
+    #[arg(long, value_name = "NUMBER", requires = "topic", value_parser = clap::value_parser!(i32).range(0..))]
+    partition: Option<i32>,
+    /// Of the record at this offset
+    #[arg(long, value_name = "NUMBER", requires = "partition", value_parser = clap::value_parser!(i64).range(0..))]
+    offset: Option<i64>,
+    /// Of this table
+    #[arg(long)]
+    table: Option<String>,
+    /// With this reason, such as wrong_type
+    #[arg(long)]
+    reason: Option<String>,
+}
+
+impl LettersWhich {
+    fn which(self, all: bool) -> Which {
+        let LettersWhich { topic, partition, offset, table, reason } = self;
+        Which { filter: LetterFilter { topic, partition, offset, table, reason }, all }
+    }
+
+    /// For what changes something: all of them only when that is said.
+    fn choice(self, all: bool) -> anyhow::Result<Which> {
+        let which = self.which(all);
+        match all == (which.filter == LetterFilter::default()) {
+            true => Ok(which),
+            false if all => Err(commands::Exit::usage("--all goes with no other choice").into()),
+            false => {
+                let message = "say which: --topic, --table or --reason, or --all";
+                Err(commands::Exit::usage(message).into())
+            }
+        }
+    }
+}
+
+impl LettersAction {
+    fn dispatch(self) -> anyhow::Result<u8> {
+        match self {
+            LettersAction::List { which, limit, after, admin, output } => {
+                let part = Part { after, limit: usize::from(limit) };
+                dead_letters::list(&admin.sources()?, &which.which(false), &part, output.is_json())
+            }
+            LettersAction::Show { topic, partition, offset, admin, output } => {
+                let filter = LetterFilter {
+                    topic: Some(topic),
+                    partition: Some(partition),
+                    offset: Some(offset),
+                    ..LetterFilter::default()
+                };
+                dead_letters::show(&admin.sources()?, &Which { filter, all: false }, output.is_json())
+            }
+            LettersAction::Retry { which, all, force, admin, output } => {
+                let which = which.choice(all)?;
+                dead_letters::retry(&admin.sources()?.admin, &which, force, output.is_json())
+            }
+            LettersAction::Drop { which, all, admin, output } => {
+                let which = which.choice(all)?;
+                dead_letters::drop(&admin.sources()?, &which, output.is_json())
+            }
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -334,6 +485,7 @@ impl Cli {
                 let options = commands::rebuild::Options { wait, accept_loss };
                 commands::rebuild::run(&admin.sources()?.admin, options)
             }
+            Command::DeadLetters { action } => action.dispatch(),
             Command::Health { probe, http, config, timeout, wait } => {
                 let endpoint = http_endpoint(http, &config)?;
                 commands::health::run(&endpoint, probe.0, timeout, wait.unwrap_or_default())
@@ -381,6 +533,11 @@ mod tests {
             "wait --table users --key [42] --version [1,2] -o json",
             "rebuild",
             "rebuild --wait --accept-loss --admin 127.0.0.1:9465",
+            "dead-letters list",
+            "dead-letters list --topic t --partition 0 --limit 10 --after t/0/7/users -o json",
+            "dead-letters show --topic t --partition 0 --offset 7",
+            "dead-letters retry --all --force",
+            "dead-letters drop --table users --reason wrong_type --admin 127.0.0.1:9465",
             "health",
             "health startup --http 127.0.0.1:9464",
             "health startup --wait 10m",
@@ -406,6 +563,11 @@ mod tests {
             "wait --topic users --partition 0 --offset 0 --table users --key [1] --version 1",
             "wait --table users --key [1]",
             "wait --key [1]",
+            "dead-letters",
+            "dead-letters list --partition 0",
+            "dead-letters list --limit 1001",
+            "dead-letters show --topic t",
+            "dead-letters retry --topic t --offset 7",
             "health asleep",
             "completions cmd",
         ] {
@@ -432,6 +594,7 @@ mod tests {
                 "status",
                 "wait",
                 "rebuild",
+                "dead-letters",
                 "health",
                 "schema",
                 "completions",
@@ -472,6 +635,33 @@ mod tests {
             for variable in command.get_arguments().filter_map(|argument| argument.get_env()) {
                 assert!(text.contains(variable.to_str().unwrap()), "{variable:?}");
             }
+        }
+    }
+
+    #[test]
+    fn to_change_all_of_them_has_to_be_said() {
+        for (line, ok) in [
+            ("retry --all", true),
+            ("retry --topic t", true),
+            ("drop --reason malformed", true),
+            ("drop", false),
+            ("retry", false),
+            ("drop --all --topic t", false),
+        ] {
+            let Command::DeadLetters { action } = parse(&format!("dead-letters {line}")).unwrap().command
+            else {
+                panic!("{line}")
+            };
+            let (LettersAction::Retry { which, all, .. } | LettersAction::Drop { which, all, .. }) = action
+            else {
+                panic!("{line}")
+            };
+            let choice = which.choice(all);
+            assert_eq!(
+                choice.as_ref().map_err(commands::exit_code).err(),
+                (!ok).then_some(commands::USAGE),
+                "{line}"
+            );
         }
     }
 

@@ -2,10 +2,11 @@
 //!
 //! Two listeners. The read-only one (`http.listen`) is for the cluster: `/metrics`, `/startupz`,
 //! `/readyz`, `/livez`. The admin one (`admin.listen`, loopback) is for the service beside us and
-//! for people: `/status`, `/wait`, `POST /rebuild`, `/`. Every answer but metrics and the page is JSON; an error is
+//! for people: `/status`, `/wait`, `/dead-letters`, `POST /rebuild`, `/`. Every answer but metrics and the page is JSON; an error is
 //! `{"error": <one word>, "message": <a sentence>}`.
 
 mod building;
+mod letters;
 mod listener;
 mod page;
 mod parameters;
@@ -32,6 +33,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::domain::catalog::Catalog;
 use crate::domain::retry::RetryReason;
 use crate::metrics::Metrics;
+use crate::pipeline::letters::Log;
 use crate::pipeline::progress::Progress;
 use crate::pipeline::rebuild::RebuildDesk;
 use crate::store::{Reader, StoreError};
@@ -57,6 +59,14 @@ pub struct Context {
     pub reader: Arc<dyn Reader>,
 }
 
+/// Where what changes something is asked for.
+#[derive(Clone)]
+pub struct Desks {
+    pub rebuilds: Arc<RebuildDesk>,
+    /// For records of dead letters.
+    pub log: Arc<Log>,
+}
+
 /// Both listeners, bound. See [`bind`].
 pub struct Listeners {
     /// Reachable from elsewhere, read-only.
@@ -78,14 +88,14 @@ pub fn bind(listen: SocketAddr) -> io::Result<TcpListener> {
 /// at most `listener::GRACE`. Requests that wait are answered with 503 at once.
 pub async fn serve(
     serving: watch::Receiver<Context>,
-    rebuilds: Arc<RebuildDesk>,
+    desks: Desks,
     listeners: Listeners,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
     let http = tokio::net::TcpListener::from_std(listeners.http)?;
     let admin = tokio::net::TcpListener::from_std(listeners.admin)?;
     let (stop, stopping) = watch::channel(false);
-    let server = Arc::new(Server::new(serving, rebuilds, stopping.clone()));
+    let server = Arc::new(Server::new(serving, desks, stopping.clone()));
     let http = listener::serve(http, http_router(&server), HTTP_CONNECTIONS_MAX, stopping.clone());
     let admin = listener::serve(admin, admin_router(&server), ADMIN_CONNECTIONS_MAX, stopping);
     let announce = async {
@@ -99,6 +109,9 @@ pub async fn serve(
 struct Server {
     serving: watch::Receiver<Context>,
     rebuilds: Arc<RebuildDesk>,
+    log: Arc<Log>,
+    /// Of the one who may move dead letters.
+    letters: Arc<Semaphore>,
     started_ms: i64,
     waiters: Arc<Semaphore>,
     questions: Arc<Semaphore>,
@@ -106,14 +119,12 @@ struct Server {
 }
 
 impl Server {
-    fn new(
-        serving: watch::Receiver<Context>,
-        rebuilds: Arc<RebuildDesk>,
-        stopping: watch::Receiver<bool>,
-    ) -> Server {
+    fn new(serving: watch::Receiver<Context>, desks: Desks, stopping: watch::Receiver<bool>) -> Server {
         Server {
             serving,
-            rebuilds,
+            rebuilds: desks.rebuilds,
+            log: desks.log,
+            letters: Arc::new(Semaphore::new(1)),
             started_ms: now_ms(),
             waiters: Arc::new(Semaphore::new(WAITERS_MAX)),
             questions: Arc::new(Semaphore::new(QUESTIONS_MAX)),
@@ -164,7 +175,12 @@ fn admin_router(server: &Arc<Server>) -> Router {
         .route("/status", get(status::status))
         .route("/wait", get(wait::wait))
         .route("/rebuild", post(rebuild::rebuild))
-        .fallback(|| async { unknown_path("/, /status, /wait and POST /rebuild") })
+        .route("/dead-letters", get(letters::list))
+        .route("/dead-letters/retry", post(letters::retry))
+        .route("/dead-letters/drop", post(letters::drop))
+        .fallback(|| async {
+            unknown_path("/, /status, /wait, /dead-letters, POST /dead-letters/retry, POST /dead-letters/drop and POST /rebuild")
+        })
         .layer(middleware::from_fn(only_loopback_names))
         .with_state(server.clone())
 }
@@ -174,9 +190,10 @@ fn unknown_path(known: &str) -> Response {
 }
 
 /// Against DNS rebinding: a page on the web that makes its own name resolve to 127.0.0.1 reaches
-/// this listener from the browser of whoever opens it, but with its own name in `Host`.
+/// this listener from the browser of whoever opens it, but with its own name in `Host`. One that
+/// posts to 127.0.0.1 from elsewhere says where it comes from in `Origin`.
 async fn only_loopback_names(request: Request, next: Next) -> Response {
-    if names_loopback(&request) {
+    if names_loopback(&request) && comes_from_loopback(&request) {
         return next.run(request).await;
     }
     let message =
@@ -197,6 +214,15 @@ fn names_loopback(request: &Request) -> bool {
         Some(authority) => is_loopback_name(authority.as_str().as_bytes()),
         None => named,
     }
+}
+
+/// Browsers send `Origin` with whatever a page posts; other clients do not.
+fn comes_from_loopback(request: &Request) -> bool {
+    request.headers().get_all(header::ORIGIN).iter().all(|origin| {
+        let origin = origin.as_bytes();
+        let host = origin.strip_prefix(b"http://").or_else(|| origin.strip_prefix(b"https://"));
+        host.is_some_and(is_loopback_name)
+    })
 }
 
 /// `Host` with or without a port; any port, since forwarding may change it.

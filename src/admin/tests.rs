@@ -13,11 +13,15 @@ use tokio::sync::oneshot;
 use super::*;
 use crate::domain::catalog::{Column, Table};
 use crate::domain::checkpoint::TopicPartition;
+use crate::domain::dead_letter::digest;
+use crate::domain::record::OwnedRecord;
 use crate::domain::state::State as ReplicaState;
 use crate::domain::value::{ColumnType, Value};
 use crate::domain::version::{Coordinates, Version, VersionKind};
+use crate::pipeline::letters::{Done, Outcome, Work};
 use crate::pipeline::progress::Build;
-use crate::store::{RowLookup, Status, StopCode, TableStatus};
+use crate::source::kafka::fetch::Fetched;
+use crate::store::{Letter, LetterPage, LetterQuery, RowLookup, Status, StopCode, TableStatus};
 
 #[derive(Default)]
 struct FakeReplica {
@@ -25,6 +29,7 @@ struct FakeReplica {
     unreadable: Mutex<Option<&'static str>>,
     /// Told of every lookup of a row, before it is answered.
     lookups: Mutex<Option<mpsc::Sender<String>>>,
+    asked_letters: Mutex<Vec<LetterQuery>>,
 }
 
 /// The offset of the one dead letter.
@@ -75,6 +80,26 @@ impl Reader for FakeReplica {
     fn is_dead_letter(&self, _at: TopicPartition, offset: i64) -> Result<bool, StoreError> {
         Ok(offset == DEAD_LETTER)
     }
+
+    /// The one.
+    fn dead_letters(&self, query: &LetterQuery) -> Result<LetterPage, StoreError> {
+        self.asked_letters.lock().unwrap().push(query.clone());
+        let letter = Letter {
+            topic: "users".to_owned(),
+            partition: 0,
+            offset: DEAD_LETTER,
+            table: Some("users".to_owned()),
+            path: ".id".to_owned(),
+            reason: "wrong_type".to_owned(),
+            message: "is a string".to_owned(),
+            first_seen: None,
+            first_seen_ms: now_ms(),
+            order_ms: 7,
+            digest: Some(digest(Some(b"k"), Some(b"v"))),
+            record: None,
+        };
+        Ok(LetterPage { letters: vec![letter], more: query.limit == 1 })
+    }
 }
 
 fn table(name: &str, ordered_by_position: bool) -> Table {
@@ -87,7 +112,7 @@ fn table(name: &str, ordered_by_position: bool) -> Table {
         topics: vec![1],
         max_staleness_ms: 30_000,
         ordered_by_position,
-        delete_marks_ms: 1,
+        delete_marks_ms: 3_600_000,
         fingerprint: String::new(),
     }
 }
@@ -119,6 +144,16 @@ fn context() -> (Context, Arc<FakeReplica>) {
     (context, replica)
 }
 
+/// Every record is in the log, with this key and value.
+fn desks(rebuilds: Arc<RebuildDesk>) -> Desks {
+    let record =
+        || OwnedRecord { key: Some(b"k".to_vec()), value: Some(b"v".to_vec()), ..OwnedRecord::default() };
+    Desks {
+        rebuilds,
+        log: Arc::new(move |places, _| places.iter().map(|_| Fetched::Record(record())).collect()),
+    }
+}
+
 /// With the start-up gate open.
 fn started() -> Running {
     let running = start();
@@ -134,10 +169,10 @@ fn start() -> Running {
     let (stop, stopped) = oneshot::channel();
     let (serving, served) = watch::channel(context.clone());
     let rebuilds = Arc::new(RebuildDesk::default());
-    let desk = Arc::clone(&rebuilds);
+    let desks = desks(Arc::clone(&rebuilds));
     let thread = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-        runtime.block_on(serve(served, desk, listeners, async {
+        runtime.block_on(serve(served, desks, listeners, async {
             let _ = stopped.await;
         }))
     });
@@ -289,7 +324,7 @@ async fn a_loop_that_hangs_is_not_live_but_may_take_long_while_building() {
     let progress = context.progress.clone();
     let (_stop, stopping) = watch::channel(false);
     let (_serving, served) = watch::channel(context);
-    let server = Arc::new(Server { started_ms: 0, ..Server::new(served, Arc::default(), stopping) });
+    let server = Arc::new(Server { started_ms: 0, ..Server::new(served, desks(Arc::default()), stopping) });
     let live = async || probes::livez(State(server.clone())).await.status().as_u16();
 
     assert_eq!(live().await, 503, "no round since 1970");
@@ -631,6 +666,87 @@ fn a_rebuild_is_begun_by_post_only_and_says_what_became_of_it() {
         request.reply.send(answer).unwrap();
         let answer = receive(asking);
         assert_eq!(answer.status, status, "{path}: {answer:?}");
+    }
+}
+
+#[test]
+fn dead_letters_are_listed_as_asked() {
+    let running = started();
+    let answer = running.get("/dead-letters?topic=users&offset=4004&limit=1&bytes=true&after=users/0/7/");
+    let json = answer.json();
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(json["dead_letters"][0]["reason"], "wrong_type");
+    assert_eq!(json["dead_letters"][0]["table_name"], "users");
+    assert_eq!(json["next"], format!("users/0/{DEAD_LETTER}/users"));
+    let asked = running.replica.asked_letters.lock().unwrap().pop().unwrap();
+    assert_eq!((asked.limit, asked.bytes, asked.filter.offset), (1, true, Some(4004)));
+    assert_eq!(asked.after.unwrap().to_string(), "users/0/7/");
+    for path in ["/dead-letters?after=x", "/dead-letters?offset=x", "/dead-letters?colour=red"] {
+        assert_eq!(running.get(path).error(), (400, "malformed".to_owned()), "{path}");
+    }
+}
+
+#[test]
+fn a_retry_is_handed_to_the_pipeline_and_told_of() {
+    let running = started();
+    running.context.progress.letters.open();
+    let asking = request(running.admin, "POST", "/dead-letters/retry?table=users");
+    let errand = loop {
+        match running.context.progress.letters.take() {
+            Some(errand) => break errand,
+            None => std::thread::yield_now(),
+        }
+    };
+    let Work::Retry(found) = &errand.work else { panic!("{errand:?}") };
+    assert_eq!((found[0].at.topic, found[0].offset, found[0].order_ms), (1, DEAD_LETTER, 7));
+    // Meanwhile nobody else may.
+    let busy = receive(request(running.admin, "POST", "/dead-letters/drop?all=true"));
+    assert_eq!(busy.error(), (409, "running".to_owned()));
+    errand.reply.send(Done { outcomes: vec![Outcome::Superseded], dropped: 0 }).unwrap();
+    let answer = receive(asking);
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(answer.json()["records"][0]["result"], "superseded");
+    let metrics = running.context.metrics.render(0);
+    let series = r#"readside_dead_letters_retried_total{result="superseded",topic="users"} 1"#;
+    assert!(metrics.contains(series), "{metrics}");
+}
+
+#[test]
+fn what_is_dropped_has_to_be_said_and_somebody_has_to_apply() {
+    let running = started();
+    for path in ["/dead-letters/drop", "/dead-letters/drop?all=true&table=users", "/dead-letters/retry"] {
+        let answer = receive(request(running.admin, "POST", path));
+        assert_eq!(answer.error(), (400, "malformed".to_owned()), "{path}");
+    }
+    // The copy that serves is left as it is.
+    for path in ["/dead-letters/drop?all=true", "/dead-letters/retry?all=true"] {
+        let answer = receive(request(running.admin, "POST", path));
+        assert_eq!(answer.error(), (409, "not_applying".to_owned()), "{path}");
+    }
+    assert_eq!(running.get("/dead-letters/drop?all=true").status, 405);
+}
+
+#[test]
+fn a_page_from_elsewhere_changes_nothing() {
+    let running = started();
+    running.context.progress.letters.open();
+    for (origin, status) in [
+        ("http://shop.example", 403),
+        ("null", 403),
+        ("http://127.0.0.1.shop.example", 403),
+        ("http://localhost:9465", 400),
+    ] {
+        let mut stream = TcpStream::connect(running.admin).unwrap();
+        let host = running.admin;
+        write!(
+            stream,
+            "POST /dead-letters/drop HTTP/1.1\r\nHost: {host}\r\nOrigin: {origin}\r\nConnection: close\r\n\
+             Content-Length: 0\r\n\r\n"
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{origin}: {answer}");
     }
 }
 

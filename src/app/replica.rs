@@ -7,15 +7,18 @@ use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 use crate::config::{Config, RebuildPolicy, Target};
+use crate::domain::batch::{Batch, Observed};
 use crate::domain::catalog::Catalog;
 use crate::domain::checkpoint::Checkpoint;
 use crate::domain::retry::{Backoff, RetryReason};
 use crate::domain::version::VersionKind;
 use crate::mapping::Plan;
+use crate::pipeline::letters::letter_id;
 use crate::pipeline::{Context, Failure, Writer, start_writer};
 use crate::store::{
-    Live, LossLimit, Next, Reader, RedisReader, RedisSettings, RedisStore, Settings, SqliteReader,
-    SqliteReplica, SqliteStore, Status, Store, StoreError, heartbeat_limit, sqlite_status,
+    LETTERS_PER_PAGE_MAX, LetterFilter, LetterPage, LetterQuery, Live, LossLimit, Next, Reader, RedisReader,
+    RedisSettings, RedisStore, Settings, SqliteReader, SqliteReplica, SqliteStore, Status, Store, StoreError,
+    heartbeat_limit, sqlite_dead_letters, sqlite_status,
 };
 
 /// A generation of a replica that is open for writing.
@@ -230,6 +233,64 @@ pub fn status_without_daemon(config: &Config, now_ms: i64) -> Option<Result<Stat
         place @ Place::Redis(_) => {
             let catalog = Arc::clone(Plan::compile(config).catalog());
             Some(place.reader(&catalog).status(now_ms))
+        }
+    }
+}
+
+/// A page of dead letters, from the replica itself; `None` where there is nothing to ask.
+pub fn letters_without_daemon(
+    config: &Config,
+    query: &LetterQuery,
+) -> Option<Result<LetterPage, StoreError>> {
+    match Place::of(config) {
+        Place::Sqlite(path) => path.exists().then(|| sqlite_dead_letters(&path, query)),
+        place @ Place::Redis(_) => {
+            let catalog = Arc::clone(Plan::compile(config).catalog());
+            Some(place.reader(&catalog).dead_letters(query))
+        }
+    }
+}
+
+/// Gives dead letters up where no daemon runs, as its writer; how many. Refused while a daemon holds
+/// the replica, and for a replica under another mapping. `None` where there is no replica.
+pub fn drop_without_daemon(
+    config: &Config,
+    filter: &LetterFilter,
+    now_ms: i64,
+) -> Option<Result<u64, StoreError>> {
+    let catalog = Arc::clone(Plan::compile(config).catalog());
+    let place = Place::of(config);
+    let store: Result<Box<dyn Store>, StoreError> = match &place {
+        Place::Sqlite(path) if !path.exists() => return None,
+        Place::Sqlite(path) => SqliteReplica::open(path, sqlite_settings(config))
+            .and_then(|file| Ok(Box::new(file.open_live(Arc::clone(&catalog))?) as Box<dyn Store>)),
+        Place::Redis(settings) => {
+            RedisStore::open(settings, Arc::clone(&catalog)).map(|store| Box::new(store) as Box<dyn Store>)
+        }
+    };
+    let reader = place.reader(&catalog);
+    Some(store.and_then(|mut store| drop_all(&mut *store, &*reader, &catalog, filter, now_ms)))
+}
+
+fn drop_all(
+    store: &mut dyn Store,
+    reader: &dyn Reader,
+    catalog: &Catalog,
+    filter: &LetterFilter,
+    now_ms: i64,
+) -> Result<u64, StoreError> {
+    let mut query =
+        LetterQuery { filter: filter.clone(), after: None, limit: LETTERS_PER_PAGE_MAX, bytes: false };
+    let mut dropped = 0;
+    loop {
+        let page = reader.dead_letters(&query)?;
+        let ids = page.letters.iter().filter_map(|letter| letter_id(catalog, letter)).collect();
+        // Nobody follows the log.
+        let observed = Observed { heartbeat_ms: now_ms, connected: false, ..Observed::default() };
+        dropped += store.apply(&Batch { dropped: ids, observed, ..Batch::default() })?.letters.dropped;
+        match page.letters.last() {
+            Some(last) if page.more => query.after = Some(last.cursor()),
+            _ => return Ok(dropped),
         }
     }
 }

@@ -4,6 +4,7 @@
 pub mod check;
 pub mod client;
 pub mod completions;
+pub mod dead_letters;
 pub mod demo;
 pub mod health;
 pub mod man;

@@ -329,21 +329,21 @@ fn age_text(seconds: f64) -> String {
 }
 
 /// Lines with aligned columns; those from `right` on are aligned to the right.
-struct Lines {
+pub(super) struct Lines {
     cells: Vec<Vec<String>>,
     right: usize,
 }
 
 impl Lines {
-    fn new(titles: &[&str], right: usize) -> Lines {
+    pub(super) fn new(titles: &[&str], right: usize) -> Lines {
         Lines { cells: vec![titles.iter().map(|title| (*title).to_owned()).collect()], right }
     }
 
-    fn push(&mut self, cells: impl IntoIterator<Item = String>) {
+    pub(super) fn push(&mut self, cells: impl IntoIterator<Item = String>) {
         self.cells.push(cells.into_iter().collect());
     }
 
-    fn finish(&self) -> String {
+    pub(super) fn finish(&self) -> String {
         let width = |column: usize| {
             let cells = self.cells.iter().filter_map(|line| line.get(column));
             cells.map(|cell| cell.chars().count()).max().unwrap_or(0)

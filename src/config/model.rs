@@ -377,11 +377,20 @@ pub enum Gate {
 
 #[derive(Debug, Clone)]
 pub struct DeadLetters {
-    /// More than this many kept ones stop the daemon.
+    /// A table with this many takes no more: the daemon stops before the next one.
     pub max: u64,
+    /// A table that gets more than this stops the daemon too; `None`: no such limit.
+    pub max_rate: Option<Rate>,
     pub keep: Keep,
     /// Bound on the kept bytes of records.
     pub max_bytes: u64,
+}
+
+/// So many within a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    pub count: u64,
+    pub within: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,11 +4,14 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::model::{RedisServer, RedisUrl};
+use super::model::{Rate, RedisServer, RedisUrl};
 use super::words::{Word, words};
 
 /// Longer durations overflow what a store can compare; this is about a hundred years.
 const DURATION_MAX: Duration = Duration::from_secs(36_500 * 86_400);
+
+/// As many times as are remembered for a rate.
+const RATE_MAX: u64 = 10_000;
 
 /// Why a text is not a valid value: a sentence without the text, and the valid words if few.
 #[derive(Debug, PartialEq, Eq)]
@@ -87,6 +90,21 @@ pub(super) fn percent(text: &str) -> Result<f64, Wrong> {
         Some(number @ 0..=100) if !text.starts_with('+') => Ok(f64::from(number) / 100.0),
         _ => Err("expected a percentage such as `10%`".into()),
     }
+}
+
+/// `none`, or how many within which time.
+pub(super) fn rate(text: &str) -> Result<Option<Rate>, Wrong> {
+    let expected = || Wrong::from("expected a rate such as `100/1m`, or `none`");
+    if text == "none" {
+        return Ok(None);
+    }
+    let (number, within) = text.split_once('/').ok_or_else(expected)?;
+    let number = count(number.trim_end()).map_err(|_| expected())?;
+    let within = duration(within.trim_start()).map_err(|_| expected())?;
+    if !(1..=RATE_MAX).contains(&number) || within.is_zero() {
+        return Err(format!("a rate is 1 to {RATE_MAX} within a time that is not zero").into());
+    }
+    Ok(Some(Rate { count: number, within }))
 }
 
 pub(super) fn address(text: &str) -> Result<SocketAddr, Wrong> {
@@ -313,6 +331,24 @@ pub(super) fn column_name(text: &str) -> Result<String, Wrong> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rates() {
+        let rate_of = |count, seconds| Some(Rate { count, within: Duration::from_secs(seconds) });
+        for (text, expected) in [
+            ("100/1m", rate_of(100, 60)),
+            ("1 / 30s", rate_of(1, 30)),
+            ("10000/1d", rate_of(10_000, 86_400)),
+            ("none", None),
+        ] {
+            assert_eq!(rate(text), Ok(expected), "{text}");
+        }
+        for text in
+            ["", "100", "100/", "/1m", "0/1m", "10001/1m", "1/0s", "-1/1m", "1/minute", "1/1m/1m", "off"]
+        {
+            assert!(rate(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn durations() {

@@ -69,6 +69,7 @@ fn shape_schema(shape: &'static Shape) -> Value {
         Shape::Size => json!({"type": "string", "pattern": "^[0-9]+ *(B|kB|KB|MB|GB|KiB|MiB|GiB)$"}),
         Shape::Count => json!({"type": "integer", "minimum": 0}),
         Shape::Percent => json!({"type": "string", "pattern": "^(100|[0-9]{1,2}) *%$"}),
+        Shape::Rate => json!({"type": "string", "pattern": "^(none|[0-9]+ */ *[0-9]+ *(ms|s|m|h|d))$"}),
         Shape::Address => json!({"type": "string", "pattern": ":[0-9]+$"}),
         Shape::File => json!({"type": "string", "minLength": 1}),
         Shape::RedisUrl => json!({"type": "string", "pattern": "^(rediss?://|unix:|redis\\+unix:)"}),

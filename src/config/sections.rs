@@ -42,6 +42,8 @@ pub(super) enum Shape {
     Count,
     /// A whole number from 0 to 100, `%` behind it.
     Percent,
+    /// `count/duration`, or `none`.
+    Rate,
     /// `address:port` to listen on.
     Address,
     /// The path of a file.
@@ -554,7 +556,18 @@ static DEAD_LETTERS: Section = Section {
     name: "dead_letters",
     help: "What is kept of events that could not be applied.",
     keys: &[&[
-        key("max", Default("1000"), Shape::Count, "More than this many stop the daemon."),
+        key(
+            "max",
+            Default("1000"),
+            Shape::Count,
+            "How many a table may have; the daemon stops before the next one. One that came before any table counts for every table of its topic.",
+        ),
+        key(
+            "max_rate",
+            Default("100/1m"),
+            Shape::Rate,
+            "How many a table may get within a time, by the timestamps of the records; the daemon stops before the next one. `none`: no such limit.",
+        ),
         key(
             "keep",
             Default("coordinates"),

@@ -6,7 +6,7 @@ use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
 use super::catalog::Catalog;
 use super::change::{Change, Effect, IfMissing, Operation};
 use super::checkpoint::{Position, TopicPartition};
-use super::dead_letter::DeadLetter;
+use super::dead_letter::{DeadLetter, LetterId, Retried};
 use super::event_ids::NewEventIds;
 use super::row::RowState;
 use super::value::Value;
@@ -23,6 +23,10 @@ pub struct Batch {
     /// Where each touched partition stood before and stands after this batch.
     pub advances: BTreeMap<TopicPartition, Advance>,
     pub dead_letters: Vec<DeadLetter>,
+    /// Kept dead letters whose records are in this batch, at most one of each record.
+    pub retried: Vec<Retried>,
+    /// Kept dead letters that a person has given up.
+    pub dropped: Vec<LetterId>,
     /// Ids to be remembered of the events in it, by topic index.
     pub event_ids: BTreeMap<usize, NewEventIds>,
     /// Set when this batch goes on behind a gap.
@@ -191,6 +195,28 @@ impl BatchBuilder {
         self.append(Entry::new(change.table, topic, effect, Step::Row(incoming)));
     }
 
+    /// Adds a change as an entry of its own, into which nothing is folded; returns its index.
+    pub fn push_alone(&mut self, catalog: &Catalog, change: Change) -> usize {
+        if change.operation != Operation::Truncate {
+            // Later changes of the row must come behind it.
+            let key = KeyHash { table: change.table, catalog, values: &change.values };
+            self.open.remove(&self.hasher.hash_one(key));
+        }
+        let before = std::mem::take(&mut self.open);
+        self.push(catalog, change);
+        self.open = before;
+        self.batch.entries.len() - 1
+    }
+
+    /// A kept dead letter whose changes, if any, were pushed.
+    pub fn push_retried(&mut self, retried: Retried) {
+        self.batch.retried.push(retried);
+    }
+
+    pub fn push_dropped(&mut self, dropped: LetterId) {
+        self.batch.dropped.push(dropped);
+    }
+
     fn append(&mut self, entry: Entry) {
         let values: &[Value] = match &entry.step {
             Step::Row(row) | Step::PatchIfPresent { patch: row, .. } => &row.values,
@@ -241,7 +267,11 @@ impl BatchBuilder {
 
     /// Whether there is anything that moves the replica.
     pub fn is_empty(&self) -> bool {
-        self.batch.advances.is_empty() && self.batch.entries.is_empty() && self.batch.dead_letters.is_empty()
+        self.batch.advances.is_empty()
+            && self.batch.entries.is_empty()
+            && self.batch.dead_letters.is_empty()
+            && self.batch.retried.is_empty()
+            && self.batch.dropped.is_empty()
     }
 
     /// Hands over what was collected and starts anew.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::dead_letter::Kept;
 use super::event_ids::EventId;
 use super::version::Version;
 
@@ -63,6 +64,8 @@ pub struct Checkpoint {
     pub missing_events: BTreeSet<usize>,
     /// When a batch was written last, ms since 1970.
     pub heartbeat_ms: Option<i64>,
+    /// Every kept dead letter, in order.
+    pub dead_letters: Vec<Kept>,
     /// True once every partition reached the end captured at start.
     pub complete: bool,
 }

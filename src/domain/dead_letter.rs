@@ -1,6 +1,9 @@
 //! Dead letters: events that could not be applied, kept with what a person needs to act.
 
 use super::checkpoint::TopicPartition;
+use super::digest::Digest;
+use super::record::Record;
+use super::version::{Version, VersionKind};
 
 /// Why an event was refused; the `reason` label of metrics. A closed set, so that series are bounded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -44,6 +47,10 @@ impl Reason {
         Reason::MissingRow,
     ];
 
+    pub fn from_name(name: &str) -> Option<Reason> {
+        Reason::ALL.into_iter().find(|reason| reason.name() == name)
+    }
+
     pub fn name(self) -> &'static str {
         match self {
             Reason::Malformed => "malformed",
@@ -81,8 +88,85 @@ pub struct DeadLetter {
     pub rejection: Rejection,
     /// ms since 1970 at which it was first seen.
     pub first_seen_ms: i64,
+    pub origin: Origin,
     /// Only with `dead_letters.keep: bytes`.
     pub record: Option<RecordBytes>,
+}
+
+impl DeadLetter {
+    pub fn id(&self) -> LetterId {
+        LetterId { at: self.at, offset: self.offset, table: self.rejection.table }
+    }
+
+    pub fn kept(&self) -> Kept {
+        Kept { topic: self.at.topic, table: self.rejection.table, order_ms: self.origin.order_ms }
+    }
+}
+
+/// What a retry has to know of a record beside its coordinates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Origin {
+    /// Highest record timestamp of the partition up to and with this record, ms since 1970: the
+    /// record's place in the order of [`VersionKind::Position`]. A retry that took the highest of now
+    /// would make an old event look new.
+    pub order_ms: i64,
+    /// Of the record's key and value, to tell it from another record at the same coordinates (a
+    /// topic made anew, a truncated log). `None` where the record was not at hand.
+    pub digest: Option<u128>,
+}
+
+impl Origin {
+    /// `max_timestamp_ms` is that of the partition's memory, this record included.
+    pub fn of(record: &Record<'_>, max_timestamp_ms: i64) -> Origin {
+        Origin { order_ms: max_timestamp_ms, digest: Some(digest(record.key, record.value)) }
+    }
+
+    /// Of an event that was mapped and then refused by the replica.
+    pub fn of_version(version: &Version, now_ms: i64) -> Origin {
+        let parts = version.parts();
+        let order_ms = match (parts.kind, parts.integers.first()) {
+            (VersionKind::Position, Some(order_ms)) => *order_ms,
+            // Ordered by the event's own version, so that this is only about age.
+            _ => now_ms,
+        };
+        Origin { order_ms, digest: None }
+    }
+}
+
+/// Tells records apart; absent and empty differ, and so do `ab`, `c` and `a`, `bc`.
+pub fn digest(key: Option<&[u8]>, value: Option<&[u8]>) -> u128 {
+    let mut digest = Digest::new();
+    for part in [key, value] {
+        let length = part.map_or(u64::MAX, |bytes| bytes.len() as u64);
+        digest = digest.with(&length.to_be_bytes()).with(part.unwrap_or_default());
+    }
+    digest.value()
+}
+
+/// One kept dead letter: a record has at most one for each table, or one for all of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LetterId {
+    pub at: TopicPartition,
+    pub offset: i64,
+    pub table: Option<usize>,
+}
+
+/// What limits count of a kept dead letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Kept {
+    pub topic: usize,
+    pub table: Option<usize>,
+    /// See [`Origin::order_ms`].
+    pub order_ms: i64,
+}
+
+/// A record that is tried again. With the batch that holds its changes its dead letters go; one that
+/// is refused again, or whose patch still has no row, keeps one with the new reason.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Retried {
+    pub at: TopicPartition,
+    pub offset: i64,
+    pub refused: Option<Rejection>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -103,6 +103,48 @@ impl GapReason {
     }
 }
 
+/// The `result` label of `readside_dead_letters_retried_total`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RetryResult {
+    Applied,
+    /// The replica has newer.
+    Superseded,
+    /// The mapping does not want it, or an event with its id was applied.
+    Skipped,
+    /// It is a dead letter still.
+    Refused,
+    /// The log no longer has the record.
+    Gone,
+    /// The log could not be read.
+    Unreachable,
+    /// Its order among the events of its row can no longer be told.
+    TooOld,
+}
+
+impl RetryResult {
+    pub const ALL: [RetryResult; 7] = [
+        RetryResult::Applied,
+        RetryResult::Superseded,
+        RetryResult::Skipped,
+        RetryResult::Refused,
+        RetryResult::Gone,
+        RetryResult::Unreachable,
+        RetryResult::TooOld,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            RetryResult::Applied => "applied",
+            RetryResult::Superseded => "superseded",
+            RetryResult::Skipped => "skipped",
+            RetryResult::Refused => "refused",
+            RetryResult::Gone => "gone",
+            RetryResult::Unreachable => "unreachable",
+            RetryResult::TooOld => "too_old",
+        }
+    }
+}
+
 /// The `outcome` label of `readside_schema_registry_requests_total`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RegistryOutcome {
@@ -182,6 +224,8 @@ pub struct Metrics {
     events_skipped: IntCounterVec,
     dead_letters_total: IntCounterVec,
     dead_letters: GaugeVec,
+    dead_letters_retried: IntCounterVec,
+    dead_letters_dropped: IntCounterVec,
     apply_duration: Histogram,
     batch_events: Histogram,
     store_retries: IntCounterVec,
@@ -280,6 +324,16 @@ impl Metrics {
                 earlier.map(|earlier| &earlier.dead_letters_total),
             ),
             dead_letters: gauges(&registry, &names::DEAD_LETTERS),
+            dead_letters_retried: shared_counters(
+                &registry,
+                &names::DEAD_LETTERS_RETRIED,
+                earlier.map(|earlier| &earlier.dead_letters_retried),
+            ),
+            dead_letters_dropped: shared_counters(
+                &registry,
+                &names::DEAD_LETTERS_DROPPED,
+                earlier.map(|earlier| &earlier.dead_letters_dropped),
+            ),
             apply_duration: match earlier {
                 Some(earlier) => share(&registry, &earlier.apply_duration),
                 None => histogram(&registry, &names::APPLY_DURATION, APPLY_DURATION_BUCKETS),
@@ -358,6 +412,10 @@ impl Metrics {
             self.dead_letters.with_label_values(&[topic]).set(f64::NAN);
             for skip in Skip::ALL {
                 self.events_skipped.with_label_values(&[topic, skip.name()]);
+            }
+            self.dead_letters_dropped.with_label_values(&[topic]);
+            for result in RetryResult::ALL {
+                self.dead_letters_retried.with_label_values(&[topic, result.name()]);
             }
             for reason in Reason::ALL {
                 self.dead_letters_total.with_label_values(&[topic, reason.name()]);
@@ -440,6 +498,18 @@ impl Metrics {
     pub fn dead_letters_kept(&self, topic: usize, count: u64) {
         if let Some(topic) = self.topics.get(topic) {
             self.dead_letters.with_label_values(&[topic]).set(count as f64);
+        }
+    }
+
+    pub fn dead_letter_retried(&self, topic: usize, result: RetryResult) {
+        if let Some(topic) = self.topics.get(topic) {
+            self.dead_letters_retried.with_label_values(&[topic, result.name()]).inc();
+        }
+    }
+
+    pub fn dead_letter_dropped(&self, topic: usize) {
+        if let Some(topic) = self.topics.get(topic) {
+            self.dead_letters_dropped.with_label_values(&[topic]).inc();
         }
     }
 

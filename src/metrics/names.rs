@@ -61,6 +61,10 @@ families! {
         "Events that could not be applied and became dead letters.";
     DEAD_LETTERS = Gauge "readside_dead_letters" ["topic"]
         "Dead letters kept in the replica; NaN while unknown.";
+    DEAD_LETTERS_RETRIED = Counter "readside_dead_letters_retried_total" ["topic", "result"]
+        "Dead letters that were tried again, by what became of them.";
+    DEAD_LETTERS_DROPPED = Counter "readside_dead_letters_dropped_total" ["topic"]
+        "Dead letters that were given up by a person.";
     APPLY_DURATION = Histogram "readside_apply_duration_seconds" []
         "Time of one atomic step of the replica.";
     BATCH_EVENTS = Histogram "readside_batch_events" []

@@ -9,12 +9,14 @@ mod gaps;
 mod gate;
 mod identity;
 mod intake;
+pub mod letters;
+mod limits;
 pub mod progress;
 pub mod rebuild;
 mod watchdog;
 mod writer;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError};
@@ -32,10 +34,10 @@ use crate::source::Source;
 use crate::store::{BatchLimits, Completion, StopCode, Store, StoreError};
 
 pub use gate::GateRule;
-use intake::Intake;
+use intake::{Intake, PendingErrand};
 use progress::Progress;
 pub use writer::Writer;
-use writer::{Done, Work};
+use writer::{Committed, Done, Work};
 
 /// Batches handed over and not yet reported back. Only a full one is handed to a busy writer.
 const IN_FLIGHT_MAX: usize = 2;
@@ -145,6 +147,8 @@ pub struct Pipeline<S: Source> {
     /// Handed over and not yet reported back, at most [`IN_FLIGHT_MAX`].
     in_flight: usize,
     limits: BatchLimits,
+    /// By batch that was handed over: who waits for what is in it.
+    errands: VecDeque<(u64, Vec<PendingErrand>)>,
     /// The writer's thread has ended.
     writer_gone: bool,
     heartbeat_ms: i64,
@@ -185,6 +189,7 @@ impl<S: Source> Pipeline<S> {
             done,
             in_flight: 0,
             limits: writer.limits,
+            errands: VecDeque::new(),
             writer_gone: false,
             heartbeat_ms: 0,
             interval_ms: config.freshness.interval.as_millis().max(1) as i64,
@@ -194,6 +199,7 @@ impl<S: Source> Pipeline<S> {
     /// Runs until it is told to stop, another generation takes over, or it cannot go on. What is
     /// complete is in the replica then.
     pub fn run(mut self) -> Result<Ended, Failure> {
+        self.context.progress.letters.open();
         let halt = loop {
             if let Err(halt) = self.round() {
                 break halt;
@@ -212,6 +218,7 @@ impl<S: Source> Pipeline<S> {
                 self.flush(Some(failure)).map_or(Ok(Ended::Stopped), Err)
             }
         };
+        self.context.progress.letters.close();
         // A writer whose store refuses would go on trying, and nobody would see the end.
         self.context.stop.store(true, Ordering::Relaxed);
         outcome
@@ -231,6 +238,14 @@ impl<S: Source> Pipeline<S> {
         self.take_done()?;
         if self.context.is_stopping() {
             return Err(Halt::Ended(Ended::Stopped));
+        }
+        if self.context.progress.letters.has_errands() && !self.intake.has_errands() {
+            self.context
+                .progress
+                .letters
+                .take()
+                .into_iter()
+                .for_each(|errand| self.intake.take_errand(errand));
         }
         let full = self.is_full();
         let idle = if full && self.in_flight >= IN_FLIGHT_MAX {
@@ -287,12 +302,20 @@ impl<S: Source> Pipeline<S> {
         // While nobody reads yet, larger batches are worth waiting for.
         let ripe =
             self.intake.has_changes() && (idle || self.is_full() || self.context.progress.is_gate_open());
-        if ripe || overdue || self.intake.has_news() {
+        if ripe || overdue || self.intake.has_news() || self.intake.has_errands() {
             self.heartbeat_ms = now;
-            let batch = self.intake.seal(now);
-            return self.send(Work::Batch(Box::new(batch)));
+            return self.send_batch(now);
         }
         Ok(())
+    }
+
+    /// Seals and hands over.
+    fn send_batch(&mut self, now: i64) -> Result<(), Failure> {
+        let batch = self.intake.seal(now);
+        if self.intake.has_errands() {
+            self.errands.push_back((batch.id, self.intake.take_errands()));
+        }
+        self.send(Work::Batch(Box::new(batch)))
     }
 
     fn send(&mut self, work: Work) -> Result<(), Failure> {
@@ -339,7 +362,8 @@ impl<S: Source> Pipeline<S> {
         match done {
             Done::Applied(committed) => {
                 self.intake.committed(&committed);
-                Ok(self.intake.check_dead_letters(committed.dead_letters_kept)?)
+                self.answer(&committed);
+                Ok(self.intake.check_dead_letters(&committed.applied)?)
             }
             Done::Completed(Completion::Done) => {
                 self.intake.gate.completed();
@@ -355,6 +379,13 @@ impl<S: Source> Pipeline<S> {
             Done::Lost(reason) => Err(Halt::Ended(Ended::Lost { reason })),
             Done::Retired => Err(Halt::Ended(Ended::Retired)),
             Done::Dropped => Ok(()),
+        }
+    }
+
+    fn answer(&mut self, Committed { batch, applied }: &Committed) {
+        while let Some((id, errands)) = self.errands.pop_front_if(|(id, _)| *id == batch.id) {
+            debug_assert_eq!(id, batch.id);
+            errands.into_iter().for_each(|errand| errand.answer(batch, &applied.stale, &applied.letters));
         }
     }
 
@@ -375,8 +406,7 @@ impl<S: Source> Pipeline<S> {
                 return failure;
             } else {
                 sealed = true;
-                let batch = self.intake.seal(self.context.now_ms());
-                self.send(Work::Batch(Box::new(batch))).map_err(Halt::from)
+                self.send_batch(self.context.now_ms()).map_err(Halt::from)
             };
             if let (Err(Halt::Failed(found)), None) = (step, &failure) {
                 self.announce(&found);

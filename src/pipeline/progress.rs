@@ -9,6 +9,7 @@ use std::sync::{Mutex, PoisonError};
 
 use tokio::sync::watch;
 
+use super::letters::LetterDesk;
 use crate::domain::checkpoint::TopicPartition;
 
 #[derive(Debug)]
@@ -21,6 +22,8 @@ pub struct Progress {
     pipeline_tick_ms: AtomicI64,
     writer_tick_ms: AtomicI64,
     shared: Mutex<Shared>,
+    /// Where dead letters are retried and dropped.
+    pub letters: LetterDesk,
     /// Counts commits; waiters look again when it moves.
     commits: watch::Sender<u64>,
 }
@@ -57,6 +60,7 @@ impl Default for Progress {
             pipeline_tick_ms: AtomicI64::new(0),
             writer_tick_ms: AtomicI64::new(0),
             shared: Mutex::new(Shared::default()),
+            letters: LetterDesk::default(),
             commits: watch::Sender::new(0),
         }
     }

@@ -1,6 +1,7 @@
 //! The pipeline between a scripted log and a real store.
 
 mod gaps;
+mod letters;
 mod rebuilds;
 mod simulation;
 mod support;
@@ -182,12 +183,13 @@ fn readers_are_told_of_the_stop_when_dead_letters_overflow_with_batches_under_wa
         shared.world().append(at(0, 0), "0", Some("no json"));
         shared.world().append(at(0, 0), "0", Some(&user(0, n)));
     }
-    shared.world().deliveries.push_back(Delivery::Records(at(0, 0), 8));
+    shared.world().deliveries.push_back(Delivery::Records(at(0, 0), 4));
     daemon.pipeline.round().unwrap();
     assert_eq!(daemon.pipeline.in_flight, 1);
-    // A second batch is on its way when the first one's reply is read.
     shared.world().deliveries.push_back(Delivery::Records(at(0, 0), 2));
     daemon.hand_over_another(&shared);
+    // Two batches are on their way when the one too many is read.
+    shared.world().deliveries.push_back(Delivery::Records(at(0, 0), 4));
     let (outcome, _) = daemon.run();
     assert_eq!(outcome.unwrap_err().exit_code, 1);
     assert!(stopped(&store, &shared).is_some_and(|reason| reason.contains("dead_letters.max")));

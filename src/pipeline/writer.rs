@@ -50,7 +50,7 @@ pub struct Committed {
     /// Given back, so that the pipeline's thread frees what it allocated: the writer is the busier
     /// of the two.
     pub batch: Box<Batch>,
-    pub dead_letters_kept: u64,
+    pub applied: Applied,
 }
 
 impl Committed {
@@ -190,7 +190,10 @@ impl<T: Store> WriterLoop<T> {
         let started = Instant::now();
         let Some(applied) = self.retrying(|store| store.apply(&batch))? else { return Ok(None) };
         self.count(&batch, &applied, started.elapsed());
-        let committed = Committed { batch, dead_letters_kept: applied.dead_letters_kept };
+        if !batch.retried.is_empty() || !batch.dropped.is_empty() {
+            self.publish_figures();
+        }
+        let committed = Committed { batch, applied };
         self.context.progress.update(|shared| {
             if let Some(after) = &committed.batch.after_gap {
                 shared.positions.retain(|at, _| !after.gone.contains(at));

@@ -7,16 +7,17 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::letters::{after_retry, split_off};
 use super::rules;
 use super::{
-    Applied, Completion, Figures, Maintenance, PositionStatus, Reader, RowLookup, Status, Store, StoreError,
-    TableStatus,
+    Applied, Completion, Figures, Letter, LetterPage, LetterQuery, Maintenance, PositionStatus, Reader,
+    RowLookup, Status, Store, StoreError, TableStatus,
 };
 use crate::domain::batch::{AfterGap, Batch, Entry, Observed, Step};
 use crate::domain::catalog::{Catalog, Table};
 use crate::domain::change::IfMissing;
 use crate::domain::checkpoint::{Checkpoint, TopicPartition};
-use crate::domain::dead_letter::DeadLetter;
+use crate::domain::dead_letter::{DeadLetter, Kept};
 use crate::domain::retry::RetryReason;
 use crate::domain::row::RowState;
 use crate::domain::state::{Facts, State, believable, state};
@@ -153,7 +154,10 @@ fn shown(values: &[Value]) -> Vec<Value> {
 
 impl Store for MemoryStore {
     fn checkpoint(&mut self) -> Result<Checkpoint, StoreError> {
-        Ok(self.replica().checkpoint.clone())
+        let replica = self.replica();
+        let mut dead_letters: Vec<Kept> = replica.dead_letters.values().map(DeadLetter::kept).collect();
+        dead_letters.sort();
+        Ok(Checkpoint { dead_letters, ..replica.checkpoint.clone() })
     }
 
     fn apply(&mut self, batch: &Batch) -> Result<Applied, StoreError> {
@@ -184,7 +188,11 @@ impl Store for MemoryStore {
         let mut dropped = 0;
         for (index, shape) in self.catalog.tables.iter().enumerate() {
             let fresh = replica.log().fresh_as_of(&shape.topics);
-            let Some(before_ms) = rules::marks_before_ms(shape, fresh, now_ms) else { continue };
+            let letters =
+                replica.dead_letters.values().filter(|letter| shape.topics.contains(&letter.at.topic));
+            let times = letters.map(|letter| rules::letter_ms(letter.first_seen_ms, letter.origin.order_ms));
+            let oldest = times.min();
+            let Some(before_ms) = rules::marks_before_ms(shape, fresh, oldest, now_ms) else { continue };
             let rows = &mut replica.tables[index].rows;
             let all = rows.len();
             rows.retain(|_, row| row.state.version.is_some() || row.at_ms >= before_ms);
@@ -251,10 +259,7 @@ impl Replica {
                 Outcome::Rejected(letter) => applied.dead_letters.push(letter),
             }
         }
-        for letter in batch.dead_letters.iter().chain(&applied.dead_letters) {
-            let id = (letter.at, letter.offset, letter.rejection.table);
-            self.dead_letters.entry(id).or_insert_with(|| letter.clone());
-        }
+        self.move_dead_letters(batch, &mut applied);
         applied.dead_letters_kept = self.dead_letters.len() as u64;
         for (at, advance) in &batch.advances {
             self.checkpoint.positions.insert(*at, advance.to.clone());
@@ -265,6 +270,34 @@ impl Replica {
         self.observe(&batch.observed);
         self.last_batch = batch.id;
         Ok(applied)
+    }
+
+    fn move_dead_letters(&mut self, batch: &Batch, applied: &mut Applied) {
+        for id in &batch.dropped {
+            if let Some(letter) = self.dead_letters.remove(&(id.at, id.offset, id.table)) {
+                applied.letters.removed.push(letter.kept());
+                applied.letters.dropped += 1;
+            }
+        }
+        for (nth, retried) in batch.retried.iter().enumerate() {
+            let of = |letter: &DeadLetter| (letter.at, letter.offset) == (retried.at, retried.offset);
+            let found = split_off(&mut applied.dead_letters, of);
+            let there: Vec<DeadLetter> =
+                self.dead_letters.values().filter(|letter| of(letter)).cloned().collect();
+            self.dead_letters.retain(|_, letter| !of(letter));
+            let refused = retried.refused.as_ref();
+            for letter in after_retry(there, refused, found, &mut applied.letters, nth) {
+                self.keep(&letter);
+            }
+        }
+        for letter in batch.dead_letters.iter().chain(&applied.dead_letters) {
+            self.keep(letter);
+        }
+    }
+
+    fn keep(&mut self, letter: &DeadLetter) {
+        let id = (letter.at, letter.offset, letter.rejection.table);
+        self.dead_letters.entry(id).or_insert_with(|| letter.clone());
     }
 
     fn identify(&mut self, catalog: &Catalog, observed: &Observed) -> Result<(), StoreError> {
@@ -350,7 +383,7 @@ impl Replica {
                 }
                 match (if_missing, patch.version) {
                     (IfMissing::DeadLetter, Some(version)) => {
-                        Outcome::Rejected(rules::missing_row(entry.table, shape, version.at(), now_ms))
+                        Outcome::Rejected(rules::missing_row(entry.table, shape, version, now_ms))
                     }
                     _ => Outcome::Ignored,
                 }
@@ -484,5 +517,32 @@ impl Reader for MemoryReader {
 
     fn is_dead_letter(&self, at: TopicPartition, offset: i64) -> Result<bool, StoreError> {
         Ok(self.0.replica().dead_letters.keys().any(|(of, kept, _)| (*of, *kept) == (at, offset)))
+    }
+
+    fn dead_letters(&self, query: &LetterQuery) -> Result<LetterPage, StoreError> {
+        let catalog = &self.0.catalog;
+        let replica = self.0.replica();
+        let shown = |letter: &DeadLetter| Letter {
+            topic: catalog.topics[letter.at.topic].clone(),
+            partition: letter.at.partition,
+            offset: letter.offset,
+            table: letter.rejection.table.map(|index| catalog.tables[index].name.clone()),
+            path: letter.rejection.path.clone(),
+            reason: letter.rejection.reason.name().to_owned(),
+            message: letter.rejection.message.clone(),
+            first_seen: rules::rfc3339(letter.first_seen_ms),
+            first_seen_ms: letter.first_seen_ms,
+            order_ms: letter.origin.order_ms,
+            digest: letter.origin.digest,
+            record: letter.record.clone().filter(|_| query.bytes),
+        };
+        let mut all: Vec<Letter> = replica.dead_letters.values().map(shown).collect();
+        all.retain(|letter| {
+            query.filter.takes(letter) && query.after.as_ref().is_none_or(|after| letter.cursor() > *after)
+        });
+        all.sort_by_key(Letter::cursor);
+        let more = all.len() > query.limit();
+        all.truncate(query.limit());
+        Ok(LetterPage { letters: all, more })
     }
 }

@@ -3,6 +3,7 @@
 //! Behind [`Store`] stand SQLite (`sqlite/`), Redis (`redis/`) and the in-memory reference model
 //! (`memory.rs`) that the contract suite compares them with.
 
+mod letters;
 mod memory;
 mod redis;
 mod rules;
@@ -14,12 +15,18 @@ mod contract;
 use std::time::Duration;
 
 pub use self::redis::{RedisReader, RedisSettings, RedisStore, redis_check};
+pub use letters::{
+    LETTERS_PER_PAGE_MAX, Letter, LetterCursor, LetterFilter, LetterPage, LetterQuery, is_forgotten,
+};
 pub use memory::{Fault, MemoryReader, MemoryStore};
-pub use sqlite::{Live, Next, Settings, SqliteReader, SqliteReplica, SqliteStore, Survey, sqlite_status};
+pub use sqlite::{
+    Live, Next, Settings, SqliteReader, SqliteReplica, SqliteStore, Survey, sqlite_dead_letters,
+    sqlite_status,
+};
 
 use crate::domain::batch::Batch;
 use crate::domain::checkpoint::{Checkpoint, TopicPartition};
-use crate::domain::dead_letter::DeadLetter;
+use crate::domain::dead_letter::{DeadLetter, Kept};
 use crate::domain::retry::RetryReason;
 use crate::domain::state::State;
 use crate::domain::value::Value;
@@ -60,6 +67,9 @@ pub trait Reader: Send + Sync {
 
     /// Whether the record became a dead letter that is still kept.
     fn is_dead_letter(&self, at: TopicPartition, offset: i64) -> Result<bool, StoreError>;
+
+    /// Kept dead letters in the order of topic, partition, offset and table, a page at a time.
+    fn dead_letters(&self, query: &LetterQuery) -> Result<LetterPage, StoreError>;
 }
 
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -68,10 +78,26 @@ pub struct Applied {
     pub stale: Vec<usize>,
     /// Indexes of entries that were patches of a row that is not there.
     pub missing_row: Vec<usize>,
-    /// Dead letters the store itself found (patches with `if_missing: dead_letter`).
+    /// Dead letters the store itself found (patches with `if_missing: dead_letter`), without those
+    /// of records that were retried.
     pub dead_letters: Vec<DeadLetter>,
     /// Kept dead letters after this batch.
     pub dead_letters_kept: u64,
+    /// What became of the batch's `retried` and `dropped`.
+    pub letters: LettersMoved,
+}
+
+/// What a batch did to dead letters that were kept before it.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct LettersMoved {
+    /// Those that went, also when another of the same record took their place.
+    pub removed: Vec<Kept>,
+    /// Those that took the place of others.
+    pub again: Vec<Kept>,
+    /// Indexes of the batch's `retried` that still have a dead letter.
+    pub refused: Vec<usize>,
+    /// How many of `dropped` were there.
+    pub dropped: u64,
 }
 
 /// What became of a copy that is whole.

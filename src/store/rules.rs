@@ -5,27 +5,44 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{LossLimit, StopCode, StoreError};
 use crate::domain::catalog::Table;
 use crate::domain::checkpoint::{Position, TopicPartition};
-use crate::domain::dead_letter::{DeadLetter, Reason, Rejection};
+use crate::domain::dead_letter::{DeadLetter, Origin, Reason, Rejection};
 use crate::domain::freshness::worst;
 use crate::domain::row::RowState;
 use crate::domain::value::Value;
-use crate::domain::version::Coordinates;
+use crate::domain::version::Version;
 
 /// How far behind a table's freshness a delete mark is kept where order is that of positions:
 /// covers clocks of brokers and daemon that differ.
-const MARK_MARGIN_MS: i64 = 60_000;
+pub(super) const MARK_MARGIN_MS: i64 = 60_000;
 
 /// Delete marks made before this may go; `None`: none of them yet.
 ///
 /// A mark matters while an older event of its key can still arrive. Where the order is that of
 /// positions, all of those were committed before the mark was, and are in the replica once it is
-/// fresh as of a later time.
-pub(super) fn marks_before_ms(table: &Table, fresh_as_of_ms: Option<i64>, now_ms: i64) -> Option<i64> {
-    if table.ordered_by_position {
-        Some(fresh_as_of_ms?.saturating_sub(MARK_MARGIN_MS))
-    } else {
-        Some(now_ms.saturating_sub(table.delete_marks_ms))
+/// fresh as of a later time, or among its dead letters: `oldest_letter_ms` is the time of the oldest
+/// of the table, for a retry is an old event that arrives late. No mark is kept for longer than
+/// `delete_marks` on their account; a retry after that is refused, see [`super::is_forgotten`].
+pub(super) fn marks_before_ms(
+    table: &Table,
+    fresh_as_of_ms: Option<i64>,
+    oldest_letter_ms: Option<i64>,
+    now_ms: i64,
+) -> Option<i64> {
+    let old = now_ms.saturating_sub(table.delete_marks_ms);
+    if !table.ordered_by_position {
+        return Some(old);
     }
+    let fresh = fresh_as_of_ms?.saturating_sub(MARK_MARGIN_MS);
+    Some(match oldest_letter_ms {
+        Some(letter_ms) => fresh.min(letter_ms.saturating_sub(MARK_MARGIN_MS).max(old)),
+        None => fresh,
+    })
+}
+
+/// The time of a dead letter that delete marks are compared with: a delete that is newer than it was
+/// applied after this.
+pub(super) fn letter_ms(first_seen_ms: i64, order_ms: i64) -> i64 {
+    first_seen_ms.min(order_ms)
 }
 
 /// The row of a key nobody has heard of. `values` has the key columns set.
@@ -108,7 +125,8 @@ pub(super) fn rfc3339(ms: i64) -> Option<String> {
 }
 
 /// The dead letter of a patch that needs a row and found none.
-pub(super) fn missing_row(table: usize, shape: &Table, at: Coordinates, now_ms: i64) -> DeadLetter {
+pub(super) fn missing_row(table: usize, shape: &Table, version: Version, now_ms: i64) -> DeadLetter {
+    let at = version.at();
     DeadLetter {
         at: TopicPartition { topic: at.topic as usize, partition: at.partition },
         offset: at.offset,
@@ -119,6 +137,7 @@ pub(super) fn missing_row(table: usize, shape: &Table, at: Coordinates, now_ms: 
             message: format!("a patch of {}, whose row is not there", shape.name),
         },
         first_seen_ms: now_ms,
+        origin: Origin::of_version(&version, now_ms),
         record: None,
     }
 }

@@ -8,6 +8,7 @@ mod commands;
 mod crash;
 mod daemon;
 mod dashboard;
+mod dead_letters;
 mod event_ids;
 mod examples;
 mod formats;

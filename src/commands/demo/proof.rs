@@ -90,7 +90,7 @@ mod tests {
     use crate::domain::state::State;
     use crate::domain::value::{ColumnType, Value};
     use crate::domain::version::{Coordinates, Version};
-    use crate::store::{Status, TableStatus};
+    use crate::store::{LetterPage, LetterQuery, Status, TableStatus};
 
     /// A replica of one table whose rows are their numbers, doubled.
     struct Doubles(BTreeMap<i64, i64>);
@@ -128,6 +128,10 @@ mod tests {
 
         fn is_dead_letter(&self, _: TopicPartition, _: i64) -> Result<bool, StoreError> {
             Ok(false)
+        }
+
+        fn dead_letters(&self, _: &LetterQuery) -> Result<LetterPage, StoreError> {
+            Ok(LetterPage::default())
         }
 
         fn row(&self, _table: usize, key: &[Value]) -> Result<RowLookup, StoreError> {

@@ -18,7 +18,7 @@ use super::model::{
     Config, DeadLetters, Freshness, Listener, Log, OnError, OnGap, RebuildPolicy, Startup, Target,
 };
 use super::problem::{Problem, Report};
-use super::scalar::{address, count, duration, log_level, size, word};
+use super::scalar::{address, count, duration, log_level, rate, size, word};
 use super::sections::{ROOT, Section, Shape};
 use super::tree::Node;
 use super::words::Word as _;
@@ -162,7 +162,13 @@ fn lower_dead_letters(report: &mut Report, fields: &Fields) -> Option<DeadLetter
     let max = fields.value(report, "max", count);
     let keep = fields.value(report, "keep", word);
     let max_bytes = fields.value(report, "max_bytes", size);
-    Some(DeadLetters { max: max?.value, keep: keep?.value, max_bytes: max_bytes?.value })
+    let max_rate = fields.value(report, "max_rate", rate);
+    Some(DeadLetters {
+        max: max?.value,
+        max_rate: max_rate?.value,
+        keep: keep?.value,
+        max_bytes: max_bytes?.value,
+    })
 }
 
 fn lower_listeners(report: &mut Report, root: &Fields) -> Option<(Listener, Listener)> {

@@ -141,6 +141,7 @@ fn type_of(shape: &Shape) -> String {
         Shape::Duration => "duration".to_owned(),
         Shape::Size => "size".to_owned(),
         Shape::Count => "whole number".to_owned(),
+        Shape::Rate => "rate".to_owned(),
         Shape::Percent => "percentage".to_owned(),
         Shape::Address => "address".to_owned(),
         Shape::File => "file".to_owned(),

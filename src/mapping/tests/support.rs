@@ -36,7 +36,7 @@ pub fn config(topics: Vec<Topic>, tables: Vec<Table>) -> Config {
         tables,
         freshness: Freshness { interval: Duration::from_secs(1) },
         startup: Startup { gate: Gate::Auto, max_age: Duration::from_secs(3600) },
-        dead_letters: DeadLetters { max: 1000, keep: Keep::Coordinates, max_bytes: 1 << 24 },
+        dead_letters: DeadLetters { max: 1000, max_rate: None, keep: Keep::Coordinates, max_bytes: 1 << 24 },
         http: Listener { listen },
         admin: Listener { listen },
         log: Log { level: "info".to_owned(), format: LogFormat::Auto },

@@ -2,12 +2,14 @@
 //!
 //! - `records`: one record
 //! - `rounds`: one round of observations, which proves freshness and meets new partitions
+//! - `letters`: what is asked about dead letters
 //! - `waits`: records whose schema is not there yet
 //! - `behind`: where the log does not continue where the replica stands
 //!
 //! Everything here is arithmetic on values; the threads and channels are in the parent module.
 
 mod behind;
+mod letters;
 mod records;
 mod rounds;
 mod waits;
@@ -17,8 +19,11 @@ use std::sync::Arc;
 
 use tracing::{info, warn};
 
+pub use letters::PendingErrand;
+
 use super::gate::{GateRule, StartupGate};
 use super::identity::Identity;
+use super::limits::{self, LetterLimits};
 use super::watchdog::Watchdog;
 use super::writer::Committed;
 use super::{Context, Failure, Positions};
@@ -28,11 +33,13 @@ use crate::domain::batch::{AfterGap, Batch, BatchBuilder, Observed};
 use crate::domain::catalog::Catalog;
 use crate::domain::change::Change;
 use crate::domain::checkpoint::{Checkpoint, Position, TopicPartition};
+use crate::domain::dead_letter::DeadLetter;
 use crate::domain::freshness::{self, PartitionFreshness};
 use crate::domain::state::Facts;
 use crate::mapping::Plan;
 use crate::metrics::SourceErrorKind;
 use crate::source::{Cleanup, SourceEvent};
+use crate::store::Applied;
 
 pub struct Intake {
     plan: Plan,
@@ -41,7 +48,11 @@ pub struct Intake {
     policies: Vec<OnError>,
     gap_policies: Vec<OnGap>,
     keep: Keep,
-    dead_letters_max: u64,
+    limits: LetterLimits,
+    /// In the batch in the making.
+    errands: Vec<PendingErrand>,
+    /// Records retried in it.
+    retried: usize,
     max_record_bytes: usize,
     interval_ms: i64,
     heartbeat_limit_ms: i64,
@@ -183,7 +194,9 @@ impl Intake {
             policies: config.topics.iter().map(|topic| topic.on_error).collect(),
             gap_policies: config.topics.iter().map(|topic| topic.on_gap).collect(),
             keep: config.dead_letters.keep,
-            dead_letters_max: config.dead_letters.max,
+            limits: LetterLimits::new(&config.dead_letters, &checkpoint.dead_letters),
+            errands: Vec::new(),
+            retried: 0,
             max_record_bytes: config.kafka.max_record_bytes,
             interval_ms: config.freshness.interval.as_millis().max(1) as i64,
             heartbeat_limit_ms: crate::store::heartbeat_limit(config.freshness.interval).as_millis() as i64,
@@ -428,15 +441,28 @@ impl Intake {
         }
     }
 
-    pub fn check_dead_letters(&mut self, kept: u64) -> Result<(), Failure> {
-        if kept <= self.dead_letters_max {
-            return Ok(());
+    /// What the store did to dead letters by itself, and what went.
+    pub fn check_dead_letters(&mut self, applied: &Applied) -> Result<(), Failure> {
+        let moved = &applied.letters;
+        for letter in &moved.removed {
+            self.limits.remove(*letter);
         }
-        Err(Failure::other(format!(
-            "{kept} dead letters are kept, dead_letters.max allows {}: the mapping and the events do not fit; \
-             see _readside_dead_letters, repair the mapping or raise the limit",
-            self.dead_letters_max
-        )))
+        // They come first.
+        for letter in moved.removed.iter().take(usize::try_from(moved.dropped).unwrap_or(usize::MAX)) {
+            self.context.metrics.dead_letter_dropped(letter.topic);
+        }
+        if !moved.removed.is_empty() {
+            let (dropped, left) = (moved.dropped, applied.dead_letters_kept);
+            info!(dropped, refused_again = moved.again.len(), left, "dead letters were retried or dropped");
+        }
+        let again = moved.again.iter().copied();
+        for letter in again.chain(applied.dead_letters.iter().map(DeadLetter::kept)) {
+            self.limits.add(letter);
+        }
+        match self.limits.passed(&self.catalog) {
+            None => Ok(()),
+            Some(limit) => Err(Failure::other(format!("{limit}; {}", limits::ADVICE))),
+        }
     }
 
     pub fn open_gate(&mut self) {

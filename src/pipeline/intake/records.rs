@@ -3,16 +3,17 @@
 use super::Intake;
 use crate::config::{Keep, OnError};
 use crate::domain::change::Skip;
-use crate::domain::dead_letter::{DeadLetter, Reason, RecordBytes, Rejection};
+use crate::domain::dead_letter::{DeadLetter, Origin, Reason, RecordBytes, Rejection};
 use crate::domain::record::{Headers, Record};
 use crate::mapping::Outcome;
-use crate::pipeline::Failure;
+use crate::pipeline::{Failure, limits};
 
 impl Intake {
     pub(super) fn take_record(&mut self, record: &Record<'_>) -> Result<(), Failure> {
         if self.doubt {
             return Ok(());
         }
+        let too_large = self.too_large(record);
         let Some(partition) = self.partitions.get_mut(&record.at) else { return Ok(()) };
         if partition.lost.is_some() || partition.waits_for.is_some() {
             // It comes again when the partition is read on.
@@ -28,19 +29,9 @@ impl Intake {
             self.suspicious = true;
             return Ok(());
         }
-        let size = record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len);
-        let outcome = if size > self.max_record_bytes {
-            Outcome::Rejected(Rejection {
-                table: None,
-                path: String::new(),
-                reason: Reason::TooLarge,
-                message: format!(
-                    "the record has {size} bytes, kafka.max_record_bytes allows {}",
-                    self.max_record_bytes
-                ),
-            })
-        } else {
-            self.plan.translate(record, &mut partition.position.memory, &mut self.changes)
+        let outcome = match too_large {
+            Some(rejection) => Outcome::Rejected(rejection),
+            None => self.plan.translate(record, &mut partition.position.memory, &mut self.changes),
         };
         match outcome {
             Outcome::Changes => {
@@ -64,8 +55,12 @@ impl Intake {
                         offset: record.offset,
                         rejection,
                         first_seen_ms: self.context.now_ms(),
+                        origin: Origin::of(record, partition.position.memory.max_timestamp_ms),
                         record: (self.keep == Keep::Bytes).then(|| bytes_of(record, oversize)),
                     };
+                    if let Err(limit) = self.limits.admit(&self.catalog, letter.kept()) {
+                        return Err(self.one_too_many(&letter, &limit));
+                    }
                     self.builder.push_dead_letter(letter);
                 }
                 OnError::Skip => self.context.metrics.events_skipped(record.at.topic, Skip::Rejected, 1),
@@ -88,6 +83,20 @@ impl Intake {
         }
         self.builder.count_record();
         Ok(())
+    }
+
+    fn one_too_many(&self, letter: &DeadLetter, limit: &str) -> Failure {
+        let Rejection { reason, path, message, .. } = &letter.rejection;
+        Failure::other(format!(
+            "{limit}; stopped before topic {} partition {} offset {}, which would be the next dead letter ({}{}: \
+             {message}); {}",
+            self.catalog.topics[letter.at.topic],
+            letter.at.partition,
+            letter.offset,
+            reason.name(),
+            if path.is_empty() { String::new() } else { format!(" at {path}") },
+            limits::ADVICE,
+        ))
     }
 
     fn refused(&self, record: &Record<'_>, rejection: &Rejection) -> Failure {

@@ -12,6 +12,7 @@
 
 mod assignment;
 mod client;
+pub mod fetch;
 mod inbox;
 pub mod mock;
 mod observer;

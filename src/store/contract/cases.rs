@@ -4,10 +4,10 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use super::*;
-use crate::domain::dead_letter::{DeadLetter, Reason, RecordBytes, Rejection};
+use crate::domain::dead_letter::{DeadLetter, Kept, Origin, Reason, RecordBytes, Rejection, Retried};
 use crate::domain::event_ids::{EventId, NewEventIds};
 use crate::domain::state::State;
-use crate::store::{Applied, Completion, StopCode};
+use crate::store::{Applied, Completion, Letter, LetterFilter, LetterQuery, LettersMoved, StopCode};
 
 macro_rules! contract {
     ($($case:ident),* $(,)?) => {
@@ -52,6 +52,12 @@ contract! {
     freshness_can_become_unknown_again,
     event_ids_come_and_go_with_their_batch,
     dead_letters_are_kept_once,
+    a_retried_record_ends_its_dead_letters_with_its_rows,
+    a_record_refused_again_keeps_one_dead_letter_with_the_new_reason,
+    a_retried_patch_without_its_row_stays_a_dead_letter,
+    dropped_dead_letters_are_gone,
+    dead_letters_are_shown_in_pages,
+    delete_marks_wait_for_dead_letters,
     delete_marks_go_when_they_are_old,
     delete_marks_by_position_wait_for_freshness,
     versions_show_their_kind,
@@ -412,6 +418,7 @@ fn letter(offset: i64, table: Option<usize>, bytes: usize) -> DeadLetter {
         offset,
         rejection: Rejection { table, path: ".id".into(), reason: Reason::WrongType, message: "no".into() },
         first_seen_ms: NOW_MS,
+        origin: Default::default(),
         record: Some(RecordBytes { key: None, value: Some(vec![7; bytes]), headers: None }),
     }
 }
@@ -430,6 +437,205 @@ fn dead_letters_are_kept_once(bench: &impl Bench) {
     // One that failed before any table concerns every table of its topic.
     let counts: Vec<u64> = status.tables.iter().map(|table| table.dead_letters).collect();
     assert_eq!(counts, [2, 2, 0, 0]);
+}
+
+fn retried(offset: i64, refused: Option<Rejection>) -> Retried {
+    Retried { at: AT, offset, refused }
+}
+
+fn all_letters(bench: &impl Bench) -> Vec<Letter> {
+    let query = LetterQuery { filter: LetterFilter::default(), after: None, limit: 1_000, bytes: true };
+    bench.reader().dead_letters(&query).unwrap().letters
+}
+
+fn kept(table: Option<usize>) -> Kept {
+    Kept { topic: 0, table, order_ms: 0 }
+}
+
+fn a_retried_record_ends_its_dead_letters_with_its_rows(bench: &impl Bench) {
+    let mut store = bench.open();
+    let letters = vec![letter(5, Some(0), 10), letter(6, None, 10), letter(6, Some(1), 10)];
+    store.apply(&Batch { dead_letters: letters, ..batch([upsert(2, 30)]) }).unwrap();
+    // One is applied; the replica has newer than the other.
+    let mut work = batch([upsert(1, 5), upsert(2, 6)]);
+    work.retried = vec![retried(5, None), retried(6, None)];
+    let applied = store.apply(&work).unwrap();
+    assert_eq!((applied.stale, applied.dead_letters_kept), (vec![1], 0));
+    let mut removed = applied.letters.removed.clone();
+    removed.sort();
+    assert_eq!(removed, [kept(None), kept(Some(0)), kept(Some(1))]);
+    assert_eq!((applied.letters.refused, applied.letters.again), (vec![], vec![]));
+    assert_eq!((look(bench, 1), look(bench, 2)), (visible(1, 5), visible(2, 30)));
+    assert_eq!(all_letters(bench), []);
+    // A second time it does nothing.
+    let mut again = batch([upsert(1, 5)]);
+    again.retried = vec![retried(5, None), retried(6, Some(letter(6, None, 0).rejection))];
+    let applied = store.apply(&again).unwrap();
+    assert_eq!((applied.stale, applied.letters), (vec![0], LettersMoved::default()));
+    assert_eq!(all_letters(bench), []);
+    drop(store);
+    let mut store = bench.open();
+    assert_eq!(
+        (store.figures().dead_letters, store.checkpoint().unwrap().dead_letters),
+        (vec![0, 0], vec![])
+    );
+}
+
+fn a_record_refused_again_keeps_one_dead_letter_with_the_new_reason(bench: &impl Bench) {
+    let mut store = bench.open();
+    let first = DeadLetter {
+        origin: Origin { order_ms: 77, digest: Some(u128::MAX - 1) },
+        first_seen_ms: NOW_MS - 5,
+        ..letter(5, Some(0), 600)
+    };
+    store.apply(&Batch { dead_letters: vec![first], ..batch([]) }).unwrap();
+    let reason =
+        Rejection { table: None, path: String::new(), reason: Reason::Malformed, message: "worse".into() };
+    let work = Batch { retried: vec![retried(5, Some(reason))], ..batch([]) };
+    let applied = store.apply(&work).unwrap();
+    let moved = |table| Kept { order_ms: 77, ..kept(table) };
+    let expected = LettersMoved {
+        removed: vec![moved(Some(0))],
+        again: vec![moved(None)],
+        refused: vec![0],
+        dropped: 0,
+    };
+    assert_eq!((applied.letters, applied.dead_letters_kept), (expected, 1));
+    drop(store);
+    let mut store = bench.open();
+    assert_eq!(store.checkpoint().unwrap().dead_letters, [moved(None)]);
+    let letters = all_letters(bench);
+    let found = &letters[0];
+    assert_eq!((letters.len(), found.table.as_ref(), found.reason.as_str()), (1, None, "malformed"));
+    assert_eq!((found.message.as_str(), found.first_seen_ms, found.order_ms), ("worse", NOW_MS - 5, 77));
+    assert_eq!(found.digest, Some(u128::MAX - 1));
+    assert_eq!(found.record.as_ref().unwrap().value, Some(vec![7; 600]));
+}
+
+fn a_retried_patch_without_its_row_stays_a_dead_letter(bench: &impl Bench) {
+    let mut store = bench.open();
+    store.apply(&batch([patch(1, 11, 0b0010, IfMissing::DeadLetter)])).unwrap();
+    let work =
+        || Batch { retried: vec![retried(11, None)], ..batch([patch(1, 11, 0b0010, IfMissing::DeadLetter)]) };
+    let applied = store.apply(&work()).unwrap();
+    // It is not a new one.
+    assert_eq!((applied.dead_letters, applied.dead_letters_kept), (vec![], 1));
+    assert_eq!(applied.letters.refused, [0]);
+    store.apply(&batch([upsert(1, 9)])).unwrap();
+    let applied = store.apply(&work()).unwrap();
+    assert_eq!((applied.stale, applied.dead_letters_kept, applied.letters.refused), (vec![], 0, vec![]));
+    let RowLookup::Visible { version: found, .. } = look(bench, 1) else { panic!("no row") };
+    assert_eq!(found, version(11, 0, 11));
+}
+
+fn dropped_dead_letters_are_gone(bench: &impl Bench) {
+    let mut store = bench.open();
+    store
+        .apply(&Batch { dead_letters: vec![letter(1, None, 0), letter(2, Some(1), 0)], ..batch([]) })
+        .unwrap();
+    let drop_both = || Batch { dropped: vec![letter(1, None, 0).id(), letter(2, None, 0).id()], ..batch([]) };
+    let applied = store.apply(&drop_both()).unwrap();
+    // The other one is of a table.
+    assert_eq!((applied.letters.dropped, applied.letters.removed), (1, vec![kept(None)]));
+    assert_eq!(store.apply(&drop_both()).unwrap().letters.dropped, 0);
+    assert_eq!(store.figures().dead_letters, [1, 0]);
+    assert_eq!(bench.reader().status(NOW_MS).unwrap().dead_letters, 1);
+}
+
+/// The model keeps whatever it is given.
+fn bytes_of_what_is_dropped_make_room(bench: &impl Bench) {
+    let mut store = bench.open();
+    let with_bytes = |bench| all_letters(bench).iter().filter(|letter| letter.record.is_some()).count();
+    store
+        .apply(&Batch { dead_letters: vec![letter(1, None, 900), letter(2, None, 900)], ..batch([]) })
+        .unwrap();
+    assert_eq!(with_bytes(bench), 1, "the second is beyond the bound");
+    store.apply(&Batch { dropped: vec![letter(1, None, 0).id()], ..batch([]) }).unwrap();
+    store.apply(&Batch { dead_letters: vec![letter(3, None, 900)], ..batch([]) }).unwrap();
+    assert_eq!(with_bytes(bench), 1);
+    // A retry gives them back, too.
+    store.apply(&Batch { retried: vec![retried(3, None)], ..batch([]) }).unwrap();
+    drop(store);
+    bench.open().apply(&Batch { dead_letters: vec![letter(4, None, 900)], ..batch([]) }).unwrap();
+    assert_eq!(with_bytes(bench), 1);
+}
+
+#[test]
+fn bytes_of_what_is_dropped_make_room_in_sqlite() {
+    bytes_of_what_is_dropped_make_room(&fresh::<InSqlite>());
+}
+
+#[test]
+fn bytes_of_what_is_dropped_make_room_in_redis() {
+    if server::available() {
+        bytes_of_what_is_dropped_make_room(&fresh::<InRedis>());
+    }
+}
+
+fn dead_letters_are_shown_in_pages(bench: &impl Bench) {
+    let mut store = bench.open();
+    let other = TopicPartition { topic: 1, partition: 10 };
+    let mut letters: Vec<DeadLetter> = (0..70).map(|offset| letter(offset, Some(0), 0)).collect();
+    letters.push(letter(7, None, 0));
+    letters.push(DeadLetter { at: other, ..letter(7, Some(1), 0) });
+    store.apply(&Batch { dead_letters: letters, ..batch([]) }).unwrap();
+    let reader = bench.reader();
+    let mut query = LetterQuery { filter: LetterFilter::default(), after: None, limit: 30, bytes: false };
+    let mut seen = Vec::new();
+    loop {
+        let page = reader.dead_letters(&query).unwrap();
+        assert!(page.letters.len() == 30 || !page.more, "{}", page.letters.len());
+        seen.extend(page.letters.iter().map(Letter::cursor));
+        query.after = seen.last().cloned();
+        if !page.more {
+            break;
+        }
+    }
+    assert_eq!(seen.len(), 72);
+    assert!(seen.is_sorted(), "{seen:?}");
+    assert_eq!(
+        (seen[7].to_string(), seen[8].to_string()),
+        ("shop.events/0/7/".into(), "shop.events/0/7/users".into())
+    );
+    let count = |filter: LetterFilter| {
+        let query = LetterQuery { filter, after: None, limit: 1_000, bytes: true };
+        reader.dead_letters(&query).unwrap().letters.len()
+    };
+    let any = LetterFilter::default;
+    assert_eq!(count(LetterFilter { topic: Some("users.events".into()), ..any() }), 1);
+    assert_eq!(count(LetterFilter { table: Some("users".into()), ..any() }), 70);
+    assert_eq!(count(LetterFilter { offset: Some(7), ..any() }), 3);
+    assert_eq!(count(LetterFilter { offset: Some(7), partition: Some(0), ..any() }), 2);
+    assert_eq!(count(LetterFilter { reason: Some("wrong_type".into()), ..any() }), 72);
+    assert_eq!(count(LetterFilter { reason: Some("malformed".into()), ..any() }), 0);
+}
+
+/// A retry is an old event that arrives late: the delete behind it must not be forgotten.
+fn delete_marks_wait_for_dead_letters(bench: &impl Bench) {
+    fn run<B: Bench>(_: &B) {
+        let mut catalog = catalog();
+        catalog.tables[0].ordered_by_position = true;
+        let bench = B::new(Arc::new(catalog));
+        let mut store = bench.open();
+        let seen_ms = NOW_MS - 1_000;
+        let letter = DeadLetter {
+            first_seen_ms: seen_ms,
+            origin: Origin { order_ms: seen_ms, digest: None },
+            ..letter(5, Some(0), 0)
+        };
+        store.apply(&Batch { dead_letters: vec![letter], ..batch([delete(1, 10)]) }).unwrap();
+        let mut fresh = batch([]);
+        fresh.observed.fresh_as_of_ms.insert(AT, NOW_MS + 1_000_000);
+        store.apply(&fresh).unwrap();
+        // `delete_marks` of the table is a minute.
+        assert_eq!(store.maintain(NOW_MS + 60_000).unwrap().delete_marks_dropped, 0);
+        assert_eq!(
+            store.apply(&batch([upsert(1, 5)])).unwrap(),
+            Applied { dead_letters_kept: 1, ..stale(1) }
+        );
+        assert_eq!(store.maintain(NOW_MS + 60_001).unwrap().delete_marks_dropped, 1, "it is bounded");
+    }
+    run(bench);
 }
 
 fn delete_marks_go_when_they_are_old(bench: &impl Bench) {

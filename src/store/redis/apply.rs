@@ -3,9 +3,6 @@
 use std::collections::hash_map::Entry as Slot;
 use std::collections::{BTreeSet, HashMap};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
-
 use super::error::damaged;
 use super::known::{Known, Wanted};
 use super::ledger::{Ledger, partition_field};
@@ -15,7 +12,6 @@ use super::{RedisStore, Unconfirmed};
 use crate::domain::batch::{AfterGap, Batch, Entry, Step as Change};
 use crate::domain::change::IfMissing;
 use crate::domain::checkpoint::TopicPartition;
-use crate::domain::dead_letter::DeadLetter;
 use crate::domain::row::RowState;
 use crate::domain::value::Value;
 use crate::domain::version::Version;
@@ -61,7 +57,9 @@ impl RedisStore {
             self.begin_truncate(entry.table, version)?;
             self.finish_truncates(batch.observed.heartbeat_ms)?;
         }
+        let letters = self.letters_of(batch)?;
         let finish = |store: &RedisStore, step: &mut Step, ledger: &mut Ledger, applied: &mut Applied| {
+            store.move_letters(batch, &letters, step, ledger, applied);
             store.finish_batch(batch, step, ledger, applied);
         };
         self.apply_entries(batch, first..batch.entries.len(), &mut applied, Some(&finish))?;
@@ -144,7 +142,7 @@ impl RedisStore {
                 Outcome::Ignored => outcome.missing_row.push(nth),
                 Outcome::MissingRow(version) => {
                     let now_ms = batch.observed.heartbeat_ms;
-                    outcome.dead_letters.push(rules::missing_row(entry.table, shape, version.at(), now_ms));
+                    outcome.dead_letters.push(rules::missing_row(entry.table, shape, version, now_ms));
                 }
             }
         }
@@ -339,35 +337,6 @@ impl RedisStore {
         for table in &after.missing_events {
             ledger.tables[*table].missing_events = true;
         }
-    }
-
-    /// Keeps the first of a record and table, and bytes only within their bound.
-    fn keep_dead_letter(&self, step: &mut Step, ledger: &mut Ledger, letter: &DeadLetter) {
-        let rejection = &letter.rejection;
-        let table = rejection.table.map_or("", |index| self.catalog.tables[index].name.as_str());
-        let name = format!("{}/{}/{table}", partition_field(&self.catalog, letter.at), letter.offset);
-        if !ledger.letters.insert(name.clone()) {
-            return;
-        }
-        let mut json = serde_json::json!({
-            "path": rejection.path,
-            "reason": rejection.reason.name(),
-            "message": rejection.message,
-            "first_seen_ms": letter.first_seen_ms,
-        });
-        let fits =
-            |size: u64| ledger.letter_bytes.saturating_add(size) <= self.settings.dead_letter_bytes_max;
-        if let Some(record) = letter.record.as_ref().filter(|record| fits(record.size() as u64)) {
-            ledger.letter_bytes += record.size() as u64;
-            json["key"] = record.key.as_ref().map(|key| BASE64.encode(key)).into();
-            json["value"] = record.value.as_ref().map(|value| BASE64.encode(value)).into();
-            json["headers"] = record.headers.clone().into();
-        }
-        step.typed(self.names.dead_letters.as_bytes(), "hash");
-        let key = self.names.dead_letters.as_bytes();
-        step.command([b"HSET", key, name.as_bytes(), json.to_string().as_bytes()]);
-        let bytes = ledger.letter_bytes.to_string();
-        step.command([b"HSET", self.names.meta.as_bytes(), b"dead_letter_bytes", bytes.as_bytes()]);
     }
 
     fn count_insert(&mut self, table: usize) {

@@ -5,6 +5,7 @@
 //! - `names`, `codec`, `payload`: what is in it
 //! - `step`, `words`, `apply.lua`: one atomic step, sent while it is made
 //! - `apply`, `known`: one batch; rows that are read before they are written
+//! - `letters`: dead letters
 //! - `upkeep`: truncates, the end of the first copy, old delete marks
 //! - `ledger`: the bookkeeping, equal to what Redis has
 //! - `reader`: the reading side
@@ -25,6 +26,7 @@ mod codec;
 mod error;
 mod known;
 mod ledger;
+mod letters;
 mod link;
 mod names;
 mod open;
@@ -165,8 +167,10 @@ impl RedisStore {
                 event_ids.insert(index, ids.into_iter().map(EventId::from_bytes).collect());
             }
         }
+        let dead_letters = self.kept_letters()?;
         let ledger = self.known_ledger()?;
         Ok(Checkpoint {
+            dead_letters,
             cluster_id: ledger.cluster_id.clone(),
             topic_ids: ledger.topic_ids.clone(),
             positions: ledger.positions.clone(),

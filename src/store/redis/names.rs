@@ -33,6 +33,8 @@ pub(super) struct Names {
     pub partitions: String,
     /// `topic/partition/offset/table` to JSON.
     pub dead_letters: String,
+    /// The same names to `first_seen_ms order_ms`: what is asked often, without the rest.
+    pub dead_letter_times: String,
     /// Expires when nobody proves that the copy follows the log.
     pub alive: String,
     /// Expires when the writer is dead.
@@ -53,6 +55,7 @@ impl Names {
             positions: name("positions"),
             partitions: name("partitions"),
             dead_letters: name("dead_letters"),
+            dead_letter_times: name("dead_letter_times"),
             alive: name("alive"),
             lease: name("lease"),
             probe: name("probe"),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::codec::{self, RESERVED};
 use super::error::{at, foreign, stop_io};
 use super::ledger::{Ledger, partition_field};
+use super::letters;
 use super::link::Link;
 use super::names::{Names, TableNames, joined};
 use super::open::{check_server, place};
@@ -13,7 +14,7 @@ use super::settings::{RedisSettings, RowEncoding};
 use crate::domain::catalog::Catalog;
 use crate::domain::checkpoint::TopicPartition;
 use crate::domain::value::Value;
-use crate::store::{Reader, RowLookup, Status, StoreError};
+use crate::store::{LetterPage, LetterQuery, Reader, RowLookup, Status, StoreError};
 
 /// Reads a replica in Redis while its daemon writes it, or while there is none.
 pub struct RedisReader {
@@ -113,6 +114,10 @@ impl Reader for RedisReader {
         }
         let found: Vec<Option<Vec<u8>>> = self.read(|link| link.query(&cmd))?;
         Ok(found.iter().any(Option::is_some))
+    }
+
+    fn dead_letters(&self, query: &LetterQuery) -> Result<LetterPage, StoreError> {
+        self.read(|link| letters::page(link, &self.names, query))
     }
 }
 

@@ -222,6 +222,7 @@ impl RedisStore {
     fn drop_marks(&mut self, table: usize, now_ms: i64, left: &mut usize) -> Result<u64, StoreError> {
         let shape = &self.catalog.clone().tables[table];
         let mut dropped = 0;
+        let letter = self.oldest_letter_ms(shape)?;
         while *left > 0 {
             let ledger = self.known_ledger()?;
             if ledger.tables[table].marks == 0 {
@@ -229,7 +230,7 @@ impl RedisStore {
                 break;
             }
             let fresh = ledger.log().fresh_as_of(&shape.topics);
-            let Some(before_ms) = rules::marks_before_ms(shape, fresh, now_ms) else { break };
+            let Some(before_ms) = rules::marks_before_ms(shape, fresh, letter, now_ms) else { break };
             let mut next = ledger.clone();
             let (cursor, rows) = self.scan_hidden(table, self.cursors[table])?;
             *left = left.saturating_sub(rows.len().max(1));

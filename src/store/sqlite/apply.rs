@@ -12,7 +12,6 @@ use super::{Memory, Role, SqliteStore, Unconfirmed};
 use crate::domain::batch::{Advance, AfterGap, Batch, Observed};
 use crate::domain::catalog::Catalog;
 use crate::domain::checkpoint::{AfterDelete, Checkpoint, PartitionMemory, Position, TopicPartition};
-use crate::domain::dead_letter::DeadLetter;
 use crate::domain::event_ids::{EventId, NewEventIds};
 use crate::domain::version::Version;
 use crate::store::{Applied, StoreError, rules};
@@ -101,6 +100,7 @@ impl SqliteStore {
             checkpoint.positions.insert(at, Position { next_offset, leader_epoch: row.get(3)?, memory });
         }
         checkpoint.event_ids = self.read_event_ids()?;
+        checkpoint.dead_letters = super::letters::all_kept(&self.conn, &self.catalog, self.generation)?;
         Ok(checkpoint)
     }
 
@@ -132,15 +132,15 @@ impl SqliteStore {
 }
 
 /// A batch on its way into an open transaction. `memory` is what will be true after it.
-struct Work<'a> {
-    conn: &'a Connection,
-    catalog: &'a Catalog,
+pub(super) struct Work<'a> {
+    pub conn: &'a Connection,
+    pub catalog: &'a Catalog,
     sql: &'a [TableSql],
-    generation: i64,
+    pub generation: i64,
     role: Role,
     floors: &'a BTreeMap<TopicPartition, i64>,
-    memory: Memory,
-    dead_letter_bytes_max: i64,
+    pub memory: Memory,
+    pub dead_letter_bytes_max: i64,
 }
 
 impl Work<'_> {
@@ -181,9 +181,7 @@ impl Work<'_> {
         self.identify(&batch.observed)?;
         let before = self.memory.tables.clone();
         let mut applied = self.write_entries(batch)?;
-        for letter in batch.dead_letters.iter().chain(&applied.dead_letters) {
-            self.keep_dead_letter(letter)?;
-        }
+        self.move_dead_letters(batch, &mut applied)?;
         for (topic, news) in &batch.event_ids {
             self.remember(*topic, news)?;
         }
@@ -223,8 +221,8 @@ impl Work<'_> {
                 Outcome::Changed => {}
                 Outcome::Stale => applied.stale.push(index),
                 Outcome::Ignored => applied.missing_row.push(index),
-                Outcome::MissingRow(at) => {
-                    applied.dead_letters.push(rules::missing_row(entry.table, shape, at, now_ms));
+                Outcome::MissingRow(version) => {
+                    applied.dead_letters.push(rules::missing_row(entry.table, shape, version, now_ms));
                 }
             }
         }
@@ -361,40 +359,6 @@ impl Work<'_> {
                     self.memory.topic_ids.insert(topic, seen.clone());
                 }
             }
-        }
-        Ok(())
-    }
-
-    /// Keeps the first of a record and table, and bytes only within their bound.
-    fn keep_dead_letter(&mut self, letter: &DeadLetter) -> Result<(), StoreError> {
-        let table = letter.rejection.table.map_or("", |index| self.catalog.tables[index].name.as_str());
-        let size = letter.record.as_ref().map_or(0, |record| record.size() as i64);
-        let fits = self.memory.dead_letter_bytes.saturating_add(size) <= self.dead_letter_bytes_max;
-        let record = letter.record.as_ref().filter(|_| fits);
-        let added = self
-            .conn
-            .prepare_cached(
-                "INSERT INTO _readside_meta_dead_letters (generation, topic, \"partition\", \"offset\", table_name, path, \
-                 reason, message, first_seen_ms, \"key\", \"value\", headers) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, \
-                 ?8, ?9, ?10, ?11, ?12) ON CONFLICT DO NOTHING",
-            )?
-            .execute(params![
-                self.generation,
-                self.catalog.topics[letter.at.topic],
-                letter.at.partition,
-                letter.offset,
-                table,
-                letter.rejection.path,
-                letter.rejection.reason.name(),
-                letter.rejection.message,
-                letter.first_seen_ms,
-                record.and_then(|record| record.key.as_ref()),
-                record.and_then(|record| record.value.as_ref()),
-                record.and_then(|record| record.headers.as_ref()),
-            ])?;
-        if added > 0 {
-            self.memory.dead_letters[letter.at.topic] += 1;
-            self.memory.dead_letter_bytes += record.map_or(0, |record| record.size() as i64);
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use crate::domain::value::ColumnType;
 /// `PRAGMA application_id`: "rdsd".
 pub(super) const APPLICATION_ID: i32 = 0x7264_7364;
 /// `PRAGMA user_version`.
-pub(super) const LAYOUT: i32 = 2;
+pub(super) const LAYOUT: i32 = 3;
 /// The number of the first copy; each rebuild takes the next one, and none is used again.
 pub(super) const FIRST: i64 = 1;
 
@@ -93,6 +93,8 @@ CREATE TABLE _readside_meta_dead_letters (
   reason TEXT NOT NULL,
   message TEXT NOT NULL,
   first_seen_ms INTEGER NOT NULL,
+  order_ms INTEGER NOT NULL,
+  digest BLOB,
   \"key\" BLOB,
   \"value\" BLOB,
   headers TEXT,

@@ -4,7 +4,7 @@
 //! - `adapt`: another mapping that needs no other rows
 //! - `generations`, `turns`, `room`: building one beside the live one, and switching to it
 //! - `layout`, `views`: what is in it
-//! - `apply`, `order`, `table`: one batch, one row
+//! - `apply`, `order`, `table`, `letters`: one batch, one row, dead letters
 //! - `upkeep`: the end of the first copy, the WAL, old delete marks
 //! - `reader`: the reading side
 
@@ -13,6 +13,7 @@ mod apply;
 mod error;
 mod generations;
 mod layout;
+mod letters;
 mod open;
 mod order;
 mod owner;
@@ -34,7 +35,7 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
-pub use reader::{SqliteReader, sqlite_status};
+pub use reader::{SqliteReader, sqlite_dead_letters, sqlite_status};
 pub use replica::{Live, Next, SqliteReplica, Survey};
 
 use super::{Applied, Completion, Figures, LossLimit, Maintenance, Store, StoreError};

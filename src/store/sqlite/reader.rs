@@ -8,13 +8,16 @@ use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
 use super::error::{at, foreign};
 use super::layout::{APPLICATION_ID, LAYOUT, Sql, TableSql};
+use super::letters;
 use super::table::{bind_values, read_row};
 use crate::domain::catalog::Catalog;
 use crate::domain::checkpoint::TopicPartition;
 use crate::domain::retry::RetryReason;
 use crate::domain::state::{Facts, State, believable, state};
 use crate::domain::value::Value;
-use crate::store::{PositionStatus, Reader, RowLookup, Status, StoreError, TableStatus};
+use crate::store::{
+    LetterPage, LetterQuery, PositionStatus, Reader, RowLookup, Status, StoreError, TableStatus,
+};
 
 /// Reads a SQLite replica while its daemon writes it, or while there is none: always the live
 /// generation, whichever that is when it is asked.
@@ -124,6 +127,10 @@ impl Reader for SqliteReader {
             Ok(statement.exists((topic, at.partition, offset))?)
         })
     }
+
+    fn dead_letters(&self, query: &LetterQuery) -> Result<LetterPage, StoreError> {
+        self.read(|conn, _| letters::page(conn, query))
+    }
 }
 
 /// The status of a replica whose configuration is not at hand.
@@ -133,6 +140,11 @@ pub fn sqlite_status(path: &Path, now_ms: i64) -> Result<Status, StoreError> {
         read_status(&tx, now_ms)
     });
     at(path, status)
+}
+
+/// The dead letters of a replica whose configuration is not at hand.
+pub fn sqlite_dead_letters(path: &Path, query: &LetterQuery) -> Result<LetterPage, StoreError> {
+    at(path, connect(path).and_then(|conn| letters::page(&conn, query)))
 }
 
 fn connect(path: &Path) -> Result<Connection, StoreError> {

@@ -28,7 +28,7 @@ pub(super) enum Outcome {
     /// A patch whose row is not there, and that may be forgotten.
     Ignored,
     /// A patch whose row is not there, and that may not.
-    MissingRow(Coordinates),
+    MissingRow(Version),
 }
 
 /// Writes one table within one transaction.
@@ -151,7 +151,7 @@ impl<'c> TableWriter<'c> {
             return Ok(Outcome::Changed);
         }
         match (if_missing, patch.version) {
-            (IfMissing::DeadLetter, Some(version)) => Ok(Outcome::MissingRow(version.at())),
+            (IfMissing::DeadLetter, Some(version)) => Ok(Outcome::MissingRow(version)),
             _ => Ok(Outcome::Ignored),
         }
     }

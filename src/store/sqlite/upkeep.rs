@@ -110,7 +110,8 @@ impl SqliteStore {
             }
             let shape = &self.catalog.tables[index];
             let fresh = self.table_fresh_as_of(shape)?;
-            let Some(before_ms) = rules::marks_before_ms(shape, fresh, now_ms) else { continue };
+            let letter = super::letters::oldest_ms(&self.conn, shape, self.generation)?;
+            let Some(before_ms) = rules::marks_before_ms(shape, fresh, letter, now_ms) else { continue };
             let turn = self.turn();
             let tx = Transaction::new_unchecked(&self.conn, TransactionBehavior::Immediate)?;
             let dropped = tx

@@ -547,6 +547,7 @@ fn what_a_column_may_have_kept_away_needs_the_log() {
                 message: "a number".into(),
             },
             first_seen_ms: NOW_MS,
+            origin: Default::default(),
             record: None,
         };
         live.apply(&Batch { dead_letters: vec![letter], ..batch([]) }).unwrap();

@@ -285,6 +285,7 @@ fn dead_letters_can_be_read_and_their_bytes_are_bounded() {
             message: "a text of 3 characters where an integer is needed".into(),
         },
         first_seen_ms: NOW_MS,
+        origin: Default::default(),
         record: Some(RecordBytes { key: Some(vec![1]), value: Some(vec![7; size]), headers: None }),
     };
     let letters = vec![letter(1, 600), letter(2, 600), letter(3, 300)];
