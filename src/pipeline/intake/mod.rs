@@ -104,6 +104,9 @@ struct Partition {
     timed: bool,
     /// Set while its position is not in the log.
     lost: Option<Lost>,
+    /// It is about to be read from its position; what still comes from elsewhere may lie behind
+    /// something that was left out.
+    awaited: bool,
 }
 
 /// A position that the log does not have, as the source says.
@@ -126,7 +129,12 @@ impl Partition {
             moved: !stored,
             timed: false,
             lost: None,
+            awaited: false,
         }
+    }
+
+    fn is_taken_from(&self) -> bool {
+        self.lost.is_none() && !self.awaited
     }
 
     /// Nothing more is taken from it until it is clear where it goes on.
@@ -239,7 +247,20 @@ impl Intake {
     /// first round has shown that the log is the one its positions count in: a record of another
     /// log must never be applied.
     pub fn take_assignments(&mut self) -> Vec<(TopicPartition, Position)> {
+        for (at, _) in &self.assignments {
+            if let Some(partition) = self.partitions.get_mut(at) {
+                partition.awaited = false;
+            }
+        }
         std::mem::take(&mut self.assignments)
+    }
+
+    /// Has the partition read from where it stands.
+    fn assign(&mut self, at: TopicPartition) {
+        if let Some(partition) = self.partitions.get_mut(&at) {
+            partition.awaited = true;
+            self.assignments.push((at, partition.position.clone()));
+        }
     }
 
     /// What went wrong in the last poll, if anything.
@@ -309,7 +330,7 @@ impl Intake {
             return;
         }
         if let Some(partition) = self.partitions.get_mut(&at)
-            && partition.lost.is_none()
+            && partition.is_taken_from()
             && offset > partition.position.next_offset
         {
             partition.position.next_offset = offset;
@@ -403,8 +424,9 @@ impl Intake {
             self.missing_events.extend(&after.missing_events);
             self.unpublished = true;
         }
-        let now_ms = self.context.now_ms();
         // Gauges move with what was observed, not with every batch.
+        self.unpublished |= !observed.end_offsets.is_empty();
+        let now_ms = self.context.now_ms();
         let due = now_ms < self.published_ms || now_ms - self.published_ms >= self.interval_ms;
         if self.gate.check(&self.committed) {
             self.open_gate();

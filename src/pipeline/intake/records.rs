@@ -14,17 +14,23 @@ impl Intake {
             return Ok(());
         }
         let Some(partition) = self.partitions.get_mut(&record.at) else { return Ok(()) };
-        if partition.lost.is_some() {
+        if !partition.is_taken_from() {
             return Ok(());
         }
-        if record.offset < partition.position.next_offset {
-            self.context.metrics.events_skipped(record.at.topic, Skip::Duplicate, 1);
-            return Ok(());
-        }
-        if record.leader_epoch >= 0 && record.leader_epoch < partition.position.leader_epoch {
-            // Within one log epochs never go back: this is another one.
+        let repeated = record.offset < partition.position.next_offset;
+        let epochs = (record.leader_epoch, partition.position.leader_epoch);
+        if epochs.0 >= 0
+            && epochs.1 >= 0
+            && (repeated && epochs.0 > epochs.1 || !repeated && epochs.0 < epochs.1)
+        {
+            // Within one log epochs never go back, so this is another one. Where it diverges the
+            // source finds out when it is sent to our position again.
             partition.lose(None, self.now_ms);
             self.suspicious = true;
+            return Ok(());
+        }
+        if repeated {
+            self.context.metrics.events_skipped(record.at.topic, Skip::Duplicate, 1);
             return Ok(());
         }
         let size = record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len);
