@@ -32,9 +32,15 @@ pub struct StartupGate {
     early: bool,
 }
 
+/// Rounds in a row that must show an end below the one captured before it counts as cut off: a new
+/// leader may report an old one for a moment (KIP-207).
+const SHORT_ROUNDS: u32 = 5;
+
 #[derive(Debug)]
 struct Targets {
     ends: BTreeMap<TopicPartition, i64>,
+    /// How many rounds in a row the log ended before.
+    short: BTreeMap<TopicPartition, u32>,
     total: u64,
     captured_ms: i64,
 }
@@ -62,7 +68,24 @@ impl StartupGate {
 
     /// `remaining` is what lies between the positions and the ends.
     pub fn capture(&mut self, ends: BTreeMap<TopicPartition, i64>, remaining: u64, now_ms: i64) {
-        self.targets = Some(Targets { ends, total: remaining, captured_ms: now_ms });
+        let short = BTreeMap::new();
+        self.targets = Some(Targets { ends, short, total: remaining, captured_ms: now_ms });
+    }
+
+    /// Where a log ends now. One that was cut off before we have read so far, and stays so, has less
+    /// to give than was captured.
+    pub fn observe(&mut self, at: TopicPartition, end: i64) {
+        let Some(targets) = self.targets.as_mut().filter(|_| !self.caught_up) else { return };
+        let Some(target) = targets.ends.get_mut(&at) else { return };
+        if end >= *target {
+            targets.short.remove(&at);
+            return;
+        }
+        let rounds = targets.short.entry(at).or_default();
+        *rounds += 1;
+        if *rounds >= SHORT_ROUNDS {
+            *target = end;
+        }
     }
 
     /// The log is another one in part: the ends at start have to be found out again, unless they
@@ -174,6 +197,22 @@ mod tests {
         assert!(!gate.check(&ends(&[(0, 4)])));
         assert!(gate.check(&ends(&[(0, 5)])));
         assert!(!gate.check(&ends(&[(0, 5)])), "opens once");
+    }
+
+    #[test]
+    fn a_log_that_was_cut_off_before_it_was_read_has_less_to_give() {
+        let mut gate = StartupGate::new(GateRule { complete: false, open_at_once: false });
+        gate.capture(ends(&[(0, 9)]), 9, 0);
+        for round in 1..=SHORT_ROUNDS {
+            assert!(!gate.check(&ends(&[(0, 4)])) && !gate.is_caught_up());
+            gate.observe(at(0), if round == 3 { 9 } else { 4 });
+        }
+        assert!(!gate.check(&ends(&[(0, 4)])) && !gate.is_caught_up(), "it was back for a moment");
+        for _ in 0..SHORT_ROUNDS {
+            gate.observe(at(0), 4);
+        }
+        gate.check(&ends(&[(0, 4)]));
+        assert!(gate.is_caught_up());
     }
 
     #[test]

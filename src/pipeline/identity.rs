@@ -7,7 +7,7 @@
 //! never taken as proof. What was read since says nothing: a log that grows is ahead of an answer
 //! that is on its way.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use super::gaps::Gap;
 use crate::domain::checkpoint::{Checkpoint, TopicPartition};
@@ -19,6 +19,9 @@ const BEHIND_ROUNDS: u32 = 5;
 /// By then it is not for a moment, and its epochs are worth a question.
 const VALIDATE_ROUND: u32 = 3;
 
+/// Ids of earlier topics that are remembered.
+const LEFT_MAX: usize = 256;
+
 #[derive(Debug, Default)]
 pub struct Identity {
     cluster_id: Option<String>,
@@ -26,6 +29,9 @@ pub struct Identity {
     /// What was read by then. Kept until a round that was asked later has been compared with it.
     read: Read,
     behind: BTreeMap<TopicPartition, u32>,
+    /// Ids of topics that were gone on from, the newest last. Ids never come back: an answer that
+    /// has one is from a broker that has not heard of the new topic yet.
+    left: VecDeque<String>,
 }
 
 #[derive(Debug, Default)]
@@ -60,6 +66,7 @@ impl Identity {
                     .collect(),
             },
             behind: BTreeMap::new(),
+            left: VecDeque::new(),
         }
     }
 
@@ -84,6 +91,10 @@ impl Identity {
                 && !observed.id.is_empty()
                 && *stored != observed.id
             {
+                if self.left.contains(&observed.id) {
+                    judged.suspect = true;
+                    continue;
+                }
                 let (stored, seen) = (stored.clone(), observed.id.clone());
                 judged.gaps.push(Gap::Recreated { topic, stored, seen });
                 continue;
@@ -147,7 +158,12 @@ impl Identity {
         positions: BTreeMap<TopicPartition, i64>,
         now_ms: i64,
     ) {
-        self.topic_ids.extend(topic_ids.iter().map(|(topic, id)| (*topic, id.clone())));
+        for (topic, id) in topic_ids {
+            self.left.extend(self.topic_ids.insert(*topic, id.clone()));
+        }
+        while self.left.len() > LEFT_MAX {
+            self.left.pop_front();
+        }
         self.read = Read { by_ms: now_ms, positions };
         self.behind.clear();
     }

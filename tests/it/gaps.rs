@@ -75,7 +75,7 @@ fn goes_on(dir: &Path, yaml: &str, mut daemon: Daemon, reason: &str, expected: &
     assert_eq!(gaps(&mut daemon, reason), Some(1.0), "{}", daemon.log());
     assert_eq!(logged(&daemon, "continue"), 1, "{}", daemon.log());
     let state = "readside_state{state=\"incomplete\",table=\"users\"}";
-    assert_eq!(daemon.metric(state), Some(1.0));
+    eventually("the gauge says so, too", 10, || daemon.metric(state).filter(|holds| *holds == 1.0));
     assert!(daemon.terminate().0.success());
     let mut daemon = Daemon::start(dir, yaml);
     daemon.started();

@@ -245,6 +245,7 @@ impl Intake {
     /// Lost positions that are in the log after all are read again: the log has grown past them, or
     /// retention is not what took them. The source compares their epochs.
     pub(super) fn find_again(&mut self, seen: &Observation) {
+        let mut found = Vec::new();
         for (at, partition) in &mut self.partitions {
             let Some(lost) = partition.lost else { continue };
             self.suspicious = true;
@@ -255,8 +256,11 @@ impl Intake {
                 && position <= ends.high_watermark
             {
                 partition.lost = None;
-                self.assignments.push((*at, partition.position.clone()));
+                found.push(*at);
             }
+        }
+        for at in found {
+            self.assign(at);
         }
     }
 
@@ -268,7 +272,7 @@ impl Intake {
                 && partition.position.leader_epoch >= 0
                 && partition.lost.is_none_or(|lost| lost.diverges.is_none())
             {
-                self.assignments.push((*at, partition.position.clone()));
+                self.assign(*at);
             }
         }
     }

@@ -124,6 +124,9 @@ struct Partition {
     timed: bool,
     /// Set while its position is not in the log.
     lost: Option<Lost>,
+    /// It is about to be read from its position; what still comes from elsewhere may lie behind
+    /// something that was left out.
+    awaited: bool,
 }
 
 /// A position that the log does not have, as the source says.
@@ -147,7 +150,12 @@ impl Partition {
             moved: !stored,
             timed: false,
             lost: None,
+            awaited: false,
         }
+    }
+
+    fn is_taken_from(&self) -> bool {
+        self.lost.is_none() && !self.awaited
     }
 
     /// Nothing more is taken from it until it is clear where it goes on.
@@ -264,8 +272,24 @@ impl Intake {
     /// first round has shown that the log is the one its positions count in: a record of another
     /// log must never be applied.
     pub fn take_assignments(&mut self) -> Vec<(TopicPartition, Position)> {
+<<<<<<< HEAD
         self.end_waits();
+=======
+        for (at, _) in &self.assignments {
+            if let Some(partition) = self.partitions.get_mut(at) {
+                partition.awaited = false;
+            }
+        }
+>>>>>>> gaps
         std::mem::take(&mut self.assignments)
+    }
+
+    /// Has the partition read from where it stands.
+    fn assign(&mut self, at: TopicPartition) {
+        if let Some(partition) = self.partitions.get_mut(&at) {
+            partition.awaited = true;
+            self.assignments.push((at, partition.position.clone()));
+        }
     }
 
     /// What went wrong in the last poll, if anything.
@@ -336,8 +360,12 @@ impl Intake {
         }
         // The end lies behind records that a waiting partition has not taken.
         if let Some(partition) = self.partitions.get_mut(&at)
+<<<<<<< HEAD
             && partition.lost.is_none()
             && partition.waits_for.is_none()
+=======
+            && partition.is_taken_from()
+>>>>>>> gaps
             && offset > partition.position.next_offset
         {
             partition.position.next_offset = offset;
@@ -431,8 +459,9 @@ impl Intake {
             self.missing_events.extend(&after.missing_events);
             self.unpublished = true;
         }
-        let now_ms = self.context.now_ms();
         // Gauges move with what was observed, not with every batch.
+        self.unpublished |= !observed.end_offsets.is_empty();
+        let now_ms = self.context.now_ms();
         let due = now_ms < self.published_ms || now_ms - self.published_ms >= self.interval_ms;
         if self.gate.check(&self.committed) {
             self.open_gate();

@@ -15,23 +15,49 @@ impl Intake {
         }
         let too_large = self.too_large(record);
         let Some(partition) = self.partitions.get_mut(&record.at) else { return Ok(()) };
+<<<<<<< HEAD
         if partition.lost.is_some() || partition.waits_for.is_some() {
             // It comes again when the partition is read on.
+=======
+        if !partition.is_taken_from() {
+>>>>>>> gaps
             return Ok(());
         }
-        if record.offset < partition.position.next_offset {
-            self.context.metrics.events_skipped(record.at.topic, Skip::Duplicate, 1);
-            return Ok(());
-        }
-        if record.leader_epoch >= 0 && record.leader_epoch < partition.position.leader_epoch {
-            // Within one log epochs never go back: this is another one.
+        let repeated = record.offset < partition.position.next_offset;
+        let epochs = (record.leader_epoch, partition.position.leader_epoch);
+        if epochs.0 >= 0
+            && epochs.1 >= 0
+            && (repeated && epochs.0 > epochs.1 || !repeated && epochs.0 < epochs.1)
+        {
+            // Within one log epochs never go back, so this is another one. Where it diverges the
+            // source finds out when it is sent to our position again.
             partition.lose(None, self.now_ms);
             self.suspicious = true;
             return Ok(());
         }
+<<<<<<< HEAD
         let outcome = match too_large {
             Some(rejection) => Outcome::Rejected(rejection),
             None => self.plan.translate(record, &mut partition.position.memory, &mut self.changes),
+=======
+        if repeated {
+            self.context.metrics.events_skipped(record.at.topic, Skip::Duplicate, 1);
+            return Ok(());
+        }
+        let size = record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len);
+        let outcome = if size > self.max_record_bytes {
+            Outcome::Rejected(Rejection {
+                table: None,
+                path: String::new(),
+                reason: Reason::TooLarge,
+                message: format!(
+                    "the record has {size} bytes, kafka.max_record_bytes allows {}",
+                    self.max_record_bytes
+                ),
+            })
+        } else {
+            self.plan.translate(record, &mut partition.position.memory, &mut self.changes)
+>>>>>>> gaps
         };
         match outcome {
             Outcome::Changes => {

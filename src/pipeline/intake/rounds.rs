@@ -19,7 +19,6 @@ impl Intake {
             self.connected_ms = seen.asked_ms;
         }
         self.connected = true;
-        self.unpublished = true;
         self.context.metrics.kafka_connected(true);
         self.reading_since_ms.get_or_insert(seen.asked_ms);
         for (topic, observed) in &seen.topics {
@@ -73,7 +72,9 @@ impl Intake {
     /// Starts to read, or reads anew, everything that is known, from where it stands.
     pub(super) fn assign_all(&mut self) {
         let known = self.partitions.iter().filter(|(_, known)| known.lost.is_none());
-        self.assignments.extend(known.map(|(at, known)| (*at, known.position.clone())));
+        for at in known.map(|(at, _)| *at).collect::<Vec<_>>() {
+            self.assign(at);
+        }
     }
 
     /// Whether every partition of the topic is known or can be started now, and none is missing.
@@ -104,13 +105,14 @@ impl Intake {
             if self.gate.is_complete() {
                 info!(topic = %self.catalog.topics[at.topic], partition = at.partition, "new partition");
             }
-            self.assignments.push((at, position.clone()));
             self.partitions.insert(at, Partition::new(position, false, fresh));
+            self.assign(at);
         }
         if let Some(partition) = self.partitions.get_mut(&at)
             && partition.lost.is_none()
         {
             partition.freshness.observe(asked_ms, ends.high_watermark);
+            self.gate.observe(at, ends.high_watermark);
             partition.end = Some(ends.high_watermark);
             // Without the last stable offset an open transaction would look like a stall.
             let end = ends.last_stable.unwrap_or(ends.high_watermark);
@@ -123,7 +125,7 @@ impl Intake {
                 let topic = &self.catalog.topics[at.topic];
                 warn!(%topic, partition = at.partition, position, end, "no progress; reading it anew");
                 self.context.metrics.source_error(SourceErrorKind::Stalled);
-                self.assignments.push((at, partition.position.clone()));
+                self.assign(at);
             }
             self.news.ends.insert(at, ends.high_watermark);
         }

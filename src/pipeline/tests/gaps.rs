@@ -291,6 +291,53 @@ fn records_with_an_older_epoch_are_not_taken() {
     run.is_incomplete("recreated");
 }
 
+/// Found by the simulation: what came in the same poll as the round that decided was taken from
+/// where the source stood, behind records that had been left out while nothing was decided.
+#[test]
+fn what_was_left_out_in_doubt_is_not_jumped_over() {
+    let text = USERS.replace("tables:", "  other: { format: json }\ntables:")
+        + "  other: { topic: other, key: id, columns: { id: integer, n: integer } }\n\
+           defaults: { on_gap: continue }\n";
+    let config = super::support::config(&text);
+    let shared = Shared::new();
+    // Topics in the order of their names.
+    let (other, users) = (at(0, 0), at(1, 0));
+    shared.world().add_partition(other);
+    shared.world().add_partition(users);
+    let store = memory_store(&config);
+    let mut daemon = Daemon::start(&config, &shared, store.clone());
+    daemon.observe(&shared).unwrap();
+    shared.advance_clock(1_000);
+    daemon.observe(&shared).unwrap();
+    let without_details = {
+        let mut world = shared.world();
+        assert!(!world.details);
+        world.recreate(1, "another", 1);
+        for n in 0..6 {
+            world.append(other, &n.to_string(), Some(&user(n, n)));
+        }
+        world.ask()
+    };
+    {
+        let mut world = shared.world();
+        world.deliveries.push_back(Delivery::Observation(without_details));
+        world.deliveries.push_back(Delivery::Records(other, 3));
+    }
+    daemon.settle(&shared).unwrap();
+    shared.advance_clock(1_000);
+    {
+        let mut world = shared.world();
+        let decides = world.ask();
+        world.deliveries.push_back(Delivery::Observation(decides));
+        world.deliveries.push_back(Delivery::Records(other, 3));
+    }
+    daemon.settle(&shared).unwrap();
+    shared.world().deliver_all();
+    daemon.settle(&shared).unwrap();
+    assert_eq!(store.rows(1).len(), 6);
+    daemon.kill();
+}
+
 #[test]
 fn a_position_that_is_in_the_log_after_all_is_read_again() {
     let mut run = run(&with("auto"), 1);

@@ -38,6 +38,8 @@ pub struct Logged {
     /// When it was appended, which is its timestamp too.
     pub at_ms: i64,
     pub epoch: i32,
+    /// What it counts as where order is that of positions: the highest timestamp so far.
+    pub version_ms: i64,
 }
 
 /// One partition of the log.
@@ -50,6 +52,23 @@ pub struct Log {
     pub start: i64,
     /// Of the records that are appended next.
     pub epoch: i32,
+    /// Where each epoch begins, but the first.
+    pub epochs: BTreeMap<i32, i64>,
+    /// Records that come count as newer than this.
+    pub floor_ms: i64,
+}
+
+impl Log {
+    /// Where what was written up to an epoch ends.
+    pub fn end_of_epoch(&self, epoch: i32) -> i64 {
+        self.epochs.range(epoch + 1..).next().map_or(self.end, |(_, start)| *start)
+    }
+
+    /// What a record of this time would count as.
+    pub fn version_ms(&self, at_ms: i64) -> i64 {
+        let last = self.records.last().map_or(self.floor_ms, |last| last.version_ms);
+        last.max(self.floor_ms).max(at_ms)
+    }
 }
 
 /// What the source hands over next.
@@ -72,6 +91,8 @@ pub struct World {
     pub cluster_id: String,
     pub topic_ids: BTreeMap<usize, String>,
     pub logs: BTreeMap<TopicPartition, Log>,
+    /// Records that the replica has and the log has not any more, in the order in which they went.
+    pub past: Vec<(TopicPartition, Logged)>,
     /// What brokers tell about old records, by topic.
     pub cleanups: BTreeMap<usize, Cleanup>,
     pub deliveries: VecDeque<Delivery>,
@@ -113,6 +134,8 @@ impl World {
     pub fn truncate(&mut self, at: TopicPartition, end: i64) {
         let log = self.logs.get_mut(&at).expect("a partition");
         (log.end, log.stable, log.epoch) = (end, log.stable.min(end), log.epoch + 1);
+        log.epochs.retain(|_, start| *start < end);
+        log.epochs.insert(log.epoch, end);
         log.records.retain(|logged| logged.offset < end);
         if self.reading.get(&at).is_some_and(|next| *next > end) {
             self.reading.remove(&at);
@@ -133,8 +156,9 @@ impl World {
         let log = self.logs.get_mut(&at).expect("a partition");
         let offset = log.end;
         log.end += 1;
-        let epoch = log.epoch;
-        log.records.push(Logged { offset, key: key.into(), value: value.map(str::to_owned), at_ms, epoch });
+        let (epoch, version_ms) = (log.epoch, log.version_ms(at_ms));
+        let (key, value) = (key.into(), value.map(str::to_owned));
+        log.records.push(Logged { offset, key, value, at_ms, epoch, version_ms });
         offset
     }
 
@@ -223,8 +247,25 @@ impl Source for ScriptedSource {
         handed
     }
 
+    /// As librdkafka: a position with an epoch is validated, and one that is not in the log refused.
     fn assign(&mut self, at: TopicPartition, from: &Position) {
-        self.0.world().reading.insert(at, from.next_offset);
+        let mut world = self.0.world();
+        let Some(log) = world.logs.get(&at) else { return };
+        let end = log.end_of_epoch(from.leader_epoch);
+        let refused = if from.leader_epoch >= 0 && from.next_offset > end {
+            Some(Delivery::OutOfRange(at, Some(end)))
+        } else if from.next_offset > log.end || from.next_offset < log.start {
+            Some(Delivery::OutOfRange(at, None))
+        } else {
+            None
+        };
+        match refused {
+            Some(refused) => {
+                world.reading.remove(&at);
+                world.deliveries.push_back(refused);
+            }
+            None => drop(world.reading.insert(at, from.next_offset)),
+        }
     }
 
     fn pause(&mut self, at: TopicPartition) {
