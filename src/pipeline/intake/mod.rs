@@ -154,8 +154,9 @@ impl Partition {
         }
     }
 
+    /// Otherwise what comes is dropped: it comes again when the partition is read on.
     fn is_taken_from(&self) -> bool {
-        self.lost.is_none() && !self.awaited
+        self.lost.is_none() && !self.awaited && self.waits_for.is_none()
     }
 
     /// Nothing more is taken from it until it is clear where it goes on.
@@ -272,15 +273,12 @@ impl Intake {
     /// first round has shown that the log is the one its positions count in: a record of another
     /// log must never be applied.
     pub fn take_assignments(&mut self) -> Vec<(TopicPartition, Position)> {
-<<<<<<< HEAD
         self.end_waits();
-=======
         for (at, _) in &self.assignments {
             if let Some(partition) = self.partitions.get_mut(at) {
                 partition.awaited = false;
             }
         }
->>>>>>> gaps
         std::mem::take(&mut self.assignments)
     }
 
@@ -360,12 +358,7 @@ impl Intake {
         }
         // The end lies behind records that a waiting partition has not taken.
         if let Some(partition) = self.partitions.get_mut(&at)
-<<<<<<< HEAD
-            && partition.lost.is_none()
-            && partition.waits_for.is_none()
-=======
             && partition.is_taken_from()
->>>>>>> gaps
             && offset > partition.position.next_offset
         {
             partition.position.next_offset = offset;

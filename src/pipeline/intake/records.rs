@@ -15,12 +15,7 @@ impl Intake {
         }
         let too_large = self.too_large(record);
         let Some(partition) = self.partitions.get_mut(&record.at) else { return Ok(()) };
-<<<<<<< HEAD
-        if partition.lost.is_some() || partition.waits_for.is_some() {
-            // It comes again when the partition is read on.
-=======
         if !partition.is_taken_from() {
->>>>>>> gaps
             return Ok(());
         }
         let repeated = record.offset < partition.position.next_offset;
@@ -35,29 +30,13 @@ impl Intake {
             self.suspicious = true;
             return Ok(());
         }
-<<<<<<< HEAD
-        let outcome = match too_large {
-            Some(rejection) => Outcome::Rejected(rejection),
-            None => self.plan.translate(record, &mut partition.position.memory, &mut self.changes),
-=======
         if repeated {
             self.context.metrics.events_skipped(record.at.topic, Skip::Duplicate, 1);
             return Ok(());
         }
-        let size = record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len);
-        let outcome = if size > self.max_record_bytes {
-            Outcome::Rejected(Rejection {
-                table: None,
-                path: String::new(),
-                reason: Reason::TooLarge,
-                message: format!(
-                    "the record has {size} bytes, kafka.max_record_bytes allows {}",
-                    self.max_record_bytes
-                ),
-            })
-        } else {
-            self.plan.translate(record, &mut partition.position.memory, &mut self.changes)
->>>>>>> gaps
+        let outcome = match too_large {
+            Some(rejection) => Outcome::Rejected(rejection),
+            None => self.plan.translate(record, &mut partition.position.memory, &mut self.changes),
         };
         match outcome {
             Outcome::Changes => {
