@@ -5,7 +5,9 @@ CARGO ?= cargo
 KAFKA_LIB := .cache/kafka/lib
 REGISTRY := .cache/registry
 
-.PHONY: demo test setup services deploy-tools deploy-check image-check audit clean-services
+SECONDS ?= 60
+
+.PHONY: fuzz mutants soak demo test setup services deploy-tools deploy-check image-check audit clean-services
 
 # `make demo ARGS=--redis` keeps the replica in a redis-server of its own.
 demo:
@@ -56,6 +58,22 @@ $(REGISTRY)/.complete: tests/registry/pom.xml
 	tar -xzf $(REGISTRY)/archive/*.tar.gz -C $(REGISTRY)
 	rm -rf $(REGISTRY)/archive
 	touch $@
+
+# New seeds for the simulation, for as long as one likes: `make soak SECONDS=600`.
+soak:
+	@tests/soak $(SECONDS)
+
+# libFuzzer on everything that outsiders' bytes reach; needs a nightly toolchain. `make fuzz SECONDS=600`.
+fuzz:
+	@tests/setup cc make perl
+	@command -v .cache/tools/bin/cargo-fuzz >/dev/null || $(CARGO) install --quiet --locked --root .cache/tools cargo-fuzz
+	for target in config record; do \
+	  PATH="$(CURDIR)/.cache/tools/bin:$$PATH" $(CARGO) +nightly fuzz run $$target -- -max_total_time=$(SECONDS) || exit 1; \
+	done
+
+# Breaks one invariant at a time; red if no test notices. `tests/mutants/run NAME` for one.
+mutants:
+	@tests/mutants/run
 
 clean-services:
 	rm -rf .cache/kafka .cache/registry
