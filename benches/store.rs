@@ -1,7 +1,7 @@
-//! How fast a replica takes rows: `cargo bench --bench store -- [redis] [rows]`.
+//! How fast a replica takes rows: `cargo bench --bench store -- [redis | redis-blocking] [rows]`.
 //!
 //! Plain timing, one line a case; each case runs on a new file in the temporary directory, or in a
-//! private redis-server that has nothing else to do. The longest wait is what a second client sees.
+//! private redis-server that has nothing else to do.
 
 #[path = "store/private_redis.rs"]
 mod private_redis;
@@ -22,8 +22,12 @@ const AT: TopicPartition = TopicPartition { topic: 0, partition: 0 };
 
 fn main() {
     let rows: i64 = std::env::args().filter_map(|word| word.parse().ok()).next().unwrap_or(500_000);
-    if std::env::args().any(|word| word == "redis") {
+    let asked = |mode: &str| std::env::args().any(|word| word == mode);
+    if asked("redis") {
         return private_redis::run(rows);
+    }
+    if asked("redis-blocking") {
+        return private_redis::blocking(rows);
     }
     for (name, uuid_key) in [("integer key", false), ("uuid key", true)] {
         for size in [100, 1_000, 5_000] {

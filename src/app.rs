@@ -155,7 +155,9 @@ fn prepare(config: &Config, stop: &AtomicBool) -> Result<Option<Prepared>, Failu
     if let Some(problem) = plan.problems().into_iter().next() {
         return Err(Failure { exit_code: 64, reason: problem });
     }
-    let Some(found) = Found::open(config, plan.catalog(), stop)? else { return Ok(None) };
+    let Some(found) = Found::open(config, plan.catalog(), &|| !stop.load(Ordering::Relaxed))? else {
+        return Ok(None);
+    };
     Ok(Some(Prepared { plan, found, listeners }))
 }
 

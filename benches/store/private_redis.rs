@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use readside::config::{RedisServer, RedisUrl, RowEncoding};
+use readside::config::{Redis, RedisServer, RedisUrl, RowEncoding};
 use readside::domain::batch::{BatchBuilder, Observed};
+use readside::domain::change::{Change, Operation};
 use readside::domain::checkpoint::Position;
 use readside::domain::value::Value;
 use readside::store::{RedisSettings, RedisStore, Store};
@@ -45,6 +46,24 @@ impl Server {
         client.get_connection().expect("a connection")
     }
 
+    /// Time of its own, whatever else the machine does.
+    fn cpu(&self) -> f64 {
+        let path = format!("/proc/{}/stat", self.process.id());
+        let stat = std::fs::read_to_string(path).expect("a process");
+        // Behind the name, which is in brackets: user and system time, in hundredths of a second.
+        let ticks = stat.rsplit(')').next().unwrap_or("").split_whitespace().skip(11).take(2);
+        ticks.filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0
+    }
+
+    /// Time on a processor, to the nanosecond: what one batch took is the difference, however often
+    /// somebody else was given the processor in between.
+    fn busy(&self) -> Duration {
+        let path = format!("/proc/{0}/task/{0}/schedstat", self.process.id());
+        let stat = std::fs::read_to_string(path).unwrap_or_default();
+        let nanos = stat.split_whitespace().next().and_then(|nanos| nanos.parse().ok());
+        Duration::from_nanos(nanos.unwrap_or(0))
+    }
+
     /// What the data takes, in kB.
     fn used_kb(&self) -> i64 {
         let info: String = redis::cmd("INFO").arg("memory").query(&mut self.client()).expect("an answer");
@@ -62,42 +81,49 @@ impl Drop for Server {
 }
 
 pub fn run(rows: i64) {
-    for size in [128, 256] {
-        for (name, encoding) in [("hash", RowEncoding::Hash), ("json", RowEncoding::Json)] {
-            for indexes in [0, 3] {
-                case(
-                    &format!("{name}, {indexes} indexes, batches of {size}"),
-                    encoding,
-                    indexes,
-                    (rows, size),
-                );
+    let benchmark = || benchmark(rows);
+    let before = benchmark();
+    println!("{:36} {:10} {before:>9.0} rows/s", "redis-benchmark HSET, P=500", "insert");
+    plain(rows, 0, "HSET alone, pipelines of 500", RowEncoding::Hash);
+    plain(rows, 0, "SET of JSON, pipelines of 500", RowEncoding::Json);
+    for encoding in [RowEncoding::Hash, RowEncoding::Json] {
+        memory(rows.min(200_000), encoding);
+        for indexes in [0, 3] {
+            // What it is compared with is measured around it: the machine has other things to do.
+            let before = benchmark();
+            let passes = case(encoding, indexes, rows);
+            let hset = (before + benchmark()) / 2.0;
+            for (what, rate) in passes {
+                println!("{:36} {what:10} {:>9.2} of redis-benchmark HSET ({hset:.0}/s)", "", rate / hset);
             }
         }
     }
-    plain(rows);
-    benchmark(rows);
 }
 
-fn case(name: &str, encoding: RowEncoding, indexes: usize, (rows, size): (i64, i64)) {
+/// Rates by pass.
+fn case(encoding: RowEncoding, indexes: usize, rows: i64) -> Vec<(&'static str, f64)> {
     let server = Server::start();
     let empty = server.used_kb();
     let mut shape = catalog(false);
     shape.tables[0].indexes = [2, 3, 4][..indexes].iter().map(|&column| vec![column]).collect();
     let shape = Arc::new(shape);
-    let settings = settings(&server.socket(), encoding);
-    let mut store = RedisStore::open(&settings, shape.clone()).expect("a new replica");
+    let mut store =
+        RedisStore::open(&settings(&server.socket(), encoding), shape.clone()).expect("a new replica");
+    let size = i64::try_from(store.batch_limits().records).expect("a small number");
+    let name = format!("{encoding:?}, {indexes} indexes, batches of {size}");
     let mut next = 0;
+    let mut rates = Vec::new();
     for (what, newer, deleted) in
-        [("insert", 0, false), ("update", 1, false), ("stale", 0, false), ("delete", 2, true)]
+        [("building", 0, false), ("update", 1, false), ("stale", 0, false), ("delete", 2, true)]
     {
-        if what == "delete" {
-            let kb = server.used_kb() - empty;
-            println!("{name:36} {:10} {:>9.0} bytes/row", "memory", kb as f64 * 1024.0 / rows as f64);
+        if what == "update" {
+            let bytes = (server.used_kb() - empty) as f64 * 1024.0 / rows as f64;
+            println!("{name:36} {:10} {bytes:>9.0} bytes/row", "memory");
+            store.complete().expect("a copy that is whole");
         }
-        let over = AtomicBool::new(false);
-        let (mut spent, mut longest) = (Duration::ZERO, Duration::ZERO);
-        std::thread::scope(|scope| {
-            let waits = scope.spawn(|| longest_wait(&server, &over));
+        let (mut spent, mut most) = (Duration::ZERO, Duration::ZERO);
+        let cpu = server.cpu();
+        let waits = Waits::while_doing(&server, || {
             let mut builder = BatchBuilder::default();
             for first in (0..rows).step_by(size as usize) {
                 for nth in first..(first + size).min(rows) {
@@ -107,18 +133,157 @@ fn case(name: &str, encoding: RowEncoding, indexes: usize, (rows, size): (i64, i
                 next += size;
                 builder.advance(AT, from, &Position { next_offset: next, ..Position::start() });
                 let batch = builder.seal(Observed { heartbeat_ms: 1, ..Observed::default() });
-                let start = Instant::now();
+                let (start, busy) = (Instant::now(), server.busy());
                 store.apply(&batch).expect("a batch that fits");
                 spent += start.elapsed();
+                most = most.max(server.busy() - busy);
             }
-            over.store(true, Ordering::Relaxed);
-            longest = waits.join().expect("the waits");
         });
+        let rate = rows as f64 / spent.as_secs_f64();
+        let micros = (server.cpu() - cpu) / rows as f64 * 1e6;
         println!(
-            "{name:36} {what:10} {:>9.0} rows/s, longest wait of another client {:>6.2} ms",
-            rows as f64 / spent.as_secs_f64(),
-            longest.as_secs_f64() * 1e3
+            "{name:36} {what:10} {rate:>9.0} rows/s, {micros:.2} us of Redis a row, {waits}, {}",
+            busiest(most)
         );
+        rates.push((what, rate));
+    }
+    rates
+}
+
+fn busiest(most: Duration) -> String {
+    format!("at most {:.2} ms of Redis a batch", most.as_secs_f64() * 1e3)
+}
+
+/// What others had to wait for.
+struct Waits {
+    /// The slowest `PING` of a second client: with everything that the machine did meanwhile.
+    ping: Duration,
+    /// The slowest command by the server's own clock.
+    command: Duration,
+    which: String,
+}
+
+impl std::fmt::Display for Waits {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let ms = |time: Duration| time.as_secs_f64() * 1e3;
+        write!(
+            f,
+            "longest wait of another client {:.2} ms, longest command {:.2} ms ({})",
+            ms(self.ping),
+            ms(self.command),
+            self.which
+        )
+    }
+}
+
+impl Waits {
+    fn while_doing(server: &Server, work: impl FnOnce()) -> Waits {
+        let mut client = server.client();
+        let mut config = |name: &str, value: i64| {
+            redis::cmd("CONFIG").arg("SET").arg(name).arg(value).exec(&mut client).expect("an answer");
+        };
+        config("slowlog-log-slower-than", 500);
+        config("slowlog-max-len", 100_000);
+        redis::cmd("SLOWLOG").arg("RESET").exec(&mut client).expect("an answer");
+        let over = AtomicBool::new(false);
+        let ping = std::thread::scope(|scope| {
+            let waits = scope.spawn(|| longest_wait(server, &over));
+            work();
+            over.store(true, Ordering::Relaxed);
+            waits.join().expect("the waits")
+        });
+        type Entry = (u64, u64, u64, Vec<Vec<u8>>);
+        let slow: Vec<redis::Value> =
+            redis::cmd("SLOWLOG").arg("GET").arg(-1).query(&mut client).expect("an answer");
+        let entries = slow.into_iter().filter_map(|entry| match entry {
+            redis::Value::Array(fields) => {
+                redis::from_redis_value::<Entry>(redis::Value::Array(fields.into_iter().take(4).collect()))
+                    .ok()
+            }
+            _ => None,
+        });
+        let slowest = entries.max_by_key(|(_, _, micros, _)| *micros);
+        let (micros, words) = slowest.map_or((0, Vec::new()), |(_, _, micros, words)| (micros, words));
+        let which = words.first().map_or("none".into(), |word| String::from_utf8_lossy(word).into_owned());
+        Waits { ping, command: Duration::from_micros(micros), which }
+    }
+}
+
+/// How long Redis is kept from serving others by the largest steps there are: rows of 100 kB with
+/// three indexes, in batches as large as the limits and one poll beyond them allow; truncates and
+/// sweeps of old delete marks.
+pub fn blocking(rows: i64) {
+    for encoding in [RowEncoding::Hash, RowEncoding::Json] {
+        blocking_case(encoding, "rows of 100 kB", rows.min(2_000), 100_000);
+        blocking_case(encoding, "small rows", rows, 10);
+    }
+}
+
+fn blocking_case(encoding: RowEncoding, about: &str, rows: i64, bytes: usize) {
+    let server = Server::start();
+    let mut shape = catalog(false);
+    shape.tables[0].indexes = [2, 3, 4].iter().map(|&column| vec![column]).collect();
+    shape.tables[0].delete_marks_ms = 1;
+    let shape = Arc::new(shape);
+    let mut store =
+        RedisStore::open(&settings(&server.socket(), encoding), shape.clone()).expect("a new replica");
+    let limits = store.batch_limits();
+    let name = format!("{encoding:?}, {about}, 3 indexes");
+    let mut next = 0;
+    let mut now_ms = 1;
+    let long = "x".repeat(bytes);
+    for (what, newer) in
+        [("building", 0), ("update", 1), ("delete", 2), ("sweep", 0), ("again", 3), ("truncate", 4)]
+    {
+        let mut most = Duration::ZERO;
+        let waits = Waits::while_doing(&server, || {
+            let mut builder = BatchBuilder::default();
+            let mut flush = |builder: &mut BatchBuilder, store: &mut RedisStore, later_ms: i64| {
+                let from = (next > 0).then_some(next);
+                next += 1;
+                now_ms += 1 + later_ms;
+                builder.advance(AT, from, &Position { next_offset: next, ..Position::start() });
+                let mut observed = Observed { heartbeat_ms: now_ms, ..Observed::default() };
+                observed.fresh_as_of_ms.insert(AT, now_ms);
+                let (batch, busy) = (builder.seal(observed), server.busy());
+                store.apply(&batch).expect("a batch that fits");
+                most = most.max(server.busy() - busy);
+            };
+            match what {
+                "sweep" => {
+                    flush(&mut builder, &mut store, 1_000_000_000);
+                    while store.maintain(now_ms).expect("a sweep").delete_marks_dropped > 0 {}
+                }
+                "truncate" => {
+                    let operation = Operation::Truncate;
+                    let change = change(false, 0, newer, false);
+                    builder.push(&shape, Change { operation, values: Vec::new(), ..change });
+                    flush(&mut builder, &mut store, 0);
+                }
+                _ => {
+                    for nth in 0..rows {
+                        let mut change = change(false, nth, newer, what == "delete");
+                        if what != "delete" {
+                            change.values[1] = Value::Text(long.clone());
+                            // Another entry of each index with each pass.
+                            change.values[2] = Value::Text(format!("customer{nth}@example{newer}.org"));
+                            change.values[3] = Value::Text(format!("Country {}", (nth + newer) % 200));
+                            change.values[4] = Value::Text(format!("City {}", (nth + newer) % 2_000));
+                        }
+                        builder.push(&shape, change);
+                        // One poll may hand over a megabyte beyond the limit.
+                        let full = (nth + 1) % limits.records as i64 == 0;
+                        if full || builder.bytes() >= limits.bytes + (1 << 20) {
+                            flush(&mut builder, &mut store, 0);
+                        }
+                    }
+                    flush(&mut builder, &mut store, 0);
+                }
+            }
+        });
+        // A truncate is many steps, one after the other.
+        let most = if what == "truncate" { String::new() } else { format!(", {}", busiest(most)) };
+        println!("{name:36} {what:10} {waits}{most}");
     }
 }
 
@@ -136,21 +301,64 @@ fn longest_wait(server: &Server, over: &AtomicBool) -> Duration {
 
 fn settings(socket: &Path, encoding: RowEncoding) -> RedisSettings {
     RedisSettings {
-        url: RedisUrl { server: RedisServer::Unix { path: socket.to_owned() }, database: 0 },
-        username: None,
-        password_file: None,
-        ca_file: None,
-        prefix: "bench:".into(),
-        dedicated: false,
-        encoding,
+        redis: Redis {
+            url: RedisUrl { server: RedisServer::Unix { path: socket.to_owned() }, database: 0 },
+            username: None,
+            password_file: None,
+            ca_file: None,
+            prefix: "bench:".into(),
+            dedicated: false,
+            encoding,
+        },
         replica_name: "bench".into(),
-        heartbeat_limit: Duration::from_secs(4),
+        heartbeat_limit: Duration::from_secs(60),
         dead_letter_bytes_max: 0,
     }
 }
 
-/// The same fields, written by pipelined `HSET` without anything else.
-fn plain(rows: i64) {
+/// A row whose name is as long as its number says, up to `widths`: allocators round sizes up, so that
+/// rows of one size say little.
+fn wide(nth: i64, widths: i64) -> Change {
+    let mut change = change(false, nth, 0, false);
+    if widths > 0 {
+        change.values[1] = Value::Text("x".repeat((nth % widths) as usize));
+    }
+    change
+}
+
+/// What the bookkeeping takes, over rows of many sizes.
+fn memory(rows: i64, encoding: RowEncoding) {
+    // Beyond 64 bytes HSET gives up the compact form, which RESTORE keeps.
+    const WIDTHS: i64 = 64;
+    let server = Server::start();
+    let empty = server.used_kb();
+    let shape = Arc::new(catalog(false));
+    let mut store =
+        RedisStore::open(&settings(&server.socket(), encoding), shape.clone()).expect("a new replica");
+    let mut builder = BatchBuilder::default();
+    for first in (0..rows).step_by(500) {
+        for nth in first..(first + 500).min(rows) {
+            builder.push(&shape, wide(nth, WIDTHS));
+        }
+        let from = (first > 0).then_some(first);
+        builder.advance(AT, from, &Position { next_offset: first + 500, ..Position::start() });
+        let batch = builder.seal(Observed { heartbeat_ms: 1, ..Observed::default() });
+        store.apply(&batch).expect("a batch that fits");
+    }
+    // What a connection holds is not the data's.
+    drop(store);
+    let bytes = (server.used_kb() - empty) as f64 * 1024.0 / rows as f64;
+    let name = format!("{encoding:?}, rows of many sizes");
+    let bare = plain(rows, WIDTHS, &format!("{name}, alone"), encoding);
+    println!(
+        "{name:36} {:10} {bytes:>9.0} bytes/row, {:+.1}% by readside",
+        "memory",
+        (bytes / bare - 1.0) * 100.0
+    );
+}
+
+/// The same rows, written by pipelined commands without anything else; bytes a row.
+fn plain(rows: i64, widths: i64, name: &str, encoding: RowEncoding) -> f64 {
     let server = Server::start();
     let empty = server.used_kb();
     let shape = catalog(false);
@@ -159,28 +367,39 @@ fn plain(rows: i64) {
     for first in (0..rows).step_by(500) {
         let mut pipe = redis::pipe();
         for nth in first..(first + 500).min(rows) {
-            pipe.cmd("HSET").arg(format!("bench:users:{nth}")).ignore();
-            for (column, value) in shape.tables[0].columns.iter().zip(change(false, nth, 0, false).values) {
-                pipe.arg(&column.name).arg(match value {
-                    Value::Integer(number) => number.to_string(),
-                    Value::Real(number) => number.to_string(),
-                    Value::Text(text) => text,
-                    _ => String::new(),
-                });
+            let values = wide(nth, widths).values.into_iter().map(|value| match value {
+                Value::Integer(number) => number.to_string(),
+                Value::Real(number) => format!("{number:?}"),
+                Value::Text(text) => text,
+                _ => String::new(),
+            });
+            let fields = shape.tables[0].columns.iter().map(|column| column.name.clone()).zip(values);
+            let key = format!("bench:users:{nth}");
+            if encoding == RowEncoding::Hash {
+                pipe.cmd("HSET").arg(key).arg(fields.collect::<Vec<_>>()).ignore();
+            } else {
+                let members: Vec<String> = fields
+                    .map(|(name, value)| match name.as_str() {
+                        "active" => format!("\"{name}\":{}", value == "1"),
+                        "id" | "score" => format!("\"{name}\":{value}"),
+                        _ => format!("\"{name}\":\"{value}\""),
+                    })
+                    .collect();
+                pipe.cmd("SET").arg(key).arg(format!("{{{}}}", members.join(","))).ignore();
             }
         }
         let start = Instant::now();
         pipe.exec(&mut client).expect("answers");
         spent += start.elapsed();
     }
-    let name = "HSET alone, pipelines of 500";
     println!("{name:36} {:10} {:>9.0} rows/s", "insert", rows as f64 / spent.as_secs_f64());
     let bytes = (server.used_kb() - empty) as f64 * 1024.0 / rows as f64;
     println!("{name:36} {:10} {bytes:>9.0} bytes/row", "memory");
+    bytes
 }
 
-/// `redis-benchmark` with the same fields.
-fn benchmark(rows: i64) {
+/// `redis-benchmark` with the same fields: rows a second.
+fn benchmark(rows: i64) -> f64 {
     let server = Server::start();
     let shape = catalog(false);
     let mut command = Command::new("redis-benchmark");
@@ -198,6 +417,8 @@ fn benchmark(rows: i64) {
     let output = command.output().expect("redis-benchmark");
     let text = String::from_utf8_lossy(&output.stdout).replace('\r', "\n");
     let last = text.lines().rfind(|line| line.contains("requests per second")).unwrap_or("");
-    let rate = last.rsplit_once(": ").map_or(last, |(_, rate)| rate);
-    println!("redis-benchmark HSET, P=500: {rate}");
+    let micros = server.cpu() / rows as f64 * 1e6;
+    println!("{:36} {:10} {micros:>9.2} us of Redis a row", "redis-benchmark HSET, P=500", "insert");
+    let rate = last.rsplit_once(": ").and_then(|(_, rate)| rate.split_whitespace().next()?.parse().ok());
+    rate.expect("a rate")
 }

@@ -50,11 +50,11 @@ fn what_remains(shared: &Shared) -> String {
     }
 }
 
-/// 200 once the start-up gate has opened, else 503 and how much remains.
+/// 200 once the start-up gate has opened in this process, else 503 and how much remains.
 pub(super) async fn startupz(State(server): OfServer) -> Response {
     let context = server.context();
     let progress = &context.progress;
-    let open = progress.is_gate_open();
+    let open = progress.has_started();
     let body = progress.read(|shared| Startup {
         gate: if open { "open" } else { "closed" },
         caught_up: match shared.build {
@@ -78,7 +78,7 @@ pub(super) async fn startupz(State(server): OfServer) -> Response {
 pub(super) async fn readyz(State(server): OfServer) -> Response {
     let context = server.context();
     if !context.progress.is_gate_open() {
-        let message = "the start-up gate has not opened yet; /startupz says how much remains";
+        let message = "the copy is not whole yet; /startupz says how much remains";
         return refusal(StatusCode::SERVICE_UNAVAILABLE, "starting", message);
     }
     match server.ask(&context, |reader| reader.status(now_ms())).await {

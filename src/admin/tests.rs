@@ -55,6 +55,7 @@ impl Reader for FakeReplica {
                 state: ReplicaState::Stale,
                 complete: true,
                 rebuilding: false,
+                missing_events: false,
                 fresh_as_of: None,
                 fresh_as_of_ms: None,
                 lag_records: Some(3),

@@ -42,6 +42,7 @@ pub struct Parts<'a> {
     pub config: &'a Config,
     pub clock: Clock,
     pub metrics: Arc<Metrics>,
+    pub progress: Arc<Progress>,
     /// Where its end is told.
     pub reports: Sender<Report>,
 }
@@ -49,7 +50,7 @@ pub struct Parts<'a> {
 impl Build {
     /// `plan` is the compiled mapping of `replica`.
     pub fn start(id: u64, mut plan: Plan, mut replica: Replica, parts: Parts<'_>) -> Result<Build, Failure> {
-        let Parts { config, clock, metrics, reports } = parts;
+        let Parts { config, clock, metrics, progress, reports } = parts;
         for (table, kind) in replica.version_kinds()?.into_iter().enumerate() {
             if let Some(kind) = kind {
                 plan.set_version_kind(table, kind);
@@ -59,7 +60,6 @@ impl Build {
         if let Some(registry) = plan.registry() {
             registry.report_to(&metrics);
         }
-        let progress = Arc::new(Progress::default());
         let stop = Arc::new(AtomicBool::new(false));
         let context = Context {
             clock,

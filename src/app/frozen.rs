@@ -95,7 +95,7 @@ impl Frozen {
                 heartbeat_limit_ms: self.heartbeat_limit.as_millis() as i64,
                 fresh_as_of_ms: table.fresh_as_of_ms,
                 max_staleness_ms: table.max_staleness_ms,
-                missing_events: false,
+                missing_events: table.missing_events,
                 rebuilding: table.rebuilding,
             };
             self.serving.metrics.facts(index, facts);

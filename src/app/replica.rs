@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
@@ -48,11 +47,11 @@ pub enum Serves {
 
 impl Found {
     /// Opens it; what may go away (a full disk, a directory not mounted yet, a server that does not
-    /// answer) is waited for. `None` when told to stop meanwhile.
+    /// answer) is waited for. `None` when `goes_on` said no meanwhile.
     pub fn open(
         config: &Config,
         catalog: &Arc<Catalog>,
-        stop: &AtomicBool,
+        goes_on: &dyn Fn() -> bool,
     ) -> Result<Option<Found>, Failure> {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
         loop {
@@ -62,7 +61,7 @@ impl Found {
                     if backoff.attempts() == 0 {
                         warn!(error = %message, "the replica cannot be opened; trying again");
                     }
-                    if !pause(backoff.next(0), stop) {
+                    if !pause(backoff.next(0), goes_on) {
                         return Ok(None);
                     }
                 }
@@ -182,11 +181,11 @@ impl Replica {
     }
 }
 
-/// Sleeps in slices; false as soon as it was told to stop.
-fn pause(wait: Duration, stop: &AtomicBool) -> bool {
+/// Sleeps in slices; false as soon as `goes_on` says no.
+pub fn pause(wait: Duration, goes_on: &dyn Fn() -> bool) -> bool {
     let until = Instant::now() + wait;
     loop {
-        if stop.load(Ordering::Relaxed) {
+        if !goes_on() {
             return false;
         }
         let left = until.saturating_duration_since(Instant::now());
@@ -209,13 +208,7 @@ impl Place {
         match &config.replica.target {
             Target::Sqlite(sqlite) => Place::Sqlite(sqlite.path.clone()),
             Target::Redis(redis) => Place::Redis(Box::new(RedisSettings {
-                url: redis.url.clone(),
-                username: redis.username.clone(),
-                password_file: redis.password_file.clone(),
-                ca_file: redis.ca_file.clone(),
-                prefix: redis.prefix.clone(),
-                dedicated: redis.dedicated,
-                encoding: redis.encoding,
+                redis: redis.clone(),
                 replica_name: config.replica.name.clone(),
                 heartbeat_limit: heartbeat_limit(config.freshness.interval),
                 dead_letter_bytes_max: config.dead_letters.max_bytes,
@@ -304,15 +297,18 @@ fn drop_all(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
 
     #[test]
     fn a_wait_ends_when_it_was_told_to_stop() {
         let stop = Arc::new(AtomicBool::new(false));
-        assert!(pause(Duration::from_millis(1), &stop));
+        let goes_on = |stop: &AtomicBool| !stop.load(Ordering::Relaxed);
+        assert!(pause(Duration::from_millis(1), &|| goes_on(&stop)));
         let waiting = {
             let stop = Arc::clone(&stop);
-            std::thread::spawn(move || pause(Duration::from_secs(3_600), &stop))
+            std::thread::spawn(move || pause(Duration::from_secs(3_600), &|| goes_on(&stop)))
         };
         stop.store(true, Ordering::Relaxed);
         assert!(!waiting.join().unwrap());

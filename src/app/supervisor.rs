@@ -4,6 +4,7 @@
 //! an end has to be noticed by it: what readers see changes in the store, not here.
 
 mod rebuilding;
+mod recovery;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,6 +19,7 @@ use super::frozen::Frozen;
 use super::replica::{Found, Place, Serves};
 use crate::admin;
 use crate::config::{Config, RebuildPolicy};
+use crate::domain::retry::Backoff;
 use crate::mapping::Plan;
 use crate::metrics::{Metrics, RebuildResult};
 use crate::pipeline::progress::Progress;
@@ -49,6 +51,8 @@ pub struct Supervisor {
     ending: Vec<Build>,
     wanted: Option<Wanted>,
     room_looked: Instant,
+    /// Times the replica lost data since it was last whole.
+    losses: Backoff,
     /// The answer of a thread that asks what the log holds.
     asked: Option<Receiver<Result<Vec<String>, String>>>,
 }
@@ -93,8 +97,13 @@ impl Supervisor {
         let reports = channel();
         let place = Place::of(&config);
         let begin = |id, plan: Plan, replica, metrics| {
-            let parts =
-                Parts { config: &config, clock: Arc::clone(&clock), metrics, reports: reports.0.clone() };
+            let parts = Parts {
+                config: &config,
+                clock: Arc::clone(&clock),
+                metrics,
+                progress: Arc::default(),
+                reports: reports.0.clone(),
+            };
             Build::start(id, plan, replica, parts)
         };
         let mut wanted = None;
@@ -145,6 +154,7 @@ impl Supervisor {
             ending: Vec::new(),
             wanted,
             room_looked: Instant::now(),
+            losses: recovery::patience(),
             asked: None,
         };
         Ok((supervisor, served))
@@ -188,6 +198,7 @@ impl Supervisor {
         }
         match report.outcome {
             Ok(Ended::Rebuild { reason }) => self.freeze(reason),
+            Ok(Ended::Lost { reason }) => self.start_over(&reason),
             // Told to stop; or the next one has taken over, which is about to be noticed.
             Ok(Ended::Stopped | Ended::Retired | Ended::Refused { .. }) => Ok(()),
             Err(failure) => Err(failure),
@@ -205,6 +216,7 @@ impl Supervisor {
             self.promote();
             return match outcome {
                 Ok(Ended::Rebuild { reason }) => self.freeze(reason),
+                Ok(Ended::Lost { reason }) => self.start_over(&reason),
                 Ok(_) => Ok(()),
                 Err(failure) => Err(failure),
             };
@@ -212,6 +224,10 @@ impl Supervisor {
         build.join();
         match outcome {
             Ok(Ended::Stopped | Ended::Retired) => {}
+            Ok(Ended::Lost { reason: why }) => {
+                self.ended(generation, RebuildResult::Failed, Some(why));
+                self.abandon();
+            }
             Ok(Ended::Refused { reason: why }) => {
                 error!(reason = %why, "the rebuild is refused: the copy that serves is fuller");
                 let advice = format!(

@@ -13,10 +13,16 @@ use crate::app::replica::Place;
 use crate::config::Config;
 use crate::decode::registry;
 use crate::mapping::Plan;
-use crate::source::kafka::{self, Cleanup, FoundTopic, Probe};
+use crate::source::Cleanup;
+use crate::source::kafka::{self, FoundTopic, Probe};
 
 use super::{DONE, FOREIGN, IO, UNAVAILABLE};
 use crate::store::{StopCode, StoreError, redis_check};
+
+/// From Friday evening to Monday morning, with a night in reserve.
+const WEEKEND: Duration = Duration::from_secs(3 * 86_400);
+/// What a daemon should be able to be down for without a trace: Kafka's default for tombstones.
+const DOWNTIME: Duration = Duration::from_secs(86_400);
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Outcome {
@@ -109,13 +115,39 @@ fn schema_items(config: &Config, timeout: Duration) -> Vec<Item> {
 fn topic_item(what: String, topic: &FoundTopic) -> Item {
     let plural = if topic.partitions == 1 { "partition" } else { "partitions" };
     let mut found = format!("{} {plural}", topic.partitions);
-    let Some(lost) = topic.cleanup.as_ref().and_then(what_is_deleted) else {
+    let Some(cleanup) = &topic.cleanup else {
+        found.push_str(", its configuration cannot be read: whether old records are deleted is not known");
         return ok(&what, &found);
     };
-    let _ = write!(found, ", {lost}");
-    let advice = "a replica that is built later lacks those rows: compact the topic \
-                  (cleanup.policy=compact), or keep everything (retention.ms=-1, retention.bytes=-1)";
-    Item { what, outcome: Outcome::Warning, found, advice: advice.into() }
+    let mut advice = Vec::new();
+    if let Some(lost) = what_is_deleted(cleanup) {
+        let _ = write!(found, ", {lost}");
+        advice.push(
+            "a replica that is built later has only what that period touched: compact the topic \
+             (cleanup.policy=compact), or keep everything (retention.ms=-1, retention.bytes=-1)"
+                .to_owned(),
+        );
+        if cleanup.deletes_after.is_some_and(|age| age < WEEKEND) {
+            advice.push(format!(
+                "a daemon that is down over a weekend misses events for good: keep them for more than {}",
+                days(WEEKEND)
+            ));
+        }
+    }
+    if let Some(kept) = cleanup.keeps_tombstones {
+        let _ = write!(found, ", compacted, tombstones are kept for {}", days(kept));
+        if kept < DOWNTIME {
+            advice.push(
+                "a daemon that is down for longer keeps rows that were deleted, or has to be rebuilt: raise \
+                 delete.retention.ms above the longest downtime you expect"
+                    .to_owned(),
+            );
+        }
+    }
+    if advice.is_empty() {
+        return ok(&what, &found);
+    }
+    Item { what, outcome: Outcome::Warning, found, advice: advice.join("; ") }
 }
 
 fn what_is_deleted(cleanup: &Cleanup) -> Option<String> {
@@ -236,7 +268,8 @@ mod tests {
     use super::*;
 
     fn topic(deletes_after: Option<Duration>) -> FoundTopic {
-        let cleanup = Cleanup { compacts: false, deletes_after, deletes_beyond_bytes: None };
+        let cleanup =
+            Cleanup { compacts: false, deletes_after, deletes_beyond_bytes: None, keeps_tombstones: None };
         FoundTopic { partitions: 6, cleanup: Some(cleanup) }
     }
 
@@ -266,6 +299,33 @@ mod tests {
         let json = as_json(&items);
         assert_eq!((&json["ok"], &json["checks"][3]["outcome"]), (&json!(false), &json!("failed")));
         assert_eq!(json["checks"][0]["advice"], Value::Null);
+    }
+
+    #[test]
+    fn a_topic_that_can_lose_events_is_warned_of_before_the_first_start() {
+        const HOUR: Duration = Duration::from_secs(3_600);
+        let item = |compacts: bool, deletes_after: Option<Duration>, keeps_tombstones: Option<Duration>| {
+            let cleanup = Cleanup { compacts, deletes_after, deletes_beyond_bytes: None, keeps_tombstones };
+            topic_item("topic users".into(), &FoundTopic { partitions: 1, cleanup: Some(cleanup) })
+        };
+        let compacted = item(true, None, Some(24 * HOUR));
+        assert_eq!((compacted.outcome, compacted.advice.as_str()), (Outcome::Ok, ""));
+        assert_eq!(compacted.found, "1 partition, compacted, tombstones are kept for 1d");
+        let hasty = item(true, None, Some(HOUR));
+        assert_eq!(hasty.outcome, Outcome::Warning);
+        assert!(hasty.advice.contains("delete.retention.ms"), "{}", hasty.advice);
+        let weekly = item(false, Some(7 * 24 * HOUR), None);
+        assert!(weekly.advice.contains("what that period touched"), "{}", weekly.advice);
+        assert!(!weekly.advice.contains("weekend"), "{}", weekly.advice);
+        let short = item(false, Some(48 * HOUR), None);
+        assert!(short.advice.contains("weekend"), "{}", short.advice);
+        let both = item(true, Some(48 * HOUR), Some(HOUR));
+        for word in ["what that period touched", "weekend", "delete.retention.ms"] {
+            assert!(both.advice.contains(word), "{}", both.advice);
+        }
+        let unseen = topic_item("topic users".into(), &FoundTopic { partitions: 1, cleanup: None });
+        assert_eq!((unseen.outcome, unseen.advice.as_str()), (Outcome::Ok, ""));
+        assert!(unseen.found.contains("cannot be read"), "{}", unseen.found);
     }
 
     #[test]

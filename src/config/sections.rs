@@ -290,7 +290,7 @@ static DEFAULTS: Section = Section {
             "on_gap",
             Default("auto"),
             Shape::Word(words::<OnGap>),
-            "What happens when the log no longer has the events that come next. This version stops with exit code 78, whatever is given.",
+            "What happens when the log does not continue where the copy stands; see [Gaps](OPERATIONS.md#gaps).",
         ),
         key(
             "max_staleness",
@@ -354,7 +354,7 @@ static TOPIC_KEYS: [Key; 13] = [
         "on_gap",
         Optional,
         Shape::Word(words::<OnGap>),
-        "What happens when the log no longer has the events that come next; default: `defaults.on_gap`. This version stops with exit code 78, whatever is given.",
+        "What happens when the log does not continue where the copy stands; default: `defaults.on_gap`; see [Gaps](OPERATIONS.md#gaps).",
     ),
     key(
         "placeholder",

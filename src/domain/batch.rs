@@ -1,6 +1,6 @@
 //! A batch: changes in order, coalesced per key, with the positions they lead to.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
 
 use super::catalog::Catalog;
@@ -29,6 +29,8 @@ pub struct Batch {
     pub dropped: Vec<LetterId>,
     /// Ids to be remembered of the events in it, by topic index.
     pub event_ids: BTreeMap<usize, NewEventIds>,
+    /// Set when this batch goes on behind a gap.
+    pub after_gap: Option<Box<AfterGap>>,
     /// What the log looked like, to be stored with the rows.
     pub observed: Observed,
     /// Records that lead to this batch, skipped ones included.
@@ -83,6 +85,20 @@ pub struct Advance {
     pub to: Position,
 }
 
+/// What going on behind a gap changes besides positions, which are advanced as ever, also backwards.
+/// A store does this before anything else of the batch but the comparison of positions.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct AfterGap {
+    /// Partitions that do not exist any more: all that is stored of them goes.
+    pub gone: BTreeSet<TopicPartition>,
+    /// Topic ids by topic index that replace the stored ones.
+    pub topic_ids: BTreeMap<usize, String>,
+    /// Topics, by index, whose remembered event ids go: their events come again, in another order.
+    pub forgotten_ids: BTreeSet<usize>,
+    /// Tables, by index, that lack events from now on, until another generation is built.
+    pub missing_events: BTreeSet<usize>,
+}
+
 /// Freshness and identity that go into the replica with a batch. Empty maps leave what is stored.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Observed {
@@ -92,6 +108,9 @@ pub struct Observed {
     pub connected: bool,
     /// Fresh-as-of of partitions whose proof was reached, ms since 1970.
     pub fresh_as_of_ms: BTreeMap<TopicPartition, i64>,
+    /// Partitions whose stored fresh-as-of is not known to be true any more; it becomes unknown,
+    /// unless `fresh_as_of_ms` has a new one.
+    pub freshness_lost: BTreeSet<TopicPartition>,
     /// High watermarks as last observed.
     pub end_offsets: BTreeMap<TopicPartition, i64>,
     /// Topic ids by topic index; stored when seen for the first time.

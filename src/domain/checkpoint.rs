@@ -1,6 +1,6 @@
 //! The checkpoint: where in the log the replica stands. It is stored with the rows, nowhere else.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::dead_letter::Kept;
 use super::event_ids::EventId;
@@ -60,6 +60,10 @@ pub struct Checkpoint {
     pub fresh_as_of_ms: BTreeMap<TopicPartition, i64>,
     /// Remembered ids by topic index, oldest first; only of topics with `event_id`.
     pub event_ids: BTreeMap<usize, Vec<EventId>>,
+    /// Tables, by index, that are known to lack events.
+    pub missing_events: BTreeSet<usize>,
+    /// When a batch was written last, ms since 1970.
+    pub heartbeat_ms: Option<i64>,
     /// Every kept dead letter, in order.
     pub dead_letters: Vec<Kept>,
     /// True once every partition reached the end captured at start.

@@ -53,12 +53,20 @@ pub struct EventIds {
     known: HashSet<EventId>,
     /// Remembered since [`EventIds::take_news`].
     news: Vec<EventId>,
+    /// What made room since then, oldest first.
+    evicted: Vec<EventId>,
 }
 
 impl EventIds {
     /// A window of at least one id.
     pub fn new(window: usize) -> EventIds {
-        EventIds { window: window.max(1), order: VecDeque::new(), known: HashSet::new(), news: Vec::new() }
+        EventIds {
+            window: window.max(1),
+            order: VecDeque::new(),
+            known: HashSet::new(),
+            news: Vec::new(),
+            evicted: Vec::new(),
+        }
     }
 
     /// Goes on with what a replica has, oldest first; of more than fit the newest are kept.
@@ -66,6 +74,7 @@ impl EventIds {
         for id in stored {
             self.add(id);
         }
+        self.evicted.clear();
     }
 
     pub fn contains(&self, id: EventId) -> bool {
@@ -87,13 +96,28 @@ impl EventIds {
             && let Some(oldest) = self.order.pop_front()
         {
             self.known.remove(&oldest);
+            self.evicted.push(oldest);
         }
         self.order.push_back(id);
         true
     }
 
+    /// The batch in the making is dropped: its events will come again, or never existed.
+    pub fn forget_news(&mut self) {
+        let before = self.evicted.len() + self.order.len() - self.news.len();
+        self.order = self.evicted.drain(..).chain(self.order.drain(..)).take(before).collect();
+        self.known = self.order.iter().copied().collect();
+        self.news.clear();
+    }
+
+    /// Forgets everything: the topic begins anew.
+    pub fn clear(&mut self) {
+        *self = EventIds::new(self.window);
+    }
+
     /// What the batch that is being sealed has to bring into the replica.
     pub fn take_news(&mut self) -> Option<NewEventIds> {
+        self.evicted.clear();
         if self.news.is_empty() {
             return None;
         }
@@ -169,6 +193,8 @@ mod tests {
         Commit,
         /// What is not committed is lost, and read again from the log.
         Crash,
+        /// The batch in the making is dropped, and read again.
+        Drop,
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -177,6 +203,7 @@ mod tests {
             3 => Just(Step::Seal),
             3 => Just(Step::Commit),
             1 => Just(Step::Crash),
+            1 => Just(Step::Drop),
         ];
         prop::collection::vec(step, 0..120)
     }
@@ -207,6 +234,7 @@ mod tests {
             let (mut position, mut rows, mut stored) = (0, Vec::new(), Vec::new());
             let mut sealed: VecDeque<(usize, Vec<u8>, Option<NewEventIds>)> = VecDeque::new();
             let mut making: Vec<u8> = Vec::new();
+            let mut read = 0;
             let mut ids = EventIds::new(window);
             for step in steps {
                 match step {
@@ -214,7 +242,10 @@ mod tests {
                         log.push(number);
                         take(&mut ids, &mut making, number);
                     }
-                    Step::Seal => sealed.push_back((log.len(), std::mem::take(&mut making), ids.take_news())),
+                    Step::Seal => {
+                        read = log.len();
+                        sealed.push_back((read, std::mem::take(&mut making), ids.take_news()));
+                    }
                     Step::Commit => {
                         let Some((to, events, news)) = sealed.pop_front() else { continue };
                         position = to;
@@ -223,7 +254,15 @@ mod tests {
                             news.join(&mut stored);
                         }
                     }
+                    Step::Drop => {
+                        making.clear();
+                        ids.forget_news();
+                        for &number in &log[read..] {
+                            take(&mut ids, &mut making, number);
+                        }
+                    }
                     Step::Crash => {
+                        read = position;
                         sealed.clear();
                         making.clear();
                         ids = EventIds::new(window);

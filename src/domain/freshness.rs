@@ -11,23 +11,40 @@ use std::collections::VecDeque;
 /// that is far behind needs a coarse sequence of targets, not each of them.
 const PENDING_MAX: usize = 32;
 
+/// Replies in a row that must show a lower end before it is believed.
+const SHORT_ROUNDS: u32 = 5;
+
 #[derive(Debug, Clone, Default)]
 pub struct PartitionFreshness {
     /// (asked_ms, end) in order of arrival, none of them reached.
     pending: VecDeque<(i64, i64)>,
     fresh_as_of_ms: Option<i64>,
+    /// Replies in a row with an end below the last one that waits.
+    short: u32,
 }
 
 impl PartitionFreshness {
     /// Starts from what the replica has stored.
     pub fn restored(fresh_as_of_ms: Option<i64>) -> PartitionFreshness {
-        PartitionFreshness { pending: VecDeque::new(), fresh_as_of_ms }
+        PartitionFreshness { pending: VecDeque::new(), fresh_as_of_ms, short: 0 }
     }
 
     /// A counted reply: the high watermark `end`, asked for at `asked_ms`. Never replaces one that
     /// has not been reached, or a busy topic would never prove anything. A clock that was set back
     /// is taken as it is.
+    ///
+    /// An end below one that waits is no proof: a new leader may report an old end for a moment
+    /// (KIP-207). When it stays so the log was cut off before it was read, and what waits for its
+    /// old end would wait for ever.
     pub fn observe(&mut self, asked_ms: i64, end: i64) {
+        if self.pending.back().is_some_and(|(_, last)| end < *last) {
+            self.short += 1;
+            if self.short < SHORT_ROUNDS {
+                return;
+            }
+            self.pending.clear();
+        }
+        self.short = 0;
         if self.pending.len() >= PENDING_MAX {
             let mut nth = 0;
             self.pending.retain(|_| {
@@ -52,6 +69,13 @@ impl PartitionFreshness {
     /// ms since 1970; `None` while unknown.
     pub fn fresh_as_of_ms(&self) -> Option<i64> {
         self.fresh_as_of_ms
+    }
+
+    /// The clock says less than it did. What it said before means nothing any more: a claim that
+    /// lies in the future now is dropped, and so are questions. True when the claim was.
+    pub fn clock_set_back(&mut self, now_ms: i64) -> bool {
+        self.pending.clear();
+        self.fresh_as_of_ms.take_if(|at| *at > now_ms).is_some()
     }
 
     /// Forgets proofs that were not reached: their log is in doubt.
@@ -125,6 +149,31 @@ mod tests {
             last = now;
         }
         assert_eq!(last, Some(9_999));
+    }
+
+    #[test]
+    fn an_end_that_goes_back_is_believed_when_it_stays() {
+        let mut freshness = PartitionFreshness::default();
+        freshness.observe(1_000, 9);
+        for round in 2..=5 {
+            freshness.observe(round * 1_000, 4);
+            freshness.reach(4);
+            assert_eq!(freshness.fresh_as_of_ms(), None, "perhaps only for a moment");
+        }
+        freshness.observe(6_000, 4);
+        freshness.reach(4);
+        assert_eq!(freshness.fresh_as_of_ms(), Some(6_000));
+    }
+
+    #[test]
+    fn a_claim_of_a_clock_that_was_set_back_is_dropped() {
+        let mut freshness = PartitionFreshness::restored(Some(9_000));
+        freshness.observe(9_500, 1);
+        assert!(!freshness.clock_set_back(9_400));
+        freshness.reach(1);
+        assert_eq!(freshness.fresh_as_of_ms(), Some(9_000), "the question was asked by the other clock");
+        assert!(freshness.clock_set_back(8_999));
+        assert_eq!(freshness.fresh_as_of_ms(), None);
     }
 
     #[test]

@@ -59,15 +59,25 @@ pub struct Facts {
     pub rebuilding: bool,
 }
 
+/// A fresh-as-of that lies in the future was taken by a clock that has been set back since: it says
+/// nothing. Clocks of a reader and a daemon may differ by `limit_ms`.
+pub fn believable(fresh_as_of_ms: Option<i64>, now_ms: i64, limit_ms: i64) -> Option<i64> {
+    fresh_as_of_ms.filter(|at| at.saturating_sub(now_ms) <= limit_ms)
+}
+
 /// The first that holds, in the order of the enum.
 pub fn state(facts: &Facts, now_ms: i64) -> State {
+    let limit_ms = facts.heartbeat_limit_ms;
+    // Also when it lies in the future: then its writer's clock is not the one of now.
+    let beats = facts.heartbeat_ms.is_some_and(|at| now_ms.saturating_sub(at).saturating_abs() <= limit_ms);
+    let fresh = believable(facts.fresh_as_of_ms, now_ms, limit_ms);
     if facts.stopped {
         State::Stopped
     } else if !facts.complete {
         State::Building
-    } else if !facts.connected || facts.heartbeat_ms.is_none_or(|at| now_ms - at > facts.heartbeat_limit_ms) {
+    } else if !facts.connected || !beats {
         State::Disconnected
-    } else if facts.fresh_as_of_ms.is_none_or(|at| now_ms - at > facts.max_staleness_ms) {
+    } else if fresh.is_none_or(|at| now_ms.saturating_sub(at) > facts.max_staleness_ms) {
         State::Stale
     } else if facts.missing_events {
         State::Incomplete
@@ -118,5 +128,16 @@ mod tests {
         let patient = Facts { heartbeat_limit_ms: i64::MAX, ..LIVE };
         assert_eq!(state(&patient, 39_500), State::Live);
         assert_eq!(state(&patient, 39_501), State::Stale);
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_makes_nothing_look_alive_or_fresh() {
+        assert_eq!(state(&LIVE, 7_000), State::Live, "clocks of two machines may differ a little");
+        assert_eq!(state(&LIVE, 6_999), State::Disconnected, "a heartbeat of the future is of another clock");
+        let beating = Facts { heartbeat_ms: Some(6_000), ..LIVE };
+        assert_eq!(state(&beating, 6_500), State::Live);
+        assert_eq!(state(&beating, 6_499), State::Stale);
+        assert_eq!(believable(Some(9_500), 6_499, 3_000), None);
+        assert_eq!(believable(Some(i64::MAX), i64::MIN, 3_000), None);
     }
 }

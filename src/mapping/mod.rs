@@ -116,6 +116,20 @@ impl Plan {
             .collect()
     }
 
+    /// The batch in the making is dropped, with the events whose ids were remembered for it.
+    pub fn drop_event_ids(&mut self) {
+        for ids in self.topics.iter_mut().filter_map(|topic| topic.event_ids.as_mut()) {
+            ids.remembered.forget_news();
+        }
+    }
+
+    /// A topic begins anew: none of its events was seen before.
+    pub fn clear_event_ids(&mut self, topic: usize) {
+        if let Some(ids) = self.topics.get_mut(topic).and_then(|topic| topic.event_ids.as_mut()) {
+            ids.remembered.clear();
+        }
+    }
+
     /// Appends the changes of one record to `changes`, those of all its tables or none, and brings
     /// `memory` of the record's partition up to date. With changes the event's id is remembered: the
     /// caller has to bring both into the replica.

@@ -21,7 +21,7 @@ use crate::domain::checkpoint::TopicPartition;
 use crate::domain::dead_letter::Reason;
 use crate::domain::freshness::worst;
 use crate::domain::retry::RetryReason;
-use crate::domain::state::{Facts, State, state};
+use crate::domain::state::{Facts, State, believable, state};
 use names::Family;
 
 /// From a millisecond to five minutes: an idle daemon applies within milliseconds, and beyond five
@@ -38,6 +38,8 @@ const BATCH_EVENTS_BUCKETS: &[f64] =
 pub enum SourceErrorKind {
     Unreachable,
     TopicMissing,
+    /// The brokers refuse to tell about a topic, or do not know enough about it for now.
+    TopicRefused,
     OutOfRange,
     /// A partition had more to read and did not move; it was started again.
     Stalled,
@@ -45,9 +47,10 @@ pub enum SourceErrorKind {
 }
 
 impl SourceErrorKind {
-    pub const ALL: [SourceErrorKind; 5] = [
+    pub const ALL: [SourceErrorKind; 6] = [
         SourceErrorKind::Unreachable,
         SourceErrorKind::TopicMissing,
+        SourceErrorKind::TopicRefused,
         SourceErrorKind::OutOfRange,
         SourceErrorKind::Stalled,
         SourceErrorKind::Fatal,
@@ -57,6 +60,7 @@ impl SourceErrorKind {
         match self {
             SourceErrorKind::Unreachable => "unreachable",
             SourceErrorKind::TopicMissing => "topic_missing",
+            SourceErrorKind::TopicRefused => "topic_refused",
             SourceErrorKind::OutOfRange => "out_of_range",
             SourceErrorKind::Stalled => "stalled",
             SourceErrorKind::Fatal => "fatal",
@@ -75,11 +79,18 @@ pub enum GapReason {
     Truncated,
     /// The brokers belong to another cluster.
     Cluster,
+    /// The topic was not read for longer than it keeps tombstones.
+    Tombstones,
 }
 
 impl GapReason {
-    pub const ALL: [GapReason; 4] =
-        [GapReason::Retention, GapReason::Recreated, GapReason::Truncated, GapReason::Cluster];
+    pub const ALL: [GapReason; 5] = [
+        GapReason::Retention,
+        GapReason::Recreated,
+        GapReason::Truncated,
+        GapReason::Cluster,
+        GapReason::Tombstones,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -87,6 +98,7 @@ impl GapReason {
             GapReason::Recreated => "recreated",
             GapReason::Truncated => "truncated",
             GapReason::Cluster => "cluster",
+            GapReason::Tombstones => "tombstones",
         }
     }
 }
@@ -236,6 +248,7 @@ pub struct Metrics {
     wal_size: Gauge,
     wal_pages_pinned: Gauge,
     config_reload_success: Gauge,
+    replica_losses: IntCounterVec,
 }
 
 /// How large the replica is; counts by table index.
@@ -364,6 +377,11 @@ impl Metrics {
             replica_size: gauge(&registry, &names::REPLICA_SIZE, f64::NAN),
             wal_size: gauge(&registry, &names::WAL_SIZE, f64::NAN),
             wal_pages_pinned: gauge(&registry, &names::WAL_PAGES_PINNED, f64::NAN),
+            replica_losses: shared_counters(
+                &registry,
+                &names::REPLICA_LOSSES,
+                earlier.map(|earlier| &earlier.replica_losses),
+            ),
             // A process that runs has read its configuration.
             config_reload_success: match earlier {
                 Some(earlier) => share(&registry, &earlier.config_reload_success),
@@ -413,6 +431,7 @@ impl Metrics {
             self.registry_requests.with_label_values(&[outcome.name()]);
         }
         self.delete_marks_dropped.with_label_values(&[] as &[&str]);
+        self.replica_losses.with_label_values(&[] as &[&str]);
         for result in RebuildResult::ALL {
             self.rebuilds.with_label_values(&[result.name()]);
         }
@@ -433,11 +452,14 @@ impl Metrics {
                 let holds = f64::from(u8::from(possible == current));
                 self.state.with_label_values(&[name.as_str(), possible.name()]).set(holds);
             }
-            self.fresh_as_of.with_label_values(&[name]).set(or_nan(facts.fresh_as_of_ms.map(seconds)));
+            let fresh_as_of_ms = believable(facts.fresh_as_of_ms, now_ms, facts.heartbeat_limit_ms);
+            self.fresh_as_of.with_label_values(&[name]).set(or_nan(fresh_as_of_ms.map(seconds)));
         }
         for (index, name) in self.topics.iter().enumerate() {
             let partitions = known.partitions.iter().filter(|(at, _)| at.topic == index);
             let fresh_as_of_ms = worst(partitions.map(|(_, partition)| partition.fresh_as_of_ms));
+            let limit_ms = known.facts.first().map_or(0, |facts| facts.heartbeat_limit_ms);
+            let fresh_as_of_ms = believable(fresh_as_of_ms, now_ms, limit_ms);
             let lag = fresh_as_of_ms.map(|at| seconds(now_ms.saturating_sub(at)).max(0.0));
             self.lag_seconds.with_label_values(&[name]).set(or_nan(lag));
         }
@@ -542,6 +564,16 @@ impl Metrics {
         self.rebuild_remaining.set(or_nan(remaining.map(|records| records as f64)));
     }
 
+    /// What was known of the replica no longer holds.
+    pub fn replica_lost(&self) {
+        self.replica_losses.with_label_values(&[] as &[&str]).inc();
+        let mut known = self.known();
+        known.partitions.clear();
+        for facts in &mut known.facts {
+            *facts = nothing_known(facts.max_staleness_ms);
+        }
+    }
+
     pub fn kafka_connected(&self, yes: bool) {
         self.kafka_connected.set(f64::from(u8::from(yes)));
     }
@@ -565,6 +597,15 @@ impl Metrics {
         fresh_as_of_ms: Option<i64>,
     ) {
         self.known().partitions.insert(at, Partition { next_offset, end_offset, fresh_as_of_ms });
+    }
+
+    /// The partition does not exist any more.
+    pub fn partition_gone(&self, at: TopicPartition) {
+        self.known().partitions.remove(&at);
+        if let Some(topic) = self.topics.get(at.topic) {
+            // It has no series if nobody has asked for the metrics since it was met.
+            let _ = self.lag_records.remove_label_values(&[topic, &at.partition.to_string()]);
+        }
     }
 
     /// `remaining`: records up to the ends captured at start; `None` while these are unknown.

@@ -107,6 +107,8 @@ families! {
         "Size of the write-ahead log; NaN while unknown.";
     WAL_PAGES_PINNED = Gauge "readside_wal_pages_pinned" []
         "Pages of the write-ahead log that a long read transaction keeps from being reused; NaN while unknown.";
+    REPLICA_LOSSES = Counter "readside_replica_losses_total" []
+        "Times the replica had lost data (flushed, restored, failed over) and the daemon went on from what was left.";
     CONFIG_RELOAD_SUCCESS = Gauge "readside_config_reload_success" []
         "1 when the configuration was accepted the last time it was read, else 0.";
     BUILD_INFO = Gauge "readside_build_info" ["version", "os", "arch"]

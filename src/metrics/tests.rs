@@ -182,6 +182,7 @@ fn what_happened_is_counted_where_it_happened() {
     });
     metrics.delete_marks_dropped(9);
     metrics.wal_pages_pinned(11);
+    metrics.replica_lost();
     let text = metrics.render(0);
     for (series, expected) in [
         (r#"readside_events_applied_total{op="delete",table="users",topic="users"}"#, 3.0),
@@ -205,6 +206,7 @@ fn what_happened_is_counted_where_it_happened() {
         ("readside_wal_size_bytes", 8_192.0),
         ("readside_delete_marks_dropped_total", 9.0),
         ("readside_wal_pages_pinned", 11.0),
+        ("readside_replica_losses_total", 1.0),
         (r#"readside_max_staleness_seconds{table="users"}"#, 30.0),
     ] {
         assert_eq!(value(&text, series), expected, "{series}");
@@ -223,6 +225,42 @@ fn an_index_outside_the_catalog_is_ignored() {
     metrics.facts(9, live(1));
     metrics.partition(TopicPartition { topic: 9, partition: 0 }, 1, None, None);
     assert_eq!(metrics.render(0), before);
+}
+
+/// A switch must not look like a restart: counters go on, and so does what belongs to the process.
+/// Gauges speak of one generation.
+#[test]
+fn a_generation_beside_another_counts_into_the_same_series() {
+    let live = metrics();
+    live.events_applied(0, 0, Effect::Upsert, 3);
+    live.gap(GapReason::Retention);
+    live.kafka_connected(true);
+    live.config_read(false);
+    let catalog = Catalog {
+        topics: vec!["orders".to_owned()],
+        tables: vec![table("orders", &[0])],
+        fingerprint: String::new(),
+    };
+    let next = live.beside(&catalog);
+    next.events_applied(0, 0, Effect::Upsert, 4);
+    next.rebuilt(RebuildResult::Switched);
+    next.generations(Some(2), false, None);
+    let (before, after) = (live.render(0), next.render(0));
+    for text in [&before, &after] {
+        let applied = "readside_events_applied_total{op=\"upsert\",table=\"orders\",topic=\"orders\"}";
+        assert_eq!(value(text, applied), 7.0);
+        assert_eq!(value(text, "readside_gaps_total{reason=\"retention\"}"), 1.0);
+        assert_eq!(value(text, "readside_rebuilds_total{result=\"switched\"}"), 1.0);
+        assert_eq!(value(text, "readside_config_reload_success"), 0.0, "the file is as wrong as before");
+    }
+    assert_eq!(
+        (value(&before, "readside_kafka_connected"), value(&after, "readside_kafka_connected")),
+        (1.0, 0.0)
+    );
+    assert!(value(&before, "readside_generation").is_nan());
+    assert_eq!(value(&after, "readside_generation"), 2.0);
+    let of_users = "readside_table_rows{table=\"users\"}";
+    assert!(before.contains(of_users) && !after.contains(of_users), "a table that is not in the new mapping");
 }
 
 #[test]

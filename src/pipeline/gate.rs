@@ -32,9 +32,15 @@ pub struct StartupGate {
     early: bool,
 }
 
+/// Rounds in a row that must show an end below the one captured before it counts as cut off: a new
+/// leader may report an old one for a moment (KIP-207).
+const SHORT_ROUNDS: u32 = 5;
+
 #[derive(Debug)]
 struct Targets {
     ends: BTreeMap<TopicPartition, i64>,
+    /// How many rounds in a row the log ended before.
+    short: BTreeMap<TopicPartition, u32>,
     total: u64,
     captured_ms: i64,
 }
@@ -62,19 +68,45 @@ impl StartupGate {
 
     /// `remaining` is what lies between the positions and the ends.
     pub fn capture(&mut self, ends: BTreeMap<TopicPartition, i64>, remaining: u64, now_ms: i64) {
-        self.targets = Some(Targets { ends, total: remaining, captured_ms: now_ms });
+        let short = BTreeMap::new();
+        self.targets = Some(Targets { ends, short, total: remaining, captured_ms: now_ms });
+    }
+
+    /// Where a log ends now. One that was cut off before we have read so far, and stays so, has less
+    /// to give than was captured.
+    pub fn observe(&mut self, at: TopicPartition, end: i64) {
+        let Some(targets) = self.targets.as_mut().filter(|_| !self.caught_up) else { return };
+        let Some(target) = targets.ends.get_mut(&at) else { return };
+        if end >= *target {
+            targets.short.remove(&at);
+            return;
+        }
+        let rounds = targets.short.entry(at).or_default();
+        *rounds += 1;
+        if *rounds >= SHORT_ROUNDS {
+            *target = end;
+        }
+    }
+
+    /// The log is another one in part: the ends at start have to be found out again, unless they
+    /// were reached.
+    pub fn forget_ends(&mut self) {
+        if !self.caught_up {
+            self.targets = None;
+        }
     }
 
     /// Records between the committed positions and the ends at start; `None` while unknown.
     pub fn remaining(&self, committed: &BTreeMap<TopicPartition, i64>) -> Option<u64> {
         let targets = self.targets.as_ref()?;
-        Some(remaining(&targets.ends, committed))
+        // Positions may go back behind a gap.
+        Some(if self.caught_up { 0 } else { remaining(&targets.ends, committed) })
     }
 
     /// Called with what is committed; true when the gate opens by it.
     pub fn check(&mut self, committed: &BTreeMap<TopicPartition, i64>) -> bool {
         self.early = false;
-        self.caught_up |= self.remaining(committed) == Some(0);
+        self.caught_up = self.caught_up || self.remaining(committed) == Some(0);
         if self.open || !self.complete || !self.caught_up {
             return false;
         }
@@ -112,7 +144,7 @@ impl StartupGate {
 
     pub fn build(&self, committed: &BTreeMap<TopicPartition, i64>, now_ms: i64) -> Option<Build> {
         let targets = self.targets.as_ref()?;
-        let remaining = remaining(&targets.ends, committed);
+        let remaining = if self.caught_up { 0 } else { remaining(&targets.ends, committed) };
         let seconds = (now_ms - targets.captured_ms).max(1) as f64 / 1000.0;
         let rate = targets.total.saturating_sub(remaining) as f64 / seconds;
         let eta = (rate > 0.0).then(|| remaining as f64 / rate);
@@ -165,6 +197,22 @@ mod tests {
         assert!(!gate.check(&ends(&[(0, 4)])));
         assert!(gate.check(&ends(&[(0, 5)])));
         assert!(!gate.check(&ends(&[(0, 5)])), "opens once");
+    }
+
+    #[test]
+    fn a_log_that_was_cut_off_before_it_was_read_has_less_to_give() {
+        let mut gate = StartupGate::new(GateRule { complete: false, open_at_once: false });
+        gate.capture(ends(&[(0, 9)]), 9, 0);
+        for round in 1..=SHORT_ROUNDS {
+            assert!(!gate.check(&ends(&[(0, 4)])) && !gate.is_caught_up());
+            gate.observe(at(0), if round == 3 { 9 } else { 4 });
+        }
+        assert!(!gate.check(&ends(&[(0, 4)])) && !gate.is_caught_up(), "it was back for a moment");
+        for _ in 0..SHORT_ROUNDS {
+            gate.observe(at(0), 4);
+        }
+        gate.check(&ends(&[(0, 4)]));
+        assert!(gate.is_caught_up());
     }
 
     #[test]

@@ -7,17 +7,20 @@
 //! never taken as proof. What was read since says nothing: a log that grows is ahead of an answer
 //! that is on its way.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
-use super::Failure;
-use crate::domain::catalog::Catalog;
+use super::gaps::Gap;
 use crate::domain::checkpoint::{Checkpoint, TopicPartition};
-use crate::metrics::GapReason;
 use crate::source::Observation;
 
 /// Rounds in a row that must show an end below our position before the log counts as truncated:
 /// a new leader may report an old high watermark for a moment (KIP-207).
 const BEHIND_ROUNDS: u32 = 5;
+/// By then it is not for a moment, and its epochs are worth a question.
+const VALIDATE_ROUND: u32 = 3;
+
+/// Ids of earlier topics that are remembered.
+const LEFT_MAX: usize = 256;
 
 #[derive(Debug, Default)]
 pub struct Identity {
@@ -26,6 +29,9 @@ pub struct Identity {
     /// What was read by then. Kept until a round that was asked later has been compared with it.
     read: Read,
     behind: BTreeMap<TopicPartition, u32>,
+    /// Ids of topics that were gone on from, the newest last. Ids never come back: an answer that
+    /// has one is from a broker that has not heard of the new topic yet.
+    left: VecDeque<String>,
 }
 
 #[derive(Debug, Default)]
@@ -36,19 +42,13 @@ struct Read {
 }
 
 /// What a round says about the log.
-#[derive(Debug)]
-pub enum Verdict {
-    /// The same log. `new` ids are to be stored.
-    Same {
-        new_cluster_id: Option<String>,
-        new_topic_ids: BTreeMap<usize, String>,
-    },
+#[derive(Debug, Default)]
+pub struct Judged {
+    pub gaps: Vec<Gap>,
     /// Not proven otherwise, but freshness must stand still.
-    Suspect,
-    Gap {
-        reason: GapReason,
-        failure: Failure,
-    },
+    pub suspect: bool,
+    /// Partitions that have ended too early for a while, to be asked for their epochs.
+    pub behind: Vec<TopicPartition>,
 }
 
 impl Identity {
@@ -66,84 +66,67 @@ impl Identity {
                     .collect(),
             },
             behind: BTreeMap::new(),
+            left: VecDeque::new(),
         }
     }
 
-    /// `positions` tells where the known partitions stand at `now_ms`.
+    /// `positions` tells where the known partitions stand at `now_ms`. Learns nothing from the
+    /// round; that is for [`Identity::adopt`], when it counts.
     pub fn judge(
         &mut self,
-        catalog: &Catalog,
         seen: &Observation,
         positions: BTreeMap<TopicPartition, i64>,
         now_ms: i64,
-    ) -> Verdict {
+    ) -> Judged {
+        let mut judged = Judged::default();
         if let Some(stored) = &self.cluster_id
             && *stored != seen.cluster_id
         {
-            return gap(
-                GapReason::Cluster,
-                format!(
-                    "the brokers belong to cluster {}, but the replica was built from cluster {stored}; \
-                     point kafka.brokers at the right cluster, or remove the replica to build it anew",
-                    seen.cluster_id
-                ),
-            );
+            judged.gaps.push(Gap::Cluster { stored: stored.clone(), seen: seen.cluster_id.clone() });
+            return judged;
         }
-        for (topic, observed) in &seen.topics {
-            if let Some(stored) = self.topic_ids.get(topic)
+        let asked_later = self.read.by_ms < seen.asked_ms;
+        for (&topic, observed) in &seen.topics {
+            if let Some(stored) = self.topic_ids.get(&topic)
                 && !observed.id.is_empty()
                 && *stored != observed.id
             {
-                return gap(
-                    GapReason::Recreated,
-                    format!(
-                        "topic {} was deleted and created again (id {stored} is now {}), so stored \
-                         positions mean nothing; remove the replica to build it anew",
-                        catalog.topics[*topic], observed.id
-                    ),
-                );
+                if self.left.contains(&observed.id) {
+                    judged.suspect = true;
+                    continue;
+                }
+                let (stored, seen) = (stored.clone(), observed.id.clone());
+                judged.gaps.push(Gap::Recreated { topic, stored, seen });
+                continue;
             }
-        }
-        let mut suspect = false;
-        let asked_later = self.read.by_ms < seen.asked_ms;
-        for (topic, observed) in &seen.topics {
-            for (partition, ends) in &observed.partitions {
-                let at = TopicPartition { topic: *topic, partition: *partition };
+            for (&partition, ends) in &observed.partitions {
+                let at = TopicPartition { topic, partition };
                 let Some(&position) = positions.get(&at) else { continue };
                 if let Some(start) = ends.log_start
                     && position < start
                 {
-                    return gap(
-                        GapReason::Retention,
-                        format!(
-                            "topic {} partition {partition}: records {position} to {} were removed by \
-                             retention before they were read; remove the replica to build it anew from \
-                             what the log still holds",
-                            catalog.topics[*topic],
-                            start - 1
-                        ),
-                    );
+                    judged.gaps.push(Gap::Retention { at, position, start });
+                    continue;
                 }
                 if !asked_later {
                     continue;
                 }
-                let Some(&position) = self.read.positions.get(&at) else { continue };
-                if ends.high_watermark >= position {
+                let Some(&read) = self.read.positions.get(&at) else { continue };
+                if ends.high_watermark >= read {
                     self.behind.remove(&at);
                     continue;
                 }
-                suspect = true;
+                judged.suspect = true;
                 let rounds = self.behind.entry(at).or_default();
                 *rounds += 1;
                 if *rounds >= BEHIND_ROUNDS {
-                    return gap(
-                        GapReason::Truncated,
-                        format!(
-                            "topic {} partition {partition} ends at {} but {position} was read before: the \
-                             log was truncated; remove the replica to build it anew",
-                            catalog.topics[*topic], ends.high_watermark
-                        ),
-                    );
+                    judged.gaps.push(Gap::Truncated {
+                        at,
+                        position,
+                        from: ends.high_watermark.min(position),
+                    });
+                } else if *rounds == VALIDATE_ROUND {
+                    judged.behind.push(at);
                 }
             }
         }
@@ -151,9 +134,11 @@ impl Identity {
         if asked_later || now_ms < self.read.by_ms {
             self.read = Read { by_ms: now_ms, positions };
         }
-        if suspect {
-            return Verdict::Suspect;
-        }
+        judged
+    }
+
+    /// Remembers the identities of a round that counts; gives those that are new, to be stored.
+    pub fn adopt(&mut self, seen: &Observation) -> (Option<String>, BTreeMap<usize, String>) {
         let new_cluster_id = self.cluster_id.is_none().then(|| seen.cluster_id.clone());
         self.cluster_id.get_or_insert_with(|| seen.cluster_id.clone());
         let mut new_topic_ids = BTreeMap::new();
@@ -163,29 +148,39 @@ impl Identity {
                 new_topic_ids.insert(*topic, observed.id.clone());
             }
         }
-        Verdict::Same { new_cluster_id, new_topic_ids }
+        (new_cluster_id, new_topic_ids)
     }
-}
 
-fn gap(reason: GapReason, message: String) -> Verdict {
-    Verdict::Gap { reason, failure: Failure::foreign(message) }
+    /// Behind a gap: other topics under known names, other positions.
+    pub fn went_on(
+        &mut self,
+        topic_ids: &BTreeMap<usize, String>,
+        positions: BTreeMap<TopicPartition, i64>,
+        now_ms: i64,
+    ) {
+        for (topic, id) in topic_ids {
+            self.left.extend(self.topic_ids.insert(*topic, id.clone()));
+        }
+        while self.left.len() > LEFT_MAX {
+            self.left.pop_front();
+        }
+        self.read = Read { by_ms: now_ms, positions };
+        self.behind.clear();
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::domain::checkpoint::Position;
+    use crate::metrics::GapReason;
     use crate::source::{Ends, TopicObservation};
 
-    fn catalog() -> Catalog {
-        Catalog { topics: vec!["users".into()], tables: Vec::new(), fingerprint: String::new() }
-    }
-
     /// Rounds are asked, and judged, one second after the other.
-    fn judge(identity: &mut Identity, mut seen: Observation) -> Verdict {
+    fn judge(identity: &mut Identity, mut seen: Observation) -> Judged {
         seen.asked_ms = if identity.read.by_ms == i64::MIN { 1_000 } else { identity.read.by_ms + 1_000 };
         let now_ms = seen.asked_ms + 10;
-        identity.judge(&catalog(), &seen, at_five(), now_ms)
+        identity.judge(&seen, at_five(), now_ms)
     }
 
     fn at_five() -> BTreeMap<TopicPartition, i64> {
@@ -200,28 +195,23 @@ mod tests {
 
     fn seen(cluster: &str, id: &str, log_start: i64, end: i64) -> Observation {
         let ends = Ends { log_start: Some(log_start), high_watermark: end, last_stable: None };
-        let topic = TopicObservation { id: id.into(), partitions: BTreeMap::from([(0, ends)]) };
+        let topic =
+            TopicObservation { id: id.into(), partitions: BTreeMap::from([(0, ends)]), cleanup: None };
         Observation { asked_ms: 0, cluster_id: cluster.into(), topics: BTreeMap::from([(0, topic)]) }
     }
 
-    fn reason(verdict: Verdict) -> Option<GapReason> {
-        match verdict {
-            Verdict::Gap { reason, .. } => Some(reason),
-            _ => None,
-        }
+    fn reason(judged: Judged) -> Option<GapReason> {
+        judged.gaps.first().map(Gap::reason)
     }
 
     #[test]
     fn the_first_contact_is_remembered_and_later_ones_must_agree() {
         let mut identity = restored();
-        let first = judge(&mut identity, seen("c1", "t1", 0, 10));
-        assert!(
-            matches!(first, Verdict::Same { new_cluster_id: Some(_), ref new_topic_ids } if new_topic_ids.len() == 1)
-        );
-        let again = judge(&mut identity, seen("c1", "t1", 0, 10));
-        assert!(
-            matches!(again, Verdict::Same { new_cluster_id: None, ref new_topic_ids } if new_topic_ids.is_empty())
-        );
+        let round = seen("c1", "t1", 0, 10);
+        assert_eq!(reason(judge(&mut identity, round.clone())), None);
+        assert_eq!(identity.adopt(&round), (Some("c1".into()), BTreeMap::from([(0, "t1".into())])));
+        assert_eq!(reason(judge(&mut identity, round.clone())), None);
+        assert_eq!(identity.adopt(&round), (None, BTreeMap::new()));
         assert_eq!(reason(judge(&mut identity, seen("c2", "t1", 0, 10))), Some(GapReason::Cluster));
         // Also when the new topic has grown past our offset.
         assert_eq!(reason(judge(&mut identity, seen("c1", "t2", 0, 99))), Some(GapReason::Recreated));
@@ -237,34 +227,39 @@ mod tests {
     #[test]
     fn an_end_below_the_position_is_suspect_at_once_and_a_gap_when_it_stays() {
         let mut identity = restored();
+        let mut asked_for_epochs = 0;
         for _ in 1..BEHIND_ROUNDS {
-            assert!(matches!(judge(&mut identity, seen("c", "t", 0, 4)), Verdict::Suspect));
+            let judged = judge(&mut identity, seen("c", "t", 0, 4));
+            assert!(judged.suspect && judged.gaps.is_empty());
+            asked_for_epochs += judged.behind.len();
         }
-        assert_eq!(reason(judge(&mut identity, seen("c", "t", 0, 4))), Some(GapReason::Truncated));
+        assert_eq!(asked_for_epochs, 1);
+        let at = TopicPartition { topic: 0, partition: 0 };
+        let gap = Gap::Truncated { at, position: 5, from: 4 };
+        assert_eq!(judge(&mut identity, seen("c", "t", 0, 4)).gaps, [gap]);
     }
 
     #[test]
     fn a_high_watermark_that_lags_for_a_moment_is_forgiven() {
         let mut identity = restored();
         for _ in 0..20 {
-            assert!(matches!(judge(&mut identity, seen("c", "t", 0, 4)), Verdict::Suspect));
-            assert!(matches!(judge(&mut identity, seen("c", "t", 0, 5)), Verdict::Same { .. }));
+            assert!(judge(&mut identity, seen("c", "t", 0, 4)).suspect);
+            assert!(!judge(&mut identity, seen("c", "t", 0, 5)).suspect);
         }
     }
 
     #[test]
     fn what_was_read_after_the_question_is_no_reason_for_doubt() {
         let mut identity = restored();
-        assert!(matches!(judge(&mut identity, seen("c", "t", 0, 5)), Verdict::Same { .. }));
+        assert!(!judge(&mut identity, seen("c", "t", 0, 5)).suspect);
         let by_ms = identity.read.by_ms;
         // Asked before we stood at five, however often such an answer comes.
         for asked_ms in by_ms - 10..=by_ms {
             let old = Observation { asked_ms, ..seen("c", "t", 0, 4) };
-            let verdict = identity.judge(&catalog(), &old, at_five(), by_ms + 5);
-            assert!(matches!(verdict, Verdict::Same { .. }));
+            assert!(!identity.judge(&old, at_five(), by_ms + 5).suspect);
         }
         let later = Observation { asked_ms: by_ms + 1, ..seen("c", "t", 0, 4) };
-        assert!(matches!(identity.judge(&catalog(), &later, at_five(), by_ms + 5), Verdict::Suspect));
+        assert!(identity.judge(&later, at_five(), by_ms + 5).suspect);
     }
 
     #[test]
@@ -273,8 +268,8 @@ mod tests {
         judge(&mut identity, seen("c", "t", 0, 5));
         let back = identity.read.by_ms - 3_600_000;
         let first = Observation { asked_ms: back, ..seen("c", "t", 0, 5) };
-        identity.judge(&catalog(), &first, at_five(), back + 10);
+        identity.judge(&first, at_five(), back + 10);
         let next = Observation { asked_ms: back + 1_000, ..seen("c", "t", 0, 4) };
-        assert!(matches!(identity.judge(&catalog(), &next, at_five(), back + 1_010), Verdict::Suspect));
+        assert!(identity.judge(&next, at_five(), back + 1_010).suspect);
     }
 }

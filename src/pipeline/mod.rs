@@ -5,6 +5,7 @@
 //! to do and grows while it is busy: throughput under load and low latency otherwise come from one
 //! rule.
 
+mod gaps;
 mod gate;
 mod identity;
 mod intake;
@@ -26,6 +27,7 @@ use tracing::{error, info};
 use crate::config::{Config, Gate};
 use crate::domain::checkpoint::{Checkpoint, TopicPartition};
 use crate::domain::freshness;
+use crate::domain::state::believable;
 use crate::mapping::Plan;
 use crate::metrics::Metrics;
 use crate::source::Source;
@@ -105,6 +107,9 @@ pub enum Ended {
     /// It cannot go on from its positions, and the policy is to build a new generation beside this
     /// one, which serves on as it is.
     Rebuild { reason: String },
+    /// The store no longer has what it had, and nothing was written since. One that is opened again has
+    /// a checkpoint from which a new pipeline goes on.
+    Lost { reason: String },
     /// The copy it has built is whole and will not take the place of the live one.
     Refused { reason: String },
 }
@@ -163,6 +168,8 @@ impl<S: Source> Pipeline<S> {
         let fresh = freshness::worst(
             checkpoint.positions.keys().map(|at| checkpoint.fresh_as_of_ms.get(at).copied()),
         );
+        let limit_ms = crate::store::heartbeat_limit(config.freshness.interval).as_millis() as i64;
+        let fresh = believable(fresh, context.now_ms(), limit_ms);
         let gate = GateRule {
             complete: checkpoint.complete,
             open_at_once: match config.startup.gate {
@@ -200,7 +207,11 @@ impl<S: Source> Pipeline<S> {
         };
         let outcome = match halt {
             // The store would refuse it.
-            Halt::Ended(Ended::Retired) => Ok(Ended::Retired),
+            Halt::Ended(ended @ (Ended::Retired | Ended::Lost { .. })) => Ok(ended),
+            Halt::Ended(Ended::Stopped) => {
+                self.intake.leave();
+                self.flush(None).map_or(Ok(Ended::Stopped), Err)
+            }
             Halt::Ended(ended) => self.flush(None).map_or(Ok(ended), Err),
             Halt::Failed(failure) => {
                 self.announce(&failure);
@@ -223,6 +234,7 @@ impl<S: Source> Pipeline<S> {
     fn round(&mut self) -> Result<(), Halt> {
         let now = self.context.now_ms();
         self.context.progress.tick_pipeline(now);
+        self.intake.look_at_clock(now);
         self.take_done()?;
         if self.context.is_stopping() {
             return Err(Halt::Ended(Ended::Stopped));
@@ -364,6 +376,7 @@ impl<S: Source> Pipeline<S> {
             }
             Done::Completed(Completion::Refused { reason }) => Err(Halt::Ended(Ended::Refused { reason })),
             Done::Failed(failure) => Err(failure.into()),
+            Done::Lost(reason) => Err(Halt::Ended(Ended::Lost { reason })),
             Done::Retired => Err(Halt::Ended(Ended::Retired)),
             Done::Dropped => Ok(()),
         }

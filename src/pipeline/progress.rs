@@ -17,6 +17,7 @@ pub struct Progress {
     gate_open: AtomicBool,
     /// Another generation is being built beside this one.
     rebuilding: AtomicBool,
+    started: AtomicBool,
     /// When the pipeline's loop and the writer's loop last came round, ms since 1970.
     pipeline_tick_ms: AtomicI64,
     writer_tick_ms: AtomicI64,
@@ -55,6 +56,7 @@ impl Default for Progress {
         Progress {
             gate_open: AtomicBool::new(false),
             rebuilding: AtomicBool::new(false),
+            started: AtomicBool::new(false),
             pipeline_tick_ms: AtomicI64::new(0),
             writer_tick_ms: AtomicI64::new(0),
             shared: Mutex::new(Shared::default()),
@@ -65,8 +67,9 @@ impl Default for Progress {
 }
 
 impl Progress {
-    /// Latched: once open, the gate of this process stays open.
+    /// Readers may use the copy. Open until [`Progress::start_over`].
     pub fn open_gate(&self) {
+        self.started.store(true, Ordering::Release);
         self.gate_open.store(true, Ordering::Release);
         self.commits.send_modify(|count| *count += 1);
     }
@@ -81,6 +84,19 @@ impl Progress {
 
     pub fn is_rebuilding(&self) -> bool {
         self.rebuilding.load(Ordering::Relaxed)
+    }
+
+    /// Latched: whether the gate was ever open in this process.
+    pub fn has_started(&self) -> bool {
+        self.started.load(Ordering::Acquire)
+    }
+
+    /// What was committed is lost: the gate closes, and nothing is known until the next pipeline says.
+    pub fn start_over(&self) {
+        self.gate_open.store(false, Ordering::Release);
+        self.update(|shared| {
+            *shared = Shared { connected: shared.connected, ..Shared::default() };
+        });
     }
 
     pub fn tick_pipeline(&self, now_ms: i64) {

@@ -1,5 +1,6 @@
 //! The pipeline between a scripted log and a real store.
 
+mod gaps;
 mod letters;
 mod rebuilds;
 mod simulation;
@@ -31,6 +32,11 @@ tables:
 
 fn user(id: i64, n: i64) -> String {
     format!(r#"{{"id":{id},"n":{n}}}"#)
+}
+
+/// With the policy to stop at a gap.
+fn stopping() -> String {
+    format!("{USERS}defaults: {{ on_gap: stop }}\n")
 }
 
 /// A copy of one topic that has become whole, and is idle.
@@ -86,7 +92,7 @@ fn a_topic_that_grows_between_question_and_answer_stays_fresh_and_trusted() {
 
 #[test]
 fn a_truncated_log_is_noticed_by_rounds_asked_after_the_records_were_read() {
-    let (_, shared, store, mut daemon) = live();
+    let (_, shared, store, mut daemon) = live_with(&stopping(), 1);
     shared.advance_clock(1_000);
     daemon.observe(&shared).unwrap();
     let before = fresh_as_of_ms(&store, &shared);
@@ -192,7 +198,7 @@ fn readers_are_told_of_the_stop_when_dead_letters_overflow_with_batches_under_wa
 /// A store whose first batch with rows hits something that is damaged.
 struct Damaged {
     store: MemoryStore,
-    damaged: bool,
+    damaged: Option<StopCode>,
 }
 
 impl Store for Damaged {
@@ -201,9 +207,9 @@ impl Store for Damaged {
     }
 
     fn apply(&mut self, batch: &Batch) -> Result<Applied, StoreError> {
-        if self.damaged && !batch.entries.is_empty() {
-            self.damaged = false;
-            return Err(StoreError::Stop { exit: StopCode::Io, message: "a damaged page".into() });
+        if let (Some(exit), false) = (self.damaged, batch.entries.is_empty()) {
+            self.damaged = None;
+            return Err(StoreError::Stop { exit, message: "a damaged page".into() });
         }
         self.store.apply(batch)
     }
@@ -227,7 +233,8 @@ fn nothing_that_counts_on_a_failed_batch_is_written_after_it() {
     daemon.kill();
     let before = fresh_as_of_ms(&store, &shared);
     assert!(before.is_some());
-    let mut daemon = Daemon::start(&config, &shared, Damaged { store: store.clone(), damaged: true });
+    let mut daemon =
+        Daemon::start(&config, &shared, Damaged { store: store.clone(), damaged: Some(StopCode::Io) });
     shared.advance_clock(1_000);
     daemon.observe(&shared).unwrap();
     let fresh = fresh_as_of_ms(&store, &shared);
@@ -247,8 +254,40 @@ fn nothing_that_counts_on_a_failed_batch_is_written_after_it() {
 }
 
 #[test]
+fn a_lost_replica_ends_the_pipeline_and_not_the_daemon() {
+    let (config, shared, store, daemon) = live_with(USERS, 2);
+    daemon.kill();
+    let lost = Damaged { store: store.clone(), damaged: Some(StopCode::Lost) };
+    let mut daemon = Daemon::start(&config, &shared, lost);
+    shared.advance_clock(1_000);
+    daemon.observe(&shared).unwrap();
+    let fresh = fresh_as_of_ms(&store, &shared);
+    shared.world().append(at(0, 0), "0", Some(&user(0, 1)));
+    shared.world().deliveries.push_back(Delivery::Records(at(0, 0), 1));
+    daemon.pipeline.round().unwrap();
+    // What was on its way behind the loss is not written.
+    shared.advance_clock(1_000);
+    let observation = shared.world().ask();
+    shared.world().deliveries.push_back(Delivery::Observation(observation));
+    daemon.hand_over_another(&shared);
+    assert_eq!(daemon.pipeline.run(), Ok(super::Ended::Lost { reason: "a damaged page".into() }));
+    daemon.writer.take().unwrap().join();
+    assert_eq!(fresh_as_of_ms(&store, &shared), fresh);
+    assert_eq!(stopped(&store, &shared), None, "nobody is needed");
+    assert!(daemon.progress.read(|shared| shared.stopped.is_none()));
+    // From what the store has, the same records are read again.
+    let mut daemon = Daemon::start(&config, &shared, store.clone());
+    daemon.observe(&shared).unwrap();
+    shared.world().deliveries.push_back(Delivery::Records(at(0, 0), 1));
+    shared.advance_clock(1_000);
+    daemon.observe(&shared).unwrap();
+    assert!(fresh_as_of_ms(&store, &shared) > fresh);
+    daemon.kill();
+}
+
+#[test]
 fn a_new_partition_whose_first_records_are_gone_is_a_gap_of_a_whole_copy() {
-    let (_, shared, _, mut daemon) = live();
+    let (_, shared, _, mut daemon) = live_with(&stopping(), 1);
     {
         let mut world = shared.world();
         world.add_partition(at(0, 1));
@@ -268,9 +307,13 @@ fn a_new_partition_whose_first_records_are_gone_is_a_gap_of_a_whole_copy() {
 #[test]
 fn what_was_taken_before_another_log_was_noticed_is_dropped() {
     // With event ids, which are remembered apart from the rows.
-    let text = USERS.replace("{ format: json }", "{ format: json, event_id: .n }");
+    let text = stopping().replace("{ format: json }", "{ format: json, event_id: .n }");
     let (_, shared, store, daemon) = live_with(&text, 1);
-    let before = (store.rows(0), store.clone().checkpoint().unwrap());
+    let stored = |store: &MemoryStore| {
+        let checkpoint = store.clone().checkpoint().unwrap();
+        (store.rows(0), Checkpoint { heartbeat_ms: None, ..checkpoint })
+    };
+    let before = stored(&store);
     {
         let mut world = shared.world();
         world.append(at(0, 0), "5", Some(&user(5, 5)));
@@ -282,8 +325,7 @@ fn what_was_taken_before_another_log_was_noticed_is_dropped() {
     shared.advance_clock(1_000);
     let (outcome, _) = daemon.run();
     assert_eq!(outcome.unwrap_err().exit_code, 78);
-    let after = (store.rows(0), store.clone().checkpoint().unwrap());
-    assert_eq!(before, after);
+    assert_eq!(before, stored(&store));
 }
 
 #[test]

@@ -39,6 +39,8 @@ pub enum Done {
     Failed(Failure),
     /// Refused: another generation is the live one now.
     Retired,
+    /// The replica lost what it had; a store that is opened again goes on from what is there.
+    Lost(String),
     /// Not done, because something before it failed.
     Dropped,
 }
@@ -144,6 +146,7 @@ impl<T: Store> WriterLoop<T> {
                             self.failed = true;
                             match error {
                                 StoreError::Stop { exit: StopCode::Retired, .. } => Done::Retired,
+                                StoreError::Stop { exit: StopCode::Lost, message } => Done::Lost(message),
                                 error => Done::Failed(error.into()),
                             }
                         }
@@ -192,6 +195,9 @@ impl<T: Store> WriterLoop<T> {
         }
         let committed = Committed { batch, applied };
         self.context.progress.update(|shared| {
+            if let Some(after) = &committed.batch.after_gap {
+                shared.positions.retain(|at, _| !after.gone.contains(at));
+            }
             shared.positions.extend(committed.positions());
             shared.connected = committed.batch.observed.connected;
         });

@@ -42,10 +42,20 @@ pub enum SourceEvent<'a> {
     Unreachable {
         reason: String,
     },
-    /// The position is not in the log any more (or not yet): a gap.
+    /// The position is not in the log (any more, or not yet), and nothing more comes until the
+    /// partition is assigned again.
     OutOfRange {
         at: TopicPartition,
         position: i64,
+        /// Where the log is another one than the one that was read, if the leader epochs have shown
+        /// that (KIP-320).
+        diverges: Option<i64>,
+    },
+    /// The brokers do not tell about a topic, while they tell about others: not authorized, or a
+    /// partition has no leader. It is missing in the round. Rate-limited by the source.
+    TopicRefused {
+        topic: usize,
+        reason: String,
     },
     /// The topic does not exist (yet); retried by the source.
     TopicMissing {
@@ -73,6 +83,28 @@ pub struct TopicObservation {
     pub id: String,
     /// By partition number, all partitions of the topic.
     pub partitions: BTreeMap<i32, Ends>,
+    /// Asked for together with log starts; `None` also when the brokers do not tell.
+    pub cleanup: Option<Cleanup>,
+}
+
+/// What happens to old records of a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cleanup {
+    /// The latest record of each key stays.
+    pub compacts: bool,
+    /// Records older than this are deleted; `None`: not by age.
+    pub deletes_after: Option<Duration>,
+    /// The oldest records of a partition beyond this size are deleted.
+    pub deletes_beyond_bytes: Option<u64>,
+    /// Compaction keeps a tombstone at least this long; `None` where nothing is compacted.
+    pub keeps_tombstones: Option<Duration>,
+}
+
+impl Cleanup {
+    /// Whether the log has the latest record of every key, however old.
+    pub fn keeps_every_key(&self) -> bool {
+        self.compacts && self.deletes_after.is_none() && self.deletes_beyond_bytes.is_none()
+    }
 }
 
 /// Offsets of the record that would be written next.

@@ -4,7 +4,7 @@
 mod cases;
 mod histories;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use super::{
     SqliteReader, SqliteStore, Store, StoreError,
 };
 use crate::config::RowEncoding;
-use crate::domain::batch::{Advance, Batch, BatchBuilder, Entry, Observed, Step};
+use crate::domain::batch::{Advance, AfterGap, Batch, BatchBuilder, Entry, Observed, Step};
 use crate::domain::catalog::{Catalog, Column, Table};
 use crate::domain::change::{Change, IfMissing, Operation};
 use crate::domain::checkpoint::{Position, TopicPartition};

@@ -13,14 +13,14 @@ use super::{
     Applied, Completion, Figures, Letter, LetterPage, LetterQuery, Maintenance, PositionStatus, Reader,
     RowLookup, Status, Store, StoreError, TableStatus,
 };
-use crate::domain::batch::{Batch, Entry, Observed, Step};
+use crate::domain::batch::{AfterGap, Batch, Entry, Observed, Step};
 use crate::domain::catalog::{Catalog, Table};
 use crate::domain::change::IfMissing;
 use crate::domain::checkpoint::{Checkpoint, TopicPartition};
 use crate::domain::dead_letter::{DeadLetter, Kept};
 use crate::domain::retry::RetryReason;
 use crate::domain::row::RowState;
-use crate::domain::state::{Facts, State, state};
+use crate::domain::state::{Facts, State, believable, state};
 use crate::domain::value::Value;
 use crate::domain::version::{Version, VersionKind};
 
@@ -47,7 +47,6 @@ struct Replica {
     checkpoint: Checkpoint,
     end_offsets: BTreeMap<TopicPartition, i64>,
     dead_letters: BTreeMap<(TopicPartition, i64, Option<usize>), DeadLetter>,
-    heartbeat_ms: Option<i64>,
     connected: bool,
     stopped: Option<String>,
     last_batch: u64,
@@ -247,6 +246,9 @@ impl Replica {
                 ));
             }
         }
+        if let Some(after) = &batch.after_gap {
+            self.go_on(after);
+        }
         self.identify(catalog, &batch.observed)?;
         let mut applied = Applied::default();
         for (index, entry) in batch.entries.iter().enumerate() {
@@ -314,9 +316,21 @@ impl Replica {
         Ok(())
     }
 
+    fn go_on(&mut self, after: &AfterGap) {
+        for at in &after.gone {
+            self.checkpoint.positions.remove(at);
+            self.checkpoint.fresh_as_of_ms.remove(at);
+            self.end_offsets.remove(at);
+        }
+        self.checkpoint.topic_ids.extend(after.topic_ids.iter().map(|(topic, id)| (*topic, id.clone())));
+        self.checkpoint.event_ids.retain(|topic, _| !after.forgotten_ids.contains(topic));
+        self.checkpoint.missing_events.extend(&after.missing_events);
+    }
+
     fn observe(&mut self, observed: &Observed) {
-        self.heartbeat_ms = Some(observed.heartbeat_ms);
+        self.checkpoint.heartbeat_ms = Some(observed.heartbeat_ms);
         self.connected = observed.connected;
+        self.checkpoint.fresh_as_of_ms.retain(|at, _| !observed.freshness_lost.contains(at));
         self.checkpoint.fresh_as_of_ms.extend(&observed.fresh_as_of_ms);
         self.end_offsets.extend(&observed.end_offsets);
         match observed.stopped.as_deref() {
@@ -432,13 +446,14 @@ impl Reader for MemoryReader {
                 stopped: replica.stopped.is_some(),
                 complete,
                 connected: replica.connected,
-                heartbeat_ms: replica.heartbeat_ms,
+                heartbeat_ms: replica.checkpoint.heartbeat_ms,
                 heartbeat_limit_ms: self.0.heartbeat_limit_ms,
                 fresh_as_of_ms,
                 max_staleness_ms: shape.max_staleness_ms,
-                missing_events: false,
+                missing_events: replica.checkpoint.missing_events.contains(&index),
                 rebuilding: false,
             };
+            let fresh_as_of_ms = believable(fresh_as_of_ms, now_ms, self.0.heartbeat_limit_ms);
             let rows = replica.tables[index].rows.values();
             let letters = replica.dead_letters.keys();
             tables.push(TableStatus {
@@ -446,6 +461,7 @@ impl Reader for MemoryReader {
                 state: state(&facts, now_ms),
                 complete,
                 rebuilding: false,
+                missing_events: facts.missing_events,
                 fresh_as_of: fresh_as_of_ms.and_then(rules::rfc3339),
                 fresh_as_of_ms,
                 lag_records: replica.log().lag_records(&shape.topics),
@@ -461,7 +477,8 @@ impl Reader for MemoryReader {
             });
         }
         let topics: Vec<usize> = (0..catalog.topics.len()).collect();
-        let fresh_as_of_ms = replica.log().fresh_as_of(&topics);
+        let fresh_as_of_ms =
+            believable(replica.log().fresh_as_of(&topics), now_ms, self.0.heartbeat_limit_ms);
         let positions = replica.checkpoint.positions.iter().map(|(at, position)| PositionStatus {
             generation: 1,
             topic: catalog.topics[at.topic].clone(),

@@ -206,6 +206,8 @@ pub struct TableStatus {
     pub state: State,
     pub complete: bool,
     pub rebuilding: bool,
+    /// The log lost events before they were read; see `on_gap`.
+    pub missing_events: bool,
     pub fresh_as_of: Option<String>,
     pub fresh_as_of_ms: Option<i64>,
     pub lag_records: Option<i64>,
@@ -259,8 +261,9 @@ pub enum StopCode {
     /// 78: the replica belongs to another configuration, cluster, program or writer.
     Foreign,
     /// 78: the replica went back to an older state or lost its data while it was written (flushed,
-    /// restored, failed over). Not a person but a new start is needed: a store that is opened again
-    /// goes on from whatever is there, and the log fills in the rest.
+    /// restored, failed over). Not a person but a new beginning is needed: a store that is opened
+    /// again goes on from whatever is there, and the log fills in the rest. The daemon does so by
+    /// itself (`app/recovery.rs`) unless `on_gap: stop` forbids it.
     Lost,
     /// Not an error of the replica: another generation has become the live one, and this one takes
     /// nothing more.

@@ -90,11 +90,13 @@ fn validate_tells_right_from_wrong_for_people_and_programs() {
 fn what_this_version_does_not_do_is_said() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("readside.yaml");
-    let yaml = config(dir.path(), "kafka:9092", "users");
-    std::fs::write(&file, format!("defaults: {{ on_gap: rebuild }}\n{yaml}")).unwrap();
+    let redis = "kafka: { brokers: 'kafka:9092' }\nreplica: { redis: { url: 'redis://localhost' } }\n\
+                 rebuild_when_mapping_changes: always\n\
+                 tables: { users: { topic: users, key: id, columns: { id: integer } } }\n";
+    std::fs::write(&file, redis).unwrap();
     let ended = readside(&["validate", "-c", text(&file)]);
-    assert_eq!(ended.code, Some(0));
-    assert_eq!(ended.stdout.matches("this version always stops").count(), 1, "{ended:?}");
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert_eq!(ended.stdout.matches("is not rebuilt by itself").count(), 1, "{ended:?}");
 }
 
 #[test]

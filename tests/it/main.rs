@@ -12,6 +12,7 @@ mod dead_letters;
 mod event_ids;
 mod examples;
 mod formats;
+mod freshness;
 mod fuzz;
 mod gaps;
 mod history;

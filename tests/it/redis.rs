@@ -14,6 +14,8 @@ use crate::kafka::{self, Broker, Message, eventually};
 use crate::redis_server::{self, RedisServer, indexes, keys};
 
 const PREFIX: &str = "shop:";
+/// Before the names of tables, in a Redis that is not dedicated.
+const ROWS: &str = "shop:1:";
 /// So that a writer that died lets go within a second and a half.
 const FRESHNESS: &str = "freshness: { interval: 100ms }\n";
 
@@ -67,7 +69,7 @@ fn row(connection: &mut Connection, encoding: Encoding, key: &str) -> BTreeMap<S
             object.into_iter().map(|(name, value)| (name, plain(value))).collect()
         }
     };
-    found.remove("_readside");
+    found.remove("_v");
     found
 }
 
@@ -121,7 +123,11 @@ fn rows_come_change_and_go(encoding: Encoding, more: &str) {
         Daemon::start(dir.path(), &format!("{}{}", header(broker, &server, more), users(&topic)));
     daemon.started();
     let mut reader = server.connect();
-    let key = r"shop:users:a\:b:7";
+    // What a reader does: one look says where the rows are.
+    let live: String = cmd("HGET").arg("shop:readside:status").arg("live").query(&mut reader).unwrap();
+    let rows = live.as_str();
+    assert_eq!(rows, if more.contains("dedicated") { PREFIX } else { ROWS });
+    let key = &format!(r"{rows}users:a\:b:7");
     let photo = if encoding == Encoding::Json { "AP8=" } else { "\0\u{fffd}" };
     assert_eq!(
         row(&mut reader, encoding, key),
@@ -136,7 +142,7 @@ fn rows_come_change_and_go(encoding: Encoding, more: &str) {
         ])
     );
     assert_eq!(
-        indexes(&mut reader, PREFIX, "users"),
+        indexes(&mut reader, rows, "users"),
         sets(&[
             ("email:ada@x.org", &[r"a\:b:7"]),
             (r"tenant,name:a\:b:Ada", &[r"a\:b:7"]),
@@ -149,14 +155,14 @@ fn rows_come_change_and_go(encoding: Encoding, more: &str) {
     caught_up(&mut daemon, broker, &topic, 1);
     assert_eq!(row(&mut reader, encoding, key), fields(&[("tenant", "a:b"), ("id", "7"), ("name", "Eve")]));
     assert_eq!(
-        indexes(&mut reader, PREFIX, "users"),
+        indexes(&mut reader, rows, "users"),
         sets(&[(r"tenant,name:a\:b:Eve", &[r"a\:b:7"]), ("tenant,name:c:Bob", &["c:8"])])
     );
 
     broker.produce(&topic, [Message::tombstone(r#"{"tenant":"a:b","id":7}"#)]);
     caught_up(&mut daemon, broker, &topic, 1);
     assert!(row(&mut reader, encoding, key).is_empty());
-    assert_eq!(indexes(&mut reader, PREFIX, "users"), sets(&[("tenant,name:c:Bob", &["c:8"])]));
+    assert_eq!(indexes(&mut reader, rows, "users"), sets(&[("tenant,name:c:Bob", &["c:8"])]));
     // A Redis has no write-ahead log, and unknown is not zero.
     assert!(daemon.metric("readside_wal_size_bytes").unwrap().is_nan());
     eventually("the rows are counted", 20, || {
@@ -205,9 +211,10 @@ fn item(id: &str, row: &BTreeMap<String, String>) -> String {
 /// Both tables are exactly what the history leads to, and so are their indexes.
 fn assert_equal(server: &RedisServer, history: &History) {
     let mut reader = server.connect();
+    let live: String = cmd("HGET").arg("shop:readside:status").arg("live").query(&mut reader).unwrap();
     let expected = history.expected();
     for table in TABLES {
-        let before = format!("{PREFIX}{table}:");
+        let before = format!("{live}{table}:");
         let mut found: BTreeMap<u64, String> = BTreeMap::new();
         let mut entries: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         for key in keys(&mut reader, &format!("{before}*")) {
@@ -222,7 +229,7 @@ fn assert_equal(server: &RedisServer, history: &History) {
             found.insert(id.parse().unwrap(), item(id, &row));
         }
         assert_eq!(found.into_values().collect::<Vec<_>>(), expected, "{table}");
-        assert!(indexes(&mut reader, PREFIX, table) == entries, "the indexes of {table} are not in step");
+        assert!(indexes(&mut reader, &live, table) == entries, "the indexes of {table} are not in step");
     }
 }
 
@@ -244,7 +251,7 @@ fn watch(login: impl Fn() -> Option<Connection>, keys: u64, stop: &AtomicBool) -
         let ids: Vec<u64> = (0..20).map(|_| random.below(keys)).collect();
         for id in &ids {
             for table in TABLES {
-                both.cmd("HMGET").arg(format!("{PREFIX}{table}:{id}")).arg(&["name", "amount", "seq"]);
+                both.cmd("HMGET").arg(format!("{ROWS}{table}:{id}")).arg(&["name", "amount", "seq"]);
             }
         }
         let Ok(rows) = both.query::<Vec<Vec<Option<String>>>>(reader) else {
@@ -450,26 +457,50 @@ fn what_redis_forgets_is_noticed_and_never_mixed() {
             std::fs::remove_file(snapshot(&scene.server)).unwrap();
         }),
     ];
+    let mut random = Random(5);
+    let mut losses = 0.0;
     let looks = with_watcher(scene.server.socket(), Scene::KEYS, || {
         for (name, fault) in faults {
-            // Under load, and when nothing is being written.
-            for load in [1_500, 0] {
+            // Under load at a random moment, and when nothing is being written.
+            for load in [1_500, 1_500, 0] {
+                let before = stored_records(&scene.server).unwrap();
                 scene.produce(load);
+                let some = i64::try_from(random.below(load.max(2) / 2)).unwrap();
+                eventually("some are committed", 30, || {
+                    (stored_records(&scene.server)? >= before + some).then_some(())
+                });
                 fault(&mut scene);
                 if load > 0 {
                     scene.produce(200);
                 }
-                let status = daemon.wait(30);
-                assert_eq!(status.code(), Some(78), "{name}:\n{}", daemon.log());
-                daemon = scene.start();
-                assert!(scene.settles(&mut daemon), "{name}:\n{}", daemon.log());
-                daemon.started();
+                losses += 1.0;
+                eventually("the loss is noticed", 30, || {
+                    assert!(daemon.ended().is_none(), "stopped at {name}:\n{}", daemon.log());
+                    (daemon.metric("readside_replica_losses_total")? == losses).then_some(())
+                });
+                assert!(scene.settles(&mut daemon), "stopped at {name}:\n{}", daemon.log());
+                eventually("it is ready again", 30, || (daemon.get("/readyz")?.0 == 200).then_some(()));
                 assert_equal(&scene.server, &scene.history);
             }
         }
     });
+    assert_eq!(daemon.log().matches("the replica lost data").count(), losses as usize);
     assert!(looks > 100, "the reader saw {looks} rows only");
     assert!(daemon.terminate().0.success());
+}
+
+#[test]
+fn a_loss_is_left_to_a_person_where_a_gap_is() {
+    let more = "defaults: { on_gap: stop }\n";
+    let Some(mut scene) = Scene::new("redis-loss-stops", &[], "") else { return };
+    scene.yaml.push_str(more);
+    let mut daemon = scene.start();
+    daemon.started();
+    scene.produce(500);
+    cmd("FLUSHALL").query::<()>(&mut scene.server.connect()).unwrap();
+    assert_eq!(daemon.wait(30).code(), Some(78), "{}", daemon.log());
+    assert!(daemon.log().contains("on_gap: stop"), "{}", daemon.log());
+    assert!(keys(&mut scene.server.connect(), "*").is_empty(), "never a mixture");
 }
 
 #[test]
@@ -586,7 +617,7 @@ fn the_shipped_users_are_enough_and_no_more() {
         assert!(run(scene.dir.path(), &["check"]).status.success());
 
         let mut reader = scene.server.connect_as("reader", "reader-password");
-        let key = keys(&mut scene.server.connect(), "shop:items:*").pop_first().unwrap();
+        let key = keys(&mut scene.server.connect(), "shop:*items:*").pop_first().unwrap();
         let mut both = redis::pipe();
         both.atomic().cmd("HGETALL").arg(&key).cmd("HGETALL").arg("shop:readside:status");
         let (row, status): (BTreeMap<String, Vec<u8>>, BTreeMap<String, Vec<u8>>) =

@@ -20,8 +20,9 @@ enum Seen {
     End(TopicPartition, i64),
     Observation(Observation),
     Unreachable(String),
-    OutOfRange(TopicPartition, i64),
+    OutOfRange(TopicPartition, i64, Option<i64>),
     Missing(usize),
+    Refused(usize, String),
     Fatal(String),
 }
 
@@ -117,7 +118,8 @@ fn own(event: SourceEvent<'_>) -> Seen {
         SourceEvent::EndOfPartition { at, offset } => Seen::End(at, offset),
         SourceEvent::Observation(observation) => Seen::Observation(observation),
         SourceEvent::Unreachable { reason } => Seen::Unreachable(reason),
-        SourceEvent::OutOfRange { at, position } => Seen::OutOfRange(at, position),
+        SourceEvent::OutOfRange { at, position, diverges } => Seen::OutOfRange(at, position, diverges),
+        SourceEvent::TopicRefused { topic, reason } => Seen::Refused(topic, reason),
         SourceEvent::TopicMissing { topic } => Seen::Missing(topic),
         SourceEvent::Fatal { reason } => Seen::Fatal(reason),
     }
@@ -338,7 +340,7 @@ fn a_position_that_retention_has_passed_is_out_of_range_and_only_that_partition_
     reader.until("a gap in one, the end of the other", |event| {
         match event {
             Seen::End(partition, offset) => end = Some((*partition, *offset)),
-            Seen::OutOfRange(partition, position) => gap = Some((*partition, *position)),
+            Seen::OutOfRange(partition, position, None) => gap = Some((*partition, *position)),
             _ => {}
         }
         end.zip(gap)
@@ -349,7 +351,7 @@ fn a_position_that_retention_has_passed_is_out_of_range_and_only_that_partition_
     // Behind the end is as wrong as before the beginning.
     reader.assign(0, 11, -1);
     let position = reader.until("a gap at the end", |event| match event {
-        Seen::OutOfRange(_, position) => Some(*position),
+        Seen::OutOfRange(_, position, _) => Some(*position),
         _ => None,
     });
     assert_eq!(position, 11);
@@ -521,11 +523,12 @@ fn a_log_that_was_truncated_and_grew_again_is_a_gap() {
     broker.produce(&topic, numbered(20));
     let mut reader = Reader::start(&broker.bootstrap(), &[&topic]);
     reader.assign(0, 10, epoch);
-    let (records, position) = reader.collect("a gap", |event| match event {
-        Seen::OutOfRange(_, position) => Some(*position),
+    let (records, found) = reader.collect("a gap", |event| match event {
+        Seen::OutOfRange(_, position, diverges) => Some((*position, *diverges)),
         _ => None,
     });
-    assert_eq!((records, position), (vec![], 10));
+    // The log has none of the epochs that were read.
+    assert_eq!((records, found), (vec![], (10, Some(0))));
     // From the beginning it can be read.
     reader.assign(0, 0, -1);
     let (records, end) = reader.until_end(0);
@@ -609,7 +612,7 @@ fn a_user_who_may_not_read_a_topic_is_told_which() {
     let source = KafkaSource::start(&config, std::slice::from_ref(&topic), INTERVAL).expect("a source");
     let mut reader = Reader { source, seen: Vec::new() };
     let reason = reader.until("forbidden", |event| match event {
-        Seen::Unreachable(reason) => Some(reason.clone()),
+        Seen::Refused(0, reason) => Some(reason.clone()),
         _ => None,
     });
     assert!(reason.contains(&topic) && reason.contains("not authorized"), "{reason}");

@@ -145,6 +145,7 @@ impl Supervisor {
             config: &self.config,
             clock: Arc::clone(&self.clock),
             metrics,
+            progress: Arc::default(),
             reports: self.reports.0.clone(),
         };
         let id = self.builds;

@@ -102,6 +102,7 @@ mod tests {
                 state: State::Live,
                 complete: true,
                 rebuilding: false,
+                missing_events: false,
                 fresh_as_of: None,
                 fresh_as_of_ms: None,
                 lag_records: None,

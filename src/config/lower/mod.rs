@@ -116,20 +116,9 @@ fn described(parent: &'static Section, name: &str) -> Option<&'static Section> {
 fn lower_defaults(report: &mut Report, fields: &Fields) -> Option<Defaults> {
     let on_error = fields.value(report, "on_error", word::<OnError>);
     let on_gap = fields.value(report, "on_gap", word::<OnGap>);
-    if let Some(given) = &on_gap {
-        warn_about_gaps(report, given);
-    }
     let max_staleness =
         fields.value(report, "max_staleness", duration).and_then(|given| staleness(report, given));
     Some(Defaults { on_error: on_error?.value, on_gap: on_gap?.value, max_staleness: max_staleness? })
-}
-
-/// What this version does not do yet, it must not seem to do: it stops, and nothing is lost.
-fn warn_about_gaps(report: &mut Report, on_gap: &Given<OnGap>) {
-    if matches!(on_gap.value, OnGap::Rebuild | OnGap::Continue) {
-        let message = "at a gap this version always stops, as with `on_gap: stop`";
-        report.push_warning(Problem::new(&on_gap.place, message).about(on_gap.value.word()));
-    }
 }
 
 fn warn_about_rebuilds(report: &mut Report, policy: &Given<RebuildPolicy>) {

@@ -13,7 +13,7 @@ use crate::config::tree::Node;
 use crate::config::words::Word as _;
 use crate::domain::event_ids::{WINDOW_DEFAULT, WINDOW_MAX};
 
-use super::{Defaults, warn_about_gaps};
+use super::Defaults;
 
 /// What Debezium sends unless `unavailable.value.placeholder` says otherwise.
 const PLACEHOLDER: &str = "__debezium_unavailable_value";
@@ -409,9 +409,7 @@ impl Agree<'_> {
 }
 
 fn on_gap(report: &mut Report, node: &Node) -> Option<Given<OnGap>> {
-    let given = scalar(report, node, word)?;
-    warn_about_gaps(report, &given);
-    Some(given)
+    scalar(report, node, word)
 }
 
 /// A path to a field of the event: not the event itself, not the record key.

@@ -14,7 +14,7 @@ use crate::metrics::Metrics;
 use crate::pipeline::progress::Progress;
 use crate::pipeline::writer::Work;
 use crate::pipeline::{Context, Ended, Failure, Halt, Pipeline, Writer, start_writer};
-use crate::source::{Ends, Observation, Source, SourceEvent, TopicObservation};
+use crate::source::{Cleanup, Ends, Observation, Source, SourceEvent, TopicObservation};
 use crate::store::{MemoryStore, Store, heartbeat_limit};
 
 pub const START_MS: i64 = 1_700_000_000_000;
@@ -37,6 +37,9 @@ pub struct Logged {
     pub value: Option<String>,
     /// When it was appended, which is its timestamp too.
     pub at_ms: i64,
+    pub epoch: i32,
+    /// What it counts as where order is that of positions: the highest timestamp so far.
+    pub version_ms: i64,
 }
 
 /// One partition of the log.
@@ -47,6 +50,25 @@ pub struct Log {
     /// Everything below is committed.
     pub stable: i64,
     pub start: i64,
+    /// Of the records that are appended next.
+    pub epoch: i32,
+    /// Where each epoch begins, but the first.
+    pub epochs: BTreeMap<i32, i64>,
+    /// Records that come count as newer than this.
+    pub floor_ms: i64,
+}
+
+impl Log {
+    /// Where what was written up to an epoch ends.
+    pub fn end_of_epoch(&self, epoch: i32) -> i64 {
+        self.epochs.range(epoch + 1..).next().map_or(self.end, |(_, start)| *start)
+    }
+
+    /// What a record of this time would count as.
+    pub fn version_ms(&self, at_ms: i64) -> i64 {
+        let last = self.records.last().map_or(self.floor_ms, |last| last.version_ms);
+        last.max(self.floor_ms).max(at_ms)
+    }
 }
 
 /// What the source hands over next.
@@ -58,6 +80,8 @@ pub enum Delivery {
     Again(TopicPartition, usize),
     End(TopicPartition),
     Observation(Observation),
+    /// The position is not in the log; with where it diverges, if epochs tell.
+    OutOfRange(TopicPartition, Option<i64>),
     Unreachable,
 }
 
@@ -67,6 +91,10 @@ pub struct World {
     pub cluster_id: String,
     pub topic_ids: BTreeMap<usize, String>,
     pub logs: BTreeMap<TopicPartition, Log>,
+    /// Records that the replica has and the log has not any more, in the order in which they went.
+    pub past: Vec<(TopicPartition, Logged)>,
+    /// What brokers tell about old records, by topic.
+    pub cleanups: BTreeMap<usize, Cleanup>,
     pub deliveries: VecDeque<Delivery>,
     /// Next offset of each partition that is read.
     pub reading: BTreeMap<TopicPartition, i64>,
@@ -78,6 +106,41 @@ impl World {
     pub fn add_partition(&mut self, at: TopicPartition) {
         self.topic_ids.entry(at.topic).or_insert_with(|| format!("id-{}", at.topic));
         self.logs.entry(at).or_default();
+    }
+
+    /// The topic is deleted and created again, with so many partitions; nothing of it is read before
+    /// it is assigned.
+    pub fn recreate(&mut self, topic: usize, id: &str, partitions: i32) {
+        self.logs.retain(|at, _| at.topic != topic);
+        self.reading.retain(|at, _| at.topic != topic);
+        self.topic_ids.insert(topic, id.to_owned());
+        for partition in 0..partitions {
+            self.add_partition(at(topic, partition));
+        }
+    }
+
+    /// The first records go.
+    pub fn retain_from(&mut self, at: TopicPartition, start: i64) {
+        let log = self.logs.get_mut(&at).expect("a partition");
+        log.start = start;
+        log.records.retain(|logged| logged.offset >= start);
+        if self.reading.get(&at).is_some_and(|next| *next < start) {
+            self.reading.remove(&at);
+            self.deliveries.push_back(Delivery::OutOfRange(at, None));
+        }
+    }
+
+    /// The last records go, and others will come with another epoch.
+    pub fn truncate(&mut self, at: TopicPartition, end: i64) {
+        let log = self.logs.get_mut(&at).expect("a partition");
+        (log.end, log.stable, log.epoch) = (end, log.stable.min(end), log.epoch + 1);
+        log.epochs.retain(|_, start| *start < end);
+        log.epochs.insert(log.epoch, end);
+        log.records.retain(|logged| logged.offset < end);
+        if self.reading.get(&at).is_some_and(|next| *next > end) {
+            self.reading.remove(&at);
+            self.deliveries.push_back(Delivery::OutOfRange(at, Some(end)));
+        }
     }
 
     /// Appends a committed record.
@@ -93,7 +156,9 @@ impl World {
         let log = self.logs.get_mut(&at).expect("a partition");
         let offset = log.end;
         log.end += 1;
-        log.records.push(Logged { offset, key: key.into(), value: value.map(str::to_owned), at_ms });
+        let (epoch, version_ms) = (log.epoch, log.version_ms(at_ms));
+        let (key, value) = (key.into(), value.map(str::to_owned));
+        log.records.push(Logged { offset, key, value, at_ms, epoch, version_ms });
         offset
     }
 
@@ -113,6 +178,7 @@ impl World {
             };
             let topic = topics.entry(at.topic).or_default();
             topic.id.clone_from(&self.topic_ids[&at.topic]);
+            topic.cleanup = self.cleanups.get(&at.topic).filter(|_| self.details).cloned();
             topic.partitions.insert(at.partition, ends);
         }
         Observation { asked_ms: self.now_ms, cluster_id: self.cluster_id.clone(), topics }
@@ -181,8 +247,25 @@ impl Source for ScriptedSource {
         handed
     }
 
+    /// As librdkafka: a position with an epoch is validated, and one that is not in the log refused.
     fn assign(&mut self, at: TopicPartition, from: &Position) {
-        self.0.world().reading.insert(at, from.next_offset);
+        let mut world = self.0.world();
+        let Some(log) = world.logs.get(&at) else { return };
+        let end = log.end_of_epoch(from.leader_epoch);
+        let refused = if from.leader_epoch >= 0 && from.next_offset > end {
+            Some(Delivery::OutOfRange(at, Some(end)))
+        } else if from.next_offset > log.end || from.next_offset < log.start {
+            Some(Delivery::OutOfRange(at, None))
+        } else {
+            None
+        };
+        match refused {
+            Some(refused) => {
+                world.reading.remove(&at);
+                world.deliveries.push_back(refused);
+            }
+            None => drop(world.reading.insert(at, from.next_offset)),
+        }
     }
 
     fn pause(&mut self, at: TopicPartition) {
@@ -203,7 +286,7 @@ impl ScriptedSource {
                     each(SourceEvent::Record(Record {
                         at,
                         offset: logged.offset,
-                        leader_epoch: 0,
+                        leader_epoch: logged.epoch,
                         timestamp_ms: Some(logged.at_ms),
                         key: Some(logged.key.as_bytes()),
                         value: logged.value.as_deref().map(str::as_bytes),
@@ -234,6 +317,10 @@ impl ScriptedSource {
             }
             Delivery::Observation(observation) => {
                 each(SourceEvent::Observation(observation));
+                1
+            }
+            Delivery::OutOfRange(at, diverges) => {
+                each(SourceEvent::OutOfRange { at, position: 0, diverges });
                 1
             }
             Delivery::Unreachable => {
@@ -320,12 +407,16 @@ impl Daemon {
 
     /// A round of questions, answered at once, and everything that follows from it.
     pub fn observe(&mut self, shared: &Shared) -> Result<(), Failure> {
+        self.observe_or_halt(shared).map_err(failed)
+    }
+
+    pub fn observe_or_halt(&mut self, shared: &Shared) -> Result<(), Halt> {
         {
             let mut world = shared.world();
             let observation = world.ask();
             world.deliveries.push_back(Delivery::Observation(observation));
         }
-        self.settle(shared)
+        self.settle_or_halt(shared)
     }
 
     /// The process is killed.

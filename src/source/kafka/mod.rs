@@ -42,7 +42,7 @@ use self::observer::{Consumer, Observer};
 use self::repeats::Repeats;
 use super::{Source, SourceEvent};
 
-pub use self::probe::{Cleanup, FoundTopic, Probe, probe};
+pub use self::probe::{FoundTopic, Probe, probe};
 
 /// Records taken from librdkafka at once.
 const BATCH: usize = 1024;
@@ -192,7 +192,9 @@ impl KafkaSource {
             }
             code::OUT_OF_RANGE => {
                 let position = self.assignment.out_of_range(at)?;
-                Some(SourceEvent::OutOfRange { at, position })
+                // SAFETY: a live message with an error; its text lives as long.
+                let why = unsafe { client::text(sys::rd_kafka_message_errstr(message)) };
+                Some(SourceEvent::OutOfRange { at, position, diverges: divergence(&why) })
             }
             // It may appear yet, or its topic is being recreated: the observer tells.
             code::LOCAL_UNKNOWN_PARTITION | code::LOCAL_UNKNOWN_TOPIC | code::UNKNOWN_TOPIC_OR_PART => None,
@@ -328,6 +330,15 @@ fn topic_handles(client: &Client, names: &[String]) -> Result<Vec<(CString, Topi
         Ok((c_name, topic))
     };
     names.iter().enumerate().map(handle).collect()
+}
+
+/// Where the epochs of the log are no longer those that were read. librdkafka has it from the broker
+/// (OffsetForLeaderEpoch) and tells it in its message only; a negative number is a log that has none
+/// of the epochs that were read.
+fn divergence(why: &str) -> Option<i64> {
+    let (_, rest) = why.split_once("broker end offset is ")?;
+    let end = rest.find(|letter: char| !letter.is_ascii_digit() && letter != '-').unwrap_or(rest.len());
+    rest.get(..end)?.parse::<i64>().ok().map(|offset| offset.max(0))
 }
 
 /// Messages that are freed one after the other, the rest also when a callback panics.

@@ -63,6 +63,7 @@ impl Observer {
             shared: Arc::clone(&shared),
             failures: Repeats::default(),
             missing: vec![Repeats::default(); topics.len()],
+            refused: vec![Repeats::default(); topics.len()],
             error: None,
             reconnected: true,
         };
@@ -77,6 +78,7 @@ impl Observer {
             Finding::Observation(observation) => SourceEvent::Observation(observation),
             Finding::Unreachable { reason } => SourceEvent::Unreachable { reason },
             Finding::TopicMissing { topic } => SourceEvent::TopicMissing { topic },
+            Finding::TopicRefused { topic, reason } => SourceEvent::TopicRefused { topic, reason },
         })
     }
 
@@ -108,6 +110,8 @@ struct Work {
     failures: Repeats,
     /// By topic.
     missing: Vec<Repeats>,
+    /// By topic.
+    refused: Vec<Repeats>,
     /// Why the client says the brokers cannot be reached.
     error: Option<String>,
     /// The next round is the first after a start or a failure.
@@ -119,6 +123,7 @@ enum Finding {
     Observation(Observation),
     Unreachable { reason: String },
     TopicMissing { topic: usize },
+    TopicRefused { topic: usize, reason: String },
 }
 
 /// Nobody listens any more.
@@ -159,6 +164,16 @@ impl Work {
                 repeats.over();
             } else if repeats.is_due("", now) {
                 self.outbox.send(Finding::TopicMissing { topic }).map_err(|_| Gone)?;
+            }
+        }
+        for (topic, repeats) in self.refused.iter_mut().enumerate() {
+            let Some(reason) = round.refused.get(&topic) else {
+                repeats.over();
+                continue;
+            };
+            if repeats.is_due(reason, now) {
+                let finding = Finding::TopicRefused { topic, reason: reason.clone() };
+                self.outbox.send(finding).map_err(|_| Gone)?;
             }
         }
         self.send(Finding::Observation(round.observation))

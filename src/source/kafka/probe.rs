@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::Kafka;
 use crate::domain::checkpoint::{Position, TopicPartition};
-use crate::source::{Source, SourceEvent};
+use crate::source::{Cleanup, Source, SourceEvent};
 
 use super::client::{Client, code};
 use super::questions::{Asker, Identities, explain};
@@ -27,17 +27,6 @@ pub struct FoundTopic {
     pub partitions: usize,
     /// `None`: not allowed to see it, which does no harm.
     pub cleanup: Option<Cleanup>,
-}
-
-/// What happens to old records.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Cleanup {
-    /// The latest record of each key stays.
-    pub compacts: bool,
-    /// Records older than this are deleted; `None`: not by age.
-    pub deletes_after: Option<Duration>,
-    /// The oldest records of a partition beyond this size are deleted.
-    pub deletes_beyond_bytes: Option<u64>,
 }
 
 /// Asks the brokers for the topics and reads a little of each, within `timeout`.
@@ -87,23 +76,13 @@ fn look_closer(
     limit: Limit<'_>,
 ) -> Result<Closer, String> {
     let topic = BTreeMap::from([(index, identity.clone())]);
-    let ends = asker.offsets(&topic, Spec::LatestStable, limit).map_err(reason)?;
-    let ends = ends.into_iter().map(|((_, partition), end)| (partition, end)).collect();
-    let configs = asker.name(index).map(|name| requests::topic_configs(&asker.client, broker, name, limit));
-    let cleanup = configs.and_then(Result::ok).map(|configs| cleanup(&configs));
-    Ok((FoundTopic { partitions: identity.partitions.len(), cleanup }, ends))
-}
-
-fn cleanup(configs: &BTreeMap<String, String>) -> Cleanup {
-    let policy = configs.get("cleanup.policy").map_or("", String::as_str);
-    let deletes = policy.split(',').any(|policy| policy.trim() == "delete");
-    // -1 is "no limit".
-    let number = |name: &str| configs.get(name)?.parse::<u64>().ok().filter(|_| deletes);
-    Cleanup {
-        compacts: policy.split(',').any(|policy| policy.trim() == "compact"),
-        deletes_after: number("retention.ms").map(Duration::from_millis),
-        deletes_beyond_bytes: number("retention.bytes"),
+    let (ends, refused) = asker.offsets(&topic, Spec::LatestStable, limit).map_err(reason)?;
+    if let Some(reason) = refused.into_values().next() {
+        return Err(reason);
     }
+    let ends = ends.into_iter().map(|((_, partition), end)| (partition, end)).collect();
+    let cleanup = asker.cleanups(&topic, broker, limit).remove(&index);
+    Ok((FoundTopic { partitions: identity.partitions.len(), cleanup }, ends))
 }
 
 /// Fetches from the end of one partition of each topic: being allowed to describe a topic is not
@@ -157,27 +136,5 @@ fn reason(failure: Failure) -> String {
     match failure {
         Failure::Failed(reason) => reason,
         Failure::Stopped => "stopped".into(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_a_policy_that_deletes_makes_retention_count() {
-        let configs = |policy: &str, ms: &str| {
-            let configs = [("cleanup.policy", policy), ("retention.ms", ms), ("retention.bytes", "-1")];
-            cleanup(&configs.map(|(name, value)| (name.to_owned(), value.to_owned())).into())
-        };
-        let week = Some(Duration::from_secs(7 * 24 * 3600));
-        assert_eq!(
-            configs("delete", "604800000"),
-            Cleanup { compacts: false, deletes_after: week, deletes_beyond_bytes: None }
-        );
-        assert_eq!(configs("delete", "-1").deletes_after, None);
-        assert_eq!(configs("compact", "604800000").deletes_after, None);
-        let both = configs("compact,delete", "604800000");
-        assert!(both.compacts && both.deletes_after == week);
     }
 }

@@ -4,12 +4,12 @@
 //! so an id that is still the known one was the id when the offsets were read. Partitions that the
 //! identities show beyond those that were asked for are asked for too, before the round counts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CStr, CString};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::source::{Ends, Observation, TopicObservation};
+use crate::source::{Cleanup, Ends, Observation, TopicObservation};
 
 use super::SourceError;
 use super::client::{Client, PartitionList, Topic, code, describe};
@@ -19,6 +19,8 @@ use super::requests::{self, Failure, Limit, Spec, TopicIdentity};
 const FIND: Duration = Duration::from_millis(300);
 /// All tries of a round: longer silence is worth telling.
 const FIND_MAX: Duration = Duration::from_secs(2);
+/// How long the cleanup policies of topics count as known.
+const CLEANUP_AGE: Duration = Duration::from_secs(30);
 
 pub(super) struct Asker {
     /// Dropped before the client.
@@ -30,6 +32,8 @@ pub(super) struct Asker {
     known: BTreeMap<usize, TopicIdentity>,
     /// As of the last round that was answered.
     last: BTreeMap<usize, TopicIdentity>,
+    last_refused: Refused,
+    cleanups: Option<(Instant, BTreeMap<usize, Cleanup>)>,
     pub client: Client,
 }
 
@@ -43,32 +47,53 @@ pub(super) struct Extras {
 pub(super) struct Round {
     pub observation: Observation,
     pub missing: Vec<usize>,
+    /// Topics about which nothing was told.
+    pub refused: Refused,
     /// Topics, ids or partitions are not those of the round before.
     pub changed: bool,
 }
 
 pub(super) type Offsets = BTreeMap<(usize, i32), i64>;
+/// Why, by topic index.
+pub(super) type Refused = BTreeMap<usize, String>;
 /// By topic index: identity, or the broker's error code.
 pub(super) type Identities = BTreeMap<usize, Result<TopicIdentity, i32>>;
 
 impl Asker {
     pub fn new(client: Client, names: &[String]) -> Result<Asker, SourceError> {
         let topics = super::topic_handles(&client, names)?;
-        Ok(Asker { topics, broker: None, known: BTreeMap::new(), last: BTreeMap::new(), client })
+        Ok(Asker {
+            topics,
+            broker: None,
+            known: BTreeMap::new(),
+            last: BTreeMap::new(),
+            last_refused: Refused::new(),
+            cleanups: None,
+            client,
+        })
     }
 
-    /// All answered, or nothing. A broker or topic that went away since the last round costs a
+    /// All answered, or nothing; a topic that the brokers refuse to tell about is left out, so that
+    /// the others go on. A broker, leader or topic that went away since the last round costs a
     /// second try, not the round.
     pub fn round(&mut self, extras: Extras, limit: Limit<'_>) -> Result<Round, Failure> {
         let remembered = self.broker.is_some();
-        match self.attempt(extras, limit) {
-            Err(Failure::Failed(_)) if remembered => {
-                self.forget();
-                self.attempt(extras, limit)
-            }
-            result => result,
+        let mut result = self.attempt(extras, limit);
+        let again = match &result {
+            Err(Failure::Failed(_)) => true,
+            Err(Failure::Stopped) => false,
+            // What was refused before will be refused again.
+            Ok(round) => round.refused.keys().ne(self.last_refused.keys()),
+        };
+        if again && remembered {
+            self.forget();
+            result = self.attempt(extras, limit);
         }
-        .inspect_err(|_| self.forget())
+        match &result {
+            Ok(round) => self.last_refused.clone_from(&round.refused),
+            Err(_) => self.forget(),
+        }
+        result
     }
 
     /// After a failure nothing is taken for granted: the broker may be gone, and so may a topic.
@@ -81,26 +106,34 @@ impl Asker {
         let asked_ms = now_ms();
         let broker = self.find_broker(limit)?;
         for _ in 0..3 {
-            let ends = self.ends(&self.known, extras, limit)?;
+            let (ends, mut refused) = self.ends(&self.known, extras, limit)?;
             let cluster_id = requests::cluster_id(&self.client, broker, limit)?;
-            let (found, missing) = self.existing(broker, limit)?;
-            let asked = std::mem::replace(&mut self.known, found);
+            let existing = self.existing(broker, limit)?;
+            let asked = std::mem::replace(&mut self.known, existing.found);
             if self.known != asked {
                 // A log that is new to us: where it begins is news as well.
                 extras.log_start = true;
+                self.cleanups = None;
                 continue;
             }
+            refused.extend(existing.refused);
             let changed = self.known != self.last;
             self.last.clone_from(&self.known);
-            let topics = self.known.iter().map(|(index, topic)| {
+            let cleanups = match extras.log_start {
+                true => self.known_cleanups(broker, limit),
+                false => BTreeMap::new(),
+            };
+            let told = self.known.iter().filter(|(index, _)| !refused.contains_key(index));
+            let topics = told.map(|(index, topic)| {
                 let ends = topic.partitions.iter().filter_map(|partition| {
                     let ends = ends.get(&(*index, *partition))?;
                     Some((*partition, *ends))
                 });
-                (*index, TopicObservation { id: topic.id.clone(), partitions: ends.collect() })
+                let cleanup = cleanups.get(index).cloned();
+                (*index, TopicObservation { id: topic.id.clone(), partitions: ends.collect(), cleanup })
             });
             let observation = Observation { asked_ms, cluster_id, topics: topics.collect() };
-            return Ok(Round { observation, missing, changed });
+            return Ok(Round { observation, missing: existing.missing, refused, changed });
         }
         Err(Failure::Failed("topics change while they are described".into()))
     }
@@ -134,83 +167,117 @@ impl Asker {
         }
     }
 
+    /// Ends of all partitions of the topics about which the brokers tell.
     fn ends(
         &self,
         topics: &BTreeMap<usize, TopicIdentity>,
         extras: Extras,
         limit: Limit<'_>,
-    ) -> Result<BTreeMap<(usize, i32), Ends>, Failure> {
-        let high = self.offsets(topics, Spec::Latest, limit)?;
-        let stable = match extras.last_stable {
-            true => self.offsets(topics, Spec::LatestStable, limit)?,
-            false => Offsets::new(),
+    ) -> Result<(BTreeMap<(usize, i32), Ends>, Refused), Failure> {
+        let (high, mut refused) = self.offsets(topics, Spec::Latest, limit)?;
+        let mut extra = |wanted: bool, spec: Spec| {
+            if !wanted {
+                return Ok(Offsets::new());
+            }
+            let (offsets, more) = self.offsets(topics, spec, limit)?;
+            refused.extend(more);
+            Ok(offsets)
         };
-        let start = match extras.log_start {
-            true => self.offsets(topics, Spec::Earliest, limit)?,
-            false => Offsets::new(),
-        };
+        let stable = extra(extras.last_stable, Spec::LatestStable)?;
+        let start = extra(extras.log_start, Spec::Earliest)?;
         let ends = high.into_iter().map(|(at, high_watermark)| {
             // Asked for later, so it may have passed.
             let last_stable = stable.get(&at).map(|stable| *stable.min(&high_watermark));
             (at, Ends { log_start: start.get(&at).copied(), high_watermark, last_stable })
         });
-        Ok(ends.collect())
+        Ok((ends.collect(), refused))
     }
 
-    /// The offsets of all partitions of these topics.
+    /// The offsets of all partitions of these topics, but of those that have a partition about which
+    /// the brokers do not tell.
     pub fn offsets(
         &self,
         topics: &BTreeMap<usize, TopicIdentity>,
         spec: Spec,
         limit: Limit<'_>,
-    ) -> Result<Offsets, Failure> {
+    ) -> Result<(Offsets, Refused), Failure> {
         let mut list = PartitionList::new();
-        let mut asked = 0;
+        let mut asked = BTreeSet::new();
         for (index, topic) in topics {
             let Some(name) = self.name(*index) else { continue };
             for partition in &topic.partitions {
                 list.add(name, *partition, spec.offset(), -1);
-                asked += 1;
+                asked.insert((*index, *partition));
             }
         }
-        let mut found = Offsets::new();
-        if asked == 0 {
-            return Ok(found);
+        let (mut found, mut refused) = (Offsets::new(), Refused::new());
+        if asked.is_empty() {
+            return Ok((found, refused));
         }
         for listed in requests::list_offsets(&self.client, &list, spec, limit)? {
-            if listed.error != code::NONE {
+            let Some(index) = self.index(&listed.topic) else { continue };
+            if listed.error == code::NONE {
+                found.insert((index, listed.partition), listed.offset);
+            } else {
                 let (topic, partition) = (listed.topic, listed.partition);
                 let reason = explain(listed.error);
-                return Err(Failure::Failed(format!("offsets of {topic} [{partition}]: {reason}")));
-            }
-            if let Some(index) = self.index(&listed.topic) {
-                found.insert((index, listed.partition), listed.offset);
+                refused.insert(index, format!("offsets of {topic} [{partition}]: {reason}"));
             }
         }
-        match found.len() == asked {
-            true => Ok(found),
-            false => Err(Failure::Failed("not all offsets were answered".into())),
+        let told = asked.iter().all(|at| found.contains_key(at) || refused.contains_key(&at.0));
+        if !told {
+            return Err(Failure::Failed("not all offsets were answered".into()));
         }
+        if refused.len() == topics.len() && topics.len() > 1 {
+            // Not about one topic: more likely a broker is going away.
+            let reason = refused.into_values().next().unwrap_or_default();
+            return Err(Failure::Failed(reason));
+        }
+        found.retain(|(index, _), _| !refused.contains_key(index));
+        Ok((found, refused))
     }
 
-    /// Topics that exist, and the indexes of those that do not.
-    fn existing(
-        &self,
-        broker: i32,
-        limit: Limit<'_>,
-    ) -> Result<(BTreeMap<usize, TopicIdentity>, Vec<usize>), Failure> {
-        let (mut found, mut missing) = (BTreeMap::new(), Vec::new());
+    fn existing(&self, broker: i32, limit: Limit<'_>) -> Result<Existing, Failure> {
+        let mut existing = Existing::default();
         for (index, identity) in self.identities(broker, limit)? {
             match identity {
-                Ok(identity) => drop(found.insert(index, identity)),
-                Err(code::UNKNOWN_TOPIC_OR_PART) => missing.push(index),
+                Ok(identity) => drop(existing.found.insert(index, identity)),
+                Err(code::UNKNOWN_TOPIC_OR_PART) => existing.missing.push(index),
                 Err(error) => {
                     let name = self.name(index).unwrap_or_default().to_string_lossy();
-                    return Err(Failure::Failed(format!("topic {name}: {}", explain(error))));
+                    existing.refused.insert(index, format!("topic {name}: {}", explain(error)));
                 }
             }
         }
-        Ok((found, missing))
+        Ok(existing)
+    }
+
+    fn known_cleanups(&mut self, broker: i32, limit: Limit<'_>) -> BTreeMap<usize, Cleanup> {
+        if let Some((asked, cleanups)) = &self.cleanups
+            && asked.elapsed() < CLEANUP_AGE
+        {
+            return cleanups.clone();
+        }
+        let cleanups = self.cleanups(&self.known, broker, limit);
+        self.cleanups = Some((Instant::now(), cleanups.clone()));
+        cleanups
+    }
+
+    /// What becomes of old records, where the brokers tell: it needs DESCRIBE_CONFIGS on the topic.
+    pub fn cleanups(
+        &self,
+        topics: &BTreeMap<usize, TopicIdentity>,
+        broker: i32,
+        limit: Limit<'_>,
+    ) -> BTreeMap<usize, Cleanup> {
+        let names: Vec<&CStr> = topics.keys().filter_map(|index| self.name(*index)).collect();
+        if names.is_empty() {
+            return BTreeMap::new();
+        }
+        let configs = requests::topic_configs(&self.client, broker, &names, limit).unwrap_or_default();
+        let cleanups =
+            configs.iter().filter_map(|(name, configs)| Some((self.index(name)?, cleanup(configs))));
+        cleanups.collect()
     }
 
     pub fn identities(&self, broker: i32, limit: Limit<'_>) -> Result<Identities, Failure> {
@@ -233,6 +300,28 @@ impl Asker {
     }
 }
 
+/// What the brokers say about the configured topics.
+#[derive(Default)]
+struct Existing {
+    found: BTreeMap<usize, TopicIdentity>,
+    missing: Vec<usize>,
+    refused: Refused,
+}
+
+fn cleanup(configs: &BTreeMap<String, String>) -> Cleanup {
+    let policy = configs.get("cleanup.policy").map_or("", String::as_str);
+    let has = |wanted: &str| policy.split(',').any(|policy| policy.trim() == wanted);
+    let (compacts, deletes) = (has("compact"), has("delete"));
+    // -1 is "no limit".
+    let number = |name: &str| configs.get(name)?.parse::<u64>().ok();
+    Cleanup {
+        compacts,
+        deletes_after: number("retention.ms").filter(|_| deletes).map(Duration::from_millis),
+        deletes_beyond_bytes: number("retention.bytes").filter(|_| deletes),
+        keeps_tombstones: number("delete.retention.ms").filter(|_| compacts).map(Duration::from_millis),
+    }
+}
+
 /// What an error code of a broker means, and what to do about it where that is clear.
 pub(super) fn explain(error: i32) -> String {
     match error {
@@ -244,4 +333,37 @@ pub(super) fn explain(error: i32) -> String {
 fn now_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_policy_that_deletes_makes_retention_count() {
+        let configs = |policy: &str, ms: &str| {
+            let configs = [
+                ("cleanup.policy", policy),
+                ("retention.ms", ms),
+                ("retention.bytes", "-1"),
+                ("delete.retention.ms", "1000"),
+            ];
+            cleanup(&configs.map(|(name, value)| (name.to_owned(), value.to_owned())).into())
+        };
+        let week = Some(Duration::from_secs(7 * 24 * 3600));
+        let deleted = Cleanup {
+            compacts: false,
+            deletes_after: week,
+            deletes_beyond_bytes: None,
+            keeps_tombstones: None,
+        };
+        assert_eq!(configs("delete", "604800000"), deleted);
+        assert!(!deleted.keeps_every_key());
+        assert_eq!(configs("delete", "-1").deletes_after, None);
+        let compacted = configs("compact", "604800000");
+        assert_eq!((compacted.deletes_after, compacted.keeps_every_key()), (None, true));
+        assert_eq!(compacted.keeps_tombstones, Some(Duration::from_secs(1)));
+        let both = configs("compact,delete", "604800000");
+        assert!(both.compacts && both.deletes_after == week && !both.keeps_every_key());
+    }
 }

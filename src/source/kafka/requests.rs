@@ -182,25 +182,27 @@ unsafe fn identity(topic: *const sys::rd_kafka_TopicDescription_t) -> TopicIdent
     }
 }
 
-/// The topic's configuration by name.
+/// The configuration of each topic by name, as far as the broker tells it to this user.
 pub(super) fn topic_configs(
     client: &Client,
     broker: i32,
-    topic: &CStr,
+    topics: &[&CStr],
     limit: Limit<'_>,
-) -> Result<BTreeMap<String, String>, Failure> {
+) -> Result<BTreeMap<String, BTreeMap<String, String>>, Failure> {
     let options = Options::new(client, op::RD_KAFKA_ADMIN_OP_DESCRIBECONFIGS, limit)?;
     options.set_broker(broker);
     let event = ask(client, limit, |queue| {
-        // SAFETY: librdkafka copies resource and options.
+        // SAFETY: librdkafka copies resources and options.
         unsafe {
             let kind = sys::rd_kafka_ResourceType_t::RD_KAFKA_RESOURCE_TOPIC;
-            let mut resource = sys::rd_kafka_ConfigResource_new(kind, topic.as_ptr());
-            sys::rd_kafka_DescribeConfigs(client.ptr(), &mut resource, 1, options.ptr(), queue);
-            sys::rd_kafka_ConfigResource_destroy(resource);
+            let new = |name: &&CStr| sys::rd_kafka_ConfigResource_new(kind, name.as_ptr());
+            let mut resources: Vec<_> = topics.iter().map(new).collect();
+            let count = resources.len();
+            sys::rd_kafka_DescribeConfigs(client.ptr(), resources.as_mut_ptr(), count, options.ptr(), queue);
+            sys::rd_kafka_ConfigResource_destroy_array(resources.as_mut_ptr(), count);
         }
     })?;
-    let mut configs = BTreeMap::new();
+    let mut all = BTreeMap::new();
     // SAFETY: the arrays have as many elements as they say, all of which live as long as the event.
     unsafe {
         let result = sys::rd_kafka_event_DescribeConfigs_result(event.ptr());
@@ -209,8 +211,9 @@ pub(super) fn topic_configs(
         for nth in 0..resources_count {
             let resource = *resources.add(nth);
             if sys::rd_kafka_ConfigResource_error(resource) as i32 != code::NONE {
-                return Err(Failure::Failed(text(sys::rd_kafka_ConfigResource_error_string(resource))));
+                continue;
             }
+            let mut configs = BTreeMap::new();
             let mut count = 0;
             let entries = sys::rd_kafka_ConfigResource_configs(resource, &mut count);
             for nth in 0..count {
@@ -219,9 +222,10 @@ pub(super) fn topic_configs(
                     (sys::rd_kafka_ConfigEntry_name(entry), sys::rd_kafka_ConfigEntry_value(entry));
                 configs.insert(text(name), text(value));
             }
+            all.insert(text(sys::rd_kafka_ConfigResource_name(resource)), configs);
         }
     }
-    Ok(configs)
+    Ok(all)
 }
 
 /// Sends one request and waits for its result. A queue of its own, so that the late answer to an

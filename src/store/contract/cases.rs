@@ -48,6 +48,8 @@ contract! {
     a_refused_batch_leaves_nothing_behind,
     a_batch_sent_again_is_recognised,
     another_cluster_or_topic_stops,
+    going_on_behind_a_gap_is_stored_with_its_batch,
+    freshness_can_become_unknown_again,
     event_ids_come_and_go_with_their_batch,
     dead_letters_are_kept_once,
     a_retried_record_ends_its_dead_letters_with_its_rows,
@@ -282,6 +284,87 @@ fn another_cluster_or_topic_stops(bench: &impl Bench) {
     let checkpoint = store.checkpoint().unwrap();
     assert_eq!(checkpoint.cluster_id.as_deref(), Some("C"));
     assert_eq!(checkpoint.topic_ids[&1], "T");
+}
+
+fn going_on_behind_a_gap_is_stored_with_its_batch(bench: &impl Bench) {
+    let mut store = bench.open();
+    let other = TopicPartition { topic: 0, partition: 1 };
+    let mut first = batch([]);
+    first.advances = advance(None, 100);
+    first
+        .advances
+        .insert(other, Advance { from: None, to: Position { next_offset: 7, ..Position::start() } });
+    first.observed.topic_ids = BTreeMap::from([(0, "old".into()), (1, "kept".into())]);
+    first.observed.fresh_as_of_ms = BTreeMap::from([(AT, NOW_MS), (other, NOW_MS)]);
+    first.observed.end_offsets = BTreeMap::from([(AT, 100), (other, 7)]);
+    first.event_ids = event_ids(0, 10, 1..=3);
+    first.event_ids.extend(event_ids(1, 10, 1..=3));
+    store.apply(&first).unwrap();
+    store.complete().unwrap();
+    assert!(store.checkpoint().unwrap().missing_events.is_empty());
+
+    let mut second = batch([]);
+    // Back to the beginning.
+    second.advances = advance(Some(100), 0);
+    second.after_gap = Some(Box::new(AfterGap {
+        gone: BTreeSet::from([other]),
+        topic_ids: BTreeMap::from([(0, "new".into())]),
+        forgotten_ids: BTreeSet::from([0]),
+        missing_events: BTreeSet::from([0, 1]),
+    }));
+    second.event_ids = event_ids(0, 10, 9..=9);
+    let mut rival = batch([]);
+    rival.advances = advance(Some(99), 0);
+    rival.after_gap.clone_from(&second.after_gap);
+    assert!(store.apply(&rival).is_err(), "all or nothing");
+    assert_eq!(store.checkpoint().unwrap().topic_ids[&0], "old");
+    assert!(store.checkpoint().unwrap().missing_events.is_empty());
+    store.apply(&second).unwrap();
+    drop(store);
+    let mut store = bench.open();
+    let checkpoint = store.checkpoint().unwrap();
+    assert_eq!(checkpoint.positions.keys().collect::<Vec<_>>(), [&AT]);
+    assert_eq!(checkpoint.positions[&AT].next_offset, 0);
+    assert_eq!(checkpoint.fresh_as_of_ms, BTreeMap::from([(AT, NOW_MS)]));
+    assert_eq!(checkpoint.topic_ids, BTreeMap::from([(0, "new".into()), (1, "kept".into())]));
+    assert_eq!(checkpoint.event_ids[&0], [event_id(9)]);
+    assert_eq!(checkpoint.event_ids[&1].len(), 3);
+    assert_eq!(checkpoint.missing_events, BTreeSet::from([0, 1]));
+    assert_eq!(checkpoint.heartbeat_ms, Some(NOW_MS));
+    // The new id is the one that later batches are compared with.
+    let mut third = batch([]);
+    third.observed.topic_ids.insert(0, "new".into());
+    third.observed.fresh_as_of_ms.insert(TopicPartition { topic: 1, partition: 0 }, NOW_MS);
+    store.apply(&third).unwrap();
+    let status = bench.reader().status(NOW_MS).unwrap();
+    let states: Vec<_> = status.tables.iter().map(|table| (table.state, table.missing_events)).collect();
+    let (incomplete, live) = ((State::Incomplete, true), (State::Live, false));
+    assert_eq!(states, [incomplete, incomplete, live, live]);
+    assert_eq!(status.positions.len(), 1);
+}
+
+fn freshness_can_become_unknown_again(bench: &impl Bench) {
+    let mut store = bench.open();
+    store.complete().unwrap();
+    let fresh = |at_ms: i64| {
+        let mut batch = batch([]);
+        batch.observed.fresh_as_of_ms.insert(AT, at_ms);
+        batch
+    };
+    let fresh_as_of_ms = |now_ms: i64| bench.reader().status(now_ms).unwrap().tables[0].fresh_as_of_ms;
+    store.apply(&fresh(NOW_MS)).unwrap();
+    assert_eq!(fresh_as_of_ms(NOW_MS - 4_000), Some(NOW_MS), "clocks differ a little");
+    assert_eq!(fresh_as_of_ms(NOW_MS - 4_001), None, "it lies in the future");
+    let mut lost = batch([]);
+    lost.observed.freshness_lost.insert(AT);
+    store.apply(&lost).unwrap();
+    assert_eq!(fresh_as_of_ms(NOW_MS), None);
+    let mut both = fresh(NOW_MS - 100);
+    both.observed.freshness_lost.insert(AT);
+    store.apply(&both).unwrap();
+    assert_eq!(fresh_as_of_ms(NOW_MS), Some(NOW_MS - 100));
+    drop(store);
+    assert_eq!(bench.open().checkpoint().unwrap().fresh_as_of_ms[&AT], NOW_MS - 100);
 }
 
 fn event_id(nth: u64) -> EventId {

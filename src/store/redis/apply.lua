@@ -5,19 +5,19 @@
 --
 -- KEYS: meta, status, positions, lease, alive
 -- ARGV: writer, epoch, sequence before, batch id ('' when this is not the end of a batch),
---   lease ms, alive ms ('': leave it, '0': delete it), encoding,
+--   lease ms, alive ms ('': leave it, '0': delete it), form,
+--   '1' if whole rows are likely to be new,
 --   positions: n, n * (field, from ('' if it must be absent), to)
 --   types: n, n * (key, type)
 --   expected beginnings of rows that were read before: n, n * (key, beginning; '' if absent)
---   whole rows: groups, groups * (field of the row count, count, n, n * row)
---     a row of a hash: key, fields * 2, nulls, '_readside', version, (field, value)..., null fields...
---     a row of JSON: key, version in hexadecimal, JSON
+--   whole rows: groups, groups * (field of the row count, count, n, n * (key, body))
+--     a body is, by the form: a payload of RESTORE; the fields of HSET, packed; JSON
 --   commands: n, n * (words, '1' if its right is to be checked, words...)
 -- Returns {what, ...}; 'ok' with one letter per whole row: inserted, updated, stale.
-local call, byte, unpack = redis.call, string.byte, unpack
+local call, byte, sub, match, unpack, unpacked = redis.call, string.byte, string.sub, string.match, unpack, cmsgpack.unpack
 local meta, status, positions, lease, alive = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local ARGV = ARGV
-local at = 7
+local at = 8
 
 local function take()
   at = at + 1
@@ -85,65 +85,88 @@ for _ = 1, count() do
   if not is(key, wanted) then return { 'type', key } end
 end
 
-local hashes = ARGV[7] == 'hash'
+local restores, json = ARGV[7] == 'restore', ARGV[7] == 'json'
 
 for _ = 1, count() do
   local key, beginning = take(), take()
   local found
-  if hashes then
-    found = call('HGET', key, '_readside') or ''
+  if not json then
+    found = call('HGET', key, '_v') or ''
   else
     found = call('GETRANGE', key, 0, beginning == '' and 0 or #beginning - 1)
   end
   if found ~= beginning then return { 'row', key } end
 end
 
--- The guard of a whole row over a whole row: the newer one wins.
+-- The version within a body.
+local function version_of(body)
+  if restores then
+    -- Behind the type, the length of the listpack (one, two or five bytes), its head, and `_v`.
+    local length = byte(body, 2)
+    local from = (length < 64 and 3 or length < 128 and 4 or 7) + 10
+    return sub(body, from + 1, from + byte(body, from) - 128)
+  elseif json then
+    return match(body, '^{"_v":"([%w_-]+)"')
+  end
+  local _, version = unpacked(body)
+  return version
+end
+
+-- The guard of a whole row over a whole row: the newer one wins. Where none is there yet, one
+-- question says so.
 local rows_at = at
-local outcome, joins = {}, false
+local outcome, joins, nth = {}, false, 0
 -- One key of each table.
 local samples = {}
+local some = ARGV[8] == '0'
+local keys = {}
 for _ = 1, count() do
-  at = at + 2
-  for nth = 1, count() do
-    local key = take()
-    if nth == 1 then samples[#samples + 1] = key end
-    local letter
-    local old
-    local version
-    if hashes then
-      old = call('HGET', key, '_readside')
-      local words, nulls = tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
-      version = ARGV[at + 4]
-      at = at + 2 + words + nulls
+  at = at + 3
+  local last = at + 2 * tonumber(ARGV[at])
+  samples[#samples + 1] = ARGV[at + 1]
+  for i = at + 1, last, 2 do
+    nth = nth + 1
+    keys[nth] = ARGV[i]
+    if not some and nth % 1000 == 0 then some = call('EXISTS', unpack(keys, nth - 999, nth)) > 0 end
+  end
+  at = last
+end
+local rest = nth % 1000
+if not some and rest > 0 then some = call('EXISTS', unpack(keys, nth - rest + 1, nth)) > 0 end
+local total, rows_end = nth, at
+nth, at = 0, rows_at
+for _ = 1, some and count() or 0 do
+  at = at + 3
+  local last = at + 2 * tonumber(ARGV[at])
+  for i = at + 1, last, 2 do
+    local key = ARGV[i]
+    local letter, old
+    if not json then
+      old = call('HGET', key, '_v')
       if not old then
         letter = 'i'
       elseif byte(old, 1) == 0 then
         letter = 'j'
       end
     else
-      version = ARGV[at + 1]
-      at = at + 2
       local head = call('GETRANGE', key, 0, 160)
-      old = string.match(head, '^{"_readside":"(%x+)"')
       if head == '' then
         letter = 'i'
-      elseif not old then
-        -- Details make it longer; anything else is not ours.
-        if string.sub(head, 1, 16) == '{"_readside":"00' then
-          letter = 'j'
-        else
-          return { 'row', key }
-        end
-      elseif string.sub(old, 1, 2) == '00' then
-        letter = 'j'
+      else
+        old = match(head, '^{"_v":"([%w_-]+)')
+        if not old then return { 'row', key } end
+        -- Zero and details: anything else is longer.
+        if byte(old, 1) == 45 and (byte(old, 2) or 0) < 70 then letter = 'j' end
       end
     end
-    if not letter then letter = newer(version, old) and 'u' or 's' end
+    if not letter then letter = newer(version_of(ARGV[i + 1]), old) and 'u' or 's' end
     joins = joins or letter == 'j'
-    outcome[#outcome + 1] = letter
+    nth = nth + 1
+    outcome[nth] = letter
   end
+  at = last
 end
+at = rows_end
 -- The row there has versions per column: the caller joins it in full.
 if joins then return { 'join', table.concat(outcome) } end
 
@@ -155,11 +178,8 @@ for _, command in ipairs({ { 'HSET', meta, 'f', 'v' }, { 'HSET', status, 'f', 'v
   if denied(unpack(command)) then return { 'denied', command[1] } end
 end
 for _, key in ipairs(samples) do
-  if hashes then
-    if denied('HSET', key, 'f', 'v') then return { 'denied', 'HSET' } end
-    if denied('HDEL', key, 'f') then return { 'denied', 'HDEL' } end
-  elseif denied('SET', key, 'v') then
-    return { 'denied', 'SET' }
+  for _, command in ipairs(json and { { 'SET', key, 'v' } } or restores and { { 'RESTORE', key, '0', 'v' } } or { { 'HSET', key, 'f', 'v' }, { 'DEL', key } }) do
+    if denied(unpack(command)) then return { 'denied', command[1] } end
   end
 end
 for _ = 1, count() do
@@ -168,28 +188,28 @@ for _ = 1, count() do
   at = at + words
 end
 
-local nth = 0
+nth = 0
 at = rows_at
 for _ = 1, count() do
-  local field, rows = take(), count()
-  for _ = 1, count() do
-    local key = take()
+  local field, known, rows = take(), count(), count()
+  for i = at + 1, at + 2 * rows, 2 do
+    local key = ARGV[i]
     nth = nth + 1
-    local letter = outcome[nth]
-    if letter == 'i' then rows = rows + 1 end
-    if hashes then
-      local words, nulls = count(), count()
-      if letter ~= 's' then
-        call('HSET', key, unpack(ARGV, at + 1, at + words))
-        if nulls > 0 and letter == 'u' then call('HDEL', key, unpack(ARGV, at + words + 1, at + words + nulls)) end
-      end
-      at = at + words + nulls
+    local letter = some and outcome[nth] or 'i'
+    if letter == 'i' then known = known + 1 end
+    if letter == 's' then
+      -- What is there is newer.
+    elseif restores then
+      call('RESTORE', key, '0', ARGV[i + 1], 'REPLACE')
+    elseif json then
+      call('SET', key, ARGV[i + 1])
     else
-      if letter ~= 's' then call('SET', key, ARGV[at + 2]) end
-      at = at + 2
+      if letter == 'u' then call('DEL', key) end
+      call('HSET', key, unpacked(ARGV[i + 1]))
     end
   end
-  call('HSET', status, field, string.format('%d', rows))
+  at = at + 2 * rows
+  call('HSET', status, field, string.format('%d', known))
 end
 for _ = 1, count() do
   local words = count()
@@ -206,7 +226,5 @@ if ARGV[6] == '0' then
 elseif ARGV[6] ~= '' then
   call('SET', alive, ARGV[2], 'PX', ARGV[6])
 end
-if #moves > 0 then
-  for i = 1, #moves, 2 do call('HSET', positions, moves[i], moves[i + 1]) end
-end
-return { 'ok', table.concat(outcome) }
+for i = 1, #moves, 2 do call('HSET', positions, moves[i], moves[i + 1]) end
+return { 'ok', some and table.concat(outcome) or string.rep('i', total) }

@@ -1,16 +1,15 @@
 //! One batch: one atomic step, or a few where a table is truncated in its middle.
 
+use std::collections::hash_map::Entry as Slot;
 use std::collections::{BTreeSet, HashMap};
 
-use super::codec;
 use super::error::damaged;
 use super::known::{Known, Wanted};
 use super::ledger::{Ledger, partition_field};
 use super::names::key_text;
-use super::settings::RowEncoding;
 use super::step::{Answer, Step, WORDS_MAX, WholeRow, WholeRows};
 use super::{RedisStore, Unconfirmed};
-use crate::domain::batch::{Batch, Entry, Step as Change};
+use crate::domain::batch::{AfterGap, Batch, Entry, Step as Change};
 use crate::domain::change::IfMissing;
 use crate::domain::checkpoint::TopicPartition;
 use crate::domain::row::RowState;
@@ -19,7 +18,7 @@ use crate::domain::version::Version;
 use crate::store::{Applied, StoreError, rules};
 
 /// What is left to be done at the end of a batch, beside its rows.
-type Finish<'f> = &'f dyn Fn(&RedisStore, &mut Step<'_>, &mut Ledger, &mut Applied);
+type Finish<'f> = &'f dyn Fn(&RedisStore, &mut Step, &mut Ledger, &mut Applied);
 
 impl RedisStore {
     pub(super) fn apply_batch(&mut self, batch: &Batch) -> Result<Applied, StoreError> {
@@ -59,7 +58,7 @@ impl RedisStore {
             self.finish_truncates(batch.observed.heartbeat_ms)?;
         }
         let letters = self.letters_of(batch)?;
-        let finish = |store: &RedisStore, step: &mut Step<'_>, ledger: &mut Ledger, applied: &mut Applied| {
+        let finish = |store: &RedisStore, step: &mut Step, ledger: &mut Ledger, applied: &mut Applied| {
             store.move_letters((batch, &letters), step, ledger, applied);
             store.finish_batch(batch, step, ledger, applied);
         };
@@ -205,22 +204,24 @@ impl RedisStore {
     ) -> Result<Plan<'b>, StoreError> {
         let catalog = self.catalog.clone();
         let mut plan = Plan::default();
-        // Entries by key, in the order of their first.
-        let mut keys: Vec<(usize, Vec<u8>, Vec<usize>)> = Vec::with_capacity(range.len());
-        let mut places: HashMap<(usize, Vec<u8>), usize> = HashMap::with_capacity(range.len());
-        for nth in range {
+        let entries = range.filter_map(|nth| {
             let entry = &batch.entries[nth];
-            let Some(values) = values_of(entry) else { continue };
-            let key = key_text(&catalog.tables[entry.table], values);
-            match places.get(&(entry.table, key.clone())) {
-                Some(&place) => keys[place].2.push(nth),
-                None => {
-                    places.insert((entry.table, key.clone()), keys.len());
-                    keys.push((entry.table, key, vec![nth]));
+            Some((nth, entry.table, key_text(&catalog.tables[entry.table], values_of(entry)?)))
+        });
+        let entries: Vec<(usize, usize, Vec<u8>)> = entries.collect();
+        // Entries by key, in the order of their first.
+        let mut keys: Vec<(usize, &[u8], Vec<usize>)> = Vec::with_capacity(entries.len());
+        let mut places: HashMap<(usize, &[u8]), usize> = HashMap::with_capacity(entries.len());
+        for (nth, table, key) in &entries {
+            match places.entry((*table, key)) {
+                Slot::Occupied(place) => keys[*place.get()].2.push(*nth),
+                Slot::Vacant(slot) => {
+                    slot.insert(keys.len());
+                    keys.push((*table, key, vec![*nth]));
                 }
             }
         }
-        let listed: Vec<(usize, &[u8])> = keys.iter().map(|(table, key, _)| (*table, &key[..])).collect();
+        let listed: Vec<(usize, &[u8])> = keys.iter().map(|(table, key, _)| (*table, *key)).collect();
         let mut hidden = self.find_hidden(ledger, &listed)?;
         let mut groups: HashMap<usize, Vec<WholeRow<'b>>> = HashMap::new();
         for (place, (table, key, nths)) in keys.into_iter().enumerate() {
@@ -236,19 +237,19 @@ impl RedisStore {
                     plan.stale.push(*nth);
                     continue;
                 }
-                let json = match self.settings.encoding {
-                    RowEncoding::Hash => Vec::new(),
-                    RowEncoding::Json => codec::to_json(shape, row, version.as_bytes())?,
-                };
-                let key = self.tables[table].row_key(&key);
-                groups.entry(table).or_default().push(WholeRow { entry: *nth, key, row, version, json });
+                groups.entry(table).or_default().push(WholeRow {
+                    entry: *nth,
+                    key: key.to_vec(),
+                    row,
+                    version,
+                });
                 continue;
             }
             let Some(values) = nths.first().and_then(|nth| values_of(&batch.entries[*nth])) else { continue };
             if let Some(bytes) = hidden {
                 plan.hidden.insert(plan.wanted.len(), bytes);
             }
-            plan.wanted.push(Wanted { table, key, values });
+            plan.wanted.push(Wanted { table, key: key.to_vec(), values });
             plan.joined.extend(nths);
         }
         plan.joined.sort_unstable();
@@ -258,7 +259,7 @@ impl RedisStore {
     }
 
     /// Everything of a batch beside its rows.
-    fn finish_batch(&self, batch: &Batch, step: &mut Step<'_>, ledger: &mut Ledger, applied: &mut Applied) {
+    fn finish_batch(&self, batch: &Batch, step: &mut Step, ledger: &mut Ledger, applied: &mut Applied) {
         let catalog = &self.catalog;
         let text = |offset: Option<i64>| offset.map_or(String::new(), |offset| offset.to_string());
         let mut touched = BTreeSet::new();
@@ -268,7 +269,12 @@ impl RedisStore {
             ledger.positions.insert(*at, advance.to.clone());
             touched.insert(*at);
         }
+        if let Some(after) = &batch.after_gap {
+            self.go_on(after, step, ledger);
+        }
         let observed = &batch.observed;
+        ledger.fresh_as_of_ms.retain(|at, _| !observed.freshness_lost.contains(at));
+        touched.extend(&observed.freshness_lost);
         ledger.heartbeat_ms = Some(observed.heartbeat_ms);
         ledger.connected = observed.connected;
         ledger.fresh_as_of_ms.extend(&observed.fresh_as_of_ms);
@@ -304,10 +310,33 @@ impl RedisStore {
             let first = format!("-{}", news.window);
             step.command([b"LTRIM", key.as_bytes(), first.as_bytes(), b"-1"]);
         }
-        step.set_fields(&self.names.status, ledger.status_fields(catalog));
+        step.set_fields(&self.names.status, ledger.status_fields(catalog, &self.names));
         ledger.last_batch = batch.id;
         step.batch = Some(batch.id);
         step.alive = Some(observed.connected);
+    }
+
+    fn go_on(&self, after: &AfterGap, step: &mut Step<'_>, ledger: &mut Ledger) {
+        for at in &after.gone {
+            ledger.positions.remove(at);
+            ledger.fresh_as_of_ms.remove(at);
+            ledger.end_offsets.remove(at);
+            let field = partition_field(&self.catalog, *at);
+            for key in [&self.names.positions, &self.names.partitions] {
+                step.command([b"HDEL", key.as_bytes(), field.as_bytes()]);
+            }
+        }
+        for (topic, id) in &after.topic_ids {
+            ledger.topic_ids.insert(*topic, id.clone());
+        }
+        for topic in &after.forgotten_ids {
+            let key = self.names.event_ids(&self.catalog.topics[*topic]);
+            step.typed(key.as_bytes(), "list");
+            step.command([b"DEL", key.as_bytes()]);
+        }
+        for table in &after.missing_events {
+            ledger.tables[*table].missing_events = true;
+        }
     }
 
     fn count_insert(&mut self, table: usize) {

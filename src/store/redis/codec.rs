@@ -1,16 +1,17 @@
 //! Rows as bytes: fields of a hash, a JSON object, and what readers must not see.
 //!
-//! The reserved field `_readside` holds the version; where columns have versions of their own, are
+//! The reserved field `_v` holds the version; where columns have versions of their own, are
 //! unknown, or a delete mark matters, it also holds [`RowState::details`].
 
 use std::borrow::Cow;
+use std::io::Write as _;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::value::RawValue;
 
 use super::error::damaged;
-use super::names::{from_hex, to_hex};
+use super::payload::Payload;
 use crate::domain::catalog::Table;
 use crate::domain::row::RowState;
 use crate::domain::value::{ColumnType, Value};
@@ -18,7 +19,27 @@ use crate::domain::version::Version;
 use crate::store::StoreError;
 
 /// The reserved field of a row.
-pub(super) const RESERVED: &str = "_readside";
+pub(super) const RESERVED: &str = "_v";
+
+/// How a store writes rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// A hash by `RESTORE`: see [`super::payload`].
+    Restore,
+    /// A hash by `HSET`, where the server or the user's rights do not allow `RESTORE`.
+    Fields,
+    Json,
+}
+
+impl Form {
+    pub fn name(self) -> &'static str {
+        match self {
+            Form::Restore => "restore",
+            Form::Fields => "fields",
+            Form::Json => "json",
+        }
+    }
+}
 
 /// Begins what holds details behind the version. No version begins like this.
 const DETAILED: u8 = 0;
@@ -90,40 +111,146 @@ pub(super) fn row_of_fields(
     from_header(shape, values, &header).map(Some).ok_or_else(|| damaged("a version", &shape.name))
 }
 
-/// The beginning of a row's JSON, up to and with its version: hexadecimal, whose order is that of
-/// the bytes.
+/// What a row is written as: one text that [`Form`] tells how to take.
+pub(super) fn body(
+    form: Form,
+    shape: &Table,
+    row: &RowState,
+    header: &[u8],
+    out: &mut Vec<u8>,
+) -> Result<(), StoreError> {
+    match form {
+        Form::Json => return to_json(shape, row, header, out),
+        Form::Restore => to_payload(shape, row, header, out),
+        Form::Fields => for_fields(shape, row, header, |text| push_packed(out, text)),
+    }
+    Ok(())
+}
+
+/// Names and values of a hash, one after the other.
+pub(super) fn for_fields(shape: &Table, row: &RowState, header: &[u8], mut give: impl FnMut(&[u8])) {
+    give(RESERVED.as_bytes());
+    give(header);
+    for (column, value) in shape.columns.iter().zip(&row.values) {
+        if let Some(value) = field(value) {
+            give(column.name.as_bytes());
+            give(&value);
+        }
+    }
+}
+
+fn to_payload(shape: &Table, row: &RowState, header: &[u8], out: &mut Vec<u8>) {
+    let mut payload = Payload::new(out);
+    payload.push_text(RESERVED.as_bytes());
+    payload.push_text(header);
+    for (column, value) in shape.columns.iter().zip(&row.values) {
+        match value {
+            Value::Absent | Value::Null => {}
+            Value::Integer(number) => {
+                payload.push_text(column.name.as_bytes());
+                payload.push_integer(*number);
+            }
+            value => {
+                if let Some(value) = field(value) {
+                    payload.push_text(column.name.as_bytes());
+                    payload.push(&value);
+                }
+            }
+        }
+    }
+    payload.finish();
+}
+
+/// A text in MessagePack, as `cmsgpack.unpack` takes it.
+fn push_packed(out: &mut Vec<u8>, text: &[u8]) {
+    match text.len() {
+        length @ 0..32 => out.push(0xA0 | length as u8),
+        length @ 32..256 => out.extend([0xD9, length as u8]),
+        length @ 256..0x1_0000 => {
+            out.push(0xDA);
+            out.extend((length as u16).to_be_bytes());
+        }
+        length => {
+            out.push(0xDB);
+            out.extend((length as u32).to_be_bytes());
+        }
+    }
+    out.extend_from_slice(text);
+}
+
+/// The beginning of a row's JSON, up to and with its version.
 pub(super) fn json_head(header: &[u8]) -> String {
-    format!("{{\"{RESERVED}\":\"{}\"", to_hex(header))
+    format!("{{\"{RESERVED}\":\"{}\"", to_text(header))
+}
+
+/// Six bits a character, in the order of their codes: texts have the order of the bytes.
+const DIGITS: &[u8; 64] = b"-0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz";
+
+fn to_text(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len() * 4 / 3 + 1);
+    for three in bytes.chunks(3) {
+        let mut bits = [0; 4];
+        bits[1..=three.len()].copy_from_slice(three);
+        let bits = u32::from_be_bytes(bits);
+        for nth in 0..=three.len() {
+            text.push(char::from(DIGITS[(bits >> (18 - 6 * nth)) as usize & 63]));
+        }
+    }
+    text
+}
+
+fn from_text(text: &[u8]) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(text.len() * 3 / 4);
+    for four in text.chunks(4) {
+        let mut bits = 0u32;
+        for (nth, digit) in four.iter().enumerate() {
+            let digit = DIGITS.binary_search(digit).ok()?;
+            bits |= (digit as u32) << (18 - 6 * nth);
+        }
+        bytes.extend_from_slice(&bits.to_be_bytes()[1..four.len()]);
+    }
+    Some(bytes)
 }
 
 /// A row as a JSON object, the reserved member first. Blobs are base64, null columns absent, and
 /// columns of type `json` are what they hold; booleans are `true` and `false`.
-pub(super) fn to_json(shape: &Table, row: &RowState, header: &[u8]) -> Result<Vec<u8>, StoreError> {
-    let mut json = json_head(header).into_bytes();
+fn to_json(shape: &Table, row: &RowState, header: &[u8], out: &mut Vec<u8>) -> Result<(), StoreError> {
+    out.extend_from_slice(json_head(header).as_bytes());
     for (column, value) in shape.columns.iter().zip(&row.values) {
-        let text = match value {
-            Value::Absent | Value::Null => continue,
+        if matches!(value, Value::Absent | Value::Null) {
+            continue;
+        }
+        out.push(b',');
+        push_quoted(out, &column.name, shape)?;
+        out.push(b':');
+        let _ = match value {
+            Value::Absent | Value::Null => Ok(()),
             Value::Integer(number @ (0 | 1)) if column.ty == ColumnType::Boolean => {
-                (*number == 1).to_string()
+                write!(out, "{}", *number == 1)
             }
-            Value::Integer(number) => number.to_string(),
-            Value::Real(number) if number.is_finite() => format!("{number:?}"),
-            Value::Real(number) => quoted(&format!("{number:?}"), shape)?,
-            Value::Text(text) if column.ty == ColumnType::Json && is_json(text) => text.clone(),
-            Value::Text(text) => quoted(text, shape)?,
-            Value::Blob(bytes) => quoted(&BASE64.encode(bytes), shape)?,
+            Value::Integer(number) => write!(out, "{number}"),
+            Value::Real(number) if number.is_finite() => write!(out, "{number:?}"),
+            Value::Real(number) => write!(out, "\"{number:?}\""),
+            Value::Text(text) if column.ty == ColumnType::Json && is_json(text) => {
+                out.extend_from_slice(text.as_bytes());
+                Ok(())
+            }
+            Value::Text(text) => {
+                push_quoted(out, text, shape)?;
+                Ok(())
+            }
+            Value::Blob(bytes) => {
+                push_quoted(out, &BASE64.encode(bytes), shape)?;
+                Ok(())
+            }
         };
-        json.push(b',');
-        json.extend_from_slice(quoted(&column.name, shape)?.as_bytes());
-        json.push(b':');
-        json.extend_from_slice(text.as_bytes());
     }
-    json.push(b'}');
-    Ok(json)
+    out.push(b'}');
+    Ok(())
 }
 
-fn quoted(text: &str, shape: &Table) -> Result<String, StoreError> {
-    serde_json::to_string(text).map_err(|_| damaged("a text", &shape.name))
+fn push_quoted(out: &mut Vec<u8>, text: &str, shape: &Table) -> Result<(), StoreError> {
+    serde_json::to_writer(out, text).map_err(|_| damaged("a text", &shape.name))
 }
 
 fn is_json(text: &str) -> bool {
@@ -136,7 +263,7 @@ pub(super) fn row_of_json(shape: &Table, json: &[u8]) -> Result<RowState, StoreE
     let header = members
         .remove(RESERVED)
         .and_then(|raw| serde_json::from_str::<String>(raw.get()).ok())
-        .and_then(|hex| from_hex(hex.as_bytes()))
+        .and_then(|text| from_text(text.as_bytes()))
         .ok_or_else(|| damaged("a version", &shape.name))?;
     let mut values = Vec::with_capacity(shape.columns.len());
     for column in &shape.columns {

@@ -56,13 +56,7 @@ pub(super) fn foreign(message: String) -> StoreError {
 }
 
 pub(super) fn lost(message: &str) -> StoreError {
-    StoreError::Stop {
-        exit: StopCode::Lost,
-        message: format!(
-            "the replica {message}; start again: what is missing is read from the log, from the beginning if \
-             nothing is left"
-        ),
-    }
+    StoreError::Stop { exit: StopCode::Lost, message: format!("the replica {message}") }
 }
 
 pub(super) fn rival() -> StoreError {

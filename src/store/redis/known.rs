@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::RedisStore;
-use super::codec::{self, RESERVED, field};
+use super::codec::{self, Form, RESERVED};
 use super::error::damaged;
 use super::ledger::Ledger;
 use super::settings::RowEncoding;
@@ -111,7 +111,7 @@ impl RedisStore {
 
     pub(super) fn beginning_of(&self, shape: &Table, state: &RowState) -> Result<Vec<u8>, StoreError> {
         let version = state.version.ok_or_else(|| damaged("a version", &shape.name))?;
-        Ok(beginning(self.settings.encoding, &codec::header(shape, state, version)))
+        Ok(beginning(self.settings.redis.encoding, &codec::header(shape, state, version)))
     }
 
     /// Rows that readers see, in the order of the keys.
@@ -122,7 +122,7 @@ impl RedisStore {
         let mut pipe = redis::pipe();
         for (table, key) in keys {
             let row_key = self.tables[*table].row_key(key);
-            match self.settings.encoding {
+            match self.settings.redis.encoding {
                 RowEncoding::Hash => {
                     pipe.cmd("HMGET").arg(row_key).arg(RESERVED);
                     for column in &self.catalog.tables[*table].columns {
@@ -135,7 +135,7 @@ impl RedisStore {
             }
         }
         let mut rows = Vec::with_capacity(keys.len());
-        match self.settings.encoding {
+        match self.settings.redis.encoding {
             RowEncoding::Hash => {
                 let answers: Vec<Vec<Option<Vec<u8>>>> = self.link.pipe(&pipe)?;
                 for ((table, _), fields) in keys.iter().zip(answers) {
@@ -159,7 +159,7 @@ impl RedisStore {
     /// Writes down what became of a key, and counts it.
     pub(super) fn keep(
         &self,
-        step: &mut Step<'_>,
+        step: &mut Step,
         ledger: &mut Ledger,
         known: &Known,
         at_ms: i64,
@@ -172,7 +172,6 @@ impl RedisStore {
         let row_key = names.row_key(&known.key);
         let (before, after) = (place(shape, &known.before), place(shape, &known.state));
         let (was_visible, is_visible) = (before == Some(Place::Visible), after == Some(Place::Visible));
-        let hashes = self.settings.encoding == RowEncoding::Hash;
         for (place, by) in [(before, -1), (after, 1)] {
             if let Some(place) = place {
                 *ledger.tables[known.table].count(place) += by;
@@ -183,22 +182,20 @@ impl RedisStore {
         if is_visible {
             let version = known.state.version.ok_or_else(|| damaged("a version", &shape.name))?;
             let header = codec::header(shape, &known.state, version);
-            if hashes {
-                let mut set = vec![b"HSET".to_vec(), row_key.clone(), RESERVED.into(), header];
-                let mut gone = vec![b"HDEL".to_vec(), row_key.clone()];
-                for (index, column) in shape.columns.iter().enumerate() {
-                    match field(&known.state.values[index]) {
-                        Some(value) => set.extend([column.name.as_bytes().to_vec(), value.into_owned()]),
-                        None => gone.push(column.name.as_bytes().to_vec()),
-                    }
+            if self.form == Form::Fields {
+                if was_visible {
+                    step.command([b"DEL", &row_key]);
                 }
+                let mut set = vec![b"HSET".to_vec(), row_key];
+                codec::for_fields(shape, &known.state, &header, |text| set.push(text.to_vec()));
                 step.commands.push(set);
-                if was_visible && gone.len() > 2 {
-                    step.commands.push(gone);
-                }
             } else {
-                let json = codec::to_json(shape, &known.state, &header)?;
-                step.command([b"SET", &row_key, &json]);
+                let mut body = Vec::with_capacity(256);
+                codec::body(self.form, shape, &known.state, &header, &mut body)?;
+                match self.form {
+                    Form::Json => step.command([b"SET", &row_key, &body]),
+                    _ => step.command([b"RESTORE", &row_key, b"0", &body, b"REPLACE"]),
+                }
             }
         } else if was_visible {
             step.command([b"DEL", &row_key]);
@@ -217,11 +214,11 @@ impl RedisStore {
             if visible { names.index_keys(shape, &state.values) } else { Vec::new() }
         };
         let (old, new) = (sets(was_visible, &known.before), sets(is_visible, &known.state));
-        for (verb, keys, others) in [(b"SREM", &old, &new), (b"SADD", &new, &old)] {
-            for key in keys.iter().filter(|key| !others.contains(key)) {
-                step.typed(key, "set");
-                step.command([verb, key, &known.key]);
-            }
+        for key in old.iter().filter(|key| !new.contains(key)) {
+            step.entries(key).left.push(known.key.clone());
+        }
+        for key in new.iter().filter(|key| !old.contains(key)) {
+            step.entries(key).came.push(known.key.clone());
         }
         Ok(())
     }

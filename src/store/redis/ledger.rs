@@ -11,7 +11,7 @@ use super::link::Link;
 use super::names::{Names, from_hex, to_hex};
 use crate::domain::catalog::{Catalog, Table};
 use crate::domain::checkpoint::{AfterDelete, PartitionMemory, Position, TopicPartition};
-use crate::domain::state::{Facts, State, state};
+use crate::domain::state::{Facts, State, believable, state};
 use crate::domain::version::Version;
 use crate::store::rules::{Log, Place};
 use crate::store::{PositionStatus, Status, StoreError, TableStatus, rules};
@@ -52,6 +52,8 @@ pub(super) struct TableLedger {
     pub held: i64,
     pub marks: i64,
     pub truncated: Option<Version>,
+    /// Events are known to be missing.
+    pub missing_events: bool,
     /// The rows that the truncate mark takes are not all gone yet.
     pub truncating: bool,
 }
@@ -148,10 +150,17 @@ impl Ledger {
                 held: count("held"),
                 marks: count("delete_marks"),
                 truncated,
+                missing_events: count("missing_events") == 1,
                 truncating: number::<u8>(&meta, &format!("truncating/{}", table.name)) == Some(1),
             });
         }
         Ok(Some(ledger))
+    }
+
+    /// Tables, by index, that are known to lack events.
+    pub fn missing_events(&self) -> BTreeSet<usize> {
+        let tables = self.tables.iter().enumerate();
+        tables.filter(|(_, table)| table.missing_events).map(|(index, _)| index).collect()
     }
 
     fn partition_of(&self, catalog: &Catalog, field: &str) -> Option<TopicPartition> {
@@ -205,7 +214,7 @@ impl Ledger {
         }
     }
 
-    fn facts(&self, shape: &Table) -> Facts {
+    fn facts(&self, index: usize, shape: &Table) -> Facts {
         Facts {
             stopped: self.stopped.is_some(),
             complete: self.complete,
@@ -214,7 +223,7 @@ impl Ledger {
             heartbeat_limit_ms: self.heartbeat_limit_ms,
             fresh_as_of_ms: self.log().fresh_as_of(&shape.topics),
             max_staleness_ms: shape.max_staleness_ms,
-            missing_events: false,
+            missing_events: self.tables[index].missing_events,
             rebuilding: false,
         }
     }
@@ -245,7 +254,7 @@ impl Ledger {
 
     /// What [`Names::status`] holds, except for row counts, which the step itself writes. Unknown is
     /// the empty string. States are those at the heartbeat: they hold while [`Names::alive`] exists.
-    pub fn status_fields(&self, catalog: &Catalog) -> Vec<(String, String)> {
+    pub fn status_fields(&self, catalog: &Catalog, names: &Names) -> Vec<(String, String)> {
         let number = |number: Option<i64>| number.map_or(String::new(), |number| number.to_string());
         let flag = |flag: bool| if flag { "1" } else { "0" }.to_owned();
         let now_ms = self.heartbeat_ms.unwrap_or(0);
@@ -253,13 +262,14 @@ impl Ledger {
         let mut worst = None;
         let mut fields = Vec::with_capacity(16 + 8 * catalog.tables.len());
         for (index, shape) in catalog.tables.iter().enumerate() {
-            let facts = self.facts(shape);
+            let facts = self.facts(index, shape);
             let state = state(&facts, now_ms);
             worst = Some(worst.map_or(state, |worst: State| worst.min(state)));
             let mut push = |what: &str, value: String| fields.push((format!("{}.{what}", shape.name), value));
             push("state", state.name().to_owned());
             push("fresh_as_of_ms", number(facts.fresh_as_of_ms));
             push("lag_records", number(self.log().lag_records(&shape.topics)));
+            push("missing_events", flag(facts.missing_events));
             push("max_staleness_ms", shape.max_staleness_ms.to_string());
             push("held", self.tables[index].held.to_string());
             push("delete_marks", self.tables[index].marks.to_string());
@@ -269,6 +279,8 @@ impl Ledger {
         push("replica", self.replica.clone());
         push("state", worst.unwrap_or(State::Building).name().to_owned());
         push("complete", flag(self.complete));
+        // In the same step as `complete`: from this moment on readers find the rows.
+        push("live", if self.complete { names.rows.clone() } else { String::new() });
         push("connected", flag(self.connected));
         push("heartbeat_ms", number(self.heartbeat_ms));
         push("heartbeat_limit_ms", self.heartbeat_limit_ms.to_string());
@@ -287,14 +299,16 @@ impl Ledger {
     pub fn status(&self, catalog: &Catalog, now_ms: i64) -> Status {
         let mut tables = Vec::with_capacity(catalog.tables.len());
         for (index, shape) in catalog.tables.iter().enumerate() {
-            let facts = self.facts(shape);
+            let facts = self.facts(index, shape);
+            let fresh_as_of_ms = believable(facts.fresh_as_of_ms, now_ms, self.heartbeat_limit_ms);
             tables.push(TableStatus {
                 table_name: shape.name.clone(),
                 state: state(&facts, now_ms),
                 complete: self.complete,
                 rebuilding: false,
-                fresh_as_of: facts.fresh_as_of_ms.and_then(rules::rfc3339),
-                fresh_as_of_ms: facts.fresh_as_of_ms,
+                missing_events: facts.missing_events,
+                fresh_as_of: fresh_as_of_ms.and_then(rules::rfc3339),
+                fresh_as_of_ms,
                 lag_records: self.log().lag_records(&shape.topics),
                 max_staleness_ms: shape.max_staleness_ms,
                 rows: self.tables[index].rows.max(0) as u64,
@@ -314,7 +328,7 @@ impl Ledger {
             fresh_as_of_ms: self.fresh_as_of_ms.get(at).copied(),
         });
         let all: Vec<usize> = (0..catalog.topics.len()).collect();
-        let fresh_as_of_ms = self.log().fresh_as_of(&all);
+        let fresh_as_of_ms = believable(self.log().fresh_as_of(&all), now_ms, self.heartbeat_limit_ms);
         Status {
             replica: self.replica.clone(),
             state: tables.iter().map(|table| table.state).min().unwrap_or(State::Building),

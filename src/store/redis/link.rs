@@ -10,6 +10,7 @@ use redis::{
 
 use super::error::{foreign, from_redis, is_answer};
 use super::settings::{RedisServer, RedisSettings};
+use super::words::{self, Command};
 use crate::domain::retry::RetryReason;
 use crate::store::StoreError;
 
@@ -70,6 +71,16 @@ impl Link {
         self.run(|conn| pipe.query(conn))
     }
 
+    /// Some of the keys that match, and where to go on; 0: that was all. A key may come twice.
+    pub fn scan(
+        &mut self,
+        pattern: &str,
+        cursor: u64,
+        count: usize,
+    ) -> Result<(u64, Vec<Vec<u8>>), StoreError> {
+        self.query(redis::cmd("SCAN").arg(cursor).arg("MATCH").arg(pattern).arg("COUNT").arg(count))
+    }
+
     /// Several commands that only read, all at the same moment.
     pub fn read<T: FromRedisValue>(&mut self, commands: &[&[&[u8]]]) -> Result<T, StoreError> {
         self.script(&READ_SCRIPT, READ, |cmd| {
@@ -107,6 +118,25 @@ impl Link {
         })
     }
 
+    /// The same for a command that is sent while it is made.
+    pub fn stream<T: FromRedisValue>(
+        &mut self,
+        script: &Script,
+        text: &str,
+        command: &impl Command,
+    ) -> Result<T, StoreError> {
+        let mut conn = match self.conn.take() {
+            Some(conn) => conn,
+            None => self.connect()?,
+        };
+        let mut answer = words::ask(&mut conn, ["EVALSHA", script.get_hash()], command)?;
+        if answer.as_ref().is_err_and(|error| error.code() == Some("NOSCRIPT")) {
+            answer = words::ask(&mut conn, ["EVAL", text], command)?;
+        }
+        self.conn = Some(conn);
+        self.run(|_| Ok(redis::from_redis_value(answer?)?))
+    }
+
     fn run<T>(&mut self, ask: impl FnOnce(&mut Connection) -> RedisResult<T>) -> Result<T, StoreError> {
         let mut conn = match self.conn.take() {
             Some(conn) => conn,
@@ -140,7 +170,7 @@ impl Link {
 
     fn client(&self) -> Result<Client, StoreError> {
         let refused = |error: redis::RedisError| foreign(format!("{error}; correct replica.redis.url"));
-        let (address, tls) = match &self.settings.url.server {
+        let (address, tls) = match &self.settings.redis.url.server {
             RedisServer::Unix { path } => (ConnectionAddr::Unix(path.clone()), false),
             RedisServer::Tcp { host, port, tls: false } => (ConnectionAddr::Tcp(host.clone(), *port), false),
             RedisServer::Tcp { host, port, tls: true } => {
@@ -150,10 +180,10 @@ impl Link {
         };
         // Naming the client's library needs a right, and Redis 7.2.
         let mut login = RedisConnectionInfo::default().set_db(self.database).set_skip_set_lib_name();
-        if let Some(username) = &self.settings.username {
+        if let Some(username) = &self.settings.redis.username {
             login = login.set_username(username);
         }
-        if let Some(file) = &self.settings.password_file {
+        if let Some(file) = &self.settings.redis.password_file {
             let password = std::fs::read_to_string(file).map_err(|error| unreadable(file, &error))?;
             login = login.set_password(password.trim_end_matches(['\r', '\n']));
         }
@@ -161,7 +191,7 @@ impl Link {
         if !tls {
             return Client::open(info).map_err(refused);
         }
-        let root_cert = match &self.settings.ca_file {
+        let root_cert = match &self.settings.redis.ca_file {
             Some(file) => Some(std::fs::read(file).map_err(|error| unreadable(file, &error))?),
             None => None,
         };

@@ -1,14 +1,19 @@
 //! The names of keys.
 //!
-//! A row is `{prefix}users:42`. The parts of a composite key are joined by `:`, with `\` before a
+//! A row is `{rows}users:42`, where `{rows}` is the prefix in a dedicated Redis and `{prefix}1:` in a
+//! shared one: the generation is in it, and `readside:status` says in `live` what it is once the copy
+//! is whole. The parts of a composite key are joined by `:`, with `\` before a
 //! `:` or `\` in them; a key of one column is written as it is. An index on `email` is the sets
-//! `{prefix}users@email:value` of the texts behind `users:`, so that
-//! `SORT users@email:a@x.org BY nosort GET users:*->name` works. A row whose indexed column is null
-//! is in none of them. Everything else is below `{prefix}readside:`.
+//! `{rows}users@email:value` of the texts behind `users:`, so that
+//! `SORT {rows}users@email:a@x.org BY nosort GET {rows}users:*->name` works. A row whose indexed column is null
+//! is in none of them. Everything else is below `{prefix}readside:`. No table is named like a
+//! generation: names begin with a letter or `_`.
 
 use std::fmt::Write as _;
 
 use super::codec::field;
+use super::ledger::GENERATION;
+use crate::config::Redis;
 use crate::domain::catalog::Table;
 use crate::domain::value::Value;
 
@@ -16,6 +21,8 @@ use crate::domain::value::Value;
 #[derive(Debug, Clone)]
 pub(super) struct Names {
     pub prefix: String,
+    /// Before the names of tables.
+    pub rows: String,
     /// Whose replica it is and who writes it.
     pub meta: String,
     /// What readers may know: what states follow from, counts by table.
@@ -32,13 +39,17 @@ pub(super) struct Names {
     pub alive: String,
     /// Expires when the writer is dead.
     pub lease: String,
+    /// There for a moment when a store is opened.
+    pub probe: String,
 }
 
 impl Names {
-    pub fn new(prefix: &str) -> Names {
+    pub fn new(redis: &Redis) -> Names {
+        let prefix = &redis.prefix;
         let name = |name: &str| format!("{prefix}readside:{name}");
         Names {
             prefix: prefix.to_owned(),
+            rows: if redis.dedicated { prefix.to_owned() } else { format!("{prefix}{GENERATION}:") },
             meta: name("meta"),
             status: name("status"),
             positions: name("positions"),
@@ -47,6 +58,7 @@ impl Names {
             dead_letter_times: name("dead_letter_times"),
             alive: name("alive"),
             lease: name("lease"),
+            probe: name("probe"),
         }
     }
 
@@ -70,15 +82,16 @@ pub(super) struct TableNames {
 }
 
 impl TableNames {
-    pub fn new(prefix: &str, table: &Table) -> TableNames {
+    pub fn new(names: &Names, table: &Table) -> TableNames {
+        let rows = &names.rows;
         let indexes = table.indexes.iter().map(|columns| {
             let columns: Vec<&str> =
                 columns.iter().map(|&column| table.columns[column].name.as_str()).collect();
-            format!("{prefix}{}@{}:", table.name, columns.join(",")).into_bytes()
+            format!("{rows}{}@{}:", table.name, columns.join(",")).into_bytes()
         });
-        let row = format!("{prefix}{}:", table.name);
+        let row = format!("{rows}{}:", table.name);
         TableNames {
-            hidden: format!("{prefix}readside:deleted:{}", table.name),
+            hidden: format!("{}readside:deleted:{}", names.prefix, table.name),
             indexes: indexes.collect(),
             pattern: format!("{}*", literal(&row)),
             row: row.into_bytes(),

@@ -1,25 +1,30 @@
 //! Opening: whether the server can keep a replica, whose it is, and who writes it.
 
+use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use redis::Script;
+use tracing::info;
 
+use super::codec::{Form, RESERVED};
 use super::error::{at, foreign, lost, rival};
 use super::ledger::Ledger;
 use super::link::Link;
 use super::names::{Names, TableNames, literal, to_hex};
+use super::payload::Payload;
 use super::settings::RedisSettings;
+use super::settings::RowEncoding;
 use super::{RedisStore, Taken};
-use crate::domain::catalog::Catalog;
+use crate::domain::catalog::{Catalog, Table};
 use crate::store::StoreError;
 
 const TEXT: &str = include_str!("open.lua");
 static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(TEXT));
 
 /// Of keys and fields; another one cannot be read.
-const LAYOUT: &str = "1";
+const LAYOUT: &str = "2";
 /// The first version whose scripts can be refused as a whole when memory is out.
 const REDIS_MIN: u32 = 7;
 const LEASE_POLL: Duration = Duration::from_millis(100);
@@ -34,7 +39,7 @@ impl RedisStore {
 }
 
 pub(super) fn place(settings: &RedisSettings) -> String {
-    format!("{} ({}*)", settings.url, settings.prefix)
+    format!("{} ({}*)", settings.redis.url, settings.redis.prefix)
 }
 
 fn open(settings: &RedisSettings, catalog: Arc<Catalog>) -> Result<RedisStore, StoreError> {
@@ -44,16 +49,25 @@ fn open(settings: &RedisSettings, catalog: Arc<Catalog>) -> Result<RedisStore, S
             table.name
         )));
     }
-    let live = i64::from(settings.url.database);
+    let reserved = |table: &&Table| table.columns.iter().any(|column| column.name == RESERVED);
+    if let Some(table) = catalog.tables.iter().find(reserved) {
+        return Err(foreign(format!(
+            "column {RESERVED:?} of table {:?} would have the name of the version's field; rename it",
+            table.name
+        )));
+    }
+    let live = i64::from(settings.redis.url.database);
     let mut link = Link::new(settings, live);
     check_server(&mut link)?;
-    let names = Names::new(&settings.prefix);
+    let names = Names::new(&settings.redis);
     let writer = to_hex(&RandomState::new().build_hasher().finish().to_be_bytes());
     let taken = take_over(&mut link, settings, &names, &catalog, &writer)?;
     let ledger = Ledger::read(&mut link, &names, &catalog)?
         .ok_or_else(|| lost("is gone (flushed while it was opened)"))?;
+    let form = find_form(&mut link, settings, &names)?;
     let mut store = RedisStore {
-        tables: catalog.tables.iter().map(|table| TableNames::new(&settings.prefix, table)).collect(),
+        form,
+        tables: catalog.tables.iter().map(|table| TableNames::new(&names, table)).collect(),
         names,
         writer,
         epoch: taken.epoch,
@@ -96,6 +110,37 @@ pub(super) fn check_server(link: &mut Link) -> Result<String, StoreError> {
     }
 }
 
+/// How rows are to be written: `RESTORE` only if this server makes of a payload what it should.
+fn find_form(link: &mut Link, settings: &RedisSettings, names: &Names) -> Result<Form, StoreError> {
+    if settings.redis.encoding == RowEncoding::Json {
+        return Ok(Form::Json);
+    }
+    let long = "x".repeat(100);
+    let fields = [("_v", "\u{1}v"), ("id", "-70000"), ("name", "a"), ("empty", ""), ("long", &long)];
+    let mut bytes = Vec::new();
+    let mut payload = Payload::new(&mut bytes);
+    for text in fields.iter().flat_map(|(name, value)| [name, value]) {
+        payload.push(text.as_bytes());
+    }
+    payload.finish();
+    let mut pipe = redis::pipe();
+    pipe.cmd("RESTORE").arg(&names.probe).arg(1_000).arg(bytes).arg("REPLACE").ignore();
+    pipe.cmd("HGETALL").arg(&names.probe);
+    pipe.cmd("DEL").arg(&names.probe).ignore();
+    let tried: Result<(HashMap<String, String>,), StoreError> = link.pipe(&pipe);
+    match tried {
+        Ok((found,)) if found == HashMap::from(fields.map(|(name, value)| (name.into(), value.into()))) => {
+            Ok(Form::Restore)
+        }
+        // Nothing that the server said of the payload: it is not there, or has no memory.
+        Err(StoreError::Retry { reason, message }) => Err(StoreError::Retry { reason, message }),
+        found => {
+            info!(?found, "rows are written with HSET: this Redis does not take them with RESTORE");
+            Ok(Form::Fields)
+        }
+    }
+}
+
 /// What must be the same as when the replica was made.
 fn identity(settings: &RedisSettings, catalog: &Catalog) -> Vec<(&'static str, String)> {
     // The mapping's fingerprint leaves indexes out: for SQLite they are rebuilt in place.
@@ -105,7 +150,7 @@ fn identity(settings: &RedisSettings, catalog: &Catalog) -> Vec<(&'static str, S
         ("name", settings.replica_name.clone()),
         ("fingerprint", catalog.fingerprint.clone()),
         ("indexes", serde_json::to_string(&indexes).unwrap_or_default()),
-        ("encoding", settings.encoding.name().to_owned()),
+        ("encoding", settings.redis.encoding.name().to_owned()),
     ]
 }
 
@@ -137,7 +182,7 @@ fn take_over(
     writer: &str,
 ) -> Result<Taken, StoreError> {
     let identity = identity(settings, catalog);
-    let live = i64::from(settings.url.database);
+    let live = i64::from(settings.redis.url.database);
     let mut lease_left = None;
     let mut may_begin = false;
     loop {
@@ -152,7 +197,7 @@ fn take_over(
         match word(0) {
             "ok" => return Ok(Taken { epoch: word(1).parse().unwrap_or(0) }),
             // A dedicated Redis is built in its next database, out of readers' sight.
-            "none" if settings.dedicated && link.database() == live => {
+            "none" if settings.redis.dedicated && link.database() == live => {
                 refuse_strangers(link, settings, names)?;
                 link.select(live + 1);
             }
@@ -186,13 +231,12 @@ fn take_over(
 
 /// A new replica begins among no keys of its prefix: rows without bookkeeping would never go.
 fn refuse_strangers(link: &mut Link, settings: &RedisSettings, names: &Names) -> Result<(), StoreError> {
-    let pattern = format!("{}*", literal(&settings.prefix));
+    let pattern = format!("{}*", literal(&settings.redis.prefix));
     let mut cursor = 0u64;
     loop {
-        let (next, keys): (u64, Vec<Vec<u8>>) =
-            link.query(redis::cmd("SCAN").arg(cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(5_000))?;
+        let (next, keys) = link.scan(&pattern, cursor, 5_000)?;
         // Of a build that has not begun to be written, or of one in the other database.
-        let ours = [&names.lease, &names.alive, &names.status];
+        let ours = [&names.lease, &names.alive, &names.status, &names.probe];
         if let Some(key) = keys.iter().find(|key| !ours.iter().any(|name| name.as_bytes() == key.as_slice()))
         {
             return Err(foreign(format!(
@@ -217,7 +261,7 @@ impl RedisStore {
             return Ok(());
         }
         self.ledger = None;
-        let live = i64::from(self.settings.url.database);
+        let live = i64::from(self.settings.redis.url.database);
         let mut found = Ledger::read(&mut self.link, &self.names, &self.catalog)?;
         if found.is_none() && self.link.database() != live {
             // The answer to the exchange of databases was lost.

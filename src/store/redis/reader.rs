@@ -27,10 +27,11 @@ pub struct RedisReader {
 
 impl RedisReader {
     pub fn new(settings: &RedisSettings, catalog: Arc<Catalog>) -> RedisReader {
+        let names = Names::new(&settings.redis);
         RedisReader {
-            names: Names::new(&settings.prefix),
-            tables: catalog.tables.iter().map(|table| TableNames::new(&settings.prefix, table)).collect(),
-            link: Mutex::new(Link::new(settings, i64::from(settings.url.database))),
+            tables: catalog.tables.iter().map(|table| TableNames::new(&names, table)).collect(),
+            names,
+            link: Mutex::new(Link::new(settings, i64::from(settings.redis.url.database))),
             settings: settings.clone(),
             catalog,
         }
@@ -42,10 +43,10 @@ impl RedisReader {
     }
 
     fn read_status(&self, link: &mut Link, now_ms: i64) -> Result<Status, StoreError> {
-        let live = i64::from(self.settings.url.database);
+        let live = i64::from(self.settings.redis.url.database);
         link.select(live);
         let mut found = Ledger::read(link, &self.names, &self.catalog)?;
-        if found.is_none() && self.settings.dedicated {
+        if found.is_none() && self.settings.redis.dedicated {
             // It is being built out of readers' sight.
             link.select(live + 1);
             let building = Ledger::read(link, &self.names, &self.catalog);
@@ -66,7 +67,7 @@ impl RedisReader {
         let text = joined(&parts);
         let row_key = names.row_key(&text);
         let hidden: &[&[u8]] = &[b"HGET", names.hidden.as_bytes(), &text];
-        let (row, hidden) = match self.settings.encoding {
+        let (row, hidden) = match self.settings.redis.encoding {
             RowEncoding::Hash => {
                 let mut words: Vec<&[u8]> = vec![b"HMGET", &row_key, RESERVED.as_bytes()];
                 words.extend(shape.columns.iter().map(|column| column.name.as_bytes()));
@@ -127,11 +128,11 @@ pub fn redis_check(settings: &RedisSettings, timeout: Duration) -> Result<String
 }
 
 fn check(settings: &RedisSettings, timeout: Duration) -> Result<String, StoreError> {
-    let mut link = Link::new(settings, i64::from(settings.url.database)).with_timeout(timeout);
+    let mut link = Link::new(settings, i64::from(settings.redis.url.database)).with_timeout(timeout);
     link.query::<String>(&redis::cmd("PING"))?;
     let version = check_server(&mut link)?;
     // The server is asked what the user may do; nothing is done.
-    let key = format!("{}readside:meta", settings.prefix);
+    let key = format!("{}readside:meta", settings.redis.prefix);
     let mut wanted: Vec<(&str, Vec<&str>)> = vec![
         ("HSET", vec![&key, "f", "v"]),
         ("HDEL", vec![&key, "f"]),
@@ -157,7 +158,7 @@ fn check(settings: &RedisSettings, timeout: Duration) -> Result<String, StoreErr
         ("EVAL", vec!["", "0"]),
         ("INFO", vec![]),
     ];
-    if settings.dedicated {
+    if settings.redis.dedicated {
         wanted.extend([("SWAPDB", vec!["0", "1"]), ("SELECT", vec!["1"])]);
     }
     let mut cmd = redis::cmd("EVAL");
@@ -179,7 +180,7 @@ fn check(settings: &RedisSettings, timeout: Duration) -> Result<String, StoreErr
         return Err(stop_io(format!(
             "the user may not {} on keys that begin with {}; give it the rights of the writer's ACL line",
             denied.join(", "),
-            settings.prefix
+            settings.redis.prefix
         )));
     }
     Ok(format!("Redis {version}, keeps what it is given"))

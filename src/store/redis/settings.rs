@@ -1,9 +1,8 @@
 //! Where a replica in Redis is and how it is kept there.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
-pub use crate::config::{RedisServer, RedisUrl, RowEncoding};
+pub(super) use crate::config::{Redis, RedisServer, RowEncoding};
 
 impl RowEncoding {
     pub(super) fn name(self) -> &'static str {
@@ -17,18 +16,7 @@ impl RowEncoding {
 /// What a store and a reader need to know besides the catalog.
 #[derive(Debug, Clone)]
 pub struct RedisSettings {
-    pub url: RedisUrl,
-    /// An ACL user; `None`: the default user.
-    pub username: Option<String>,
-    /// Read at every connection. `None`: no password is sent.
-    pub password_file: Option<PathBuf>,
-    /// Certificates (PEM) to trust instead of the system's, for `rediss`.
-    pub ca_file: Option<PathBuf>,
-    /// Before every key.
-    pub prefix: String,
-    /// Nobody else keeps keys in this logical database or the next one.
-    pub dedicated: bool,
-    pub encoding: RowEncoding,
+    pub redis: Redis,
     /// Stored in the replica; another name means that it belongs to somebody else.
     pub replica_name: String,
     /// Beyond this age of the heartbeat readers see `disconnected`; also how long a writer that

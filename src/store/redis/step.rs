@@ -3,14 +3,15 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::LazyLock;
 
-use redis::{Cmd, Script};
+use redis::Script;
 
-use super::codec::{self, RESERVED, field};
+use super::codec::{self, Form};
 use super::error::{damaged, foreign, lost, rival, stop_io};
 use super::ledger::Ledger;
 use super::link::Link;
-use super::names::{Names, to_hex};
+use super::names::{Names, TableNames};
 use super::settings::{RedisSettings, RowEncoding};
+use super::words::{Command, Words};
 use crate::domain::catalog::Catalog;
 use crate::domain::row::RowState;
 use crate::domain::version::Version;
@@ -33,17 +34,32 @@ pub(super) struct Step<'a> {
     pub expected: Vec<(Vec<u8>, Vec<u8>)>,
     pub whole: Vec<WholeRows<'a>>,
     pub commands: Vec<Vec<Vec<u8>>>,
+    /// Index entries by the key of their set: what leaves and comes in one command each.
+    index: BTreeMap<Vec<u8>, Entries>,
     /// Set by the step that ends a batch.
     pub batch: Option<u64>,
     /// `Some(true)`: the copy follows the log at this moment, `Some(false)`: it does not.
     pub alive: Option<bool>,
 }
 
+/// Texts of rows' keys that leave and come to a set.
+#[derive(Debug, Default)]
+pub(super) struct Entries {
+    pub left: Vec<Vec<u8>>,
+    pub came: Vec<Vec<u8>>,
+}
+
+/// A command, the key of its set, and the members that it moves.
+type Moves<'s> = (&'s [u8], &'s [u8], &'s [Vec<u8>]);
+
 /// What a step is taken in.
+#[derive(Clone, Copy)]
 pub(super) struct Replica<'r> {
     pub names: &'r Names,
+    pub tables: &'r [TableNames],
     pub catalog: &'r Catalog,
     pub settings: &'r RedisSettings,
+    pub form: Form,
     /// As it will be, apart from rows that the script inserts, with the sequence as it is.
     pub ledger: &'r Ledger,
 }
@@ -59,11 +75,10 @@ pub(super) struct WholeRows<'a> {
 pub(super) struct WholeRow<'a> {
     /// Index of the batch's entry.
     pub entry: usize,
+    /// The text of the key.
     pub key: Vec<u8>,
     pub row: &'a RowState,
     pub version: Version,
-    /// Only with [`RowEncoding::Json`].
-    pub json: Vec<u8>,
 }
 
 /// What became of the whole rows, in order.
@@ -85,6 +100,24 @@ impl Step<'_> {
         }
     }
 
+    pub fn entries(&mut self, key: &[u8]) -> &mut Entries {
+        if !self.index.contains_key(key) {
+            self.typed(key, "set");
+        }
+        self.index.entry(key.to_vec()).or_default()
+    }
+
+    /// Puts what was collected by set behind the other commands.
+    fn with_entries(&self) -> Vec<Moves<'_>> {
+        let mut commands = Vec::with_capacity(self.index.len());
+        for (key, entries) in &self.index {
+            for (verb, members) in [(&b"SREM"[..], &entries.left), (b"SADD", &entries.came)] {
+                commands.extend(members.chunks(WORDS_MAX).map(|members| (verb, &key[..], members)));
+            }
+        }
+        commands
+    }
+
     pub fn set_fields(&mut self, key: &str, fields: Vec<(String, String)>) {
         for fields in fields.chunks(WORDS_MAX / 2) {
             let mut words = vec![b"HSET".to_vec(), key.as_bytes().to_vec()];
@@ -96,71 +129,8 @@ impl Step<'_> {
     }
 
     pub fn run(&self, link: &mut Link, of: Replica<'_>) -> Result<Answer, StoreError> {
-        let Replica { names, catalog, settings, ledger } = of;
-        let limit = settings.heartbeat_limit_ms();
-        let hashes = settings.encoding == RowEncoding::Hash;
-        let arguments = |cmd: &mut Cmd| {
-            cmd.arg(5).arg(&names.meta).arg(&names.status).arg(&names.positions);
-            cmd.arg(&names.lease).arg(&names.alive);
-            cmd.arg(&ledger.writer).arg(ledger.epoch).arg(ledger.sequence);
-            cmd.arg(self.batch.map_or(String::new(), |id| id.to_string())).arg(limit);
-            match self.alive {
-                None => cmd.arg(""),
-                Some(true) => cmd.arg(limit),
-                Some(false) => cmd.arg(0),
-            };
-            cmd.arg(settings.encoding.name());
-            cmd.arg(self.positions.len());
-            for (name, from, to) in &self.positions {
-                cmd.arg(name).arg(from).arg(to);
-            }
-            cmd.arg(self.types.len());
-            for (key, wanted) in &self.types {
-                cmd.arg(key).arg(*wanted);
-            }
-            cmd.arg(self.expected.len());
-            for (key, beginning) in &self.expected {
-                cmd.arg(key).arg(beginning);
-            }
-            cmd.arg(self.whole.len());
-            for group in &self.whole {
-                let shape = &catalog.tables[group.table];
-                cmd.arg(format!("{}.rows", shape.name)).arg(ledger.tables[group.table].rows);
-                cmd.arg(group.rows.len());
-                for whole in &group.rows {
-                    cmd.arg(&whole.key);
-                    if !hashes {
-                        cmd.arg(to_hex(whole.version.as_bytes())).arg(&whole.json);
-                        continue;
-                    }
-                    let fields = whole.row.values.iter().map(field);
-                    let nulls = fields.clone().filter(Option::is_none).count();
-                    cmd.arg(2 * (fields.len() - nulls + 1)).arg(nulls);
-                    cmd.arg(RESERVED).arg(whole.version.as_bytes());
-                    for (column, field) in shape.columns.iter().zip(fields.clone()) {
-                        if let Some(field) = field {
-                            cmd.arg(&column.name).arg(&field[..]);
-                        }
-                    }
-                    for (column, field) in shape.columns.iter().zip(fields) {
-                        if field.is_none() {
-                            cmd.arg(&column.name);
-                        }
-                    }
-                }
-            }
-            cmd.arg(self.commands.len());
-            // Rights are given by prefix: one command of each kind and prefix stands for all.
-            let mut samples = HashSet::new();
-            for words in &self.commands {
-                let sample = samples.insert((words.first(), group(names, words.get(1))));
-                cmd.arg(words.len()).arg(u8::from(sample));
-                for word in words {
-                    cmd.arg(word);
-                }
-            }
-        };
-        let answer: Vec<Vec<u8>> = link.script(&SCRIPT, TEXT, arguments)?;
+        let ledger = of.ledger;
+        let answer: Vec<Vec<u8>> = link.stream(&SCRIPT, TEXT, &Told { step: self, of: &of })?;
         let mut answer = answer.into_iter();
         let what = answer.next().unwrap_or_default();
         let first = answer.next().unwrap_or_default();
@@ -189,11 +159,99 @@ impl Step<'_> {
     }
 }
 
+/// A step with what it is taken in, as the arguments of `apply.lua`.
+struct Told<'t> {
+    step: &'t Step<'t>,
+    of: &'t Replica<'t>,
+}
+
+impl Command for Told<'_> {
+    fn tell(&self, words: &mut impl Words) {
+        let Replica { names, tables, catalog, settings, form, ledger } = *self.of;
+        let step = self.step;
+        let limit = settings.heartbeat_limit_ms();
+        words.word(b"5");
+        for key in [&names.meta, &names.status, &names.positions, &names.lease, &names.alive] {
+            words.word(key.as_bytes());
+        }
+        words.word(ledger.writer.as_bytes());
+        words.number(ledger.epoch);
+        words.number(ledger.sequence);
+        match step.batch {
+            Some(id) => words.number(id),
+            None => words.word(b""),
+        }
+        words.number(limit);
+        match step.alive {
+            None => words.word(b""),
+            Some(true) => words.number(limit),
+            Some(false) => words.word(b"0"),
+        }
+        words.word(form.name().as_bytes());
+        // While the first copy is built most rows are new.
+        words.word(if ledger.complete { b"0" } else { b"1" });
+        words.number(step.positions.len());
+        for (name, from, to) in &step.positions {
+            for word in [name, from, to] {
+                words.word(word.as_bytes());
+            }
+        }
+        words.number(step.types.len());
+        for (key, wanted) in &step.types {
+            words.word(key);
+            words.word(wanted.as_bytes());
+        }
+        words.number(step.expected.len());
+        for (key, beginning) in &step.expected {
+            words.word(key);
+            words.word(beginning);
+        }
+        words.number(step.whole.len());
+        for group in &step.whole {
+            let shape = &catalog.tables[group.table];
+            words.number(format_args!("{}.rows", shape.name));
+            words.number(ledger.tables[group.table].rows);
+            words.number(group.rows.len());
+            for whole in &group.rows {
+                words.made(|out| {
+                    out.extend_from_slice(&tables[group.table].row);
+                    out.extend_from_slice(&whole.key);
+                    Ok(())
+                });
+                words.made(|out| codec::body(form, shape, whole.row, whole.version.as_bytes(), out));
+            }
+        }
+        let entries = step.with_entries();
+        words.number(step.commands.len() + entries.len());
+        // Rights are given by prefix: one command of each kind and prefix stands for all.
+        let mut samples = HashSet::new();
+        for command in &step.commands {
+            let key = command.get(1).map_or(&[][..], Vec::as_slice);
+            let sample = samples.insert((command.first().map_or(&[][..], Vec::as_slice), group(names, key)));
+            words.number(command.len());
+            words.word(if sample { b"1" } else { b"0" });
+            for word in command {
+                words.word(word);
+            }
+        }
+        for (verb, key, members) in entries {
+            let sample = samples.insert((verb, group(names, key)));
+            words.number(2 + members.len());
+            words.word(if sample { b"1" } else { b"0" });
+            words.word(verb);
+            words.word(key);
+            for member in members {
+                words.word(member);
+            }
+        }
+    }
+}
+
 /// A key up to the table or index in it.
-fn group<'k>(names: &Names, key: Option<&'k Vec<u8>>) -> &'k [u8] {
-    let key = key.map_or(&[][..], Vec::as_slice);
-    let end = key.iter().skip(names.prefix.len()).position(|byte| *byte == b':');
-    &key[..end.map_or(key.len(), |end| names.prefix.len() + end)]
+fn group<'k>(names: &Names, key: &'k [u8]) -> &'k [u8] {
+    let before = if key.starts_with(names.rows.as_bytes()) { names.rows.len() } else { names.prefix.len() };
+    let end = key.iter().skip(before).position(|byte| *byte == b':');
+    &key[..end.map_or(key.len(), |end| before + end)]
 }
 
 /// The beginning of a stored row, as the script compares it.

@@ -15,8 +15,10 @@ use crate::domain::value::Value;
 use crate::domain::version::{Version, VersionKind};
 use crate::store::{Figures, Maintenance, StoreError, rules};
 
-/// Keys a slice of a truncate looks at.
-const SLICE: usize = 250;
+/// Keys that one scan looks at.
+const SLICE: usize = 500;
+/// Rows that a step of a truncate takes: all of them are read, and may be large.
+const ROWS_AT_ONCE: usize = 64;
 /// Hidden rows looked at in one housekeeping, over all tables.
 const HIDDEN_PER_CALL: usize = 5_000;
 /// Rows read in search of a version, of those that one scan finds.
@@ -61,31 +63,30 @@ impl RedisStore {
     fn truncate_rows(&mut self, table: usize, mark: Version, at_ms: i64) -> Result<(), StoreError> {
         let mut cursor = 0u64;
         loop {
-            let (next, keys): (u64, Vec<Vec<u8>>) = self.link.query(
-                redis::cmd("SCAN")
-                    .arg(cursor)
-                    .arg("MATCH")
-                    .arg(&self.tables[table].pattern)
-                    .arg("COUNT")
-                    .arg(SLICE),
-            )?;
-            // A key may come twice.
-            let prefix = self.tables[table].row.len();
-            let keys: BTreeSet<Vec<u8>> =
-                keys.iter().filter_map(|key| key.get(prefix..)).map(<[u8]>::to_vec).collect();
+            let (next, keys) = self.scan_rows(table, cursor)?;
             let keys: Vec<(usize, &[u8])> = keys.iter().map(|key| (table, &key[..])).collect();
-            let mut all = Vec::new();
-            for ((_, key), row) in keys.iter().zip(self.read_rows(&keys)?) {
-                let Some(row) = row else { continue };
-                let beginning = self.beginning_of(&self.catalog.tables[table], &row)?;
-                all.push(Known::new(table, key.to_vec(), row, beginning));
+            for keys in keys.chunks(ROWS_AT_ONCE) {
+                let mut all = Vec::with_capacity(keys.len());
+                for ((_, key), row) in keys.iter().zip(self.read_rows(keys)?) {
+                    let Some(row) = row else { continue };
+                    let beginning = self.beginning_of(&self.catalog.tables[table], &row)?;
+                    all.push(Known::new(table, key.to_vec(), row, beginning));
+                }
+                self.truncate_known(table, mark, at_ms, all)?;
             }
-            self.truncate_known(table, mark, at_ms, all)?;
             if next == 0 {
                 return Ok(());
             }
             cursor = next;
         }
+    }
+
+    /// Texts of the keys of some rows, each once, and where to go on.
+    fn scan_rows(&mut self, table: usize, cursor: u64) -> Result<(u64, BTreeSet<Vec<u8>>), StoreError> {
+        let names = &self.tables[table];
+        let (next, keys) = self.link.scan(&names.pattern, cursor, SLICE)?;
+        let texts = keys.iter().filter_map(|key| key.get(names.row.len()..)).map(<[u8]>::to_vec);
+        Ok((next, texts.collect()))
     }
 
     fn truncate_hidden(&mut self, table: usize, mark: Version, at_ms: i64) -> Result<(), StoreError> {
@@ -129,7 +130,7 @@ impl RedisStore {
         self.run(&step, next).map(drop)
     }
 
-    fn count_in(&self, step: &mut Step<'_>, ledger: &Ledger, table: usize) {
+    fn count_in(&self, step: &mut Step, ledger: &Ledger, table: usize) {
         let name = &self.catalog.tables[table].name;
         let counts = &ledger.tables[table];
         let fields = [("rows", counts.rows), ("held", counts.held), ("delete_marks", counts.marks)];
@@ -153,7 +154,7 @@ impl RedisStore {
     /// Writes what readers may know of a replica that was just opened.
     pub(super) fn show_status(&mut self) -> Result<(), StoreError> {
         let next = self.known_ledger()?.clone();
-        let mut fields = next.status_fields(&self.catalog);
+        let mut fields = next.status_fields(&self.catalog, &self.names);
         for (shape, table) in self.catalog.tables.iter().zip(&next.tables) {
             fields.push((format!("{}.rows", shape.name), table.rows.to_string()));
         }
@@ -162,7 +163,7 @@ impl RedisStore {
         self.run(&step, next)?;
         if self.is_elsewhere() {
             // Readers look at the live database, where nothing else is yet.
-            let live = i64::from(self.settings.url.database);
+            let live = i64::from(self.settings.redis.url.database);
             let mut link = Link::new(&self.settings, live);
             link.query::<()>(redis::cmd("HSET").arg(&self.names.status).arg(fields))?;
         }
@@ -177,7 +178,7 @@ impl RedisStore {
             let built = next.heartbeat_ms.unwrap_or(0).to_string();
             let mut step = Step::default();
             step.command([b"HSET", self.names.meta.as_bytes(), b"built_at_ms", built.as_bytes()]);
-            step.set_fields(&self.names.status, next.status_fields(&self.catalog));
+            step.set_fields(&self.names.status, next.status_fields(&self.catalog, &self.names));
             self.run(&step, next)?;
         }
         if self.is_elsewhere() {
@@ -189,7 +190,7 @@ impl RedisStore {
     /// Puts the database that was built in the place of the live one. Clients that are connected to
     /// it see the new keys at once.
     fn exchange(&mut self) -> Result<(), StoreError> {
-        let live = i64::from(self.settings.url.database);
+        let live = i64::from(self.settings.redis.url.database);
         let built = self.link.database();
         let mut link = Link::new(&self.settings, live);
         if link.query::<bool>(redis::cmd("EXISTS").arg(&self.names.meta))? {
@@ -202,7 +203,7 @@ impl RedisStore {
     }
 
     pub(super) fn is_elsewhere(&self) -> bool {
-        self.link.database() != i64::from(self.settings.url.database)
+        self.link.database() != i64::from(self.settings.redis.url.database)
     }
 
     /// Renews the lease, which also tells whether the replica is still ours, and drops old marks.
@@ -293,21 +294,9 @@ impl RedisStore {
         }
         let mut cursor = 0u64;
         loop {
-            let (next, keys): (u64, Vec<Vec<u8>>) = self.link.query(
-                redis::cmd("SCAN")
-                    .arg(cursor)
-                    .arg("MATCH")
-                    .arg(&self.tables[table].pattern)
-                    .arg("COUNT")
-                    .arg(1_000),
-            )?;
-            let prefix = self.tables[table].row.len();
-            let keys: Vec<(usize, &[u8])> = keys
-                .iter()
-                .filter_map(|key| key.get(prefix..))
-                .take(KEYS_TRIED)
-                .map(|key| (table, key))
-                .collect();
+            let (next, keys) = self.scan_rows(table, cursor)?;
+            let keys: Vec<(usize, &[u8])> =
+                keys.iter().take(KEYS_TRIED).map(|key| (table, &key[..])).collect();
             if let Some(row) = self.read_rows(&keys)?.into_iter().flatten().next() {
                 return Ok(kind(&row));
             }
@@ -319,13 +308,19 @@ impl RedisStore {
     }
 
     /// Runs a step; afterwards `next` is what Redis has.
-    pub(super) fn run(&mut self, step: &Step<'_>, next: Ledger) -> Result<Answer, StoreError> {
+    pub(super) fn run(&mut self, step: &Step, next: Ledger) -> Result<Answer, StoreError> {
         if next.sequence != self.sequence {
             return Err(foreign("the bookkeeping is not in step".into()));
         }
         self.in_flight = true;
-        let replica =
-            Replica { names: &self.names, catalog: &self.catalog, settings: &self.settings, ledger: &next };
+        let replica = Replica {
+            names: &self.names,
+            tables: &self.tables,
+            catalog: &self.catalog,
+            settings: &self.settings,
+            form: self.form,
+            ledger: &next,
+        };
         let answer = step.run(&mut self.link, replica)?;
         self.in_flight = false;
         if let Answer::Done(_) = answer {

@@ -9,7 +9,7 @@ use super::layout::TableSql;
 use super::order;
 use super::table::{Outcome, TableWriter};
 use super::{Memory, Role, SqliteStore, Unconfirmed};
-use crate::domain::batch::{Advance, Batch, Observed};
+use crate::domain::batch::{Advance, AfterGap, Batch, Observed};
 use crate::domain::catalog::Catalog;
 use crate::domain::checkpoint::{AfterDelete, Checkpoint, PartitionMemory, Position, TopicPartition};
 use crate::domain::event_ids::{EventId, NewEventIds};
@@ -71,6 +71,12 @@ impl SqliteStore {
             cluster_id: self.memory.cluster_id.clone(),
             topic_ids: self.memory.topic_ids.clone(),
             complete: self.complete,
+            heartbeat_ms: self.conn.query_row(
+                "SELECT heartbeat_ms FROM _readside_meta_generations WHERE generation = ?1",
+                [self.generation],
+                |row| row.get(0),
+            )?,
+            missing_events: self.read_missing_events()?,
             ..Checkpoint::default()
         };
         let mut statement = self.conn.prepare_cached(
@@ -96,6 +102,19 @@ impl SqliteStore {
         checkpoint.event_ids = self.read_event_ids()?;
         checkpoint.dead_letters = super::letters::all_kept(&self.conn, &self.catalog, self.generation)?;
         Ok(checkpoint)
+    }
+
+    fn read_missing_events(&self) -> Result<BTreeSet<usize>, StoreError> {
+        let mut missing = BTreeSet::new();
+        let mut statement = self.conn.prepare_cached(
+            "SELECT table_name FROM _readside_meta_tables WHERE generation = ?1 AND missing_events",
+        )?;
+        let mut rows = statement.query([self.generation])?;
+        while let Some(row) = rows.next()? {
+            let name: String = row.get(0)?;
+            missing.extend(self.catalog.tables.iter().position(|table| table.name == name));
+        }
+        Ok(missing)
     }
 
     fn read_event_ids(&self) -> Result<BTreeMap<usize, Vec<EventId>>, StoreError> {
@@ -156,6 +175,9 @@ impl Work<'_> {
         for (at, advance) in &batch.advances {
             self.advance(*at, advance)?;
         }
+        if let Some(after) = &batch.after_gap {
+            self.go_on(after)?;
+        }
         self.identify(&batch.observed)?;
         let before = self.memory.tables.clone();
         let mut applied = self.write_entries(batch)?;
@@ -206,6 +228,35 @@ impl Work<'_> {
         }
         applied.stale.sort_unstable();
         Ok(applied)
+    }
+
+    fn go_on(&mut self, after: &AfterGap) -> Result<(), StoreError> {
+        for at in &after.gone {
+            self.conn.execute(
+                "DELETE FROM _readside_meta_partitions WHERE generation = ?1 AND topic = ?2 AND \"partition\" = ?3",
+                params![self.generation, self.catalog.topics[at.topic], at.partition],
+            )?;
+        }
+        for (&topic, id) in &after.topic_ids {
+            self.conn.execute(
+                "UPDATE _readside_meta_topics SET topic_id = ?3 WHERE generation = ?1 AND topic = ?2",
+                params![self.generation, self.catalog.topics[topic], id],
+            )?;
+            self.memory.topic_ids.insert(topic, id.clone());
+        }
+        for &topic in &after.forgotten_ids {
+            self.conn.execute(
+                "DELETE FROM _readside_meta_event_ids WHERE generation = ?1 AND topic_index = ?2",
+                params![self.generation, topic as i64],
+            )?;
+        }
+        for &table in &after.missing_events {
+            self.conn.execute(
+                "UPDATE _readside_meta_tables SET missing_events = 1 WHERE generation = ?1 AND table_name = ?2",
+                params![self.generation, self.catalog.tables[table].name],
+            )?;
+        }
+        Ok(())
     }
 
     /// Numbers are given without gaps, so that they tell which are the newest.
@@ -314,6 +365,14 @@ impl Work<'_> {
 
     fn observe(&self, batch: &Batch) -> Result<(), StoreError> {
         let observed = &batch.observed;
+        for at in &observed.freshness_lost {
+            self.conn
+                .prepare_cached(
+                    "UPDATE _readside_meta_partitions SET fresh_as_of_ms = NULL \
+                     WHERE generation = ?1 AND topic = ?2 AND \"partition\" = ?3",
+                )?
+                .execute(params![self.generation, self.catalog.topics[at.topic], at.partition])?;
+        }
         let seen: BTreeSet<&TopicPartition> =
             observed.fresh_as_of_ms.keys().chain(observed.end_offsets.keys()).collect();
         if !seen.is_empty() {

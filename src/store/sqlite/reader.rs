@@ -13,7 +13,7 @@ use super::table::{bind_values, read_row};
 use crate::domain::catalog::Catalog;
 use crate::domain::checkpoint::TopicPartition;
 use crate::domain::retry::RetryReason;
-use crate::domain::state::{Facts, State, state};
+use crate::domain::state::{Facts, State, believable, state};
 use crate::domain::value::Value;
 use crate::store::{
     LetterPage, LetterQuery, PositionStatus, Reader, RowLookup, Status, StoreError, TableStatus,
@@ -179,13 +179,15 @@ fn read_status(conn: &Connection, now_ms: i64) -> Result<Status, StoreError> {
             missing_events: row.get(8)?,
             rebuilding: row.get(9)?,
         };
+        let fresh_as_of_ms = believable(facts.fresh_as_of_ms, now_ms, facts.heartbeat_limit_ms);
         tables.push(TableStatus {
             table_name: row.get(0)?,
             state: state(&facts, now_ms),
             complete: facts.complete,
             rebuilding: facts.rebuilding,
-            fresh_as_of: row.get(14)?,
-            fresh_as_of_ms: facts.fresh_as_of_ms,
+            missing_events: facts.missing_events,
+            fresh_as_of: fresh_as_of_ms.and_then(|_| row.get(14).transpose()).transpose()?,
+            fresh_as_of_ms,
             lag_records: row.get(10)?,
             max_staleness_ms: facts.max_staleness_ms,
             rows: row.get::<_, i64>(11)?.max(0) as u64,
@@ -215,17 +217,18 @@ fn read_status(conn: &Connection, now_ms: i64) -> Result<Status, StoreError> {
     let worst = tables.iter().map(|table| table.state).min().unwrap_or(State::Building);
     let mut statement = conn.prepare_cached(
         "SELECT r.name, g.complete, g.stopped, g.cluster_id, f.fresh_as_of_ms, f.lag_records, f.dead_letters, \
-         strftime('%Y-%m-%dT%H:%M:%fZ', f.fresh_as_of_ms / 1000.0, 'unixepoch') \
+         strftime('%Y-%m-%dT%H:%M:%fZ', f.fresh_as_of_ms / 1000.0, 'unixepoch'), r.heartbeat_limit_ms \
          FROM _readside_meta_replica r JOIN _readside_meta_generations g ON g.generation = r.live, \
          _readside_replica_facts f",
     )?;
     let status = statement.query_row([], |row| {
+        let fresh_as_of_ms = believable(row.get(4)?, now_ms, row.get(8)?);
         Ok(Status {
             replica: row.get(0)?,
             state: worst,
             complete: row.get(1)?,
-            fresh_as_of: row.get(7)?,
-            fresh_as_of_ms: row.get(4)?,
+            fresh_as_of: fresh_as_of_ms.and_then(|_| row.get(7).transpose()).transpose()?,
+            fresh_as_of_ms,
             lag_records: row.get(5)?,
             dead_letters: row.get::<_, i64>(6)?.max(0) as u64,
             stopped: row.get(2)?,

@@ -17,8 +17,9 @@ pub(super) fn state_rank(now_ms: &str) -> String {
         "CASE \
          WHEN stopped IS NOT NULL THEN {} \
          WHEN NOT complete THEN {} \
-         WHEN NOT connected OR heartbeat_ms IS NULL OR {now_ms} - heartbeat_ms > heartbeat_limit_ms THEN {} \
-         WHEN fresh_as_of_ms IS NULL OR {now_ms} - fresh_as_of_ms > max_staleness_ms THEN {} \
+         WHEN NOT connected OR heartbeat_ms IS NULL OR ABS({now_ms} - heartbeat_ms) > heartbeat_limit_ms THEN {} \
+         WHEN fresh_as_of_ms IS NULL OR {now_ms} - fresh_as_of_ms > max_staleness_ms \
+           OR fresh_as_of_ms - {now_ms} > heartbeat_limit_ms THEN {} \
          WHEN missing_events THEN {} \
          WHEN rebuilding THEN {} \
          ELSE {} END",
@@ -78,7 +79,8 @@ LEFT JOIN (
         format!(
             "CREATE VIEW _readside_replica_facts AS
 SELECT {OVER_PARTITIONS},
-  (SELECT COUNT(*) FROM _readside_meta_dead_letters d WHERE d.generation = r.live) AS dead_letters
+  (SELECT COUNT(*) FROM _readside_meta_dead_letters d WHERE d.generation = r.live) AS dead_letters,
+  MAX(r.heartbeat_limit_ms) AS heartbeat_limit_ms
 FROM _readside_meta_replica r
 JOIN _readside_meta_topics t ON t.generation = r.live
 LEFT JOIN _readside_meta_partitions p ON p.generation = t.generation AND p.topic = t.topic"
@@ -86,21 +88,24 @@ LEFT JOIN _readside_meta_partitions p ON p.generation = t.generation AND p.topic
         format!(
             "CREATE VIEW _readside_status AS
 SELECT table_name, {} AS state, {} AS fresh_as_of, fresh_as_of_ms, lag_records, max_staleness_ms, rows,
-  dead_letters, generation, complete, rebuilding
+  dead_letters, generation, complete, rebuilding, missing_events
 FROM (
-  SELECT ordinal, table_name, {rank} AS rank, fresh_as_of_ms, lag_records, max_staleness_ms, rows, dead_letters,
-    generation, complete, rebuilding
+  SELECT ordinal, table_name, {rank} AS rank, {believable} AS fresh_as_of_ms, lag_records, max_staleness_ms, rows,
+    dead_letters, generation, complete, rebuilding, missing_events
   FROM _readside_facts
   UNION ALL
-  SELECT 9223372036854775807, NULL, MIN({rank}), (SELECT fresh_as_of_ms FROM _readside_replica_facts),
+  SELECT 9223372036854775807, NULL, MIN({rank}), (SELECT {believable} FROM _readside_replica_facts),
     (SELECT lag_records FROM _readside_replica_facts), MIN(max_staleness_ms), SUM(rows),
-    (SELECT dead_letters FROM _readside_replica_facts), MAX(generation), MIN(complete), MAX(rebuilding)
+    (SELECT dead_letters FROM _readside_replica_facts), MAX(generation), MIN(complete), MAX(rebuilding),
+    MAX(missing_events)
   FROM _readside_facts
 )
 ORDER BY ordinal",
             state_name("rank"),
             rfc3339("fresh_as_of_ms"),
             rank = state_rank(NOW_MS),
+            believable =
+                format!("CASE WHEN fresh_as_of_ms - {NOW_MS} <= heartbeat_limit_ms THEN fresh_as_of_ms END"),
         ),
         "CREATE VIEW _readside_positions AS
 SELECT p.generation, p.topic, p.\"partition\", p.next_offset, p.end_offset, p.leader_epoch, t.topic_id, g.cluster_id,

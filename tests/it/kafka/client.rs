@@ -4,7 +4,9 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication,
+};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Header, OwnedHeaders};
@@ -69,6 +71,53 @@ impl Broker {
     pub fn delete_topic(&self, topic: &str) {
         for result in wait(self.admin().delete_topics(&[topic], &options())).expect("delete topics") {
             result.unwrap_or_else(|error| panic!("delete topic: {error:?}"));
+        }
+    }
+
+    /// Sets the topic's configuration to exactly this.
+    pub fn alter_topic(&self, topic: &str, configs: &[(&str, &str)]) {
+        let mut all = AlterConfig::new(ResourceSpecifier::Topic(topic));
+        for (name, value) in configs {
+            all = all.set(name, value);
+        }
+        for result in wait(self.admin().alter_configs([&all], &options())).expect("alter configs") {
+            result.unwrap_or_else(|error| panic!("alter topic: {error:?}"));
+        }
+    }
+
+    /// Lets [`super::STRANGER`] read the topic, and nothing else.
+    pub fn allow_stranger(&self, topic: &str) {
+        use rdkafka::bindings as sys;
+        use sys::rd_kafka_AclOperation_t as operation;
+        let text = |text: &str| std::ffi::CString::new(text).expect("no NUL");
+        let (name, principal, host) = (text(topic), text(&format!("User:{}", super::STRANGER)), text("*"));
+        let admin = self.admin();
+        let client = admin.inner().native_ptr();
+        for wanted in [operation::RD_KAFKA_ACL_OPERATION_READ, operation::RD_KAFKA_ACL_OPERATION_DESCRIBE] {
+            // SAFETY: all pointers live until they are destroyed at the end, each once; the strings
+            // are copied; without options the defaults hold.
+            unsafe {
+                let mut binding = sys::rd_kafka_AclBinding_new(
+                    sys::rd_kafka_ResourceType_t::RD_KAFKA_RESOURCE_TOPIC,
+                    name.as_ptr(),
+                    sys::rd_kafka_ResourcePatternType_t::RD_KAFKA_RESOURCE_PATTERN_LITERAL,
+                    principal.as_ptr(),
+                    host.as_ptr(),
+                    wanted,
+                    sys::rd_kafka_AclPermissionType_t::RD_KAFKA_ACL_PERMISSION_TYPE_ALLOW,
+                    std::ptr::null_mut(),
+                    0,
+                );
+                let queue = sys::rd_kafka_queue_new(client);
+                sys::rd_kafka_CreateAcls(client, &mut binding, 1, std::ptr::null(), queue);
+                let event = sys::rd_kafka_queue_poll(queue, LIMIT.as_millis() as i32);
+                assert!(!event.is_null(), "no answer to CreateAcls");
+                let error = sys::rd_kafka_event_error(event) as i32;
+                sys::rd_kafka_event_destroy(event);
+                sys::rd_kafka_queue_destroy(queue);
+                sys::rd_kafka_AclBinding_destroy(binding);
+                assert_eq!(error, 0, "CreateAcls");
+            }
         }
     }
 

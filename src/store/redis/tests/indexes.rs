@@ -75,7 +75,7 @@ proptest! {
             let mut store = bench.open();
             for changes in &batches {
                 store.apply(&batch(changes.clone())).unwrap();
-                prop_assert_eq!(stored(&mut client, &bench.settings.prefix), expected(&bench));
+                prop_assert_eq!(stored(&mut client, &rows(&bench.settings)), expected(&bench));
             }
         }
     }
@@ -96,7 +96,7 @@ fn an_entry_finds_its_rows() {
     rows[0].values[1] = Value::Text("Ann".into());
     rows[1].values[1] = Value::Text("Bob".into());
     store.apply(&batch(rows)).unwrap();
-    let prefix = &bench.settings.prefix;
+    let prefix = super::rows(&bench.settings);
     let names: Vec<String> = redis::cmd("SORT")
         .arg(format!("{prefix}users@email:a@x.org"))
         .arg("GET")

@@ -25,19 +25,19 @@ fn a_hash_loses_the_fields_that_an_update_no_longer_has() {
     let bench = bench(server::shared().settings(RowEncoding::Hash));
     let mut client = server::shared().client();
     let mut store = bench.open();
-    let key = format!("{}users:3", bench.settings.prefix);
+    let key = format!("{}users:3", rows(&bench.settings));
     let mut full = upsert(5, 10);
     full.values[2] = Value::Text("a@x.org".into());
     full.values[3] = Value::Real(0.5);
     store.apply(&batch([full.clone()])).unwrap();
     let fields = hash(&mut client, &key);
-    assert_eq!(fields.keys().collect::<Vec<_>>(), ["_readside", "email", "id", "name", "score"]);
+    assert_eq!(fields.keys().collect::<Vec<_>>(), ["_v", "email", "id", "name", "score"]);
     assert_eq!((text(&fields, "id"), text(&fields, "score")), ("3".into(), "0.5".into()));
     let mut less = upsert(5, 11);
     less.values[2] = Value::Null;
     less.values[3] = Value::Null;
     store.apply(&batch([less])).unwrap();
-    assert_eq!(hash(&mut client, &key).keys().collect::<Vec<_>>(), ["_readside", "id", "name"]);
+    assert_eq!(hash(&mut client, &key).keys().collect::<Vec<_>>(), ["_v", "id", "name"]);
     store.apply(&batch([delete(5, 12)])).unwrap();
     assert_eq!(hash(&mut client, &key), Fields::new());
     // The same for a table without indexes, whose rows the script guards by itself.
@@ -53,10 +53,10 @@ fn a_hash_loses_the_fields_that_an_update_no_longer_has() {
         }
     };
     store.apply(&batch([write(20, Value::Blob(vec![0, 255]))])).unwrap();
-    let key = format!("{}users_hidden:2:k\04é", bench.settings.prefix);
+    let key = format!("{}users_hidden:2:k\04é", rows(&bench.settings));
     assert_eq!(hash(&mut client, &key)["photo"], [0, 255]);
     store.apply(&batch([write(21, Value::Null)])).unwrap();
-    assert_eq!(hash(&mut client, &key).keys().collect::<Vec<_>>(), ["_readside", "price", "sku", "tenant"]);
+    assert_eq!(hash(&mut client, &key).keys().collect::<Vec<_>>(), ["_v", "price", "sku", "tenant"]);
 }
 
 #[test]
@@ -72,9 +72,9 @@ fn json_rows_are_objects() {
     change.values[2] = Value::Null;
     store.apply(&batch([change])).unwrap();
     let text: String =
-        redis::cmd("GET").arg(format!("{}users:3", bench.settings.prefix)).query(&mut client).unwrap();
+        redis::cmd("GET").arg(format!("{}users:3", rows(&bench.settings))).query(&mut client).unwrap();
     let mut json: serde_json::Value = serde_json::from_str(&text).unwrap();
-    assert!(json.as_object_mut().unwrap().remove("_readside").is_some());
+    assert!(json.as_object_mut().unwrap().remove("_v").is_some());
     let score = json["score"].take();
     assert!(score.is_f64() || score.is_null());
     assert_eq!(json, serde_json::json!({"id": 3, "name": "a \"name\"\n", "score": null}));
@@ -88,7 +88,7 @@ fn the_status_tells_what_a_copy_is_worth() {
     let bench = bench(server::shared().settings(RowEncoding::Hash));
     let mut client = server::shared().client();
     let mut store = bench.open();
-    let prefix = bench.settings.prefix.clone();
+    let prefix = bench.settings.redis.prefix.clone();
     let status = |client: &mut redis::Connection| hash(client, &format!("{prefix}readside:status"));
     let alive = |client: &mut redis::Connection| -> i64 {
         redis::cmd("PTTL").arg(format!("{prefix}readside:alive")).query(client).unwrap()
@@ -118,21 +118,48 @@ fn the_status_tells_what_a_copy_is_worth() {
 }
 
 #[test]
+fn a_shared_redis_says_where_the_rows_are_when_they_are_whole() {
+    if !available() {
+        return;
+    }
+    let bench = bench(server::shared().settings(RowEncoding::Hash));
+    let mut client = server::shared().client();
+    let prefix = bench.settings.redis.prefix.clone();
+    let mut live = || -> String {
+        redis::cmd("HGET").arg(format!("{prefix}readside:status")).arg("live").query(&mut client).unwrap()
+    };
+    let mut store = bench.open();
+    assert_eq!(live(), "");
+    store.apply(&moving(None, 10, batch([upsert(1, 10)]))).unwrap();
+    assert_eq!(live(), "", "half a copy is not pointed at");
+    store.complete().unwrap();
+    let rows = live();
+    assert_eq!(rows, format!("{prefix}1:"));
+    assert!(hash(&mut server::shared().client(), &format!("{rows}users:-1")).contains_key("id"));
+    // It stays where it is when the daemon comes back.
+    drop(store);
+    let mut store = bench.open();
+    store.apply(&moving(Some(10), 20, batch([upsert(1, 20)]))).unwrap();
+    assert_eq!(live(), rows);
+}
+
+#[test]
 fn a_dedicated_redis_shows_nothing_before_it_is_whole() {
     if !available() {
         return;
     }
     let server = Server::start();
     let mut client = server.client();
-    let settings = RedisSettings { dedicated: true, ..server.settings(RowEncoding::Hash) };
+    let mut settings = server.settings(RowEncoding::Hash);
+    settings.redis.dedicated = true;
     let bench = bench(settings.clone());
-    let key = format!("{}users:-1", settings.prefix);
+    let key = format!("{}users:-1", settings.redis.prefix);
     let seen =
         |client: &mut redis::Connection| -> bool { redis::cmd("EXISTS").arg(&key).query(client).unwrap() };
     let mut store = bench.open();
     store.apply(&moving(None, 10, batch([upsert(1, 10)]))).unwrap();
     assert!(!seen(&mut client));
-    let status = hash(&mut client, &format!("{}readside:status", settings.prefix));
+    let status = hash(&mut client, &format!("{}readside:status", settings.redis.prefix));
     assert_eq!((text(&status, "state"), text(&status, "complete")), ("building".into(), "0".into()));
     let read = bench.reader().status(NOW_MS).unwrap();
     assert_eq!((read.complete, read.tables[0].rows), (false, 1));

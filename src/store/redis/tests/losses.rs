@@ -81,7 +81,9 @@ fn an_emptied_server_is_noticed_by_a_heartbeat_and_built_again() {
     }
     let server = Server::start();
     for dedicated in [false, true] {
-        let bench = bench(RedisSettings { dedicated, ..server.settings(RowEncoding::Hash) });
+        let mut settings = server.settings(RowEncoding::Hash);
+        settings.redis.dedicated = dedicated;
+        let bench = bench(settings);
         let mut store = begun(&bench);
         store.complete().unwrap();
         let () = redis::cmd("FLUSHALL").query(&mut server.client()).unwrap();
@@ -149,7 +151,7 @@ fn a_truncate_that_was_interrupted_is_finished() {
     store.apply(&moving(None, 10, batch((0..9).map(|nth| upsert(nth, 10 + nth))))).unwrap();
     store.begin_truncate(0, version(15, 0, 15)).unwrap();
     // The process dies here: nothing is given back.
-    let lease = format!("{}readside:lease", bench.settings.prefix);
+    let lease = format!("{}readside:lease", bench.settings.redis.prefix);
     let () = redis::cmd("DEL").arg(lease).query(&mut server::shared().client()).unwrap();
     std::mem::forget(store);
     let mut store = bench.open();

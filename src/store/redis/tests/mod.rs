@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use server::{Server, available};
 
-use crate::config::RowEncoding;
+use crate::config::{Redis, RowEncoding};
 use crate::domain::batch::Batch;
 use crate::store::contract::*;
 use crate::store::{RedisSettings, StopCode, StoreError};
@@ -38,6 +38,11 @@ fn stopped<T: std::fmt::Debug>(result: Result<T, StoreError>, expected: StopCode
 /// A batch that moves the partition.
 fn moving(from: Option<i64>, to: i64, batch: Batch) -> Batch {
     Batch { advances: advance(from, to), ..batch }
+}
+
+/// Before the names of tables.
+fn rows(settings: &RedisSettings) -> String {
+    super::names::Names::new(&settings.redis).rows
 }
 
 /// Every key of a prefix with its content, except for what expires.

@@ -68,13 +68,14 @@ fn a_replica_of_another_name_or_mapping_is_not_touched() {
     let mine = bench(settings.clone());
     mine.open().apply(&batch([upsert(1, 10)])).unwrap();
     let mut client = server.client();
-    let before = everything(&mut client, &settings.prefix);
+    let before = everything(&mut client, &settings.redis.prefix);
     let refused = |settings: &RedisSettings, catalog: crate::domain::catalog::Catalog, word: &str| {
         let message = stopped(RedisStore::open(settings, Arc::new(catalog)), StopCode::Foreign);
         assert!(message.contains(word), "{message}");
     };
     refused(&RedisSettings { replica_name: "other".into(), ..settings.clone() }, catalog(), "replica.name");
-    refused(&RedisSettings { encoding: RowEncoding::Json, ..settings.clone() }, catalog(), "kept as hash");
+    let redis = Redis { encoding: RowEncoding::Json, ..settings.redis.clone() };
+    refused(&RedisSettings { redis, ..settings.clone() }, catalog(), "kept as hash");
     let mut other = catalog();
     other.fingerprint = "another".into();
     refused(&settings, other, "another mapping");
@@ -84,10 +85,14 @@ fn a_replica_of_another_name_or_mapping_is_not_touched() {
     let mut other = catalog();
     other.tables[0].name = "readside".into();
     refused(&settings, other, "rename");
-    assert_eq!(everything(&mut client, &settings.prefix), before);
+    assert_eq!(everything(&mut client, &settings.redis.prefix), before);
     // Rows without bookkeeping would never go.
     let strange = server.settings(RowEncoding::Hash);
-    let () = redis::cmd("SET").arg(format!("{}users:1", strange.prefix)).arg("x").query(&mut client).unwrap();
+    let () = redis::cmd("SET")
+        .arg(format!("{}users:1", strange.redis.prefix))
+        .arg("x")
+        .query(&mut client)
+        .unwrap();
     refused(&strange, catalog(), "users:1");
 }
 
@@ -119,18 +124,16 @@ fn a_check_says_what_the_user_may_not_do() {
     let settings = server.settings(RowEncoding::Hash);
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), "secret\n").unwrap();
-    let user = RedisSettings {
-        username: Some("writer".into()),
-        password_file: Some(file.path().to_owned()),
-        ..settings.clone()
-    };
+    let mut user = settings.clone();
+    user.redis.username = Some("writer".into());
+    user.redis.password_file = Some(file.path().to_owned());
     let mut allow = |rules: &[&str]| {
         let mut cmd = redis::cmd("ACL");
         cmd.arg("SETUSER").arg("writer").arg("reset").arg("on").arg(">secret");
         let () = cmd.arg(rules).query(&mut client).unwrap();
     };
     let timeout = Duration::from_secs(1);
-    let keys = format!("~{}*", settings.prefix);
+    let keys = format!("~{}*", settings.redis.prefix);
     allow(&[&keys, "+@all", "-hset", "-@dangerous", "+info"]);
     let message = stopped(redis_check(&user, timeout), StopCode::Io);
     assert!(message.contains("HSET") && !message.contains("HGET"), "{message}");
@@ -143,12 +146,21 @@ fn a_check_says_what_the_user_may_not_do() {
     bench.open().apply(&moving(None, 10, batch([upsert(1, 10), delete(2, 10)]))).unwrap();
     assert_eq!(look(&bench, 1), visible(1, 10));
     // Rights that are taken away while it writes: the last command is the one that is missing.
-    for (right, table) in [("-del", 0), ("-hdel", 2), ("-srem", 0), ("-hset", 2), ("-sadd", 0)] {
+    for (more, right, table) in [
+        ("+hset", "-del", 0),
+        ("+hset", "-srem", 0),
+        ("+hset", "-hset", 2),
+        ("+hset", "-sadd", 0),
+        ("+restore", "-restore", 2),
+        ("+restore", "-restore", 0),
+    ] {
+        let rights = [&rights[..], &[more]].concat();
+        allow(&rights);
         let mut store = bench.open();
         let position =
             |store: &mut RedisStore| store.checkpoint().unwrap().positions.get(&AT).map(|at| at.next_offset);
         let from = position(&mut store);
-        let before = everything(&mut server.client(), &settings.prefix);
+        let before = everything(&mut server.client(), &settings.redis.prefix);
         let to = from.unwrap_or(0) + 10;
         let mut change = upsert(1, to);
         if table == 2 {
@@ -160,12 +172,13 @@ fn a_check_says_what_the_user_may_not_do() {
         let next = moving(from, to, batch([moved, delete(1, to - 1), change]));
         allow(&[&rights[..], &[right]].concat());
         stopped(store.apply(&next), StopCode::Io);
-        assert_eq!(everything(&mut server.client(), &settings.prefix), before, "{right}");
+        assert_eq!(everything(&mut server.client(), &settings.redis.prefix), before, "{right}");
         allow(&rights);
         store.apply(&next).unwrap();
     }
     // Another prefix is not its own.
-    stopped(redis_check(&RedisSettings { prefix: "other:".into(), ..user.clone() }, timeout), StopCode::Io);
+    let redis = Redis { prefix: "other:".into(), ..user.redis.clone() };
+    stopped(redis_check(&RedisSettings { redis, ..user.clone() }, timeout), StopCode::Io);
     std::fs::write(file.path(), "wrong").unwrap();
     assert!(matches!(redis_check(&user, timeout), Err(StoreError::Retry { .. })));
 }

@@ -27,7 +27,9 @@ struct Plan {
 
 impl Proxy {
     pub fn before(settings: &RedisSettings) -> Proxy {
-        let RedisServer::Unix { path: behind } = settings.url.server.clone() else { panic!("a socket") };
+        let RedisServer::Unix { path: behind } = settings.redis.url.server.clone() else {
+            panic!("a socket")
+        };
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("proxy.sock");
         let listener = UnixListener::bind(&path).unwrap();
@@ -40,7 +42,7 @@ impl Proxy {
             }
         });
         let mut settings = settings.clone();
-        settings.url.server = RedisServer::Unix { path };
+        settings.redis.url.server = RedisServer::Unix { path };
         Proxy { settings, plan, _directory: directory }
     }
 

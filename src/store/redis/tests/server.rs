@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::config::{RedisServer, RedisUrl, RowEncoding};
+use crate::config::{Redis, RedisServer, RedisUrl, RowEncoding};
 use crate::store::RedisSettings;
 use crate::store::contract::HEARTBEAT_LIMIT;
 
@@ -100,13 +100,15 @@ impl Server {
     pub fn settings(&self, encoding: RowEncoding) -> RedisSettings {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         RedisSettings {
-            url: RedisUrl { server: RedisServer::Unix { path: self.socket() }, database: 0 },
-            username: None,
-            password_file: None,
-            ca_file: None,
-            prefix: format!("shop{}:", NEXT.fetch_add(1, Ordering::Relaxed)),
-            dedicated: false,
-            encoding,
+            redis: Redis {
+                url: RedisUrl { server: RedisServer::Unix { path: self.socket() }, database: 0 },
+                username: None,
+                password_file: None,
+                ca_file: None,
+                prefix: format!("shop{}:", NEXT.fetch_add(1, Ordering::Relaxed)),
+                dedicated: false,
+                encoding,
+            },
             replica_name: "orders".into(),
             heartbeat_limit: HEARTBEAT_LIMIT,
             dead_letter_bytes_max: 1_000,

@@ -50,10 +50,12 @@ fn a_server_is_believed_if_its_certificate_is() {
     ];
     let server =
         Server::start_with(more.into_iter().flat_map(|(name, value)| [name.to_owned(), value]).collect());
-    let at = |host: &str, tls: bool| RedisSettings {
-        url: RedisUrl { server: RedisServer::Tcp { host: host.into(), port, tls }, database: 0 },
-        ca_file: Some(directory.path().join("ca.pem")),
-        ..server.settings(RowEncoding::Hash)
+    let at = |host: &str, tls: bool| {
+        let mut settings = server.settings(RowEncoding::Hash);
+        settings.redis.url =
+            RedisUrl { server: RedisServer::Tcp { host: host.into(), port, tls }, database: 0 };
+        settings.redis.ca_file = Some(directory.path().join("ca.pem"));
+        settings
     };
     let bench = bench(at("localhost", true));
     let mut store = bench.open();
@@ -63,7 +65,9 @@ fn a_server_is_believed_if_its_certificate_is() {
         Err(StoreError::Retry { message, .. }) => message,
         other => panic!("{other:?}"),
     };
-    let message = refused(&RedisSettings { ca_file: None, ..at("localhost", true) });
+    let mut unknown = at("localhost", true);
+    unknown.redis.ca_file = None;
+    let message = refused(&unknown);
     assert!(message.contains("certificate"), "{message}");
     let message = refused(&at("127.0.0.1", true));
     assert!(message.contains("certificate"), "{message}");

@@ -35,8 +35,9 @@ fn begun(bench: &InRedis) -> crate::store::RedisStore {
 
 fn refuses(bench: &InRedis, client: &mut redis::Connection, key: &str) {
     let mut store = begun(bench);
-    let prefix = &bench.settings.prefix;
-    let wrong = format!("{prefix}{key}");
+    let prefix = &bench.settings.redis.prefix;
+    let before = if key.starts_with("readside") { prefix } else { &rows(&bench.settings) };
+    let wrong = format!("{before}{key}");
     let () = redis::cmd("RENAME").arg(&wrong).arg("aside").query(client).unwrap_or_default();
     let () = redis::cmd("ZADD").arg(&wrong).arg(1).arg("other").query(client).unwrap();
     let before = everything(client, prefix);
@@ -89,7 +90,7 @@ fn out_of_memory_changes_nothing_and_is_tried_again() {
     for encoding in ENCODINGS {
         let bench = bench(server.settings(encoding));
         let mut store = begun(&bench);
-        let before = everything(&mut client, &bench.settings.prefix);
+        let before = everything(&mut client, &bench.settings.redis.prefix);
         let limit = |client: &mut redis::Connection, bytes: &str| {
             let () = redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg(bytes).query(client).unwrap();
         };
@@ -102,7 +103,7 @@ fn out_of_memory_changes_nothing_and_is_tried_again() {
                 }
                 other => panic!("{other:?}"),
             }
-            assert_eq!(everything(&mut client, &bench.settings.prefix), before);
+            assert_eq!(everything(&mut client, &bench.settings.redis.prefix), before);
         }
         limit(&mut client, "0");
         store.apply(&mixed()).unwrap();
@@ -119,10 +120,10 @@ fn a_row_that_somebody_changed_is_refused() {
     let bench = bench(server::shared().settings(RowEncoding::Hash));
     let mut client = server::shared().client();
     let mut store = begun(&bench);
-    let key = format!("{}users:-1", bench.settings.prefix);
-    let () = redis::cmd("HSET").arg(&key).arg("_readside").arg("mine").query(&mut client).unwrap();
-    let before = everything(&mut client, &bench.settings.prefix);
+    let key = format!("{}users:-1", rows(&bench.settings));
+    let () = redis::cmd("HSET").arg(&key).arg("_v").arg("mine").query(&mut client).unwrap();
+    let before = everything(&mut client, &bench.settings.redis.prefix);
     let message = stopped(store.apply(&mixed()), StopCode::Foreign);
     assert!(message.contains("users") && message.contains("somebody"), "{message}");
-    assert_eq!(everything(&mut client, &bench.settings.prefix), before);
+    assert_eq!(everything(&mut client, &bench.settings.redis.prefix), before);
 }

@@ -82,7 +82,7 @@ fn the_views_have_the_promised_columns() {
         (
             "_readside_status",
             "table_name, state, fresh_as_of, fresh_as_of_ms, lag_records, max_staleness_ms, rows, dead_letters, \
-             generation, complete, rebuilding",
+             generation, complete, rebuilding, missing_events",
         ),
         (
             "_readside_positions",
