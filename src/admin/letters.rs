@@ -39,8 +39,8 @@ pub(super) struct Parameters {
 }
 
 impl Parameters {
-    fn selection(self) -> Result<Selection, Response> {
-        let malformed = |message: &str| refusal(StatusCode::BAD_REQUEST, "malformed", message);
+    fn selection(self) -> Result<Selection, Refused> {
+        let malformed = |message: &str| refused(StatusCode::BAD_REQUEST, "malformed", message);
         let after = match self.after {
             None => None,
             Some(text) => match LetterCursor::parse(&text) {
@@ -59,7 +59,7 @@ impl Parameters {
     }
 
     /// What changes something needs to be told what.
-    fn choice(self) -> Result<Selection, Response> {
+    fn choice(self) -> Result<Selection, Refused> {
         let all = self.all;
         let selection = self.selection()?;
         if all == (selection.filter == LetterFilter::default()) {
@@ -69,16 +69,19 @@ impl Parameters {
             true => "all=true goes with no other choice",
             false => "say which: topic, partition, offset, table, reason, or all=true",
         };
-        Err(refusal(StatusCode::BAD_REQUEST, "malformed", message))
+        Err(refused(StatusCode::BAD_REQUEST, "malformed", message))
     }
 }
 
+/// An answer that is not what was asked for.
+type Refused = Box<Response>;
+
 type Asked = Result<Query<Parameters>, QueryRejection>;
 
-fn parameters(asked: Asked) -> Result<Parameters, Response> {
+fn parameters(asked: Asked) -> Result<Parameters, Refused> {
     match asked {
         Ok(Query(parameters)) => Ok(parameters),
-        Err(rejection) => Err(refusal(StatusCode::BAD_REQUEST, "malformed", &rejection.body_text())),
+        Err(rejection) => Err(refused(StatusCode::BAD_REQUEST, "malformed", &rejection.body_text())),
     }
 }
 
@@ -93,7 +96,7 @@ pub(super) async fn list(State(server): OfServer, asked: Asked) -> Response {
     answer(list_page(&server, asked).await)
 }
 
-async fn list_page(server: &Server, asked: Asked) -> Result<Response, Response> {
+async fn list_page(server: &Server, asked: Asked) -> Result<Response, Refused> {
     let parameters = parameters(asked)?;
     let (limit, bytes) =
         (parameters.limit.unwrap_or(LIMIT_DEFAULT).min(LETTERS_PER_PAGE_MAX), parameters.bytes);
@@ -101,7 +104,7 @@ async fn list_page(server: &Server, asked: Asked) -> Result<Response, Response> 
     let query = LetterQuery { filter, after, limit, bytes };
     let context = server.context();
     let page = server.ask(&context, move |reader| reader.dead_letters(&query)).await;
-    let page = page.map_err(|error| store_refusal(&error))?;
+    let page = page.map_err(|error| Box::new(store_refusal(&error)))?;
     let next = page.letters.last().filter(|_| page.more).map(|letter| letter.cursor().to_string());
     Ok(Json(List { dead_letters: page.letters, next }).into_response())
 }
@@ -112,7 +115,7 @@ pub(super) async fn retry(State(server): OfServer, asked: Asked) -> Response {
     answer(retry_some(&server, asked).await)
 }
 
-async fn retry_some(server: &Arc<Server>, asked: Asked) -> Result<Response, Response> {
+async fn retry_some(server: &Arc<Server>, asked: Asked) -> Result<Response, Refused> {
     let parameters = parameters(asked)?;
     let force = parameters.force;
     let selection = parameters.choice()?;
@@ -126,7 +129,7 @@ pub(super) async fn drop(State(server): OfServer, asked: Asked) -> Response {
     answer(drop_some(&server, asked).await)
 }
 
-async fn drop_some(server: &Arc<Server>, asked: Asked) -> Result<Response, Response> {
+async fn drop_some(server: &Arc<Server>, asked: Asked) -> Result<Response, Refused> {
     let selection = parameters(asked)?.choice()?;
     let report = move_letters(server, move |sides| letters::drop_letters(sides, &selection)).await?;
     Ok(Json(report).into_response())
@@ -136,10 +139,10 @@ async fn drop_some(server: &Arc<Server>, asked: Asked) -> Result<Response, Respo
 async fn move_letters<T: Send + 'static>(
     server: &Arc<Server>,
     work: impl FnOnce(&Sides<'_>) -> Result<T, LettersError> + Send + 'static,
-) -> Result<T, Response> {
+) -> Result<T, Refused> {
     let Ok(permit) = server.letters.clone().try_acquire_owned() else {
         let message = "dead letters are being retried or dropped already; ask again when that is done";
-        return Err(refusal(StatusCode::CONFLICT, "running", message));
+        return Err(refused(StatusCode::CONFLICT, "running", message));
     };
     let context = server.context();
     let task = tokio::task::spawn_blocking(move || {
@@ -156,12 +159,16 @@ async fn move_letters<T: Send + 'static>(
     });
     let done = task.await.unwrap_or(Err(LettersError::Unknown));
     done.map_err(|error| match error {
-        LettersError::NotTaken => refusal(StatusCode::CONFLICT, "not_applying", &error.to_string()),
-        LettersError::Unknown => refusal(StatusCode::SERVICE_UNAVAILABLE, "not_known", &error.to_string()),
-        LettersError::Store(error) => store_refusal(&error),
+        LettersError::NotTaken => refused(StatusCode::CONFLICT, "not_applying", &error.to_string()),
+        LettersError::Unknown => refused(StatusCode::SERVICE_UNAVAILABLE, "not_known", &error.to_string()),
+        LettersError::Store(error) => Box::new(store_refusal(&error)),
     })
 }
 
-fn answer(result: Result<Response, Response>) -> Response {
-    result.unwrap_or_else(|refused| refused)
+fn answer(result: Result<Response, Refused>) -> Response {
+    result.unwrap_or_else(|refused| *refused)
+}
+
+fn refused(status: StatusCode, error: &str, message: &str) -> Refused {
+    Box::new(refusal(status, error, message))
 }

@@ -256,7 +256,7 @@ impl Replica {
                 Outcome::Changed => {}
                 Outcome::Stale => applied.stale.push(index),
                 Outcome::Ignored => applied.missing_row.push(index),
-                Outcome::Rejected(letter) => applied.dead_letters.push(letter),
+                Outcome::Rejected(letter) => applied.dead_letters.push(*letter),
             }
         }
         self.move_dead_letters(batch, &mut applied);
@@ -383,7 +383,7 @@ impl Replica {
                 }
                 match (if_missing, patch.version) {
                     (IfMissing::DeadLetter, Some(version)) => {
-                        Outcome::Rejected(rules::missing_row(entry.table, shape, version, now_ms))
+                        Outcome::Rejected(Box::new(rules::missing_row(entry.table, shape, version, now_ms)))
                     }
                     _ => Outcome::Ignored,
                 }
@@ -404,7 +404,7 @@ enum Outcome {
     Changed,
     Stale,
     Ignored,
-    Rejected(DeadLetter),
+    Rejected(Box<DeadLetter>),
 }
 
 impl MemoryTable {

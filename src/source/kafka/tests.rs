@@ -130,3 +130,49 @@ fn closing_waits_for_no_broker() {
     drop(source);
     assert!(start.elapsed() < Duration::from_secs(1), "closing took {:?}", start.elapsed());
 }
+
+fn places(topic: &str, offsets: &[i64]) -> Vec<fetch::Place> {
+    offsets.iter().map(|&offset| fetch::Place { topic: topic.into(), partition: 0, offset }).collect()
+}
+
+fn fetch_keys(brokers: &str, places: &[fetch::Place], bytes: usize) -> Vec<Result<String, &'static str>> {
+    let limits = fetch::Limits { deadline: Instant::now() + LIMIT, bytes };
+    let fetched = fetch::fetch(&config(brokers), places, limits).expect("a client");
+    let shown = fetched.into_iter().map(|fetched| match fetched {
+        fetch::Fetched::Record(record) => Ok(String::from_utf8(record.key.expect("a key")).expect("text")),
+        fetch::Fetched::Gone(_) => Err("gone"),
+        fetch::Fetched::Unreachable(_) => Err("unreachable"),
+        fetch::Fetched::NotTried => Err("not tried"),
+    });
+    shown.collect()
+}
+
+#[test]
+fn single_records_are_read_from_where_they_lie() {
+    let cluster = MockCluster::new(1).expect("a cluster");
+    cluster.create_topic("t", 1, 1).expect("a topic");
+    let brokers = cluster.bootstrap_servers();
+    produce(&brokers, "t", 500);
+    let key = |offset: i64| Ok(offset.to_string());
+    // Neighbours are read on, others are sought; there is nothing behind the end.
+    let found = fetch_keys(&brokers, &places("t", &[3, 4, 40, 300, 499, 500, 9_000]), usize::MAX);
+    assert_eq!(found, [key(3), key(4), key(40), key(300), key(499), Err("gone"), Err("gone")]);
+    // In any order, and twice.
+    assert_eq!(fetch_keys(&brokers, &places("t", &[7, 7, 2]), usize::MAX), [key(7), key(7), key(2)]);
+    // The first always fits, and what has no room is not called lost.
+    let found = fetch_keys(&brokers, &places("t", &[5, 6, 7]), 1);
+    assert_eq!(found, [key(5), Err("not tried"), Err("not tried")]);
+    // A record without room in the middle of a run: each has 4 bytes (key and value).
+    let found = fetch_keys(&brokers, &places("t", &[105, 106, 107]), 9);
+    assert_eq!(found, [key(105), key(106), Err("not tried")]);
+    assert_eq!(fetch_keys(&brokers, &places("elsewhere", &[0]), usize::MAX), [Err("unreachable")]);
+}
+
+#[test]
+fn records_that_nobody_hands_out_are_unreachable_in_time() {
+    let limits = fetch::Limits { deadline: Instant::now() + Duration::from_millis(300), bytes: 1 };
+    let started = Instant::now();
+    let fetched = fetch::fetch(&config("127.0.0.1:1"), &places("t", &[0, 1]), limits).expect("a client");
+    assert!(fetched.iter().all(|fetched| matches!(fetched, fetch::Fetched::Unreachable(_))), "{fetched:?}");
+    assert!(started.elapsed() < LIMIT);
+}

@@ -59,7 +59,7 @@ impl RedisStore {
         }
         let letters = self.letters_of(batch)?;
         let finish = |store: &RedisStore, step: &mut Step, ledger: &mut Ledger, applied: &mut Applied| {
-            store.move_letters(batch, &letters, step, ledger, applied);
+            store.move_letters((batch, &letters), step, ledger, applied);
             store.finish_batch(batch, step, ledger, applied);
         };
         self.apply_entries(batch, first..batch.entries.len(), &mut applied, Some(&finish))?;

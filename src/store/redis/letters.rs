@@ -114,8 +114,7 @@ impl RedisStore {
     /// [`RedisStore::letters_of`].
     pub(super) fn move_letters(
         &self,
-        batch: &Batch,
-        letters: &BTreeMap<String, DeadLetter>,
+        (batch, letters): (&Batch, &BTreeMap<String, DeadLetter>),
         step: &mut Step<'_>,
         ledger: &mut Ledger,
         applied: &mut Applied,
