@@ -232,7 +232,9 @@ fn dead_letters_in_redis_are_retried_and_dropped() {
     let again = dead_letters(&target, &["retry", "--all", "-o", "json"]);
     assert_eq!(counts(&again), counted(&[("applied", 1), ("refused", 1)]), "{}", again.stdout);
     let mut connection = server.connect();
-    let name: String = redis::cmd("HGET").arg("users:1").arg("name").query(&mut connection).unwrap();
+    let live: String = redis::cmd("HGET").arg("readside:status").arg("live").query(&mut connection).unwrap();
+    let row = format!("{live}users:1");
+    let name: String = redis::cmd("HGET").arg(row).arg("name").query(&mut connection).unwrap();
     assert!(name.starts_with("Lxx"), "{name}");
     let listed = dead_letters(&target, &["list", "-o", "json"]).json();
     assert_eq!(listed["dead_letters"].as_array().unwrap().len(), 1);
