@@ -127,6 +127,9 @@ struct Partition {
     /// It is about to be read from its position; what still comes from elsewhere may lie behind
     /// something that was left out.
     awaited: bool,
+    /// Its leader epoch is being compared with the log's: until the source has handed something
+    /// over, the log may be another one that has just grown to our position, and proves nothing.
+    unproven: bool,
 }
 
 /// A position that the log does not have, as the source says.
@@ -151,6 +154,7 @@ impl Partition {
             timed: false,
             lost: None,
             awaited: false,
+            unproven: false,
         }
     }
 
@@ -286,6 +290,7 @@ impl Intake {
     fn assign(&mut self, at: TopicPartition) {
         if let Some(partition) = self.partitions.get_mut(&at) {
             partition.awaited = true;
+            partition.unproven = partition.position.leader_epoch >= 0;
             self.assignments.push((at, partition.position.clone()));
         }
     }
@@ -359,10 +364,12 @@ impl Intake {
         // The end lies behind records that a waiting partition has not taken.
         if let Some(partition) = self.partitions.get_mut(&at)
             && partition.is_taken_from()
-            && offset > partition.position.next_offset
         {
-            partition.position.next_offset = offset;
-            partition.moved = true;
+            partition.unproven = false;
+            if offset > partition.position.next_offset {
+                partition.position.next_offset = offset;
+                partition.moved = true;
+            }
         }
     }
 
@@ -406,7 +413,9 @@ impl Intake {
             }
             partition.timed = false;
             let before = partition.freshness.fresh_as_of_ms();
-            partition.freshness.reach(partition.position.next_offset);
+            if !partition.unproven {
+                partition.freshness.reach(partition.position.next_offset);
+            }
             let after = partition.freshness.fresh_as_of_ms();
             if let Some(after) = after
                 && (before != Some(after) || !self.committed.contains_key(at))

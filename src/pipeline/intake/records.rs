@@ -30,6 +30,7 @@ impl Intake {
             self.suspicious = true;
             return Ok(());
         }
+        partition.unproven = false;
         if repeated {
             self.context.metrics.events_skipped(record.at.topic, Skip::Duplicate, 1);
             return Ok(());

@@ -142,7 +142,8 @@ pub(super) fn model(world: &World, positions: &BTreeMap<TopicPartition, i64>) ->
         let Some(event) = read(at, logged) else { continue };
         for (table, value) in event.values {
             let known = newest.entry((table, event.id)).or_insert((event.version, value.clone()));
-            if event.version > known.0 {
+            // The same coordinates in two logs: what was first stays, but a delete wins.
+            if event.version > known.0 || event.version == known.0 && value.is_none() {
                 *known = (event.version, value);
             }
         }

@@ -98,6 +98,8 @@ pub struct World {
     pub deliveries: VecDeque<Delivery>,
     /// Next offset of each partition that is read.
     pub reading: BTreeMap<TopicPartition, i64>,
+    /// How far each was read, however often it was gone back.
+    reached: BTreeMap<TopicPartition, i64>,
     pub details: bool,
     pub now_ms: i64,
 }
@@ -137,7 +139,8 @@ impl World {
         log.epochs.retain(|_, start| *start < end);
         log.epochs.insert(log.epoch, end);
         log.records.retain(|logged| logged.offset < end);
-        if self.reading.get(&at).is_some_and(|next| *next > end) {
+        // What was read before is validated, also by a client that was sent back since.
+        if self.reading.contains_key(&at) && self.reached.get(&at).is_some_and(|next| *next > end) {
             self.reading.remove(&at);
             self.deliveries.push_back(Delivery::OutOfRange(at, Some(end)));
         }
@@ -264,7 +267,10 @@ impl Source for ScriptedSource {
                 world.reading.remove(&at);
                 world.deliveries.push_back(refused);
             }
-            None => drop(world.reading.insert(at, from.next_offset)),
+            None => {
+                world.reading.insert(at, from.next_offset);
+                world.reached.insert(at, from.next_offset);
+            }
         }
     }
 
@@ -341,6 +347,8 @@ impl ScriptedSource {
         let reached =
             if due.len() < count { stable } else { due.last().map_or(next, |last| last.offset + 1) };
         world.reading.insert(at, next.max(reached));
+        let furthest = world.reached.entry(at).or_default();
+        *furthest = (*furthest).max(reached);
         due
     }
 }
