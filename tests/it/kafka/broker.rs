@@ -73,7 +73,15 @@ impl Broker {
 
     /// Starts it again after [`Broker::stop`] or [`Broker::kill`]: same ports, same log.
     pub fn restart(&self) {
-        self.launch().unwrap_or_else(|words| panic!("kafka does not start again:\n{words}"));
+        // While it was away somebody's connection may have been given one of its ports.
+        let mut words = String::new();
+        for _ in 0..5 {
+            match self.launch() {
+                Ok(()) => return,
+                Err(ended) => words = ended,
+            }
+        }
+        panic!("kafka does not start again:\n{words}");
     }
 
     /// Where the logs of partitions are, one directory each (`topic-partition`).
