@@ -82,7 +82,7 @@ impl Run {
     }
 
     /// It went on, was counted once, and says so; also after a restart.
-    fn is_incomplete(self, reason: &str) {
+    fn ends_incomplete(self, reason: &str) {
         assert_eq!(self.gaps(reason), 1.0);
         let mut run = self;
         for _ in 0..2 {
@@ -141,7 +141,7 @@ fn under_each_policy(what: &dyn Fn(&mut Run), reason: &str, because: &str) {
     run.daemon.kill();
     let mut run = happened("continue", true);
     run.rounds(8).unwrap();
-    run.is_incomplete(reason);
+    run.ends_incomplete(reason);
 }
 
 #[test]
@@ -160,7 +160,7 @@ fn retention_that_passed_the_position() {
     removed(&mut run);
     run.rounds(3).unwrap();
     assert_eq!((run.position(0), run.n_of(0)), (10, Some(Value::Integer(9))));
-    run.is_incomplete("retention");
+    run.ends_incomplete("retention");
 }
 
 #[test]
@@ -229,7 +229,7 @@ fn records_of_the_new_topic_that_came_before_the_round_do_no_harm() {
     run.rounds(3).unwrap();
     assert_eq!((run.n_of(0), run.n_of(1)), (Some(Value::Integer(20)), Some(Value::Integer(17))));
     assert_eq!(run.position(0), 9);
-    run.is_incomplete("recreated");
+    run.ends_incomplete("recreated");
 }
 
 #[test]
@@ -288,7 +288,7 @@ fn records_with_an_older_epoch_are_not_taken() {
     assert_eq!((run.position(0), run.n_of(0)), (5, Some(Value::Integer(5))), "not before a round has told");
     run.rounds(3).unwrap();
     assert_eq!((run.position(0), run.n_of(0)), (10, Some(Value::Integer(19))));
-    run.is_incomplete("recreated");
+    run.ends_incomplete("recreated");
 }
 
 /// Found by the simulation: what came in the same poll as the round that decided was taken from
@@ -373,7 +373,7 @@ fn a_refusal_of_an_earlier_position_is_no_gap() {
     run.daemon.settle(&run.shared).unwrap();
     run.rounds(3).unwrap();
     assert_eq!((run.position(0), run.gaps("truncated")), (2, 0.0));
-    run.is_incomplete("recreated");
+    run.ends_incomplete("recreated");
 }
 
 #[test]
@@ -414,7 +414,7 @@ fn away_for_longer_than_tombstones_are_kept() {
     }
     let mut run = away("continue", 4_000, 3_600);
     run.rounds(3).unwrap();
-    run.is_incomplete("tombstones");
+    run.ends_incomplete("tombstones");
 }
 
 #[test]
@@ -425,7 +425,7 @@ fn brokers_that_were_away_for_longer_than_tombstones_are_kept() {
     run.daemon.settle(&run.shared).unwrap();
     run.shared.advance_clock(100_000);
     run.rounds(3).unwrap();
-    run.is_incomplete("tombstones");
+    run.ends_incomplete("tombstones");
 }
 
 #[test]
@@ -445,7 +445,7 @@ fn a_first_copy_that_meets_a_gap_is_incomplete_when_it_is_whole() {
     let mut run = Run { config, shared, store, daemon };
     run.rounds(3).unwrap();
     assert!(run.daemon.progress.is_gate_open());
-    run.is_incomplete("retention");
+    run.ends_incomplete("retention");
 }
 
 #[test]

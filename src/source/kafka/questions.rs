@@ -54,6 +54,8 @@ pub(super) struct Round {
 }
 
 pub(super) type Offsets = BTreeMap<(usize, i32), i64>;
+/// By topic index and partition.
+type EndsByPartition = BTreeMap<(usize, i32), Ends>;
 /// Why, by topic index.
 pub(super) type Refused = BTreeMap<usize, String>;
 /// By topic index: identity, or the broker's error code.
@@ -173,7 +175,7 @@ impl Asker {
         topics: &BTreeMap<usize, TopicIdentity>,
         extras: Extras,
         limit: Limit<'_>,
-    ) -> Result<(BTreeMap<(usize, i32), Ends>, Refused), Failure> {
+    ) -> Result<(EndsByPartition, Refused), Failure> {
         let (high, mut refused) = self.offsets(topics, Spec::Latest, limit)?;
         let mut extra = |wanted: bool, spec: Spec| {
             if !wanted {
