@@ -158,7 +158,8 @@ impl Intake {
 
     /// Goes on with what the log has; that events are missing is stored in the same step.
     fn go_on(&mut self, found: &[Gap], seen: &Observation) {
-        let mut after = AfterGap::default();
+        // There may have been another gap since the last batch was sealed.
+        let mut after = self.news.after_gap.take().unwrap_or_default();
         for gap in found {
             match gap {
                 // Never decided so.
@@ -184,7 +185,7 @@ impl Intake {
         }
         self.identity.went_on(&after.topic_ids, self.positions(), self.now_ms);
         self.gate.forget_ends();
-        self.news.after_gap = Some(Box::new(after));
+        self.news.after_gap = Some(after);
         self.news.any = true;
         self.news.clear_stopped = true;
         self.doubt = false;

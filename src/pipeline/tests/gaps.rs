@@ -376,6 +376,36 @@ fn a_refusal_of_an_earlier_position_is_no_gap() {
     run.ends_incomplete("recreated");
 }
 
+/// Found by the simulation: of two gaps in one poll only the second was stored.
+#[test]
+fn two_gaps_before_a_batch_is_sealed_are_both_stored() {
+    let mut run = run(&with("continue"), 2);
+    run.shared.world().details = true;
+    run.shared.advance_clock(1_000);
+    {
+        let mut world = run.shared.world();
+        world.recreate(0, "another", 1);
+        for n in 10..16 {
+            world.append(at(0, 0), "0", Some(&user(0, n)));
+        }
+        let first = world.ask();
+        world.deliveries.push_back(Delivery::Observation(first));
+        world.retain_from(at(0, 0), 3);
+        let mut second = world.ask();
+        second.asked_ms += 1;
+        world.deliveries.push_back(Delivery::Observation(second));
+    }
+    run.shared.advance_clock(10);
+    run.daemon.settle(&run.shared).unwrap();
+    run.rounds(2).unwrap();
+    let checkpoint = run.store.clone().checkpoint().unwrap();
+    assert_eq!(checkpoint.topic_ids[&0], "another");
+    assert_eq!(checkpoint.positions.keys().collect::<Vec<_>>(), [&at(0, 0)]);
+    assert_eq!((run.position(0), run.n_of(0)), (6, Some(Value::Integer(15))));
+    assert_eq!((run.gaps("recreated"), run.gaps("retention")), (1.0, 1.0));
+    run.daemon.kill();
+}
+
 #[test]
 fn another_cluster_is_only_taken_by_a_rebuild() {
     for policy in ["stop", "auto", "continue"] {
