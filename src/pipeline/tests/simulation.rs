@@ -430,11 +430,18 @@ fn simulate<D: Disk>(seed: u64, config: Config, disk: &D, disasters: bool) {
     }
 }
 
-/// `SEED=n` runs that one alone.
+/// `SEED=n` runs that one alone, `READSIDE_SEEDS=a-b` those.
 pub(super) fn seeds(count: u64) -> Vec<u64> {
-    match std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()) {
-        Some(seed) => vec![seed],
-        None => (0..count).collect(),
+    let number = |text: &str| text.trim().parse::<u64>().expect("a seed");
+    if let Ok(seed) = std::env::var("SEED") {
+        return vec![number(&seed)];
+    }
+    match std::env::var("READSIDE_SEEDS") {
+        Ok(range) => {
+            let (from, to) = range.split_once('-').expect("a range of seeds");
+            (number(from)..=number(to)).collect()
+        }
+        Err(_) => (0..count).collect(),
     }
 }
 
