@@ -237,7 +237,11 @@ fn nothing_that_counts_on_a_failed_batch_is_written_after_it() {
         Daemon::start(&config, &shared, Damaged { store: store.clone(), damaged: Some(StopCode::Io) });
     shared.advance_clock(1_000);
     daemon.observe(&shared).unwrap();
+    // The client is where we are: proofs count.
+    shared.world().deliver_all();
+    daemon.settle(&shared).unwrap();
     let fresh = fresh_as_of_ms(&store, &shared);
+    assert_eq!(fresh, Some(shared.now_ms()));
     shared.world().append(at(0, 0), "0", Some(&user(0, 1)));
     shared.world().deliveries.push_back(Delivery::Records(at(0, 0), 1));
     daemon.pipeline.round().unwrap();
@@ -261,7 +265,11 @@ fn a_lost_replica_ends_the_pipeline_and_not_the_daemon() {
     let mut daemon = Daemon::start(&config, &shared, lost);
     shared.advance_clock(1_000);
     daemon.observe(&shared).unwrap();
+    // The client is where we are: proofs count.
+    shared.world().deliver_all();
+    daemon.settle(&shared).unwrap();
     let fresh = fresh_as_of_ms(&store, &shared);
+    assert_eq!(fresh, Some(shared.now_ms()));
     shared.world().append(at(0, 0), "0", Some(&user(0, 1)));
     shared.world().deliveries.push_back(Delivery::Records(at(0, 0), 1));
     daemon.pipeline.round().unwrap();
@@ -278,7 +286,7 @@ fn a_lost_replica_ends_the_pipeline_and_not_the_daemon() {
     // From what the store has, the same records are read again.
     let mut daemon = Daemon::start(&config, &shared, store.clone());
     daemon.observe(&shared).unwrap();
-    shared.world().deliveries.push_back(Delivery::Records(at(0, 0), 1));
+    shared.world().deliver_all();
     shared.advance_clock(1_000);
     daemon.observe(&shared).unwrap();
     assert!(fresh_as_of_ms(&store, &shared) > fresh);
