@@ -365,7 +365,8 @@ impl Intake {
         if let Some(partition) = self.partitions.get_mut(&at)
             && partition.is_taken_from()
         {
-            partition.unproven = false;
+            // What was asked before counts now.
+            self.news.any |= std::mem::take(&mut partition.unproven);
             if offset > partition.position.next_offset {
                 partition.position.next_offset = offset;
                 partition.moved = true;
