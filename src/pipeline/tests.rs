@@ -278,7 +278,7 @@ fn a_lost_replica_ends_the_pipeline_and_not_the_daemon() {
     // From what the store has, the same records are read again.
     let mut daemon = Daemon::start(&config, &shared, store.clone());
     daemon.observe(&shared).unwrap();
-    shared.world().deliveries.push_back(Delivery::Records(at(0, 0), 1));
+    shared.world().deliver_all();
     shared.advance_clock(1_000);
     daemon.observe(&shared).unwrap();
     assert!(fresh_as_of_ms(&store, &shared) > fresh);
