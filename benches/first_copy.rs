@@ -4,6 +4,8 @@
 //! prints medians with their spread and the ratio pair by pair. `READSIDE_BENCH_ROWS`,
 //! `READSIDE_BENCH_ROUNDS` and `READSIDE_BENCH_KEYS=integer|uuid` change the work.
 
+#[path = "../tests/it/children.rs"]
+mod children;
 #[path = "../tests/it/daemon.rs"]
 #[allow(dead_code, unused_imports)]
 mod daemon;

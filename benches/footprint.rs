@@ -4,6 +4,8 @@
 //! `cargo bench --bench footprint`. `READSIDE_PROGRAM` measures another build (the program of the image);
 //! `READSIDE_BENCH_ROWS`, `READSIDE_BENCH_RATE` and `READSIDE_BENCH_SECONDS` change the work.
 
+#[path = "../tests/it/children.rs"]
+mod children;
 #[path = "../tests/it/daemon.rs"]
 #[allow(dead_code, unused_imports)]
 mod daemon;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tracing::{info, warn};
 
@@ -12,9 +12,9 @@ use crate::domain::catalog::Catalog;
 use crate::domain::checkpoint::Checkpoint;
 use crate::domain::retry::{Backoff, RetryReason};
 use crate::domain::version::VersionKind;
-use crate::mapping::Plan;
+use crate::mapping;
 use crate::pipeline::letters::letter_id;
-use crate::pipeline::{Context, Failure, Writer, start_writer};
+use crate::pipeline::{Context, Failure, Writer, pause, start_writer};
 use crate::store::{
     LETTERS_PER_PAGE_MAX, LetterFilter, LetterPage, LetterQuery, Live, LossLimit, Next, Reader, RedisReader,
     RedisSettings, RedisStore, Settings, SqliteReader, SqliteReplica, SqliteStore, Status, Store, StoreError,
@@ -181,21 +181,6 @@ impl Replica {
     }
 }
 
-/// Sleeps in slices; false as soon as `goes_on` says no.
-pub fn pause(wait: Duration, goes_on: &dyn Fn() -> bool) -> bool {
-    let until = Instant::now() + wait;
-    loop {
-        if !goes_on() {
-            return false;
-        }
-        let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return true;
-        }
-        std::thread::sleep(left.min(Duration::from_millis(100)));
-    }
-}
-
 /// Where a replica is, with what it takes to read it.
 #[derive(Debug, Clone)]
 pub enum Place {
@@ -231,7 +216,7 @@ pub fn status_without_daemon(config: &Config, now_ms: i64) -> Option<Result<Stat
     match Place::of(config) {
         Place::Sqlite(path) => path.exists().then(|| sqlite_status(&path, now_ms)),
         place @ Place::Redis(_) => {
-            let catalog = Arc::clone(Plan::compile(config).catalog());
+            let catalog = Arc::new(mapping::catalog(config));
             Some(place.reader(&catalog).status(now_ms))
         }
     }
@@ -245,7 +230,7 @@ pub fn letters_without_daemon(
     match Place::of(config) {
         Place::Sqlite(path) => path.exists().then(|| sqlite_dead_letters(&path, query)),
         place @ Place::Redis(_) => {
-            let catalog = Arc::clone(Plan::compile(config).catalog());
+            let catalog = Arc::new(mapping::catalog(config));
             Some(place.reader(&catalog).dead_letters(query))
         }
     }
@@ -258,7 +243,7 @@ pub fn drop_without_daemon(
     filter: &LetterFilter,
     now_ms: i64,
 ) -> Option<Result<u64, StoreError>> {
-    let catalog = Arc::clone(Plan::compile(config).catalog());
+    let catalog = Arc::new(mapping::catalog(config));
     let place = Place::of(config);
     let store: Result<Box<dyn Store>, StoreError> = match &place {
         Place::Sqlite(path) if !path.exists() => return None,
@@ -292,25 +277,5 @@ fn drop_all(
             Some(last) if page.more => query.after = Some(last.cursor()),
             _ => return Ok(dropped),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering};
-
-    use super::*;
-
-    #[test]
-    fn a_wait_ends_when_it_was_told_to_stop() {
-        let stop = Arc::new(AtomicBool::new(false));
-        let goes_on = |stop: &AtomicBool| !stop.load(Ordering::Relaxed);
-        assert!(pause(Duration::from_millis(1), &|| goes_on(&stop)));
-        let waiting = {
-            let stop = Arc::clone(&stop);
-            std::thread::spawn(move || pause(Duration::from_secs(3_600), &|| goes_on(&stop)))
-        };
-        stop.store(true, Ordering::Relaxed);
-        assert!(!waiting.join().unwrap());
     }
 }

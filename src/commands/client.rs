@@ -11,6 +11,7 @@ use hyper::body::Bytes;
 use hyper::client::conn::http1;
 use hyper::{Method, Request, Uri, header};
 use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
 
 use super::Exit;
@@ -69,6 +70,12 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// What it says; anything else than readside's answer is an [`Exit`] with code 69.
+    pub fn read<T: DeserializeOwned>(&self) -> Result<T, Exit> {
+        serde_json::from_str(&self.body)
+            .map_err(|_| Exit::unavailable(format!("this is not readside's answer: {}", self.message())))
+    }
+
     /// The `message` of an answer that is an error, else the answer itself.
     pub fn message(&self) -> String {
         let json: Option<serde_json::Value> = serde_json::from_str(&self.body).ok();

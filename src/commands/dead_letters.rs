@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::client::{Answer, Endpoint, block_on, escape, get, post};
@@ -45,13 +46,9 @@ fn path(of: &str, query: &[(&str, String)]) -> String {
     format!("/dead-letters{of}?{}", query.join("&"))
 }
 
-fn answered<T: for<'de> Deserialize<'de>>(answer: &Answer) -> Result<T, Exit> {
+fn answered<T: DeserializeOwned>(answer: &Answer) -> Result<T, Exit> {
     let code = match answer.status {
-        200 => {
-            return serde_json::from_str(&answer.body).map_err(|_| {
-                Exit::unavailable(format!("this is not readside's answer: {}", answer.message()))
-            });
-        }
+        200 => return answer.read(),
         400 | 403 | 404 | 405 => USAGE,
         503 => UNAVAILABLE,
         _ => FAILED,

@@ -29,8 +29,7 @@ pub fn run(admin: &Endpoint, options: Options) -> anyhow::Result<u8> {
         if answer.status != 202 {
             return Err(refused(&answer).into());
         }
-        let Begun { generation } = serde_json::from_str(&answer.body)
-            .map_err(|_| Exit::unavailable(format!("this is not readside's answer: {}", answer.message())))?;
+        let Begun { generation } = answer.read()?;
         print(&format!("building generation {generation} beside the copy that serves\n"))?;
         if options.wait {
             wait(admin, generation).await?;
@@ -55,9 +54,7 @@ async fn wait(admin: &Endpoint, generation: u32) -> Result<(), Exit> {
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
         let answer = get(admin, "/status", PATIENCE).await?;
-        let Ok(Status { rebuild }) = serde_json::from_str(&answer.body) else {
-            return Err(Exit::unavailable(format!("this is not readside's answer: {}", answer.message())));
-        };
+        let Status { rebuild } = answer.read()?;
         if rebuild.generation == Some(generation) {
             return Ok(());
         }

@@ -117,10 +117,7 @@ fn show(answer: &Answer, options: Options) -> Result<String, Exit> {
     if options.json {
         return Ok(format!("{}\n", answer.body.trim_end()));
     }
-    match serde_json::from_str(&answer.body) {
-        Ok(status) => Ok(render(&status, options.verbose)),
-        Err(_) => Err(Exit::unavailable(format!("this is not readside's answer: {}", answer.message()))),
-    }
+    Ok(render(&answer.read()?, options.verbose))
 }
 
 /// What `/status` answers; the parts about the replica are missing when it cannot be read.

@@ -161,7 +161,8 @@ impl Plan {
     }
 }
 
-fn catalog(config: &Config) -> Catalog {
+/// The tables of a configuration, for whoever reads a replica and no record.
+pub fn catalog(config: &Config) -> Catalog {
     let topics: Vec<String> = config.topics.iter().map(|topic| topic.name.clone()).collect();
     let tables: Vec<Table> = config
         .tables

@@ -239,13 +239,12 @@ impl<S: Source> Pipeline<S> {
         if self.context.is_stopping() {
             return Err(Halt::Ended(Ended::Stopped));
         }
-        if self.context.progress.letters.has_errands() && !self.intake.has_errands() {
-            self.context
-                .progress
-                .letters
-                .take()
-                .into_iter()
-                .for_each(|errand| self.intake.take_errand(errand));
+        let letters = &self.context.progress.letters;
+        if letters.has_errands()
+            && !self.intake.has_errands()
+            && let Some(errand) = letters.take()
+        {
+            self.intake.take_errand(errand);
         }
         let full = self.is_full();
         let idle = if full && self.in_flight >= IN_FLIGHT_MAX {
@@ -383,9 +382,10 @@ impl<S: Source> Pipeline<S> {
     }
 
     fn answer(&mut self, Committed { batch, applied }: &Committed) {
-        while let Some((id, errands)) = self.errands.pop_front_if(|(id, _)| *id == batch.id) {
-            debug_assert_eq!(id, batch.id);
-            errands.into_iter().for_each(|errand| errand.answer(batch, &applied.stale, &applied.letters));
+        while let Some((_, errands)) = self.errands.pop_front_if(|(id, _)| *id == batch.id) {
+            for errand in errands {
+                errand.answer(batch, &applied.stale, &applied.letters);
+            }
         }
     }
 
@@ -413,6 +413,21 @@ impl<S: Source> Pipeline<S> {
                 failure = Some(found);
             }
         }
+    }
+}
+
+/// Sleeps in slices; false as soon as `goes_on` says no, which is asked before each.
+pub fn pause(wait: Duration, goes_on: &dyn Fn() -> bool) -> bool {
+    let until = Instant::now() + wait;
+    loop {
+        if !goes_on() {
+            return false;
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return true;
+        }
+        std::thread::sleep(left.min(Duration::from_millis(100)));
     }
 }
 

@@ -227,30 +227,36 @@ impl Store for Damaged {
     }
 }
 
-#[test]
-fn nothing_that_counts_on_a_failed_batch_is_written_after_it() {
+/// A daemon that was fresh, with a batch of one record under way that will fail, and behind it the
+/// answer to a question that was asked after the record: fresh, if the record were there.
+fn about_to_fail(damaged: StopCode) -> (Config, Shared, MemoryStore, Daemon) {
     let (config, shared, store, daemon) = live_with(USERS, 2);
     daemon.kill();
     let before = fresh_as_of_ms(&store, &shared);
     assert!(before.is_some());
     let mut daemon =
-        Daemon::start(&config, &shared, Damaged { store: store.clone(), damaged: Some(StopCode::Io) });
+        Daemon::start(&config, &shared, Damaged { store: store.clone(), damaged: Some(damaged) });
     shared.advance_clock(1_000);
     daemon.observe(&shared).unwrap();
     // The client is where we are: proofs count.
     shared.world().deliver_all();
     daemon.settle(&shared).unwrap();
-    let fresh = fresh_as_of_ms(&store, &shared);
-    assert_eq!(fresh, Some(shared.now_ms()));
+    assert_eq!(fresh_as_of_ms(&store, &shared), Some(shared.now_ms()));
     shared.world().append(at(0, 0), "0", Some(&user(0, 1)));
     shared.world().deliveries.push_back(Delivery::Records(at(0, 0), 1));
     daemon.pipeline.round().unwrap();
     assert_eq!(daemon.pipeline.in_flight, 1, "the batch that will fail");
-    // The answer to a question that was asked after the record: fresh, if the record were there.
     shared.advance_clock(1_000);
     let observation = shared.world().ask();
     shared.world().deliveries.push_back(Delivery::Observation(observation));
     daemon.hand_over_another(&shared);
+    (config, shared, store, daemon)
+}
+
+#[test]
+fn nothing_that_counts_on_a_failed_batch_is_written_after_it() {
+    let (_, shared, store, daemon) = about_to_fail(StopCode::Io);
+    let fresh = fresh_as_of_ms(&store, &shared);
     let (outcome, _) = daemon.run();
     assert_eq!(outcome.unwrap_err().exit_code, 74);
     assert_eq!(fresh_as_of_ms(&store, &shared), fresh, "the record is not there");
@@ -259,25 +265,9 @@ fn nothing_that_counts_on_a_failed_batch_is_written_after_it() {
 
 #[test]
 fn a_lost_replica_ends_the_pipeline_and_not_the_daemon() {
-    let (config, shared, store, daemon) = live_with(USERS, 2);
-    daemon.kill();
-    let lost = Damaged { store: store.clone(), damaged: Some(StopCode::Lost) };
-    let mut daemon = Daemon::start(&config, &shared, lost);
-    shared.advance_clock(1_000);
-    daemon.observe(&shared).unwrap();
-    // The client is where we are: proofs count.
-    shared.world().deliver_all();
-    daemon.settle(&shared).unwrap();
-    let fresh = fresh_as_of_ms(&store, &shared);
-    assert_eq!(fresh, Some(shared.now_ms()));
-    shared.world().append(at(0, 0), "0", Some(&user(0, 1)));
-    shared.world().deliveries.push_back(Delivery::Records(at(0, 0), 1));
-    daemon.pipeline.round().unwrap();
     // What was on its way behind the loss is not written.
-    shared.advance_clock(1_000);
-    let observation = shared.world().ask();
-    shared.world().deliveries.push_back(Delivery::Observation(observation));
-    daemon.hand_over_another(&shared);
+    let (config, shared, store, mut daemon) = about_to_fail(StopCode::Lost);
+    let fresh = fresh_as_of_ms(&store, &shared);
     assert_eq!(daemon.pipeline.run(), Ok(super::Ended::Lost { reason: "a damaged page".into() }));
     daemon.writer.take().unwrap().join();
     assert_eq!(fresh_as_of_ms(&store, &shared), fresh);
@@ -502,4 +492,21 @@ fn a_partition_that_stalls_is_read_again_from_its_position() {
     }
     assert_eq!(shared.world().reading.get(&at(0, 0)), Some(&0), "assigned again, from where it stood");
     daemon.kill();
+}
+
+#[test]
+fn a_wait_ends_when_it_was_told_to_stop() {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Duration;
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let goes_on = |stop: &AtomicBool| !stop.load(Ordering::Relaxed);
+    assert!(super::pause(Duration::from_millis(1), &|| goes_on(&stop)));
+    let waiting = {
+        let stop = Arc::clone(&stop);
+        std::thread::spawn(move || super::pause(Duration::from_secs(3_600), &|| goes_on(&stop)))
+    };
+    stop.store(true, Ordering::Relaxed);
+    assert!(!waiting.join().unwrap());
 }

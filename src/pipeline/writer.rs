@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
-use super::{Context, Failure, IN_FLIGHT_MAX};
+use super::{Context, Failure, IN_FLIGHT_MAX, pause};
 use crate::domain::batch::{Batch, Observed};
 use crate::domain::change::{Effect, Skip};
 use crate::domain::checkpoint::TopicPartition;
@@ -229,28 +229,17 @@ impl<T: Store> WriterLoop<T> {
                         warn!(reason = reason.name(), error = %message, "the store refuses; trying again");
                         self.context.progress.update(|shared| shared.store_failing = Some(message.clone()));
                     }
-                    if !self.pause(backoff.next(random())) {
+                    // Who waits is alive.
+                    let goes_on = || {
+                        self.context.progress.tick_writer(self.context.now_ms());
+                        !self.context.is_stopping()
+                    };
+                    if !pause(backoff.next(random()), &goes_on) {
                         return Ok(None);
                     }
                 }
                 Err(error @ StoreError::Stop { .. }) => return Err(error),
             }
-        }
-    }
-
-    /// Sleeps in slices; false when the daemon stops meanwhile.
-    fn pause(&self, wait: Duration) -> bool {
-        let until = Instant::now() + wait;
-        loop {
-            self.context.progress.tick_writer(self.context.now_ms());
-            if self.context.is_stopping() {
-                return false;
-            }
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return true;
-            }
-            std::thread::sleep(left.min(Duration::from_millis(100)));
         }
     }
 

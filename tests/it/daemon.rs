@@ -2,11 +2,11 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::children;
 use crate::kafka::eventually;
 
 /// A running `readside run`. Killed when dropped.
@@ -41,14 +41,7 @@ impl Daemon {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(out);
-        // SAFETY: prctl is async-signal-safe; the daemon must not outlive a test that is aborted.
-        unsafe {
-            command.pre_exec(|| {
-                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-                Ok(())
-            });
-        }
-        Daemon { child: command.spawn().unwrap(), log, addresses: None }
+        Daemon { child: children::spawn(&mut command).unwrap(), log, addresses: None }
     }
 
     pub fn log(&self) -> String {

@@ -2,12 +2,12 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 
+use crate::children;
 use crate::daemon::{Daemon, header};
 use crate::kafka::{self, Message, eventually};
 
@@ -62,14 +62,7 @@ impl Prometheus {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log);
-        // SAFETY: prctl is async-signal-safe; the server must not outlive a test that is aborted.
-        unsafe {
-            command.pre_exec(|| {
-                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-                Ok(())
-            });
-        }
-        Prometheus { child: command.spawn().unwrap(), port }
+        Prometheus { child: children::spawn(&mut command).unwrap(), port }
     }
 
     /// `data` of an answer of the HTTP API; `None` when it does not answer or refuses.

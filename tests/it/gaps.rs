@@ -100,7 +100,7 @@ fn rebuilds(dir: &Path, mut daemon: Daemon, reason: &str, expected: &str) {
 }
 
 const COMPACT: &[(&str, &str)] = &[("cleanup.policy", "compact")];
-const DELETE: &[(&str, &str)] = &[("cleanup.policy", "delete")];
+const DELETE: &[(&str, &str)] = &[("cleanup.policy", "delete"), ("retention.ms", "604800000")];
 
 fn retention(policy: &str, configs: &[(&str, &str)], then: impl Fn(&Path, &str, Daemon)) {
     let Some(broker) = kafka::shared() else { return };

@@ -4,6 +4,7 @@ mod acls;
 mod bad_input;
 mod bounds;
 mod canary;
+mod children;
 mod commands;
 mod crash;
 mod daemon;

@@ -3,13 +3,14 @@
 //! start-up probe passes, and the order of the end.
 
 use std::io::{BufRead, BufReader};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::children;
 use crate::daemon::{Daemon, reader, replica, rows};
 use crate::kafka::{self, Broker, Message, eventually};
 
@@ -146,14 +147,7 @@ impl App {
             .current_dir(root())
             .stdin(Stdio::null())
             .stdout(Stdio::piped());
-        // SAFETY: prctl is async-signal-safe; the process must not outlive a test that is aborted.
-        unsafe {
-            command.pre_exec(|| {
-                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-                Ok(())
-            });
-        }
-        let mut child = command.spawn().unwrap();
+        let mut child = children::spawn(&mut command).unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         App { child, lines }
     }

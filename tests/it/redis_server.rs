@@ -5,7 +5,6 @@
 //! installs it) a test skips and says so, unless `READSIDE_REQUIRE_SERVICES=1`, which makes it fail.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -14,6 +13,7 @@ use redis::{
     Client, Connection, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo, cmd,
 };
 
+use crate::children;
 use crate::kafka::eventually;
 
 pub struct RedisServer {
@@ -113,14 +113,7 @@ impl RedisServer {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
-        // SAFETY: prctl is async-signal-safe; the server must not outlive a test that is aborted.
-        unsafe {
-            command.pre_exec(|| {
-                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-                Ok(())
-            });
-        }
-        let mut child = command.spawn().unwrap();
+        let mut child = children::spawn(&mut command).unwrap();
         eventually("redis answers", 20, || {
             let log = || std::fs::read_to_string(dir.join("redis.log")).unwrap_or_default();
             assert!(child.try_wait().unwrap().is_none(), "redis ended:\n{}", log());

@@ -6,7 +6,6 @@
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,7 +15,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::kafka::{eventually, spawn_from_keeper};
+use crate::children;
+use crate::kafka::eventually;
 
 const API: &str = "/apis/ccompat/v7";
 
@@ -70,14 +70,7 @@ impl Registry {
                 .stdin(Stdio::null())
                 .stdout(log.try_clone().expect("its log"))
                 .stderr(log);
-            // SAFETY: prctl is async-signal-safe.
-            unsafe {
-                command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
-                    0 => Ok(()),
-                    _ => Err(io::Error::last_os_error()),
-                })
-            };
-            let mut process = spawn_from_keeper(command).expect("java");
+            let mut process = children::spawn_for_all(command).expect("java");
             let up = eventually("the registry answers", 90, || {
                 match request(address, "GET", &format!("{API}/subjects"), "") {
                     Some((200, _)) => Some(true),

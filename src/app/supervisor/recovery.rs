@@ -14,11 +14,11 @@ use tracing::{error, warn};
 
 use super::{Live, Supervisor};
 use crate::app::build::{Build, Parts};
-use crate::app::replica::{Found, Place, Serves, pause};
+use crate::app::replica::{Found, Place, Serves};
 use crate::config::{Config, OnGap};
 use crate::domain::retry::Backoff;
 use crate::mapping::Plan;
-use crate::pipeline::Failure;
+use crate::pipeline::{Failure, pause};
 
 /// Losses in a row, without a whole copy between them, after which something must be wrong that
 /// going on does not cure.

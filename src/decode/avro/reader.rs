@@ -165,35 +165,31 @@ impl<'a> Reader<'a> {
                     self.skip(schema, field.node)?;
                 }
             }
-            Type::Array { items } => {
-                while let Some((count, size)) = self.block()? {
-                    match size {
-                        Some(size) => drop(self.take(size)?),
-                        None => {
-                            for _ in 0..count {
-                                self.count()?;
-                                self.skip(schema, *items)?;
-                            }
-                        }
-                    }
-                }
-            }
-            Type::Map { values } => {
-                while let Some((count, size)) = self.block()? {
-                    match size {
-                        Some(size) => drop(self.take(size)?),
-                        None => {
-                            for _ in 0..count {
-                                self.count()?;
-                                self.bytes()?;
-                                self.skip(schema, *values)?;
-                            }
-                        }
-                    }
-                }
-            }
+            Type::Array { items } => self.skip_blocks(schema, *items, |_| Ok(()))?,
+            Type::Map { values } => self.skip_blocks(schema, *values, |reader| reader.bytes().map(drop))?,
         }
         self.leave();
+        Ok(())
+    }
+
+    /// The blocks of an array or a map: by their size where it is given.
+    fn skip_blocks(
+        &mut self,
+        schema: &Schema,
+        item: NodeId,
+        skip_key: impl Fn(&mut Self) -> Result<(), Flaw>,
+    ) -> Result<(), Flaw> {
+        while let Some((count, size)) = self.block()? {
+            if let Some(size) = size {
+                self.take(size)?;
+                continue;
+            }
+            for _ in 0..count {
+                self.count()?;
+                skip_key(self)?;
+                self.skip(schema, item)?;
+            }
+        }
         Ok(())
     }
 

@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use tempfile::TempDir;
 
-use super::simulation::{KEYS, MAPPING, ORDERS, Random, USERS, model, positions, seeds, stored_rows};
+use super::simulation::{
+    KEYS, MAPPING, ORDERS, Random, USERS, model, or_say_how, positions, seeds, stored_rows,
+};
 use super::support::{Daemon, Delivery, START_MS, Shared, at, catalog, config};
 use crate::config::Config;
 use crate::domain::catalog::Catalog;
@@ -299,10 +301,7 @@ fn any_schedule_of_rebuilds_lets_readers_see_nothing_go_back() {
             }
             run.finish();
         }));
-        if let Err(panic) = outcome {
-            eprintln!("SEED={seed} fails after these steps: {:?}", run.history);
-            std::panic::resume_unwind(panic);
-        }
+        or_say_how(outcome, seed, &run.history);
         switches += run.switches;
     }
     assert!(switches > 0 || std::env::var_os("SEED").is_some(), "nothing was ever switched");

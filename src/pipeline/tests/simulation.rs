@@ -424,8 +424,13 @@ fn simulate<D: Disk>(seed: u64, config: Config, disk: &D, disasters: bool) {
         }
         run.finish();
     }));
+    or_say_how(outcome, seed, &run.history);
+}
+
+/// Lets a failure go on, with what repeats it.
+pub(super) fn or_say_how(outcome: std::thread::Result<()>, seed: u64, history: &impl std::fmt::Debug) {
     if let Err(panic) = outcome {
-        eprintln!("SEED={seed} fails after these steps: {:?}", run.history);
+        eprintln!("SEED={seed} fails after these steps: {history:?}");
         std::panic::resume_unwind(panic);
     }
 }

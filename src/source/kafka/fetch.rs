@@ -11,8 +11,8 @@ use crate::config::Kafka;
 use crate::domain::checkpoint::TopicPartition;
 use crate::domain::record::OwnedRecord;
 
-use super::client::{self, Client, Queue, Topic, code, millis};
-use super::{RawHeaders, SourceError, questions, record, topic_handles};
+use super::client::{Client, Queue, Topic, code, millis};
+use super::{Outline, RawHeaders, SourceError, outline, reason, record, topic_handles};
 
 /// Longest wait for one message, so that the deadline is kept.
 const STEP: Duration = Duration::from_millis(100);
@@ -200,12 +200,8 @@ impl Fetch<'_> {
         at: TopicPartition,
         wanted: i64,
     ) -> Said {
-        // SAFETY: a live message; its error is read as the number it is.
-        let (error, topic, partition, offset) = unsafe {
-            let error = (&raw const (*message).err).cast::<i32>().read();
-            let topic = (!(*message).rkt.is_null()).then(|| Topic::index_of((*message).rkt));
-            (error, topic, (*message).partition, (*message).offset)
-        };
+        // SAFETY: a live message.
+        let Outline { error, topic, partition, offset } = unsafe { outline(message) };
         if topic != Some(at.topic) || partition != at.partition {
             // Of a partition that was read before, or about the client as a whole.
             return Said::Nothing;
@@ -226,9 +222,8 @@ impl Fetch<'_> {
                 Said::Failed("the topic or partition is not there".into())
             }
             _ => {
-                // SAFETY: a live message with an error; its text lives as long.
-                let why = unsafe { client::text(sys::rd_kafka_message_errstr(message)) };
-                Said::Failed(if why.is_empty() { questions::explain(error) } else { why })
+                // SAFETY: a live message with an error.
+                Said::Failed(unsafe { reason(message) })
             }
         }
     }

@@ -160,13 +160,8 @@ impl KafkaSource {
         message: *const sys::rd_kafka_message_t,
         headers: &'a RawHeaders,
     ) -> Option<SourceEvent<'a>> {
-        // SAFETY: a live message. Its error is read as the number it is, because the bindings' enum
-        // cannot hold every code.
-        let (error, topic, partition, offset) = unsafe {
-            let error = (&raw const (*message).err).cast::<i32>().read();
-            let topic = (!(*message).rkt.is_null()).then(|| Topic::index_of((*message).rkt));
-            (error, topic, (*message).partition, (*message).offset)
-        };
+        // SAFETY: a live message.
+        let Outline { error, topic, partition, offset } = unsafe { outline(message) };
         let Some(topic) = topic else {
             // About the client as a whole; the observer says what is wrong with the brokers.
             tracing::debug!(error = client::describe(error), "consumer error");
@@ -203,9 +198,8 @@ impl KafkaSource {
                 self.assignment.hold(at, now);
                 let name = self.topics.get(topic).map(|(name, _)| name.to_string_lossy());
                 let name = name.unwrap_or_default();
-                // SAFETY: a live message with an error; its text lives as long.
-                let why = unsafe { client::text(sys::rd_kafka_message_errstr(message)) };
-                let why = if why.is_empty() { questions::explain(error) } else { why };
+                // SAFETY: a live message.
+                let why = unsafe { reason(message) };
                 let reason = format!("{name} [{partition}]: {why}");
                 let due = self.errors.entry(at).or_default().is_due(&reason, now);
                 due.then_some(SourceEvent::Unreachable { reason })
@@ -385,6 +379,41 @@ impl Drop for Batch {
     fn drop(&mut self) {
         self.free_all();
     }
+}
+
+/// What a message is about.
+struct Outline {
+    error: i32,
+    /// `None`: about the client as a whole.
+    topic: Option<usize>,
+    partition: i32,
+    offset: i64,
+}
+
+/// # Safety
+/// `message` must be a live message of a client with [`topic_handles`].
+unsafe fn outline(message: *const sys::rd_kafka_message_t) -> Outline {
+    // SAFETY: see above. The error is read as the number it is, because the bindings' enum cannot hold
+    // every code.
+    unsafe {
+        Outline {
+            error: (&raw const (*message).err).cast::<i32>().read(),
+            topic: (!(*message).rkt.is_null()).then(|| Topic::index_of((*message).rkt)),
+            partition: (*message).partition,
+            offset: (*message).offset,
+        }
+    }
+}
+
+/// What the error of a message says.
+///
+/// # Safety
+/// `message` must be a live message with an error.
+unsafe fn reason(message: *const sys::rd_kafka_message_t) -> String {
+    // SAFETY: see above; the text lives as long as the message.
+    let (why, error) =
+        unsafe { (client::text(sys::rd_kafka_message_errstr(message)), outline(message).error) };
+    if why.is_empty() { questions::explain(error) } else { why }
 }
 
 /// # Safety

@@ -238,11 +238,7 @@ impl Work<'_> {
             )?;
         }
         for (&topic, id) in &after.topic_ids {
-            self.conn.execute(
-                "UPDATE _readside_meta_topics SET topic_id = ?3 WHERE generation = ?1 AND topic = ?2",
-                params![self.generation, self.catalog.topics[topic], id],
-            )?;
-            self.memory.topic_ids.insert(topic, id.clone());
+            self.name_topic(topic, id)?;
         }
         for &topic in &after.forgotten_ids {
             self.conn.execute(
@@ -347,19 +343,24 @@ impl Work<'_> {
             }
         }
         for (&topic, seen) in &observed.topic_ids {
-            let name = &self.catalog.topics[topic];
             match self.memory.topic_ids.get(&topic) {
-                Some(stored) if stored != seen => return Err(rules::another_topic(name, stored, seen)),
-                Some(_) => {}
-                None => {
-                    self.conn.execute(
-                        "UPDATE _readside_meta_topics SET topic_id = ?3 WHERE generation = ?1 AND topic = ?2",
-                        params![self.generation, name, seen],
-                    )?;
-                    self.memory.topic_ids.insert(topic, seen.clone());
+                Some(stored) if stored != seen => {
+                    return Err(rules::another_topic(&self.catalog.topics[topic], stored, seen));
                 }
+                Some(_) => {}
+                None => self.name_topic(topic, seen)?,
             }
         }
+        Ok(())
+    }
+
+    /// From now on the topic is the one with this id.
+    fn name_topic(&mut self, topic: usize, id: &str) -> Result<(), StoreError> {
+        self.conn.execute(
+            "UPDATE _readside_meta_topics SET topic_id = ?3 WHERE generation = ?1 AND topic = ?2",
+            params![self.generation, self.catalog.topics[topic], id],
+        )?;
+        self.memory.topic_ids.insert(topic, id.to_owned());
         Ok(())
     }
 

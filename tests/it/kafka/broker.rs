@@ -1,15 +1,15 @@
 //! The broker as a process.
 
+use std::fs;
 use std::net::TcpListener;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Mutex, OnceLock, PoisonError};
-use std::{fs, io, thread};
 
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+
+use crate::children;
 
 pub const USER: &str = "reader";
 pub const STRANGER: &str = "stranger";
@@ -127,14 +127,7 @@ impl Broker {
             .stdin(Stdio::null())
             .stdout(output.try_clone().map_err(|error| error.to_string())?)
             .stderr(output);
-        // SAFETY: prctl is async-signal-safe.
-        unsafe {
-            command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
-                0 => Ok(()),
-                _ => Err(io::Error::last_os_error()),
-            })
-        };
-        let child = spawn_from_keeper(command).map_err(|error| error.to_string())?;
+        let child = children::spawn_for_all(command).map_err(|error| error.to_string())?;
         *self.process.lock().unwrap_or_else(PoisonError::into_inner) = Some(child);
         let ended = super::eventually("kafka answers", 90, || {
             if self.answers() {
@@ -200,28 +193,6 @@ pub fn available() -> Result<(), String> {
             }
         })
         .clone()
-}
-
-/// A child is killed when the *thread* that started it ends (`PR_SET_PDEATHSIG`), and tests come
-/// and go: brokers are started from one thread that lives as long as the process.
-pub fn spawn_from_keeper(command: Command) -> io::Result<Child> {
-    type Request = (Command, SyncSender<io::Result<Child>>);
-    static KEEPER: OnceLock<Mutex<SyncSender<Request>>> = OnceLock::new();
-    let keeper = KEEPER.get_or_init(|| {
-        let (requests, inbox) = sync_channel::<Request>(1);
-        let serve = move || {
-            for (mut command, reply) in inbox {
-                // The asker waits for exactly one reply.
-                let _ = reply.send(command.spawn());
-            }
-        };
-        thread::Builder::new().name("kafka-keeper".into()).spawn(serve).expect("a thread");
-        Mutex::new(requests)
-    });
-    let (reply, answer) = sync_channel(1);
-    let requests = keeper.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    requests.send((command, reply)).expect("the keeper lives");
-    answer.recv().expect("the keeper answers")
 }
 
 fn library() -> PathBuf {
@@ -309,6 +280,7 @@ log.cleaner.backoff.ms=100
 log.cleaner.dedupe.buffer.size=4194304
 log.initial.task.delay.ms=500
 log.retention.check.interval.ms=500
+log.retention.ms=-1
 file.delete.delay.ms=100
 ",
         log = log.display()

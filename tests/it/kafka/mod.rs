@@ -11,7 +11,7 @@ mod client;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-pub use broker::{Broker, PASSWORD, STRANGER, USER, spawn_from_keeper};
+pub use broker::{Broker, PASSWORD, STRANGER, USER};
 pub use client::{Message, Transaction};
 
 /// The broker of this test process, started when first asked for; `None`: skip the test.
