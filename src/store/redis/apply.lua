@@ -14,7 +14,7 @@
 --     a body is, by the form: a payload of RESTORE; the fields of HSET, packed; JSON
 --   commands: n, n * (words, '1' if its right is to be checked, words...)
 -- Returns {what, ...}; 'ok' with one letter per whole row: inserted, updated, stale.
-local call, byte, sub, match, unpack, unpacked = redis.call, string.byte, string.sub, string.match, unpack, cmsgpack.unpack
+local call, byte, sub, find, unpack, unpacked = redis.call, string.byte, string.sub, string.find, unpack, cmsgpack.unpack
 local meta, status, positions, lease, alive = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local ARGV = ARGV
 local at = 8
@@ -106,7 +106,7 @@ local function version_of(body)
     local from = (length < 64 and 3 or length < 128 and 4 or 7) + 10
     return sub(body, from + 1, from + byte(body, from) - 128)
   elseif json then
-    return match(body, '^{"_v":"([%w_-]+)"')
+    return sub(body, 8, find(body, '"', 8, true) - 1)
   end
   local _, version = unpacked(body)
   return version
@@ -149,14 +149,20 @@ for _ = 1, some and count() or 0 do
         letter = 'j'
       end
     else
-      local head = call('GETRANGE', key, 0, 160)
+      -- As long as `{"_v":"` and the longest version are.
+      local head = call('GETRANGE', key, 0, 91)
       if head == '' then
         letter = 'i'
       else
-        old = match(head, '^{"_v":"([%w_-]+)')
-        if not old then return { 'row', key } end
-        -- Zero and details: anything else is longer.
-        if byte(old, 1) == 45 and (byte(old, 2) or 0) < 70 then letter = 'j' end
+        if sub(head, 1, 7) ~= '{"_v":"' then return { 'row', key } end
+        local last = find(head, '"', 8, true)
+        -- Zero and details: no version begins so.
+        if byte(head, 8) == 45 and (byte(head, 9) or 0) < 70 then
+          letter = 'j'
+        elseif not last then
+          return { 'row', key }
+        end
+        old = last and sub(head, 8, last - 1)
       end
     end
     if not letter then letter = newer(version_of(ARGV[i + 1]), old) and 'u' or 's' end

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::error::damaged;
 use super::known::{Known, Wanted};
-use super::ledger::{Ledger, partition_field};
+use super::ledger::{Ledger, TableLedger, partition_field};
 use super::names::key_text;
 use super::step::{Answer, Step, WORDS_MAX, WholeRow, WholeRows};
 use super::{RedisStore, Unconfirmed};
@@ -208,49 +208,53 @@ impl RedisStore {
             let entry = &batch.entries[nth];
             Some((nth, entry.table, key_text(&catalog.tables[entry.table], values_of(entry)?)))
         });
-        let entries: Vec<(usize, usize, Vec<u8>)> = entries.collect();
-        // Entries by key, in the order of their first.
-        let mut keys: Vec<(usize, &[u8], Vec<usize>)> = Vec::with_capacity(entries.len());
+        let mut entries: Vec<(usize, usize, Vec<u8>)> = entries.collect();
+        // Keys in the order of their first entries; mostly they have no other.
+        let mut keys: Vec<SameKey> = Vec::with_capacity(entries.len());
         let mut places: HashMap<(usize, &[u8]), usize> = HashMap::with_capacity(entries.len());
-        for (nth, table, key) in &entries {
+        for (place, (nth, table, key)) in entries.iter().enumerate() {
             match places.entry((*table, key)) {
-                Slot::Occupied(place) => keys[*place.get()].2.push(*nth),
+                Slot::Occupied(known) => keys[*known.get()].later.push(*nth),
                 Slot::Vacant(slot) => {
                     slot.insert(keys.len());
-                    keys.push((*table, key, vec![*nth]));
+                    keys.push(SameKey { place, later: Vec::new() });
                 }
             }
         }
-        let listed: Vec<(usize, &[u8])> = keys.iter().map(|(table, key, _)| (*table, *key)).collect();
-        let mut hidden = self.find_hidden(ledger, &listed)?;
+        let mut hidden = HashMap::new();
+        if ledger.tables.iter().any(TableLedger::hidden) {
+            let named = |key: &SameKey| (entries[key.place].1, &entries[key.place].2[..]);
+            let listed: Vec<(usize, &[u8])> = keys.iter().map(named).collect();
+            hidden = self.find_hidden(ledger, &listed)?;
+        }
         let mut groups: HashMap<usize, Vec<WholeRow<'b>>> = HashMap::new();
-        for (place, (table, key, nths)) in keys.into_iter().enumerate() {
+        for (place, SameKey { place: first, later }) in keys.into_iter().enumerate() {
+            let (nth, table, ref mut key) = entries[first];
+            let key = std::mem::take(key);
             let shape = &catalog.tables[table];
             let hidden = hidden.remove(&place);
-            if let ([nth], None, true) = (&nths[..], &hidden, shape.indexes.is_empty())
-                && !read_first.contains(nth)
-                && let Change::Row(row) = &batch.entries[*nth].step
+            if later.is_empty()
+                && hidden.is_none()
+                && shape.indexes.is_empty()
+                && !read_first.contains(&nth)
+                && let Change::Row(row) = &batch.entries[nth].step
                 && let Some(version) = row.version
                 && !row.needs_details()
             {
                 if ledger.tables[table].truncated >= Some(version) {
-                    plan.stale.push(*nth);
+                    plan.stale.push(nth);
                     continue;
                 }
-                groups.entry(table).or_default().push(WholeRow {
-                    entry: *nth,
-                    key: key.to_vec(),
-                    row,
-                    version,
-                });
+                groups.entry(table).or_default().push(WholeRow { entry: nth, key, row, version });
                 continue;
             }
-            let Some(values) = nths.first().and_then(|nth| values_of(&batch.entries[*nth])) else { continue };
+            let Some(values) = values_of(&batch.entries[nth]) else { continue };
             if let Some(bytes) = hidden {
                 plan.hidden.insert(plan.wanted.len(), bytes);
             }
-            plan.wanted.push(Wanted { table, key: key.to_vec(), values });
-            plan.joined.extend(nths);
+            plan.wanted.push(Wanted { table, key, values });
+            plan.joined.push(nth);
+            plan.joined.extend(later);
         }
         plan.joined.sort_unstable();
         plan.whole = groups.into_iter().map(|(table, rows)| WholeRows { table, rows }).collect();
@@ -344,6 +348,14 @@ impl RedisStore {
             ledger.tables[table].rows += 1;
         }
     }
+}
+
+/// Entries of a batch with the same key.
+struct SameKey {
+    /// Of the first, in the list that is sorted out.
+    place: usize,
+    /// The others, by their index in the batch.
+    later: Vec<usize>,
 }
 
 /// Entries of a batch between two truncates.
