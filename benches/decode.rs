@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use readside::config::{
     Column, Config, DeadLetters, Expression, Format, Freshness, Gate, Kafka, Keep, Listener, Log, LogFormat,
-    Mapping, OnError, OnGap, Otherwise, Path, Rebuild, RebuildPolicy, Replica, Root, Rule, Sqlite, Startup,
-    Table, TableSource, Target, Topic,
+    Mapping, OnConfigChange, OnError, OnGap, Otherwise, Path, Rebuild, RebuildPolicy, Replica, Root, Rule,
+    Sqlite, Startup, Table, TableSource, Target, Topic,
 };
 use readside::decode::registry::{Kind, Registry, Schema};
 use readside::domain::checkpoint::{PartitionMemory, TopicPartition};
@@ -301,5 +301,6 @@ fn config(format: Format, mapping: Mapping) -> Config {
         http: Listener { listen },
         admin: Listener { listen },
         log: Log { level: "info".to_owned(), format: LogFormat::Auto },
+        on_config_change: OnConfigChange::Wait,
     }
 }

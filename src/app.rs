@@ -62,56 +62,55 @@ pub fn clock() -> Clock {
     })
 }
 
-/// Runs until SIGTERM, SIGINT or a failure that needs a person.
+/// Runs until SIGTERM, SIGINT or a failure that needs a person, or until `beside` ends, whose result
+/// is then given back.
 ///
-/// A first signal commits what is complete and returns `Ok`; a second one ends the process at once.
-/// `beside` runs as long as it likes, at most until the end: it shows the progress of the start and
-/// watches the configuration.
-pub fn run<F>(config: &Config, beside: impl FnOnce(Arc<Progress>, Arc<Metrics>) -> F) -> Result<(), Failure>
+/// All of them commit what is complete; a second signal ends the process at once. `beside` shows the
+/// progress of the start and watches the configuration.
+pub async fn run<F, T>(
+    config: &Config,
+    signals: &mut Signals,
+    beside: impl FnOnce(Arc<Progress>, Arc<Metrics>) -> F,
+) -> Result<Option<T>, Failure>
 where
-    F: Future<Output = ()> + Send + 'static,
+    F: Future<Output = T>,
 {
-    let runtime = runtime()?;
-    runtime.block_on(async {
-        let mut signals = Signals::new().map_err(|error| Failure::other(format!("signals: {error}")))?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let starting = {
-            let (config, stop) = (config.clone(), Arc::clone(&stop));
-            tokio::task::spawn_blocking(move || prepare(&config, &stop))
-        };
-        let prepared = tokio::select! {
-            prepared = starting => prepared.map_err(|error| Failure::other(format!("start: {error}")))??,
-            name = signals.next() => {
-                info!(signal = name, "stopping before the start was complete");
-                stop.store(true, Ordering::Relaxed);
-                return Ok(());
-            }
-        };
-        let Some(prepared) = prepared else { return Ok(()) };
-        let mut running = prepared.start(config, stop).await?;
-        let beside = tokio::spawn(beside(Arc::clone(&running.progress), Arc::clone(&running.metrics)));
-        let outcome = tokio::select! {
-            outcome = running.ended() => outcome,
-            name = signals.next() => {
-                info!(signal = name, "stopping: committing what is complete");
-                running.stop();
-                tokio::select! {
-                    outcome = running.ended() => outcome,
-                    name = signals.next() => {
-                        warn!(signal = name, "second signal: ending at once");
-                        std::process::exit(1);
-                    }
-                    () = tokio::time::sleep(SHUTDOWN_MAX) => {
-                        warn!("the store does not finish; ending without its last batch");
-                        std::process::exit(0);
-                    }
+    let stop = Arc::new(AtomicBool::new(false));
+    let starting = {
+        let (config, stop) = (config.clone(), Arc::clone(&stop));
+        tokio::task::spawn_blocking(move || prepare(&config, &stop))
+    };
+    let prepared = tokio::select! {
+        prepared = starting => prepared.map_err(|error| Failure::other(format!("start: {error}")))??,
+        name = signals.next() => {
+            info!(signal = name, "stopping before the start was complete");
+            stop.store(true, Ordering::Relaxed);
+            return Ok(None);
+        }
+    };
+    let Some(prepared) = prepared else { return Ok(None) };
+    let mut running = prepared.start(config, stop).await?;
+    let beside = beside(Arc::clone(&running.progress), Arc::clone(&running.metrics));
+    let outcome = tokio::select! {
+        outcome = running.ended() => outcome.map(|()| None),
+        name = signals.next() => {
+            info!(signal = name, "stopping: committing what is complete");
+            running.stop();
+            running.ended_in_time(signals).await.map(|()| None)
+        }
+        result = beside => {
+            running.stop();
+            tokio::select! {
+                outcome = running.ended() => outcome.map(|()| Some(result)),
+                name = signals.next() => {
+                    info!(signal = name, "stopping: committing what is complete");
+                    running.ended_in_time(signals).await.map(|()| None)
                 }
             }
-        };
-        beside.abort();
-        running.finish().await;
-        outcome
-    })
+        }
+    };
+    running.finish().await;
+    outcome
 }
 
 /// One thread is enough for two listeners that answer probes.
@@ -238,6 +237,22 @@ impl Running {
                 outcome.unwrap_or_else(|_| Err(Failure::other("the supervisor ended unexpectedly")))
             }
             None => Ok(()),
+        }
+    }
+
+    /// As [`Running::ended`], after the signal to stop. It ends the process where that takes too long
+    /// or there is another signal.
+    async fn ended_in_time(&mut self, signals: &mut Signals) -> Result<(), Failure> {
+        tokio::select! {
+            outcome = self.ended() => outcome,
+            name = signals.next() => {
+                warn!(signal = name, "second signal: ending at once");
+                std::process::exit(1);
+            }
+            () = tokio::time::sleep(SHUTDOWN_MAX) => {
+                warn!("the store does not finish; ending without its last batch");
+                std::process::exit(0);
+            }
         }
     }
 

@@ -7,7 +7,7 @@ use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::{Layer, Registry, fmt};
+use tracing_subscriber::{Layer, Registry, fmt, reload};
 
 use crate::config::{Log, LogFormat};
 
@@ -24,10 +24,25 @@ pub enum TelemetryError {
     Twice,
 }
 
+/// What is logged, from now on.
+#[derive(Debug, Clone)]
+pub struct Level(reload::Handle<Targets, Registry>);
+
+impl Level {
+    /// Takes another `log.level`.
+    pub fn set(&self, text: &str) -> Result<(), TelemetryError> {
+        let filter = filter(text)?;
+        // It fails only where the subscriber is gone, and with it the log.
+        let _ = self.0.reload(filter);
+        Ok(())
+    }
+}
+
 /// Sends the logs of the whole process to stderr.
-pub fn init(log: &Log) -> Result<(), TelemetryError> {
-    let subscriber = subscriber(log, std::io::stderr().is_terminal(), std::io::stderr)?;
-    tracing::subscriber::set_global_default(subscriber).map_err(|_| TelemetryError::Twice)
+pub fn init(log: &Log) -> Result<Level, TelemetryError> {
+    let (subscriber, level) = subscriber(log, std::io::stderr().is_terminal(), std::io::stderr)?;
+    tracing::subscriber::set_global_default(subscriber).map_err(|_| TelemetryError::Twice)?;
+    Ok(level)
 }
 
 /// Whether a person watches stderr and sees text there: the place for a progress bar.
@@ -70,7 +85,7 @@ fn subscriber<W>(
     log: &Log,
     terminal: bool,
     writer: W,
-) -> Result<Box<dyn Subscriber + Send + Sync>, TelemetryError>
+) -> Result<(Box<dyn Subscriber + Send + Sync>, Level), TelemetryError>
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
@@ -88,7 +103,8 @@ where
     } else {
         layer.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
     };
-    Ok(Box::new(Registry::default().with(layer.with_filter(filter(&log.level)?))))
+    let (filter, handle) = reload::Layer::new(filter(&log.level)?);
+    Ok((Box::new(Registry::default().with(layer.with_filter(filter))), Level(handle)))
 }
 
 #[cfg(test)]
@@ -115,7 +131,7 @@ mod tests {
         let lines = Lines::default();
         let writer = lines.clone();
         let log = Log { level: level.to_owned(), format };
-        let subscriber = subscriber(&log, terminal, move || writer.clone()).unwrap();
+        let (subscriber, _) = subscriber(&log, terminal, move || writer.clone()).unwrap();
         tracing::subscriber::with_default(subscriber, || {
             tracing::info!(topic = "users", offset = 7, "record skipped");
             tracing::debug!(target: "readside::source", "polled");
@@ -147,6 +163,26 @@ mod tests {
         let text = logged("info,readside::source=debug", LogFormat::Json, false);
         assert!(text.contains("polled") && !text.contains("noise"), "{text}");
         assert_eq!(logged("off", LogFormat::Json, false), "");
+    }
+
+    #[test]
+    fn another_level_is_taken_at_once() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let log = Log { level: "info".to_owned(), format: LogFormat::Text };
+        let (subscriber, level) = subscriber(&log, false, move || writer.clone()).unwrap();
+        tracing::subscriber::with_default(subscriber, || {
+            let logged = || {
+                tracing::debug!("looked closely");
+                String::from_utf8(std::mem::take(&mut *lines.0.lock().unwrap())).unwrap()
+            };
+            assert_eq!(logged(), "");
+            level.set("debug").unwrap();
+            assert!(logged().contains("looked closely"));
+            assert!(level.set("loud").is_err());
+            level.set("warn").unwrap();
+            assert_eq!(logged(), "");
+        });
     }
 
     #[test]

@@ -1,8 +1,8 @@
-//! Notices that the configuration file has changed, and says whether a daemon could start with it.
+//! Notices that the configuration file has changed, and says what comes of it.
 //!
-//! A change takes effect at the next start: nearly everything in the file belongs to the mapping or to
-//! places that are open. What must not happen is that a file that cannot be started with is found out
-//! at the next restart, months later.
+//! The log's level is taken at once. Nearly everything else belongs to the mapping or to places that are
+//! open: it takes effect at a start, the next one or one made for it, as declared. What must not happen
+//! is that a file that cannot be started with is found out at the next restart, months later.
 
 use std::fs::File;
 use std::io::Read;
@@ -11,9 +11,10 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
-use crate::config::{self, process_environment};
+use crate::config::{self, Config, Loaded, OnConfigChange, process_environment};
 use crate::domain::digest::Digest;
 use crate::metrics::Metrics;
+use crate::telemetry;
 
 /// Between two looks. By content, not by time or inode: a ConfigMap is exchanged by a symbolic link two
 /// levels up, an editor renames, and both may leave the time as it was.
@@ -26,26 +27,31 @@ const LENGTH_MAX: u64 = 8 << 20;
 pub struct Watched {
     path: PathBuf,
     /// `None`: it could not be read.
-    running: Option<u128>,
+    last: Option<u128>,
 }
 
 impl Watched {
     pub fn new(path: &Path) -> Watched {
-        Watched { path: path.to_owned(), running: content(path) }
+        Watched { path: path.to_owned(), last: content(path) }
     }
 
-    /// Never ends; reports every change once.
-    pub async fn watch(self, metrics: &Metrics) {
-        let mut last = self.running;
+    /// Reports every change once. Ends with a configuration that is to replace the running one.
+    pub async fn replaced(
+        &mut self,
+        running: &Config,
+        metrics: &Metrics,
+        level: &telemetry::Level,
+    ) -> Loaded {
+        let mut level_now = running.log.level.clone();
         loop {
             tokio::time::sleep(EVERY).await;
-            let path = self.path.clone();
+            let (path, last) = (self.path.clone(), self.last);
             let looked = tokio::task::spawn_blocking(move || {
                 let now = content(&path);
                 (now, (now != last).then(|| config::load(&path, process_environment())))
             });
-            let Ok((now, read)) = looked.await else { return };
-            last = now;
+            let Ok((now, read)) = looked.await else { continue };
+            self.last = now;
             match read {
                 None => {}
                 Some(Err(problems)) => {
@@ -54,17 +60,47 @@ impl Watched {
                         warn!(%problem, "the configuration file has changed and is refused; the running one stays");
                     }
                 }
-                Some(Ok(_)) => {
+                Some(Ok(loaded)) => {
                     metrics.config_read(true);
-                    if now == self.running {
-                        info!("the configuration file is again the one that is running");
-                    } else {
-                        info!(
-                            "the configuration file has changed and is valid; it takes effect at the next start"
-                        );
+                    let log = &loaded.config.log;
+                    if log.level != level_now && level.set(&log.level).is_ok() {
+                        level_now.clone_from(&log.level);
+                        info!(log_level = level_now, "the level of the log has changed");
+                    }
+                    if takes_over(running, &loaded.config) {
+                        return loaded;
                     }
                 }
             }
+        }
+    }
+}
+
+/// Whether a start is to be made with the new configuration now; says what it changes.
+fn takes_over(running: &Config, new: &Config) -> bool {
+    let mut same_log = new.clone();
+    same_log.log = running.log.clone();
+    let sections = running.differences(&same_log).join(", ");
+    if new.log.format != running.log.format {
+        info!("the format of the log has changed; it takes effect when the process is started again");
+    } else if sections.is_empty() {
+        info!("the configuration file has changed; nothing in it needs a start");
+    }
+    match new.on_config_change {
+        _ if sections.is_empty() => false,
+        OnConfigChange::Wait => {
+            info!(
+                sections,
+                "the configuration file has changed and is valid; it takes effect at the next start"
+            );
+            false
+        }
+        OnConfigChange::Restart => {
+            info!(
+                sections,
+                "the configuration file has changed and is valid; committing what is complete to start with it"
+            );
+            true
         }
     }
 }

@@ -25,9 +25,37 @@ pub struct Config {
     pub http: Listener,
     pub admin: Listener,
     pub log: Log,
+    pub on_config_change: OnConfigChange,
 }
 
-#[derive(Debug, Clone)]
+impl Config {
+    /// The sections of the file in which two configurations differ; what only says how a change is
+    /// taken is not one.
+    pub fn differences(&self, other: &Config) -> Vec<&'static str> {
+        let Config { replica: Replica { name, target, rebuild_when_mapping_changes, rebuild }, .. } = self;
+        let sections = [
+            ("kafka", self.kafka != other.kafka),
+            ("schema_registry", self.schema_registry != other.schema_registry),
+            ("replica", (name, target) != (&other.replica.name, &other.replica.target)),
+            (
+                "rebuild_when_mapping_changes",
+                *rebuild_when_mapping_changes != other.replica.rebuild_when_mapping_changes,
+            ),
+            ("rebuild", *rebuild != other.replica.rebuild),
+            ("topics", self.topics != other.topics),
+            ("tables", self.tables != other.tables),
+            ("freshness", self.freshness != other.freshness),
+            ("startup", self.startup != other.startup),
+            ("dead_letters", self.dead_letters != other.dead_letters),
+            ("http", self.http != other.http),
+            ("admin", self.admin != other.admin),
+            ("log", self.log != other.log),
+        ];
+        sections.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
+    }
+}
+
+#[derive(Debug, Clone, PartialEq)]
 pub struct Kafka {
     /// `host:port`, at least one.
     pub brokers: Vec<String>,
@@ -51,7 +79,7 @@ pub struct SchemaRegistry {
     pub ca_file: Option<PathBuf>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Replica {
     /// Stored in the replica; another name in the file means that it belongs to somebody else.
     pub name: String,
@@ -71,7 +99,7 @@ pub struct Rebuild {
 }
 
 /// Where the replica is.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Target {
     Sqlite(Sqlite),
     Redis(Redis),
@@ -86,7 +114,7 @@ impl fmt::Display for Target {
     }
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Sqlite {
     pub path: PathBuf,
 }
@@ -160,7 +188,7 @@ pub enum RebuildPolicy {
     Never,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Topic {
     pub name: String,
     pub format: Format,
@@ -265,7 +293,7 @@ pub enum OnGap {
     Continue,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Table {
     pub name: String,
     pub columns: Vec<Column>,
@@ -277,7 +305,7 @@ pub struct Table {
     pub delete_marks: Duration,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Column {
     pub name: String,
     pub ty: ColumnType,
@@ -302,7 +330,7 @@ pub enum Encoding {
     Hex,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct TableSource {
     /// Index into [`Config::topics`].
     pub topic: usize,
@@ -311,7 +339,7 @@ pub struct TableSource {
     pub key_from: BTreeMap<usize, Path>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Mapping {
     /// Every record is a row of this table; columns say where their values come from.
     Rows,
@@ -319,7 +347,7 @@ pub enum Mapping {
     Events(BTreeMap<String, Rule>),
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Rule {
     /// Column index to expression. Columns that are not named take the field of their own name.
     Upsert { columns: BTreeMap<usize, Expression> },
@@ -355,12 +383,12 @@ pub enum Root {
     Key,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Freshness {
     pub interval: Duration,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Startup {
     pub gate: Gate,
     /// How old a complete copy may be to start with it, for [`Gate::Auto`] and [`Gate::CompleteCopy`].
@@ -375,7 +403,7 @@ pub enum Gate {
     CompleteCopy,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct DeadLetters {
     /// A table with this many takes no more: the daemon stops before the next one.
     pub max: u64,
@@ -399,12 +427,12 @@ pub enum Keep {
     Bytes,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Listener {
     pub listen: SocketAddr,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Log {
     /// A `tracing-subscriber` filter: `info`, `readside=debug`.
     pub level: String,
@@ -417,4 +445,14 @@ pub enum LogFormat {
     Auto,
     Text,
     Json,
+}
+
+/// What a running daemon does with a file that has changed and is valid. The log's level is taken at
+/// once in any case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnConfigChange {
+    /// It takes effect at the next start.
+    Wait,
+    /// Commits what is complete and starts with it, in the same process.
+    Restart,
 }

@@ -6,7 +6,8 @@
 use crate::domain::change::IfMissing;
 
 use super::model::{
-    Encoding, Format, Gate, Keep, KeyFormat, LogFormat, OnError, OnGap, Otherwise, RebuildPolicy, RowEncoding,
+    Encoding, Format, Gate, Keep, KeyFormat, LogFormat, OnConfigChange, OnError, OnGap, Otherwise,
+    RebuildPolicy, RowEncoding,
 };
 use super::words::words;
 
@@ -140,6 +141,12 @@ pub(super) static ROOT: Section = Section {
         key("http", Optional, Shape::Section(&HTTP), "The read-only listener: metrics and probes."),
         key("admin", Optional, Shape::Section(&ADMIN), "The listener for status and operations."),
         key("log", Optional, Shape::Section(&LOG), "Logs, on stderr."),
+        key(
+            "on_config_change",
+            Default("wait"),
+            Shape::Word(words::<OnConfigChange>),
+            "What a running daemon does when this file has changed and is valid: `wait` for the next start, or `restart` with it in the same process, after what is complete has been committed. A new `log.level` is taken at once.",
+        ),
     ]],
     unsupported: &[],
 };

@@ -4,7 +4,8 @@ use crate::domain::change::IfMissing;
 use crate::domain::value::ColumnType;
 
 use super::model::{
-    Encoding, Format, Gate, Keep, KeyFormat, LogFormat, OnError, OnGap, Otherwise, RebuildPolicy, RowEncoding,
+    Encoding, Format, Gate, Keep, KeyFormat, LogFormat, OnConfigChange, OnError, OnGap, Otherwise,
+    RebuildPolicy, RowEncoding,
 };
 
 /// An enum that is written as one word.
@@ -114,6 +115,11 @@ impl Word for Keep {
 impl Word for LogFormat {
     const WORDS: &'static [(&'static str, Self)] =
         &[("auto", LogFormat::Auto), ("text", LogFormat::Text), ("json", LogFormat::Json)];
+}
+
+impl Word for OnConfigChange {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("wait", OnConfigChange::Wait), ("restart", OnConfigChange::Restart)];
 }
 
 impl Word for ColumnType {

@@ -275,27 +275,46 @@ fn a_sidecar_that_cannot_start_says_why_by_its_exit_code() {
     );
 }
 
-/// As the kubelet exchanges a ConfigMap: a new directory, then the link `..data` is renamed over.
+/// A mounted ConfigMap.
+struct ConfigMap {
+    volume: PathBuf,
+    revisions: u32,
+}
+
+impl ConfigMap {
+    fn new(dir: &Path, text: &str) -> ConfigMap {
+        let mut map = ConfigMap { volume: dir.join("etc"), revisions: 0 };
+        map.exchange(text);
+        std::os::unix::fs::symlink("..data/readside.yaml", map.file()).unwrap();
+        map
+    }
+
+    fn file(&self) -> PathBuf {
+        self.volume.join("readside.yaml")
+    }
+
+    /// As the kubelet does it: a new directory, then the link `..data` is renamed over.
+    fn exchange(&mut self, text: &str) {
+        self.revisions += 1;
+        let name = format!("..{}", self.revisions);
+        std::fs::create_dir_all(self.volume.join(&name)).unwrap();
+        std::fs::write(self.volume.join(&name).join("readside.yaml"), text).unwrap();
+        let link = self.volume.join("..data_tmp");
+        std::os::unix::fs::symlink(name, &link).unwrap();
+        std::fs::rename(&link, self.volume.join("..data")).unwrap();
+    }
+}
+
 #[test]
 fn a_changed_configmap_is_noticed_and_checked() {
     let dir = tempfile::tempdir().unwrap();
-    let volume = dir.path().join("etc");
-    let exchange = |name: &str, text: &str| {
-        std::fs::create_dir_all(volume.join(name)).unwrap();
-        std::fs::write(volume.join(name).join("readside.yaml"), text).unwrap();
-        let link = volume.join("..data_tmp");
-        std::os::unix::fs::symlink(name, &link).unwrap();
-        std::fs::rename(&link, volume.join("..data")).unwrap();
-    };
     let good = format!(
         "{}http: {{ listen: '127.0.0.1:0' }}\nadmin: {{ listen: '127.0.0.1:0' }}\n\
          tables: {{ users: {{ topic: t, key: id, columns: {{ id: integer }} }} }}\n",
         crate::daemon::header("127.0.0.1:1", dir.path())
     );
-    exchange("..1", &good);
-    let config = volume.join("readside.yaml");
-    std::os::unix::fs::symlink("..data/readside.yaml", &config).unwrap();
-    let mut daemon = Daemon::start_with(dir.path(), &config, &[]);
+    let mut map = ConfigMap::new(dir.path(), &good);
+    let mut daemon = Daemon::start_with(dir.path(), &map.file(), &[]);
     let mut becomes = |value: f64, said: &str| {
         eventually(said, 30, || {
             let known = daemon.metric("readside_config_reload_success")? == value;
@@ -303,14 +322,59 @@ fn a_changed_configmap_is_noticed_and_checked() {
         });
     };
     becomes(1.0, "listening");
-    exchange("..2", &good.replace("integer", "intger"));
+    map.exchange(&good.replace("integer", "intger"));
     becomes(0.0, "has changed and is refused");
-    exchange("..3", &good.replace("columns: { id: integer", "columns: { name: text, id: integer"));
+    map.exchange(&good.replace("columns: { id: integer", "columns: { name: text, id: integer"));
     becomes(1.0, "takes effect at the next start");
-    exchange("..4", "tables: [");
+    map.exchange("tables: [");
     becomes(0.0, "has changed and is refused");
-    exchange("..5", &good);
-    becomes(1.0, "is again the one that is running");
+    map.exchange(&good);
+    becomes(1.0, "nothing in it needs a start");
     assert!(daemon.log().contains("intger"), "which word");
+    assert_eq!(daemon.terminate().0.code(), Some(0));
+}
+
+/// The new mapping is there without a new process, and a listener is where it was.
+#[test]
+fn a_changed_configmap_is_started_with_where_that_is_declared() {
+    let Some(broker) = kafka::shared() else { return };
+    let topic = kafka::topic_name("reloaded");
+    broker.create_topic(&topic, 1, &[]);
+    users(broker, &topic, 3);
+    let dir = tempfile::tempdir().unwrap();
+    let text = |columns: &str, http: &str, level: &str| {
+        format!(
+            "{}http: {{ listen: '{http}' }}\nadmin: {{ listen: '127.0.0.1:0' }}\non_config_change: restart\n\
+             log: {{ level: {level} }}\ntables: {{ users: {{ topic: {topic}, key: id, columns: {{ {columns} }} }} }}\n",
+            crate::daemon::header(&broker.bootstrap(), dir.path())
+        )
+    };
+    let mut map = ConfigMap::new(dir.path(), &text("id: integer", "127.0.0.1:0", "info"));
+    let mut daemon = Daemon::start_with(dir.path(), &map.file(), &[]);
+    daemon.started();
+    let (http, _) = daemon.listeners();
+    let sql = reader(dir.path());
+    assert_eq!(rows(&sql, "SELECT * FROM users"), ["1", "2", "3"]);
+
+    map.exchange(&text("id: integer, name: text", &http, "info"));
+    let name = eventually("the new column is there", 60, || {
+        assert!(daemon.ended().is_none(), "{}", daemon.log());
+        crate::daemon::try_rows(&sql, "SELECT name FROM users WHERE id = 2").ok()
+    });
+    assert_eq!(name.len(), 1);
+    daemon.started();
+    assert_eq!(daemon.listeners().0, http);
+    let log = daemon.log();
+    assert!(log.contains("\"sections\":\"tables, http\""), "{log}");
+
+    // The level of the log needs no start.
+    map.exchange(&text("id: integer, name: text", &http, "debug"));
+    eventually("the level is taken", 30, || daemon.log().contains("\"log_level\":\"debug\"").then_some(()));
+    // What is refused replaces nothing.
+    map.exchange(&text("id: integr", &http, "info"));
+    eventually("it is refused", 30, || daemon.log().contains("is refused").then_some(()));
+    assert_eq!(daemon.log().matches("\"listening\"").count(), 2);
+    assert!(daemon.ended().is_none());
+    assert_eq!(rows(&sql, "SELECT count(*) FROM users"), ["3"]);
     assert_eq!(daemon.terminate().0.code(), Some(0));
 }

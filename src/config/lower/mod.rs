@@ -15,7 +15,8 @@ use std::time::Duration;
 
 use super::fields::{Fields, Given};
 use super::model::{
-    Config, DeadLetters, Freshness, Listener, Log, OnError, OnGap, RebuildPolicy, Startup, Target,
+    Config, DeadLetters, Freshness, Listener, Log, OnConfigChange, OnError, OnGap, RebuildPolicy, Startup,
+    Target,
 };
 use super::problem::{Problem, Report};
 use super::scalar::{address, count, duration, log_level, rate, size, word};
@@ -62,6 +63,7 @@ pub(super) fn lower(report: &mut Report, root: &Node) -> Option<Config> {
         section(report, &root, "dead_letters").and_then(|fields| lower_dead_letters(report, &fields));
     let listeners = lower_listeners(report, &root);
     let log = section(report, &root, "log").and_then(|fields| lower_log(report, &fields));
+    let on_config_change = root.value(report, "on_config_change", word::<OnConfigChange>);
 
     let mut topics = Topics::default();
     if let Some(node) = root.get("topics") {
@@ -89,6 +91,7 @@ pub(super) fn lower(report: &mut Report, root: &Node) -> Option<Config> {
         http,
         admin,
         log: log?,
+        on_config_change: on_config_change?.value,
     })
 }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::super::{Outcome, Plan};
 use crate::config::{
     Column, Config, DeadLetters, Encoding, Expression, Format, Freshness, Gate, Kafka, Keep, KeyFormat,
-    Listener, Log, LogFormat, Mapping, OnError, OnGap, Otherwise, Path, Rebuild, RebuildPolicy, Replica,
-    Root, Rule, Sqlite, Startup, Table, TableSource, Target, Topic,
+    Listener, Log, LogFormat, Mapping, OnConfigChange, OnError, OnGap, Otherwise, Path, Rebuild,
+    RebuildPolicy, Replica, Root, Rule, Sqlite, Startup, Table, TableSource, Target, Topic,
 };
 use crate::domain::change::{Change, IfMissing, Operation, Skip};
 use crate::domain::checkpoint::{PartitionMemory, TopicPartition};
@@ -40,6 +40,7 @@ pub fn config(topics: Vec<Topic>, tables: Vec<Table>) -> Config {
         http: Listener { listen },
         admin: Listener { listen },
         log: Log { level: "info".to_owned(), format: LogFormat::Auto },
+        on_config_change: OnConfigChange::Wait,
     }
 }
 
