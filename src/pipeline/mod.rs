@@ -180,7 +180,7 @@ impl<S: Source> Pipeline<S> {
                 }
             },
         };
-        let (work, done) = writer.channels();
+        let (work, done) = writer.channels(source.waker());
         Pipeline {
             source,
             intake: Intake::new(config, plan, checkpoint, gate, context.clone()),

@@ -7,7 +7,7 @@ mod simulation;
 mod support;
 
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Ended;
 use crate::config::Config;
@@ -68,6 +68,20 @@ fn stopped(store: &MemoryStore, shared: &Shared) -> Option<String> {
     let status = store.reader().status(shared.now_ms()).unwrap();
     assert_eq!(status.stopped.is_some(), status.state == State::Stopped);
     status.stopped
+}
+
+#[test]
+fn what_is_committed_does_not_wait_for_the_next_record_to_be_noticed() {
+    let (_, shared, _, mut daemon) = live();
+    let before = shared.world().wakes;
+    shared.world().append(at(0, 0), "1", Some(&user(1, 1)));
+    shared.world().deliver_all();
+    daemon.settle(&shared).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while shared.world().wakes == before {
+        assert!(Instant::now() < deadline, "nobody is told that the batch is done");
+        std::thread::yield_now();
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use crate::domain::change::{Effect, Skip};
 use crate::domain::checkpoint::TopicPartition;
 use crate::domain::retry::Backoff;
 use crate::metrics::Sizes;
+use crate::source::Waker;
 use crate::store::{Applied, BatchLimits, Completion, StopCode, Store, StoreError};
 
 /// Wait for work before housekeeping gets its turn.
@@ -65,6 +67,8 @@ pub struct Writer {
     /// How much the store takes in one batch.
     pub(super) limits: BatchLimits,
     channels: Option<(SyncSender<Work>, Receiver<Done>)>,
+    /// Called when something is done: the pipeline may be waiting for records.
+    wake: Arc<OnceLock<Waker>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -74,12 +78,15 @@ impl Writer {
         let (done_tx, done_rx) = sync_channel(IN_FLIGHT_MAX);
         let inside = context.clone();
         let limits = store.batch_limits();
+        let wake = Arc::new(OnceLock::new());
+        let wakes = Arc::clone(&wake);
         let thread = std::thread::Builder::new().name("writer".into()).spawn(move || {
             WriterLoop {
                 store,
                 context: inside,
                 work: work_rx,
                 done: done_tx,
+                wakes,
                 maintained: Instant::now(),
                 more: false,
                 topics: HashMap::new(),
@@ -87,11 +94,12 @@ impl Writer {
             }
             .run();
         })?;
-        Ok(Writer { context, limits, channels: Some((work_tx, done_rx)), thread: Some(thread) })
+        Ok(Writer { context, limits, channels: Some((work_tx, done_rx)), wake, thread: Some(thread) })
     }
 
-    /// The two ends for the pipeline; they exist once.
-    pub(super) fn channels(&mut self) -> (SyncSender<Work>, Receiver<Done>) {
+    /// The two ends for the pipeline; they exist once. `wake` ends its wait for records.
+    pub(super) fn channels(&mut self, wake: Waker) -> (SyncSender<Work>, Receiver<Done>) {
+        let _ = self.wake.set(wake);
         self.channels.take().unwrap_or_else(|| {
             // A second pipeline on one writer finds a writer that ended.
             let (work, _) = sync_channel(0);
@@ -116,6 +124,7 @@ struct WriterLoop<T: Store> {
     context: Context,
     work: Receiver<Work>,
     done: SyncSender<Done>,
+    wakes: Arc<OnceLock<Waker>>,
     maintained: Instant,
     /// The store has more to tidy up.
     more: bool,
@@ -153,6 +162,9 @@ impl<T: Store> WriterLoop<T> {
                     };
                     if self.done.send(done).is_err() {
                         return;
+                    }
+                    if let Some(wake) = self.wakes.get() {
+                        wake();
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => self.maintain(),

@@ -6,6 +6,7 @@
 pub mod kafka;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::domain::checkpoint::{Position, TopicPartition};
@@ -24,9 +25,14 @@ pub trait Source {
     /// next poll has begun.
     fn pause(&mut self, at: TopicPartition);
 
+    /// Ends the wait of a poll, from any thread, at once or at its next begin.
+    fn waker(&self) -> Waker;
+
     /// Whether the next rounds of observations have to include log starts and last stable offsets.
     fn want_details(&mut self, wanted: bool);
 }
+
+pub type Waker = Arc<dyn Fn() + Send + Sync>;
 
 #[derive(Debug)]
 pub enum SourceEvent<'a> {

@@ -14,7 +14,7 @@ use crate::metrics::Metrics;
 use crate::pipeline::progress::Progress;
 use crate::pipeline::writer::Work;
 use crate::pipeline::{Context, Ended, Failure, Halt, Pipeline, Writer, start_writer};
-use crate::source::{Cleanup, Ends, Observation, Source, SourceEvent, TopicObservation};
+use crate::source::{Cleanup, Ends, Observation, Source, SourceEvent, TopicObservation, Waker};
 use crate::store::{MemoryStore, Store, heartbeat_limit};
 
 pub const START_MS: i64 = 1_700_000_000_000;
@@ -101,6 +101,8 @@ pub struct World {
     /// How far each was read, however often it was gone back.
     reached: BTreeMap<TopicPartition, i64>,
     pub details: bool,
+    /// How often a wait for records was ended.
+    pub wakes: u64,
     pub now_ms: i64,
 }
 
@@ -276,6 +278,11 @@ impl Source for ScriptedSource {
 
     fn pause(&mut self, at: TopicPartition) {
         self.0.world().reading.remove(&at);
+    }
+
+    fn waker(&self) -> Waker {
+        let shared = self.0.clone();
+        Arc::new(move || shared.world().wakes += 1)
     }
 
     fn want_details(&mut self, wanted: bool) {

@@ -40,7 +40,7 @@ use self::client::{Client, PartitionList, Topic, code};
 use self::inbox::{Inbox, Turns};
 use self::observer::{Consumer, Observer};
 use self::repeats::Repeats;
-use super::{Source, SourceEvent};
+use super::{Source, SourceEvent, Waker};
 
 pub use self::probe::{FoundTopic, Probe, probe};
 
@@ -295,6 +295,11 @@ impl Source for KafkaSource {
             // SAFETY: the topic lives; see `assign`.
             unsafe { sys::rd_kafka_consume_stop(topic.ptr(), at.partition) };
         }
+    }
+
+    fn waker(&self) -> Waker {
+        let turns = Arc::clone(&self.turns);
+        Arc::new(move || turns.wake())
     }
 
     fn want_details(&mut self, wanted: bool) {
