@@ -114,6 +114,7 @@ fn catalog(uuid_key: bool) -> Catalog {
             columns: columns.to_vec(),
             key: vec![0],
             indexes: vec![],
+            prefixes: vec![],
             topics: vec![0],
             max_staleness_ms: 30_000,
             ordered_by_position: true,

@@ -95,6 +95,7 @@ mod tests {
             columns: types.iter().map(column).collect(),
             key: (0..types.len()).collect(),
             indexes: vec![],
+            prefixes: vec![],
             topics: vec![0],
             max_staleness_ms: 1,
             ordered_by_position: false,

@@ -109,6 +109,7 @@ fn table(name: &str, ordered_by_position: bool) -> Table {
         columns: vec![column("id", ColumnType::Integer), column("name", ColumnType::Text)],
         key: vec![0],
         indexes: vec![],
+        prefixes: vec![],
         topics: vec![1],
         max_staleness_ms: 30_000,
         ordered_by_position,

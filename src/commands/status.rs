@@ -492,6 +492,7 @@ users         11            5     unknown  unknown  unknown
             columns: vec![Column { name: "id".to_owned(), ty: ColumnType::Integer, nullable: false }],
             key: vec![0],
             indexes: vec![],
+            prefixes: vec![],
             topics: vec![0],
             max_staleness_ms: 30_000,
             ordered_by_position: true,

@@ -73,8 +73,9 @@ pub enum Step {
     PatchIfPresent { patch: RowState, if_missing: IfMissing },
     /// [`RowState::bury`]; `values` has the key columns set.
     Tombstone { values: Vec<Value>, at: Coordinates },
-    /// Remember the version as the table's truncate mark if it is higher; remove what is not newer.
-    Truncate { version: Version },
+    /// Remember the version as the mark of the prefix if it is higher; remove what is not newer among
+    /// the rows whose key begins with it. An empty prefix is the whole table.
+    Cut { prefix: Vec<Value>, version: Version },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -153,8 +154,14 @@ impl BatchBuilder {
         let table = &catalog.tables[change.table];
         let topic = change.topic;
         let effect = change.effect();
-        if change.operation == Operation::Truncate {
-            self.append(Entry::new(change.table, topic, effect, Step::Truncate { version: change.version }));
+        if matches!(change.operation, Operation::Truncate | Operation::Clear(_)) {
+            // Versions tell what it takes, wherever it stands: rows may be folded past it.
+            let prefix = match change.operation {
+                Operation::Truncate => Vec::new(),
+                _ => table.prefix_of(&change.values),
+            };
+            let step = Step::Cut { prefix, version: change.version };
+            self.append(Entry::new(change.table, topic, effect, step));
             return;
         }
         let hash = self.keys.hash_one(KeyHash { table: change.table, catalog, values: &change.values });
@@ -177,7 +184,7 @@ impl BatchBuilder {
                 self.append(Entry::new(change.table, topic, effect, step));
                 return;
             }
-            Operation::Truncate => return,
+            Operation::Truncate | Operation::Clear(_) => return,
         };
         if let Some(&index) = self.open.get(&hash) {
             let entry = &mut self.batch.entries[index];
@@ -201,7 +208,7 @@ impl BatchBuilder {
 
     /// Adds a change as an entry of its own, into which nothing is folded; returns its index.
     pub fn push_alone(&mut self, catalog: &Catalog, change: Change) -> usize {
-        if change.operation != Operation::Truncate {
+        if !matches!(change.operation, Operation::Truncate | Operation::Clear(_)) {
             // Later changes of the row must come behind it.
             let key = KeyHash { table: change.table, catalog, values: &change.values };
             self.open.remove(&self.keys.hash_one(key));
@@ -225,7 +232,7 @@ impl BatchBuilder {
         let values: &[Value] = match &entry.step {
             Step::Row(row) | Step::PatchIfPresent { patch: row, .. } => &row.values,
             Step::Tombstone { values, .. } => values,
-            Step::Truncate { .. } => &[],
+            Step::Cut { prefix, .. } => prefix,
         };
         self.batch.bytes += size_of::<Entry>() + values.iter().map(Value::size).sum::<usize>();
         self.batch.entries.push(entry);

@@ -27,6 +27,9 @@ pub struct Table {
     pub key: Vec<usize>,
     /// Secondary indexes as lists of column indexes.
     pub indexes: Vec<Vec<usize>>,
+    /// How many key columns a prefix has by which rows are cleared, ascending, each once; usually none.
+    #[serde(default)]
+    pub prefixes: Vec<usize>,
     /// Topic indexes of the topics that feed this table.
     pub topics: Vec<usize>,
     /// Beyond this age readers see the table as stale.
@@ -54,6 +57,11 @@ impl Table {
     /// The key values of a row, in key order.
     pub fn key_of<'a>(&'a self, values: &'a [Value]) -> impl Iterator<Item = &'a Value> {
         self.key.iter().map(|&column| &values[column])
+    }
+
+    /// The key columns of a prefix, of rows whose first key columns are set; see [`Table::prefixes`].
+    pub fn prefix_of(&self, values: &[Value]) -> Vec<Value> {
+        self.key_of(values).take_while(|value| !value.is_absent()).cloned().collect()
     }
 
     /// True for a table whose key is one integer column: it can be SQLite's rowid.

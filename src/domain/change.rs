@@ -11,7 +11,8 @@ pub struct Change {
     pub topic: usize,
     pub operation: Operation,
     /// One value per column of the table, in declared order. Key columns are set (except for
-    /// `Truncate`, where the list is empty); what the operation does not carry is `Absent`.
+    /// `Truncate`, where the list is empty, and for `Clear`); what the operation does not carry is
+    /// `Absent`.
     pub values: Vec<Value>,
     pub version: Version,
 }
@@ -29,6 +30,18 @@ pub enum Operation {
     Tombstone,
     /// Every row older than the version goes, now and when it arrives later.
     Truncate,
+    /// As `Truncate`, for the rows whose key begins with the key columns that are set: the first of
+    /// them, but not all. One of the table's [`prefixes`](super::catalog::Table::prefixes).
+    Clear(Cleared),
+}
+
+/// Why the rows with a prefix go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cleared {
+    /// Their owner is gone.
+    Deleted,
+    /// The same event sets them anew.
+    Replaced,
 }
 
 /// What a patch does when the row is not there.
@@ -58,10 +71,13 @@ pub enum Effect {
     Patch,
     Delete,
     Truncate,
+    /// A set of rows was set anew; the rows that are in it count as upserts.
+    Replace,
 }
 
 impl Effect {
-    pub const ALL: [Effect; 4] = [Effect::Upsert, Effect::Patch, Effect::Delete, Effect::Truncate];
+    pub const ALL: [Effect; 5] =
+        [Effect::Upsert, Effect::Patch, Effect::Delete, Effect::Truncate, Effect::Replace];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -69,6 +85,7 @@ impl Effect {
             Effect::Patch => "patch",
             Effect::Delete => "delete",
             Effect::Truncate => "truncate",
+            Effect::Replace => "replace",
         }
     }
 }
@@ -78,7 +95,8 @@ impl Change {
         match self.operation {
             Operation::Write { .. } if self.values.iter().any(Value::is_absent) => Effect::Patch,
             Operation::Write { .. } => Effect::Upsert,
-            Operation::Delete | Operation::Tombstone => Effect::Delete,
+            Operation::Delete | Operation::Tombstone | Operation::Clear(Cleared::Deleted) => Effect::Delete,
+            Operation::Clear(Cleared::Replaced) => Effect::Replace,
             Operation::Truncate => Effect::Truncate,
         }
     }

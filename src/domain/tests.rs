@@ -16,6 +16,7 @@ fn table(columns: usize) -> Table {
         columns,
         key: vec![0],
         indexes: vec![],
+        prefixes: vec![],
         topics: vec![0],
         max_staleness_ms: 30_000,
         ordered_by_position: false,

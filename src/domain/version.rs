@@ -97,6 +97,13 @@ impl Version {
         version
     }
 
+    /// The greatest version below this one: what is not newer than it is older than this one.
+    pub fn just_before(&self) -> Version {
+        let Parts { kind, integers, mut at } = self.parts();
+        at.offset = at.offset.saturating_sub(1);
+        Version::new(kind, &integers, at).unwrap_or(*self)
+    }
+
     /// Reads stored bytes back; `None` when they are not a version.
     pub fn from_bytes(bytes: &[u8]) -> Option<Version> {
         if bytes.len() > CAPACITY {
@@ -246,6 +253,20 @@ mod tests {
             prop_assert_eq!(again.parts(), Parts {
                 kind: VersionKind::Integers, integers, at: at(topic, partition, offset),
             });
+        }
+
+        #[test]
+        fn nothing_lies_between_a_version_and_the_one_just_before(
+            integers in prop::collection::vec(any::<i64>(), 1..=4), other in prop::collection::vec(any::<i64>(), 1..=4),
+            offset in 0i64..5, other_offset in 0i64..5,
+        ) {
+            let version = Version::new(VersionKind::Integers, &integers, at(1, 2, offset)).unwrap();
+            let before = version.just_before();
+            prop_assert!(before < version);
+            for parts in [&integers, &other] {
+                let other = Version::new(VersionKind::Integers, parts, at(1, 2, other_offset)).unwrap();
+                prop_assert!(other <= before || other >= version);
+            }
         }
 
         #[test]

@@ -181,6 +181,7 @@ pub fn catalog(config: &Config) -> Catalog {
                 columns: columns.collect(),
                 key: table.key.clone(),
                 indexes: table.indexes.clone(),
+                prefixes: Vec::new(),
                 ordered_by_position: !topics
                     .iter()
                     .any(|&topic| compile::has_versions(&config.topics[topic])),

@@ -12,6 +12,7 @@ fn table(name: &str, topics: &[usize]) -> Table {
         columns: vec![Column { name: "id".to_owned(), ty: ColumnType::Integer, nullable: false }],
         key: vec![0],
         indexes: vec![],
+        prefixes: vec![],
         topics: topics.to_vec(),
         max_staleness_ms: 30_000,
         ordered_by_position: false,

@@ -174,6 +174,7 @@ mod tests {
             columns: vec![],
             key: vec![],
             indexes: vec![],
+            prefixes: vec![],
             topics: topics.to_vec(),
             max_staleness_ms: 1,
             ordered_by_position: true,

@@ -177,6 +177,7 @@ pub(super) fn catalog() -> Catalog {
             .collect(),
         key: key.to_vec(),
         indexes: vec![],
+        prefixes: vec![],
         topics: topics.to_vec(),
         max_staleness_ms: 30_000,
         ordered_by_position: false,
@@ -212,12 +213,15 @@ pub(super) fn catalog() -> Catalog {
     }
 }
 
-/// Key columns of the `nth` key of a table, everything else absent.
+/// Key columns of the `nth` key of a table, everything else absent. Where a table has prefixes, two
+/// neighbours share all but the last column.
 pub(super) fn key_row(table: &Table, nth: i64) -> Vec<Value> {
     let value = |index: usize, column: &Column| {
         if !table.is_key(index) {
             return Value::Absent;
         }
+        let shared = !table.prefixes.is_empty() && table.key.last() != Some(&index);
+        let nth = if shared { nth / 2 } else { nth };
         match column.ty {
             ColumnType::Integer => Value::Integer(nth - 2),
             ColumnType::Blob => Value::Blob(vec![nth as u8, 0, 255]),
@@ -225,6 +229,15 @@ pub(super) fn key_row(table: &Table, nth: i64) -> Vec<Value> {
         }
     };
     table.columns.iter().enumerate().map(|(index, column)| value(index, column)).collect()
+}
+
+/// The first columns of the `nth` key of a table with prefixes, everything else absent.
+pub(super) fn prefix_row(table: &Table, nth: i64, columns: usize) -> Vec<Value> {
+    let mut values = key_row(table, nth);
+    for &column in &table.key[columns..] {
+        values[column] = Value::Absent;
+    }
+    values
 }
 
 pub(super) fn key(table: &Table, nth: i64) -> Vec<Value> {
@@ -321,5 +334,5 @@ fn unfolded(catalog: &Catalog, batches: &[Vec<Change>]) -> Vec<Vec<Entry>> {
 }
 
 fn is_truncate(entry: &Entry) -> bool {
-    matches!(entry.step, Step::Truncate { .. })
+    matches!(entry.step, Step::Cut { .. })
 }

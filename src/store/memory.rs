@@ -57,6 +57,8 @@ struct Replica {
 struct MemoryTable {
     rows: BTreeMap<Key, MemoryRow>,
     truncated: Option<Version>,
+    /// By prefix: the mark, and the heartbeat of the batch that set it.
+    cleared: BTreeMap<Key, (Version, i64)>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -88,7 +90,7 @@ impl Ord for Key {
             // Columns are typed: two keys of one table never get here.
             _ => Ordering::Equal,
         });
-        parts.find(|order| order.is_ne()).unwrap_or(Ordering::Equal)
+        parts.find(|order| order.is_ne()).unwrap_or_else(|| self.0.len().cmp(&other.0.len()))
     }
 }
 
@@ -193,10 +195,11 @@ impl Store for MemoryStore {
             let times = letters.map(|letter| rules::letter_ms(letter.first_seen_ms, letter.origin.order_ms));
             let oldest = times.min();
             let Some(before_ms) = rules::marks_before_ms(shape, fresh, oldest, now_ms) else { continue };
-            let rows = &mut replica.tables[index].rows;
-            let all = rows.len();
+            let MemoryTable { rows, cleared, .. } = &mut replica.tables[index];
+            let all = rows.len() + cleared.len();
             rows.retain(|_, row| row.state.version.is_some() || row.at_ms >= before_ms);
-            dropped += (all - rows.len()) as u64;
+            cleared.retain(|_, (_, at_ms)| *at_ms >= before_ms);
+            dropped += (all - rows.len() - cleared.len()) as u64;
         }
         Ok(Maintenance { delete_marks_dropped: dropped, wal_pages_pinned: 0, more: false })
     }
@@ -217,7 +220,11 @@ impl Store for MemoryStore {
         Figures {
             rows: each(&|shape, state| state.is_visible(shape)),
             held: each(&|shape, state| state.version.is_some() && !state.is_visible(shape)),
-            delete_marks: each(&|_, state| state.version.is_none()),
+            delete_marks: each(&|_, state| state.version.is_none())
+                .into_iter()
+                .zip(&replica.tables)
+                .map(|(marks, table)| marks + table.cleared.len() as u64)
+                .collect(),
             dead_letters,
             replica_bytes: None,
             wal_bytes: None,
@@ -343,22 +350,26 @@ impl Replica {
     fn step(&mut self, shape: &Table, entry: &Entry, now_ms: i64) -> Outcome {
         let table = &mut self.tables[entry.table];
         match &entry.step {
-            Step::Truncate { version } => {
-                if Some(*version) <= table.truncated {
+            Step::Cut { prefix, version } => {
+                if Some(*version) <= table.mark(prefix) {
                     return Outcome::Stale;
                 }
-                table.truncated = Some(*version);
-                table.rows.retain(|_, row| {
-                    row.state.truncate(shape, *version);
+                // What they say follows from the new one.
+                table.cleared.retain(|key, (mark, _)| !key.0.starts_with(prefix) || *mark > *version);
+                match prefix.is_empty() {
+                    true => table.truncated = Some(*version),
+                    false => drop(table.cleared.insert(Key(prefix.clone()), (*version, now_ms))),
+                }
+                table.rows.retain(|key, row| {
+                    if key.0.starts_with(prefix) {
+                        row.state.truncate(shape, *version);
+                    }
                     !row.state.is_unknown()
                 });
                 Outcome::Changed
             }
             Step::Row(incoming) => {
-                let mut incoming = incoming.clone();
-                if let Some(mark) = table.truncated {
-                    incoming.truncate(shape, mark);
-                }
+                let incoming = table.cut(shape, incoming);
                 let mut state = table.state(shape, &incoming.values);
                 if !state.absorb(shape, incoming) {
                     return Outcome::Stale;
@@ -367,10 +378,7 @@ impl Replica {
                 Outcome::Changed
             }
             Step::PatchIfPresent { patch, if_missing } => {
-                let mut incoming = patch.clone();
-                if let Some(mark) = table.truncated {
-                    incoming.truncate(shape, mark);
-                }
+                let incoming = table.cut(shape, patch);
                 let mut state = table.state(shape, &incoming.values);
                 let visible = state.is_visible(shape);
                 // Stale comes first: a replay must not become a dead letter.
@@ -413,6 +421,22 @@ impl MemoryTable {
             Some(row) => row.state.clone(),
             None => rules::nothing_known(shape, values),
         }
+    }
+
+    /// What has been taken from rows with the prefix, by it, a shorter one, or with the whole table.
+    fn mark(&self, prefix: &[Value]) -> Option<Version> {
+        let longest = prefix.len();
+        let marks = (1..=longest).map(|count| self.cleared.get(&Key(prefix[..count].to_vec())));
+        self.truncated.max(marks.flatten().map(|(version, _)| *version).max())
+    }
+
+    /// Without what was taken before it came.
+    fn cut(&self, shape: &Table, incoming: &RowState) -> RowState {
+        let mut row = incoming.clone();
+        if let Some(mark) = self.mark(&Key::of(shape, &incoming.values).0) {
+            row.truncate(shape, mark);
+        }
+        row
     }
 
     fn put(&mut self, shape: &Table, state: RowState, at_ms: i64) {

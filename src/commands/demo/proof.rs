@@ -155,6 +155,7 @@ mod tests {
             columns: vec![column("number"), column("double")],
             key: vec![0],
             indexes: Vec::new(),
+            prefixes: vec![],
             topics: vec![0],
             max_staleness_ms: 30_000,
             ordered_by_position: true,

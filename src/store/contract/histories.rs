@@ -6,11 +6,33 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
+use crate::domain::change::Cleared;
 use crate::domain::event_ids::{EventId, NewEventIds};
 use crate::store::Figures;
 
 /// Keys per table: few, so that histories meet.
 const KEYS: i64 = 3;
+
+/// With rows that are cleared by prefixes, in one table by prefixes of two lengths.
+fn catalog() -> Catalog {
+    let mut catalog = super::catalog();
+    catalog.tables[3].prefixes = vec![1];
+    let column = |name: &str, ty, nullable| Column { name: name.into(), ty, nullable };
+    let lines = Table {
+        name: "lines".into(),
+        columns: vec![
+            column("shop", ColumnType::Text, false),
+            column("order", ColumnType::Integer, false),
+            column("line", ColumnType::Integer, false),
+            column("sku", ColumnType::Text, true),
+        ],
+        key: vec![0, 1, 2],
+        prefixes: vec![1, 2],
+        ..catalog.tables[2].clone()
+    };
+    catalog.tables.push(lines);
+    catalog
+}
 
 #[derive(Debug, Clone)]
 struct Event {
@@ -28,7 +50,7 @@ struct Event {
 
 fn history() -> impl Strategy<Value = Vec<Event>> {
     let event = (
-        (prop_oneof![3 => Just(0), 1 => 1usize..4], 0..KEYS, 0u8..32, any::<u8>(), 0i64..60, 0i32..3),
+        (prop_oneof![3 => Just(0), 1 => 1usize..5], 0..KEYS, 0u8..32, any::<u8>(), 0i64..60, 0i32..3),
         prop::option::weighted(0.2, 0u8..12),
         prop::bool::weighted(0.1),
         prop::bool::weighted(0.2),
@@ -49,12 +71,15 @@ fn history() -> impl Strategy<Value = Vec<Event>> {
 
 impl Event {
     fn depends_on_rows(&self) -> bool {
-        matches!(self.kind, 17..=20 | 25..)
+        matches!(self.kind, 17..=22 | 25..)
     }
 
     fn change(&self, catalog: &Catalog, offset: i64) -> Change {
         let table = &catalog.tables[self.table];
-        let version = version(self.number, self.partition, offset);
+        let mut version = version(self.number, self.partition, offset);
+        if matches!(self.kind, 21 | 22) {
+            version = version.just_before();
+        }
         let seed = self.number * 1_000 + offset;
         let whole = row(table, self.key, seed, 0xFF);
         let part = row(table, self.key, seed, self.mask);
@@ -65,12 +90,20 @@ impl Event {
             16 => (Operation::Write { if_missing: IfMissing::Create }, part),
             17 | 18 => (Operation::Write { if_missing: IfMissing::Ignore }, part),
             19 | 20 => (Operation::Write { if_missing: IfMissing::DeadLetter }, part),
+            21 | 22 if !table.prefixes.is_empty() => {
+                let prefix = table.prefixes[usize::from(self.mask) % table.prefixes.len()];
+                (clear(self.kind), prefix_row(table, self.key, prefix))
+            }
             21..=24 => (Operation::Delete, key),
             25..=30 => (Operation::Tombstone, key),
             _ => (Operation::Truncate, vec![]),
         };
         Change { table: self.table, topic: 0, operation, values, version }
     }
+}
+
+fn clear(kind: u8) -> Operation {
+    Operation::Clear(if kind == 21 { Cleared::Deleted } else { Cleared::Replaced })
 }
 
 /// Changes as they arrive, cut into batches; whether the store is opened anew after each.

@@ -46,7 +46,10 @@ impl RedisStore {
         let mut applied = Applied::default();
         let mut first = 0;
         for (nth, entry) in batch.entries.iter().enumerate() {
-            let Change::Truncate { version } = entry.step else { continue };
+            let Change::Cut { ref prefix, version } = entry.step else { continue };
+            if !prefix.is_empty() {
+                return Err(damaged("a prefix", "a table"));
+            }
             if self.known_ledger()?.tables[entry.table].truncated >= Some(version) {
                 applied.stale.push(nth);
                 continue;
@@ -393,7 +396,7 @@ fn values_of(entry: &Entry) -> Option<&[Value]> {
     match &entry.step {
         Change::Row(row) | Change::PatchIfPresent { patch: row, .. } => Some(&row.values),
         Change::Tombstone { values, .. } => Some(values),
-        Change::Truncate { .. } => None,
+        Change::Cut { .. } => None,
     }
 }
 
@@ -441,6 +444,6 @@ fn join(
                 Outcome::Stale
             }
         }
-        Change::Truncate { .. } => Outcome::Stale,
+        Change::Cut { .. } => Outcome::Stale,
     }
 }

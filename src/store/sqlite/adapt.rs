@@ -5,7 +5,7 @@ use rusqlite::types::Null;
 use rusqlite::{Connection, params};
 
 use super::generations::{catalog_of, transaction};
-use super::layout::{self, Sql, TableSql, quote};
+use super::layout::{self, TableSql, quote};
 use super::replica::live_generation;
 use super::table::{bind_key, read_row};
 use crate::domain::catalog::{Catalog, Table};
@@ -41,9 +41,7 @@ pub(super) fn adapt(conn: &Connection, catalog: &Catalog) -> Result<bool, StoreE
     }
     for table in old.tables.iter().filter(|table| !catalog.tables.iter().any(|new| new.name == table.name)) {
         tx.execute_batch(&layout::drop_view(&table.name))?;
-        for name in
-            [layout::main_table(generation, &table.name), layout::hidden_table(generation, &table.name)]
-        {
+        for name in layout::tables_of(generation, table) {
             tx.execute_batch(&format!("DROP TABLE {}", quote(&name)))?;
         }
         for of in ["_readside_meta_tables", "_readside_meta_sources"] {
@@ -123,10 +121,9 @@ fn rearrange(tx: &Connection, generation: i64, change: &Change<'_>) -> Result<()
     let before = TableSql::new(old, generation);
     let (main, hidden) =
         (layout::main_table(generation, &old.name), layout::hidden_table(generation, &old.name));
-    for (name, first, next) in
-        [(&main, Sql::FirstDetailed, Sql::NextDetailed), (&hidden, Sql::FirstHidden, Sql::NextHidden)]
-    {
-        renumber(tx, change, name, &before.statements[first as usize], &before.statements[next as usize])?;
+    let all = &before.cuts[0];
+    for (name, [first, next]) in [(&main, &all.detailed), (&hidden, &all.hidden)] {
+        renumber(tx, change, name, first, next)?;
     }
     for (index, column) in old.columns.iter().enumerate() {
         if !from.contains(&index) {

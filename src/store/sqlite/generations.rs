@@ -133,8 +133,9 @@ fn define(tx: &Connection, catalog: &Catalog, generation: i64, begin: Begin) -> 
         for definition in &sql.create {
             tx.execute_batch(definition)?;
         }
-        // Otherwise at the end; see `append`. That locks the file for as long as it takes.
-        if begin == (Begin::Next { alone: false }) {
+        // Otherwise at the end; see `append`. That locks the file for as long as it takes, and is of no
+        // use where steps depend on rows.
+        if begin == (Begin::Next { alone: false }) || !table.prefixes.is_empty() {
             for index in &sql.key_indexes {
                 tx.execute_batch(index)?;
             }
@@ -339,9 +340,7 @@ impl SqliteStore {
 /// One slice, or nothing because nothing is left.
 fn drop_something(tx: &Connection, catalog: &Catalog, generation: i64) -> Result<bool, StoreError> {
     for table in &catalog.tables {
-        for name in
-            [layout::main_table(generation, &table.name), layout::hidden_table(generation, &table.name)]
-        {
+        for name in layout::tables_of(generation, table) {
             let exists: bool = tx.query_row(
                 "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?1)",
                 [&name],

@@ -116,6 +116,20 @@ pub(super) fn hidden_table(generation: i64, table: &str) -> String {
     format!("_readside_g{generation}h_{table}")
 }
 
+/// When the rows with a prefix were cleared; for tables with prefixes only.
+pub(super) fn marks_table(generation: i64, table: &str) -> String {
+    format!("_readside_g{generation}c_{table}")
+}
+
+/// Every table of a generation that holds something of a configured one.
+pub(super) fn tables_of(generation: i64, table: &Table) -> Vec<String> {
+    let mut names = vec![main_table(generation, &table.name), hidden_table(generation, &table.name)];
+    if !table.prefixes.is_empty() {
+        names.push(marks_table(generation, &table.name));
+    }
+    names
+}
+
 pub(super) fn drop_view(table: &str) -> String {
     format!("DROP VIEW IF EXISTS {}", quote(table))
 }
@@ -134,6 +148,22 @@ pub(super) struct TableSql {
     pub view: String,
     pub drop_view: String,
     pub statements: [String; STATEMENTS],
+    /// Of the whole table first, then of each of [`Table::prefixes`].
+    pub cuts: Vec<CutSql>,
+}
+
+/// The statements over the rows whose key begins with a prefix.
+///
+/// Parameters 1 to n are the prefix; n+1 is the version, or what follows it is the rest of a key.
+#[derive(Debug)]
+pub(super) struct CutSql {
+    /// Key columns of the prefix.
+    pub columns: usize,
+    /// Every row that is not newer than a version.
+    pub delete: String,
+    /// Rows with details, and hidden rows, in pages by key: the first page, and those behind a key.
+    pub detailed: [String; 2],
+    pub hidden: [String; 2],
 }
 
 /// Index into [`TableSql::statements`].
@@ -154,13 +184,6 @@ pub(super) enum Sql {
     PutHidden,
     DeleteHidden,
     FindHidden,
-    /// Every row that is not newer than a truncate mark.
-    Truncate,
-    /// Rows with details, and hidden rows, in pages by key.
-    FirstDetailed,
-    NextDetailed,
-    FirstHidden,
-    NextHidden,
     /// Delete marks made before a time, at most so many.
     DropMarks,
     AnyVersion,
@@ -173,9 +196,17 @@ pub(super) enum Sql {
     NthHidden,
     DeleteNth,
     DeleteNthHidden,
+    /// The mark of a prefix; only for tables that have prefixes, as the others of this kind.
+    FindMark,
+    PutMark,
+    /// Marks of prefixes made before a time, at most so many.
+    DropPrefixMarks,
+    /// Marks between two that are not newer than a version.
+    DropOlderMarks,
+    CountMarks,
 }
 
-pub(super) const STATEMENTS: usize = Sql::DeleteNthHidden as usize + 1;
+pub(super) const STATEMENTS: usize = Sql::CountMarks as usize + 1;
 
 /// Rows a truncate looks at together.
 pub(super) const PAGE: usize = 256;
@@ -184,6 +215,7 @@ impl TableSql {
     pub fn new(table: &Table, generation: i64) -> TableSql {
         let main = quote(&main_table(generation, &table.name));
         let hidden = quote(&hidden_table(generation, &table.name));
+        let marks = quote(&marks_table(generation, &table.name));
         let columns: Vec<String> = table.columns.iter().map(|column| quote(&column.name)).collect();
         let listed = columns.join(", ");
         let n = columns.len();
@@ -204,7 +236,6 @@ impl TableSql {
         let given_key = given_key.join(" AND ");
         let keys = table.key.len();
         let nth = free_rowid_name(table);
-        let after_key = format!("({key}) > ({})", numbered(1, keys));
         let set: String = (0..n)
             .filter(|&index| !table.is_key(index))
             .map(|index| format!("{} = ?{}, ", columns[index], index + 1))
@@ -236,14 +267,6 @@ impl TableSql {
             ),
             format!("DELETE FROM {hidden} WHERE {given_key}"),
             format!("SELECT {row} FROM {hidden} WHERE {given_key}"),
-            format!("DELETE FROM {main} WHERE _readside_v <= ?1"),
-            format!("SELECT {row} FROM {main} WHERE _readside_d IS NOT NULL ORDER BY {key} LIMIT {PAGE}"),
-            format!(
-                "SELECT {row} FROM {main} WHERE _readside_d IS NOT NULL AND {after_key} \
-                 ORDER BY {key} LIMIT {PAGE}"
-            ),
-            format!("SELECT {row} FROM {hidden} ORDER BY {key} LIMIT {PAGE}"),
-            format!("SELECT {row} FROM {hidden} WHERE {after_key} ORDER BY {key} LIMIT {PAGE}"),
             format!(
                 "DELETE FROM {hidden} WHERE ({key}) IN (SELECT {key} FROM {hidden} \
                  WHERE _readside_v IS NULL AND _readside_at_ms < ?1 LIMIT ?2)"
@@ -262,7 +285,20 @@ impl TableSql {
             format!("SELECT {row} FROM {hidden} WHERE {nth} = ?1"),
             format!("DELETE FROM {main} WHERE {nth} = ?1"),
             format!("DELETE FROM {hidden} WHERE {nth} = ?1"),
+            format!("SELECT _readside_v FROM {marks} WHERE prefix = ?1"),
+            format!(
+                "INSERT INTO {marks} (prefix, _readside_v, at_ms) VALUES (?1, ?2, ?3) \
+                 ON CONFLICT DO UPDATE SET _readside_v = ?2, at_ms = ?3"
+            ),
+            format!(
+                "DELETE FROM {marks} WHERE prefix IN (SELECT prefix FROM {marks} WHERE at_ms < ?1 LIMIT ?2)"
+            ),
+            format!("DELETE FROM {marks} WHERE prefix > ?1 AND prefix < ?2 AND _readside_v <= ?3"),
+            format!("SELECT COUNT(*) FROM {marks}"),
         ];
+        let cuts = std::iter::once(0).chain(table.prefixes.iter().copied()).map(|columns| {
+            cut(table, columns, &CutNames { main: &main, hidden: &hidden, row: &row, key: &key })
+        });
         let key_index = |letters| format!("_readside_g{generation}{letters}_{}", table.name);
         let key_indexes = match table.has_integer_key() {
             true => Vec::new(),
@@ -278,9 +314,46 @@ impl TableSql {
             key_index: key_index("k"),
             view: format!("CREATE VIEW {} AS SELECT {listed} FROM {main}", quote(&table.name)),
             drop_view: drop_view(&table.name),
+            cuts: cuts.collect(),
             statements,
         }
     }
+}
+
+struct CutNames<'a> {
+    main: &'a str,
+    hidden: &'a str,
+    row: &'a str,
+    /// All key columns.
+    key: &'a str,
+}
+
+fn cut(table: &Table, columns: usize, names: &CutNames<'_>) -> CutSql {
+    let CutNames { main, hidden, row, key } = names;
+    let of_prefix: String = table
+        .key
+        .iter()
+        .take(columns)
+        .enumerate()
+        .map(|(at, &index)| format!("{} = ?{} AND ", quote(&table.columns[index].name), at + 1))
+        .collect();
+    let version = columns + 1;
+    let delete = format!("DELETE FROM {main} WHERE {of_prefix}_readside_v <= ?{version}");
+    let page = |of: &str, which: &str| {
+        let rest: Vec<String> =
+            (columns + 1..=columns + table.key.len()).map(|place| format!("?{place}")).collect();
+        let ordered = format!("ORDER BY {key} LIMIT {PAGE}");
+        [
+            format!("SELECT {row} FROM {of} WHERE {of_prefix}{which} {ordered}"),
+            format!(
+                "SELECT {row} FROM {of} WHERE {of_prefix}{which} AND ({key}) > ({}) {ordered}",
+                rest.join(", ")
+            ),
+        ]
+    };
+    let detailed = page(main, "_readside_d IS NOT NULL");
+    let hidden = page(hidden, "1");
+    CutSql { columns, delete, detailed, hidden }
 }
 
 /// Tables, without the indexes of their keys.
@@ -302,7 +375,7 @@ fn definitions(table: &Table, generation: i64, main: &str, hidden: &str, columns
             .collect();
         columns.join(", ")
     };
-    vec![
+    let mut all = vec![
         format!("CREATE TABLE {main} ({}, _readside_v BLOB NOT NULL, _readside_d BLOB)", define(true)),
         format!(
             "CREATE TABLE {hidden} ({}, _readside_v BLOB, _readside_d BLOB NOT NULL, \
@@ -313,7 +386,16 @@ fn definitions(table: &Table, generation: i64, main: &str, hidden: &str, columns
             "CREATE INDEX {} ON {hidden} (_readside_at_ms) WHERE _readside_v IS NULL",
             quote(&format!("_readside_g{generation}m_{}", table.name))
         ),
-    ]
+    ];
+    if !table.prefixes.is_empty() {
+        let marks = quote(&marks_table(generation, &table.name));
+        all.push(format!(
+            "CREATE TABLE {marks} (prefix BLOB NOT NULL PRIMARY KEY, _readside_v BLOB NOT NULL, at_ms INTEGER NOT NULL)"
+        ));
+        let by_time = quote(&format!("_readside_g{generation}cm_{}", table.name));
+        all.push(format!("CREATE INDEX {by_time} ON {marks} (at_ms)"));
+    }
+    all
 }
 
 /// SQLite knows a row's number as `rowid`, `oid` and `_rowid_`, unless a column has that name.

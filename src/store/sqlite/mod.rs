@@ -129,6 +129,8 @@ struct TableMemory {
     held: i64,
     marks: i64,
     truncated: Option<Version>,
+    /// Prefixes of keys that are remembered as cleared.
+    prefix_marks: i64,
     /// A key may be there more than once; see [`append`]. Equal to whether its index is missing.
     appending: bool,
     /// The last whole row met one that was there already: the next will probably, too.

@@ -8,7 +8,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, params};
 
 use super::error::damaged;
-use super::layout::{self, TableSql};
+use super::layout::{self, Sql, TableSql};
 use super::owner;
 use super::replica::SqliteReplica;
 use super::{Memory, Role, Settings, SqliteStore, TableMemory};
@@ -145,7 +145,12 @@ fn load(
             && !conn
                 .prepare_cached("SELECT 1 FROM sqlite_schema WHERE type = 'index' AND name = ?1")?
                 .exists([&sql.key_index])?;
-        tables.push(TableMemory { rows, held, marks, truncated, appending, update_first: false });
+        let prefix_marks = match table.prefixes.is_empty() {
+            true => 0,
+            false => conn.query_row(&sql.statements[Sql::CountMarks as usize], [], |row| row.get(0))?,
+        };
+        let update_first = false;
+        tables.push(TableMemory { rows, held, marks, truncated, prefix_marks, appending, update_first });
     }
     let mut dead_letters = vec![0; catalog.topics.len()];
     let mut kept = conn.prepare(

@@ -20,6 +20,9 @@ pub(super) fn by_key(catalog: &Catalog, entries: &[Entry]) -> Vec<u32> {
                 let first = table.key.first().map_or(0, |&column| prefix(&row.values[column]));
                 run.push(Place { table: entry.table, first, index: index as u32 });
             }
+            Step::Cut { prefix: of, .. } if !of.is_empty() => {
+                run.push(Place { table: entry.table, first: prefix(&of[0]), index: index as u32 });
+            }
             _ => {
                 flush(catalog, entries, &mut run, &mut order);
                 order.push(index as u32);
@@ -38,8 +41,12 @@ struct Place {
 }
 
 fn flush(catalog: &Catalog, entries: &[Entry], run: &mut Vec<Place>, order: &mut Vec<u32>) {
+    // Where a prefix may be cleared, rows keep their order beside that: only the first column counts,
+    // which every prefix has.
     let key = |place: &Place| match &entries[place.index as usize].step {
-        Step::Row(row) => Some(catalog.tables[place.table].key_of(&row.values)),
+        Step::Row(row) if catalog.tables[place.table].prefixes.is_empty() => {
+            Some(catalog.tables[place.table].key_of(&row.values))
+        }
         _ => None,
     };
     run.sort_by(|a, b| {
@@ -119,7 +126,7 @@ mod tests {
             row(2, 2),
             row(0, -4),
             row(0, 9),
-            entry(0, Step::Truncate { version }),
+            entry(0, Step::Cut { prefix: vec![], version }),
             row(0, 5),
             row(0, 1),
         ];

@@ -16,7 +16,7 @@ use crate::domain::change::IfMissing;
 use crate::domain::row::RowState;
 use crate::domain::value::Value;
 use crate::domain::version::{Coordinates, Version};
-use crate::store::rules::{Place, place};
+use crate::store::rules::{Place, key_bytes, place};
 use crate::store::{StoreError, rules};
 
 /// What became of a step.
@@ -61,7 +61,7 @@ impl<'c> TableWriter<'c> {
             },
             Step::PatchIfPresent { patch, if_missing } => self.patch(memory, patch, *if_missing),
             Step::Tombstone { values, at } => self.bury(memory, values, *at),
-            Step::Truncate { version } => self.truncate(memory, *version),
+            Step::Cut { prefix, version } => self.cut_away(memory, prefix, *version),
         }
     }
 
@@ -73,7 +73,7 @@ impl<'c> TableWriter<'c> {
         row: &RowState,
         version: Version,
     ) -> Result<Outcome, StoreError> {
-        if memory.truncated >= Some(version) {
+        if self.mark_of_row(memory, &row.values)? >= Some(version) {
             return Ok(Outcome::Stale);
         }
         if memory.held + memory.marks > 0 && self.find(Sql::FindHidden, &row.values)?.is_some() {
@@ -125,7 +125,7 @@ impl<'c> TableWriter<'c> {
         row: &RowState,
         mark: Version,
     ) -> Result<Outcome, StoreError> {
-        if memory.truncated >= Some(mark) {
+        if self.mark_of_row(memory, &row.values)? >= Some(mark) {
             return Ok(Outcome::Stale);
         }
         let keys = self.shape.key.len();
@@ -149,7 +149,7 @@ impl<'c> TableWriter<'c> {
     ) -> Result<Outcome, StoreError> {
         let (mut row, place) = self.load(memory, &patch.values)?;
         // Stale comes first: a replay must not become a dead letter.
-        if !row.absorb(self.shape, self.cut(memory, patch.clone())) {
+        if !row.absorb(self.shape, self.cut(memory, patch.clone())?) {
             return Ok(Outcome::Stale);
         }
         if place == Some(Place::Visible) {
@@ -176,16 +176,25 @@ impl<'c> TableWriter<'c> {
         Ok(Outcome::Changed)
     }
 
-    fn truncate(&mut self, memory: &mut TableMemory, mark: Version) -> Result<Outcome, StoreError> {
-        if memory.truncated >= Some(mark) {
+    fn cut_away(
+        &mut self,
+        memory: &mut TableMemory,
+        prefix: &[Value],
+        mark: Version,
+    ) -> Result<Outcome, StoreError> {
+        let Some(sql) = self.sql.cuts.iter().find(|cut| cut.columns == prefix.len()) else {
+            return Err(damaged("a prefix that the mapping does not have", &self.shape.name));
+        };
+        if self.mark(memory, prefix)? >= Some(mark) {
             return Ok(Outcome::Stale);
         }
-        memory.truncated = Some(mark);
-        let statement = self.statement(Sql::Truncate)?;
-        statement.raw_bind_parameter(1, mark.as_bytes())?;
-        memory.rows -= statement.raw_execute()? as i64;
-        for (first, next) in [(Sql::FirstDetailed, Sql::NextDetailed), (Sql::FirstHidden, Sql::NextHidden)] {
-            let mut page = self.page(first, None)?;
+        self.remember(memory, prefix, mark)?;
+        let mut delete = self.conn.prepare_cached(&sql.delete)?;
+        bind_values(&mut delete, prefix.iter())?;
+        delete.raw_bind_parameter(prefix.len() + 1, mark.as_bytes())?;
+        memory.rows -= delete.raw_execute()? as i64;
+        for [first, next] in [&sql.detailed, &sql.hidden] {
+            let mut page = self.page(first, prefix, None)?;
             while let Some(last) = page.last().map(|row| row.values.clone()) {
                 for mut row in page {
                     let place = place(self.shape, &row);
@@ -193,7 +202,7 @@ impl<'c> TableWriter<'c> {
                         self.keep(memory, place, &row)?;
                     }
                 }
-                page = self.page(next, Some(&last))?;
+                page = self.page(next, prefix, Some(&last))?;
             }
         }
         Ok(Outcome::Changed)
@@ -202,18 +211,80 @@ impl<'c> TableWriter<'c> {
     /// The guard in full: join with what is there, and keep the result where it belongs.
     fn join(&mut self, memory: &mut TableMemory, incoming: RowState) -> Result<Outcome, StoreError> {
         let (mut row, before) = self.load(memory, &incoming.values)?;
-        if !row.absorb(self.shape, self.cut(memory, incoming)) {
+        if !row.absorb(self.shape, self.cut(memory, incoming)?) {
             return Ok(Outcome::Stale);
         }
         self.keep(memory, before, &row)?;
         Ok(Outcome::Changed)
     }
 
-    fn cut(&self, memory: &TableMemory, mut incoming: RowState) -> RowState {
-        if let Some(mark) = memory.truncated {
+    /// Without what was taken away before it came.
+    fn cut(&mut self, memory: &TableMemory, mut incoming: RowState) -> Result<RowState, StoreError> {
+        if let Some(mark) = self.mark_of_row(memory, &incoming.values)? {
             incoming.truncate(self.shape, mark);
         }
-        incoming
+        Ok(incoming)
+    }
+
+    /// What is not newer than this was taken away: with the table, or with a prefix of the key.
+    fn mark_of_row(&mut self, memory: &TableMemory, values: &[Value]) -> Result<Option<Version>, StoreError> {
+        if memory.prefix_marks == 0 {
+            return Ok(memory.truncated);
+        }
+        let key: Vec<Value> = self.shape.key_of(values).cloned().collect();
+        self.mark(memory, &key)
+    }
+
+    /// The same of rows whose key begins so.
+    fn mark(&mut self, memory: &TableMemory, prefix: &[Value]) -> Result<Option<Version>, StoreError> {
+        let mut mark = memory.truncated;
+        if memory.prefix_marks > 0 {
+            for &count in self.shape.prefixes.iter().filter(|&&count| count <= prefix.len()) {
+                mark = mark.max(self.find_mark(&prefix[..count])?);
+            }
+        }
+        Ok(mark)
+    }
+
+    fn remember(
+        &mut self,
+        memory: &mut TableMemory,
+        prefix: &[Value],
+        mark: Version,
+    ) -> Result<(), StoreError> {
+        let (bytes, now_ms) = (key_bytes(prefix), self.now_ms);
+        if memory.prefix_marks > 0 && self.shape.prefixes.last() > Some(&prefix.len()) {
+            // What older marks of longer prefixes say follows from the new one. No part of a key begins
+            // with a byte as high as that.
+            let behind = [&bytes[..], &[0xFF]].concat();
+            let statement = self.statement(Sql::DropOlderMarks)?;
+            statement.raw_bind_parameter(1, &bytes[..])?;
+            statement.raw_bind_parameter(2, behind)?;
+            statement.raw_bind_parameter(3, mark.as_bytes())?;
+            memory.prefix_marks -= statement.raw_execute()? as i64;
+        }
+        if prefix.is_empty() {
+            memory.truncated = Some(mark);
+            return Ok(());
+        }
+        let is_new = self.find_mark(prefix)?.is_none();
+        let statement = self.statement(Sql::PutMark)?;
+        statement.raw_bind_parameter(1, bytes)?;
+        statement.raw_bind_parameter(2, mark.as_bytes())?;
+        statement.raw_bind_parameter(3, now_ms)?;
+        statement.raw_execute()?;
+        memory.prefix_marks += i64::from(is_new);
+        Ok(())
+    }
+
+    fn find_mark(&mut self, prefix: &[Value]) -> Result<Option<Version>, StoreError> {
+        let damaged = || damaged("a version", &self.shape.name);
+        let statement = self.statement(Sql::FindMark)?;
+        statement.raw_bind_parameter(1, key_bytes(prefix))?;
+        let mut rows = statement.raw_query();
+        let Some(row) = rows.next()? else { return Ok(None) };
+        let bytes = row.get_ref(0)?.as_blob().map_err(|_| damaged())?;
+        Version::from_bytes(bytes).map(Some).ok_or_else(damaged)
     }
 
     fn load(
@@ -286,16 +357,19 @@ impl<'c> TableWriter<'c> {
         }
     }
 
-    fn page(&mut self, sql: Sql, after: Option<&[Value]>) -> Result<Vec<RowState>, StoreError> {
-        let shape = self.shape;
-        let statement = self.statement(sql)?;
-        if let Some(values) = after {
-            bind_key(statement, shape, values)?;
-        }
+    fn page(
+        &self,
+        sql: &str,
+        prefix: &[Value],
+        after: Option<&[Value]>,
+    ) -> Result<Vec<RowState>, StoreError> {
+        let mut statement = self.conn.prepare_cached(sql)?;
+        let after = after.into_iter().flat_map(|values| self.shape.key_of(values));
+        bind_values(&mut statement, prefix.iter().chain(after))?;
         let mut page = Vec::new();
         let mut rows = statement.raw_query();
         while let Some(row) = rows.next()? {
-            page.push(read_row(shape, row)?);
+            page.push(read_row(self.shape, row)?);
         }
         Ok(page)
     }

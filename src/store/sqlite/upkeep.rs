@@ -105,8 +105,11 @@ impl SqliteStore {
     fn drop_marks(&mut self, now_ms: i64) -> Result<u64, StoreError> {
         let mut left = MARKS_PER_CALL;
         for index in 0..self.catalog.tables.len() {
-            let marks = self.memory.tables[index].marks;
-            if marks == 0 || left == 0 {
+            let (marks, prefix_marks) = {
+                let table = &self.memory.tables[index];
+                (table.marks, table.prefix_marks)
+            };
+            if marks + prefix_marks == 0 || left == 0 {
                 continue;
             }
             let shape = &self.catalog.tables[index];
@@ -118,15 +121,23 @@ impl SqliteStore {
             let dropped = tx
                 .prepare_cached(&self.sql[index].statements[Sql::DropMarks as usize])?
                 .execute(params![before_ms, left as i64])?;
-            if dropped > 0 {
+            let of_prefixes = match prefix_marks {
+                0 => 0,
+                _ => tx
+                    .prepare_cached(&self.sql[index].statements[Sql::DropPrefixMarks as usize])?
+                    .execute(params![before_ms, (left - dropped) as i64])?,
+            };
+            if dropped + of_prefixes > 0 {
                 tx.prepare_cached(
                     "UPDATE _readside_meta_tables SET delete_marks = ?3 WHERE generation = ?1 AND table_name = ?2",
                 )?
                 .execute(params![self.generation, shape.name, marks - dropped as i64])?;
                 tx.commit()?;
                 drop(turn);
-                self.memory.tables[index].marks -= dropped as i64;
-                left -= dropped;
+                let table = &mut self.memory.tables[index];
+                table.marks -= dropped as i64;
+                table.prefix_marks -= of_prefixes as i64;
+                left -= dropped + of_prefixes;
             }
         }
         Ok((MARKS_PER_CALL - left) as u64)
@@ -170,7 +181,7 @@ impl SqliteStore {
         Figures {
             rows: count(|table| table.rows),
             held: count(|table| table.held),
-            delete_marks: count(|table| table.marks),
+            delete_marks: count(|table| table.marks + table.prefix_marks),
             dead_letters: self.memory.dead_letters.clone(),
             replica_bytes: fs::metadata(&self.path).ok().map(|found| found.len()),
             wal_bytes: Some(self.wal_bytes()),
