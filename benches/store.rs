@@ -155,6 +155,7 @@ fn change(uuid_key: bool, nth: i64, newer: i64, deleted: bool) -> Change {
     }
     let at = Coordinates { topic: 0, partition: 0, offset: nth };
     Change {
+        from: vec![],
         table: 0,
         topic: 0,
         operation: if deleted { Operation::Delete } else { Operation::Write { if_missing: IfMissing::Hold } },

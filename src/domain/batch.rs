@@ -9,6 +9,7 @@ use super::checkpoint::{Position, TopicPartition};
 use super::dead_letter::{DeadLetter, LetterId, Retried};
 use super::event_ids::NewEventIds;
 use super::row::RowState;
+use super::snapshot::Snapshot;
 use super::value::Value;
 use super::version::{Coordinates, Version};
 
@@ -59,6 +60,11 @@ impl Entry {
         Entry { table, step, topic, events }
     }
 
+    /// That counts as no event: what follows from others.
+    pub fn silent(table: usize, topic: usize, step: Step) -> Entry {
+        Entry { table, step, topic, events: [0; Effect::ALL.len()] }
+    }
+
     /// All events in it.
     pub fn event_count(&self) -> u64 {
         self.events.iter().map(|count| u64::from(*count)).sum()
@@ -76,6 +82,15 @@ pub enum Step {
     /// Remember the version as the mark of the prefix if it is higher; remove what is not newer among
     /// the rows whose key begins with it. An empty prefix is the whole table.
     Cut { prefix: Vec<Value>, version: Version },
+    /// [`RowState::carried`], from one row to another; both have their key columns set.
+    Carry { from: Vec<Value>, to: Vec<Value>, version: Version },
+    /// Remember a whole snapshot, or how far it has come, unless a later one is known.
+    Snapshot(Snapshot),
+    /// All of the table's snapshot that begins there was read: forget every row that was last written
+    /// before it, without a mark, so that one that is still on its way comes back. Refuse that, and
+    /// remember so, where they are suspiciously many. Nothing if another snapshot is the newest, or the
+    /// end of this one was not read.
+    Sweep { begin: Version },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -164,6 +179,11 @@ impl BatchBuilder {
             self.append(Entry::new(change.table, topic, effect, step));
             return;
         }
+        if let Operation::Snapshot(phase) = change.operation {
+            let snapshot = Snapshot { begin: change.version, phase };
+            self.append(Entry::silent(change.table, topic, Step::Snapshot(snapshot)));
+            return;
+        }
         let hash = self.keys.hash_one(KeyHash { table: change.table, catalog, values: &change.values });
         let incoming = match change.operation {
             Operation::Write { if_missing } => {
@@ -184,7 +204,16 @@ impl BatchBuilder {
                 self.append(Entry::new(change.table, topic, effect, step));
                 return;
             }
-            Operation::Truncate | Operation::Clear(_) => return,
+            Operation::Carry => {
+                // Depends on the one row, and later changes of both must come behind it.
+                self.open.remove(&hash);
+                let from = KeyHash { table: change.table, catalog, values: &change.from };
+                self.open.remove(&self.keys.hash_one(from));
+                let step = Step::Carry { from: change.from, to: change.values, version: change.version };
+                self.append(Entry::silent(change.table, topic, step));
+                return;
+            }
+            Operation::Truncate | Operation::Clear(_) | Operation::Snapshot(_) => return,
         };
         if let Some(&index) = self.open.get(&hash) {
             let entry = &mut self.batch.entries[index];
@@ -208,7 +237,7 @@ impl BatchBuilder {
 
     /// Adds a change as an entry of its own, into which nothing is folded; returns its index.
     pub fn push_alone(&mut self, catalog: &Catalog, change: Change) -> usize {
-        if !matches!(change.operation, Operation::Truncate | Operation::Clear(_)) {
+        if change.values.len() == catalog.tables[change.table].columns.len() {
             // Later changes of the row must come behind it.
             let key = KeyHash { table: change.table, catalog, values: &change.values };
             self.open.remove(&self.keys.hash_one(key));
@@ -217,6 +246,13 @@ impl BatchBuilder {
         self.push(catalog, change);
         self.open = before;
         self.batch.entries.len() - 1
+    }
+
+    /// Beside what records say: all of a snapshot was read.
+    pub fn push_sweep(&mut self, table: usize, topic: usize, begin: Version) {
+        // An old row that comes behind it stays.
+        self.open.clear();
+        self.append(Entry::silent(table, topic, Step::Sweep { begin }));
     }
 
     /// A kept dead letter whose changes, if any, were pushed.
@@ -233,6 +269,11 @@ impl BatchBuilder {
             Step::Row(row) | Step::PatchIfPresent { patch: row, .. } => &row.values,
             Step::Tombstone { values, .. } => values,
             Step::Cut { prefix, .. } => prefix,
+            Step::Carry { from, to, .. } => {
+                self.batch.bytes += to.iter().map(Value::size).sum::<usize>();
+                from
+            }
+            Step::Snapshot(_) | Step::Sweep { .. } => &[],
         };
         self.batch.bytes += size_of::<Entry>() + values.iter().map(Value::size).sum::<usize>();
         self.batch.entries.push(entry);

@@ -1,5 +1,6 @@
 //! A change: what one event does to one row of one table.
 
+use super::snapshot::Phase;
 use super::value::Value;
 use super::version::Version;
 
@@ -14,6 +15,8 @@ pub struct Change {
     /// `Truncate`, where the list is empty, and for `Clear`); what the operation does not carry is
     /// `Absent`.
     pub values: Vec<Value>,
+    /// For `Carry`: a row of the same table with its key set; otherwise empty.
+    pub from: Vec<Value>,
     pub version: Version,
 }
 
@@ -33,6 +36,13 @@ pub enum Operation {
     /// As `Truncate`, for the rows whose key begins with the key columns that are set: the first of
     /// them, but not all. One of the table's [`prefixes`](super::catalog::Table::prefixes).
     Clear(Cleared),
+    /// The key of a row has changed, from that of `from` to that of `values`: what is known of it there
+    /// is true here as well, as of the version. It fills what the event that sets the new row leaves
+    /// out because it did not change.
+    Carry,
+    /// A row of a whole snapshot was read, or the last of them; see [`super::snapshot`]. The list of
+    /// values is empty, and the version is where the snapshot begins.
+    Snapshot(Phase),
 }
 
 /// Why the rows with a prefix go.
@@ -97,6 +107,8 @@ impl Change {
             Operation::Write { .. } => Effect::Upsert,
             Operation::Delete | Operation::Tombstone | Operation::Clear(Cleared::Deleted) => Effect::Delete,
             Operation::Clear(Cleared::Replaced) => Effect::Replace,
+            // Beside the changes of the same event.
+            Operation::Carry | Operation::Snapshot(_) => Effect::Patch,
             Operation::Truncate => Effect::Truncate,
         }
     }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::dead_letter::Kept;
 use super::event_ids::EventId;
+use super::snapshot::Snapshot;
 use super::version::Version;
 
 /// One partition of one topic of the catalog.
@@ -62,6 +63,8 @@ pub struct Checkpoint {
     pub event_ids: BTreeMap<usize, Vec<EventId>>,
     /// Tables, by index, that are known to lack events.
     pub missing_events: BTreeSet<usize>,
+    /// The newest whole snapshot by table index, where one was ever heard of.
+    pub snapshots: BTreeMap<usize, Snapshot>,
     /// When a batch was written last, ms since 1970.
     pub heartbeat_ms: Option<i64>,
     /// Every kept dead letter, in order.

@@ -14,6 +14,7 @@ pub mod freshness;
 pub mod record;
 pub mod retry;
 pub mod row;
+pub mod snapshot;
 pub mod state;
 pub mod value;
 pub mod version;

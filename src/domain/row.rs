@@ -140,6 +140,22 @@ impl RowState {
         self.absorb(table, mark)
     }
 
+    /// What this row says about one with another key, as of `version`: `to` has that key set. `None` if
+    /// there is nothing that is older than the version.
+    pub fn carried(&self, table: &Table, to: &[Value], version: Version) -> Option<RowState> {
+        let mut values = vec![Value::Absent; table.columns.len()];
+        let mut any = false;
+        for (column, value) in values.iter_mut().enumerate() {
+            if table.is_key(column) {
+                value.clone_from(&to[column]);
+            } else if self.column_version(table, column).is_some_and(|known| known < version) {
+                value.clone_from(&self.values[column]);
+                any = true;
+            }
+        }
+        any.then(|| RowState::written(values, version))
+    }
+
     /// Takes away what is not newer than the table's truncate mark. The mark itself is left to the
     /// table, which holds it for all keys. Returns whether anything changed.
     pub fn truncate(&mut self, table: &Table, mark: Version) -> bool {

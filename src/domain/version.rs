@@ -104,6 +104,13 @@ impl Version {
         Version::new(kind, &integers, at).unwrap_or(*self)
     }
 
+    /// The least version with the same integers: what is older than this is older than all of them.
+    pub fn first_of_its_kind(&self) -> Version {
+        let Parts { kind, integers, .. } = self.parts();
+        let least = Coordinates { topic: 0, partition: 0, offset: i64::MIN };
+        Version::new(kind, &integers, least).unwrap_or(*self)
+    }
+
     /// Reads stored bytes back; `None` when they are not a version.
     pub fn from_bytes(bytes: &[u8]) -> Option<Version> {
         if bytes.len() > CAPACITY {
@@ -263,9 +270,11 @@ mod tests {
             let version = Version::new(VersionKind::Integers, &integers, at(1, 2, offset)).unwrap();
             let before = version.just_before();
             prop_assert!(before < version);
+            prop_assert!(version.first_of_its_kind() < before);
             for parts in [&integers, &other] {
                 let other = Version::new(VersionKind::Integers, parts, at(1, 2, other_offset)).unwrap();
                 prop_assert!(other <= before || other >= version);
+                prop_assert_eq!(other < version.first_of_its_kind(), *parts < integers);
             }
         }
 

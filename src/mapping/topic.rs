@@ -310,6 +310,7 @@ impl Step<'_> {
             topic: passage.record.at.topic,
             operation: self.operation,
             values,
+            from: Vec::new(),
             version,
         });
         Ok(())

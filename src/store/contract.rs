@@ -20,6 +20,7 @@ use crate::domain::batch::{Advance, AfterGap, Batch, BatchBuilder, Entry, Observ
 use crate::domain::catalog::{Catalog, Column, Table};
 use crate::domain::change::{Change, IfMissing, Operation};
 use crate::domain::checkpoint::{Position, TopicPartition};
+use crate::domain::snapshot::Phase;
 use crate::domain::value::{ColumnType, Value};
 use crate::domain::version::{Coordinates, Version, VersionKind};
 
@@ -279,6 +280,7 @@ pub(super) fn upsert(nth: i64, number: i64) -> Change {
         topic: 0,
         operation: Operation::Write { if_missing: IfMissing::Hold },
         values: row(table, nth, number, 0xFF),
+        from: vec![],
         version: version(number, 0, number),
     }
 }
@@ -323,11 +325,19 @@ pub(super) fn visible(nth: i64, number: i64) -> RowLookup {
     RowLookup::Visible { values: change.values, version: change.version }
 }
 
+/// A change; a snapshot that is swept stands for the sweep.
+fn push(builder: &mut BatchBuilder, catalog: &Catalog, change: &Change) {
+    match change.operation {
+        Operation::Snapshot(Phase::Swept) => builder.push_sweep(change.table, change.topic, change.version),
+        _ => builder.push(catalog, change.clone()),
+    }
+}
+
 /// One entry per change: nothing is folded.
 fn unfolded(catalog: &Catalog, batches: &[Vec<Change>]) -> Vec<Vec<Entry>> {
     let one = |change: &Change| {
         let mut builder = BatchBuilder::default();
-        builder.push(catalog, change.clone());
+        push(&mut builder, catalog, change);
         builder.seal(Observed::default()).entries
     };
     batches.iter().map(|changes| changes.iter().flat_map(one).collect()).collect()

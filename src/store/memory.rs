@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::letters::{after_retry, split_off};
 use super::rules;
 use super::{
-    Applied, Completion, Figures, Letter, LetterPage, LetterQuery, Maintenance, PositionStatus, Reader,
-    RowLookup, Status, Store, StoreError, TableStatus,
+    Applied, Completion, Figures, Letter, LetterPage, LetterQuery, LossLimit, Maintenance, PositionStatus,
+    Reader, RowLookup, Status, Store, StoreError, Swept, TableStatus,
 };
 use crate::domain::batch::{AfterGap, Batch, Entry, Observed, Step};
 use crate::domain::catalog::{Catalog, Table};
@@ -20,6 +20,7 @@ use crate::domain::checkpoint::{Checkpoint, TopicPartition};
 use crate::domain::dead_letter::{DeadLetter, Kept};
 use crate::domain::retry::RetryReason;
 use crate::domain::row::RowState;
+use crate::domain::snapshot::{Phase, Snapshot};
 use crate::domain::state::{Facts, State, believable, state};
 use crate::domain::value::Value;
 use crate::domain::version::{Version, VersionKind};
@@ -259,7 +260,15 @@ impl Replica {
         self.identify(catalog, &batch.observed)?;
         let mut applied = Applied::default();
         for (index, entry) in batch.entries.iter().enumerate() {
-            match self.step(&catalog.tables[entry.table], entry, batch.observed.heartbeat_ms) {
+            let shape = &catalog.tables[entry.table];
+            if let Step::Sweep { begin } = entry.step {
+                match self.sweep(shape, entry.table, begin) {
+                    Some(swept) => applied.swept.push(swept),
+                    None => applied.stale.push(index),
+                }
+                continue;
+            }
+            match self.step(shape, entry, batch.observed.heartbeat_ms) {
                 Outcome::Changed => {}
                 Outcome::Stale => applied.stale.push(index),
                 Outcome::Ignored => applied.missing_row.push(index),
@@ -396,6 +405,24 @@ impl Replica {
                     _ => Outcome::Ignored,
                 }
             }
+            Step::Carry { from, to, version } => {
+                let from = table.state(shape, from);
+                let Some(incoming) = from.carried(shape, to, *version) else { return Outcome::Stale };
+                let incoming = table.cut(shape, &incoming);
+                let mut state = table.state(shape, to);
+                if !state.absorb(shape, incoming) {
+                    return Outcome::Stale;
+                }
+                table.put(shape, state, now_ms);
+                Outcome::Changed
+            }
+            Step::Snapshot(heard) => {
+                let known = self.checkpoint.snapshots.get(&entry.table).copied();
+                let Some(snapshot) = Snapshot::after(known, *heard) else { return Outcome::Stale };
+                self.checkpoint.snapshots.insert(entry.table, snapshot);
+                Outcome::Changed
+            }
+            Step::Sweep { .. } => Outcome::Stale,
             Step::Tombstone { values, at } => {
                 let mut state = table.state(shape, values);
                 if !state.bury(shape, *at) {
@@ -405,6 +432,25 @@ impl Replica {
                 Outcome::Changed
             }
         }
+    }
+}
+
+impl Replica {
+    fn sweep(&mut self, shape: &Table, index: usize, begin: Version) -> Option<Swept> {
+        let snapshot = self.checkpoint.snapshots.get_mut(&index)?;
+        if *snapshot != (Snapshot { begin, phase: Phase::Listed }) {
+            return None;
+        }
+        let rows = &mut self.tables[index].rows;
+        let shown = || rows.values().filter(|row| row.state.is_visible(shape));
+        let all = shown().count() as i64;
+        let ghosts = shown().filter(|row| row.state.version < Some(begin)).count() as i64;
+        let refused = rules::is_suspicious_loss(LossLimit::default(), all - ghosts, all);
+        snapshot.phase = if refused { Phase::Refused } else { Phase::Swept };
+        if !refused {
+            rows.retain(|_, row| row.state.version.is_none_or(|version| version >= begin));
+        }
+        Some(Swept { table: index, rows: ghosts as u64, refused })
     }
 }
 

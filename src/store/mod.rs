@@ -78,6 +78,8 @@ pub struct Applied {
     pub stale: Vec<usize>,
     /// Indexes of entries that were patches of a row that is not there.
     pub missing_row: Vec<usize>,
+    /// What the batch's sweeps did.
+    pub swept: Vec<Swept>,
     /// Dead letters the store itself found (patches with `if_missing: dead_letter`), without those
     /// of records that were retried.
     pub dead_letters: Vec<DeadLetter>,
@@ -85,6 +87,15 @@ pub struct Applied {
     pub dead_letters_kept: u64,
     /// What became of the batch's `retried` and `dropped`.
     pub letters: LettersMoved,
+}
+
+/// Rows of a table that are not in a whole snapshot of its source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Swept {
+    pub table: usize,
+    pub rows: u64,
+    /// They stay: it would be a suspicious loss.
+    pub refused: bool,
 }
 
 /// What a batch did to dead letters that were kept before it.

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::domain::change::Cleared;
 use crate::domain::event_ids::{EventId, NewEventIds};
+use crate::domain::snapshot::Phase;
 use crate::store::Figures;
 
 /// Keys per table: few, so that histories meet.
@@ -50,7 +51,7 @@ struct Event {
 
 fn history() -> impl Strategy<Value = Vec<Event>> {
     let event = (
-        (prop_oneof![3 => Just(0), 1 => 1usize..5], 0..KEYS, 0u8..32, any::<u8>(), 0i64..60, 0i32..3),
+        (prop_oneof![3 => Just(0), 1 => 1usize..5], 0..KEYS, 0u8..38, any::<u8>(), 0i64..60, 0i32..3),
         prop::option::weighted(0.2, 0u8..12),
         prop::bool::weighted(0.1),
         prop::bool::weighted(0.2),
@@ -77,8 +78,13 @@ impl Event {
     fn change(&self, catalog: &Catalog, offset: i64) -> Change {
         let table = &catalog.tables[self.table];
         let mut version = version(self.number, self.partition, offset);
-        if matches!(self.kind, 21 | 22) {
-            version = version.just_before();
+        let mut from = vec![];
+        match self.kind {
+            21 | 22 => version = version.just_before(),
+            32 | 33 => from = key_row(table, (self.key + 1) % KEYS),
+            // Few, so that what is said of one meets it.
+            34.. => version = super::version(self.number / 20 * 20, 0, 0).first_of_its_kind(),
+            _ => {}
         }
         let seed = self.number * 1_000 + offset;
         let whole = row(table, self.key, seed, 0xFF);
@@ -96,9 +102,14 @@ impl Event {
             }
             21..=24 => (Operation::Delete, key),
             25..=30 => (Operation::Tombstone, key),
-            _ => (Operation::Truncate, vec![]),
+            31 => (Operation::Truncate, vec![]),
+            32 | 33 => (Operation::Carry, key),
+            34 => (Operation::Snapshot(Phase::UnderWay), vec![]),
+            35 => (Operation::Snapshot(Phase::Listed), vec![]),
+            // Stands for a sweep, which is no change.
+            _ => (Operation::Snapshot(Phase::Swept), vec![]),
         };
-        Change { table: self.table, topic: 0, operation, values, version }
+        Change { table: self.table, topic: 0, operation, values, from, version }
     }
 }
 
@@ -134,7 +145,7 @@ fn delivery(catalog: &Catalog, history: &[Event]) -> (Vec<Vec<Change>>, Vec<bool
 fn folded(catalog: &Catalog, changes: &[Change]) -> BatchBuilder {
     let mut builder = BatchBuilder::default();
     for change in changes {
-        builder.push(catalog, change.clone());
+        push(&mut builder, catalog, change);
     }
     builder
 }
@@ -276,7 +287,10 @@ proptest! {
         for (nth, (changes, entries)) in batches.iter().zip(unfolded(&catalog, &batches)).enumerate() {
             let batch = seal(folded(&catalog, changes), nth);
             let events: u64 = batch.entries.iter().map(Entry::event_count).sum();
-            prop_assert_eq!(events as usize, changes.len());
+            let silent = |change: &&Change| {
+                matches!(change.operation, Operation::Carry | Operation::Snapshot(_))
+            };
+            prop_assert_eq!(events as usize, changes.len() - changes.iter().filter(silent).count());
             let plain = Batch { entries, ..seal(BatchBuilder::default(), nth) };
             let (a, b) = (folded_store.apply(&batch).unwrap(), plain_store.apply(&plain).unwrap());
             prop_assert_eq!(a.dead_letters, b.dead_letters);

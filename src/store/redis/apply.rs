@@ -46,7 +46,12 @@ impl RedisStore {
         let mut applied = Applied::default();
         let mut first = 0;
         for (nth, entry) in batch.entries.iter().enumerate() {
-            let Change::Cut { ref prefix, version } = entry.step else { continue };
+            let Change::Cut { ref prefix, version } = entry.step else {
+                if matches!(entry.step, Change::Carry { .. } | Change::Snapshot(_) | Change::Sweep { .. }) {
+                    return Err(damaged("a step", "a table"));
+                }
+                continue;
+            };
             if !prefix.is_empty() {
                 return Err(damaged("a prefix", "a table"));
             }
@@ -396,7 +401,7 @@ fn values_of(entry: &Entry) -> Option<&[Value]> {
     match &entry.step {
         Change::Row(row) | Change::PatchIfPresent { patch: row, .. } => Some(&row.values),
         Change::Tombstone { values, .. } => Some(values),
-        Change::Cut { .. } => None,
+        _ => None,
     }
 }
 
@@ -444,6 +449,6 @@ fn join(
                 Outcome::Stale
             }
         }
-        Change::Cut { .. } => Outcome::Stale,
+        _ => Outcome::Stale,
     }
 }

@@ -170,6 +170,7 @@ impl RedisStore {
         let dead_letters = self.kept_letters()?;
         let ledger = self.known_ledger()?;
         Ok(Checkpoint {
+            snapshots: Default::default(),
             dead_letters,
             cluster_id: ledger.cluster_id.clone(),
             topic_ids: ledger.topic_ids.clone(),

@@ -93,7 +93,8 @@ impl SqliteStore {
                 |row| row.get(0),
             )?;
             let shape = &self.catalog.tables[index];
-            let mut writer = TableWriter::new(&tx, shape, &self.sql[index], now_ms.unwrap_or(0));
+            let mut writer =
+                TableWriter::new(&tx, shape, &self.sql[index], now_ms.unwrap_or(0), self.settings.loss);
             writer.end_appending(&mut memory, self.samples[index].again > 0)?;
             drop(writer);
             tx.execute(

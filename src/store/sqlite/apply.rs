@@ -16,7 +16,7 @@ use crate::domain::catalog::Catalog;
 use crate::domain::checkpoint::{AfterDelete, Checkpoint, PartitionMemory, Position, TopicPartition};
 use crate::domain::event_ids::{EventId, NewEventIds};
 use crate::domain::version::Version;
-use crate::store::{Applied, StoreError, rules};
+use crate::store::{Applied, LossLimit, StoreError, Swept, rules};
 
 impl SqliteStore {
     pub(super) fn apply_batch(&mut self, batch: &Batch) -> Result<Applied, StoreError> {
@@ -31,6 +31,7 @@ impl SqliteStore {
             role: self.role,
             floors: &self.floors,
             samples: &mut self.samples,
+            loss: self.settings.loss,
             memory: self.memory.clone(),
             dead_letter_bytes_max: i64::try_from(self.settings.dead_letter_bytes_max).unwrap_or(i64::MAX),
         };
@@ -81,6 +82,13 @@ impl SqliteStore {
                 |row| row.get(0),
             )?,
             missing_events: self.read_missing_events()?,
+            snapshots: self
+                .memory
+                .tables
+                .iter()
+                .enumerate()
+                .filter_map(|(index, table)| Some((index, table.snapshot?)))
+                .collect(),
             ..Checkpoint::default()
         };
         let mut statement = self.conn.prepare_cached(
@@ -144,6 +152,7 @@ pub(super) struct Work<'a> {
     role: Role,
     floors: &'a BTreeMap<TopicPartition, i64>,
     samples: &'a mut [Sample],
+    loss: LossLimit,
     pub memory: Memory,
     pub dead_letter_bytes_max: i64,
 }
@@ -196,8 +205,8 @@ impl Work<'_> {
             if before[index] != *table {
                 self.conn
                     .prepare_cached(
-                        "UPDATE _readside_meta_tables SET rows = ?3, held = ?4, delete_marks = ?5, truncated = ?6 \
-                         WHERE generation = ?1 AND table_name = ?2",
+                        "UPDATE _readside_meta_tables SET rows = ?3, held = ?4, delete_marks = ?5, truncated = ?6, \
+                         snapshot = ?7, snapshot_phase = ?8 WHERE generation = ?1 AND table_name = ?2",
                     )?
                     .execute(params![
                         self.generation,
@@ -206,6 +215,8 @@ impl Work<'_> {
                         table.held,
                         table.marks,
                         table.truncated.as_ref().map(Version::as_bytes),
+                        table.snapshot.as_ref().map(|snapshot| snapshot.begin.as_bytes()),
+                        table.snapshot.map(|snapshot| snapshot.phase.name()),
                     ])?;
             }
         }
@@ -223,12 +234,16 @@ impl Work<'_> {
             if let (Step::Row(row), true) = (&entry.step, self.memory.tables[entry.table].appending) {
                 self.samples[entry.table].look(shape.key_of(&row.values));
             }
-            let writer = writers[entry.table]
-                .get_or_insert_with(|| TableWriter::new(self.conn, shape, &self.sql[entry.table], now_ms));
+            let writer = writers[entry.table].get_or_insert_with(|| {
+                TableWriter::new(self.conn, shape, &self.sql[entry.table], now_ms, self.loss)
+            });
             match writer.step(&mut self.memory.tables[entry.table], &entry.step)? {
                 Outcome::Changed => {}
                 Outcome::Stale => applied.stale.push(index),
                 Outcome::Ignored => applied.missing_row.push(index),
+                Outcome::Swept { rows, refused } => {
+                    applied.swept.push(Swept { table: entry.table, rows, refused });
+                }
                 Outcome::MissingRow(version) => {
                     applied.dead_letters.push(rules::missing_row(entry.table, shape, version, now_ms));
                 }

@@ -8,7 +8,7 @@ use crate::domain::value::ColumnType;
 /// `PRAGMA application_id`: "rdsd".
 pub(super) const APPLICATION_ID: i32 = 0x7264_7364;
 /// `PRAGMA user_version`.
-pub(super) const LAYOUT: i32 = 3;
+pub(super) const LAYOUT: i32 = 4;
 /// The number of the first copy; each rebuild takes the next one, and none is used again.
 pub(super) const FIRST: i64 = 1;
 
@@ -47,6 +47,8 @@ CREATE TABLE _readside_meta_tables (
   held INTEGER NOT NULL,
   delete_marks INTEGER NOT NULL,
   truncated BLOB,
+  snapshot BLOB,
+  snapshot_phase TEXT,
   missing_events INTEGER NOT NULL,
   built_at_ms INTEGER,
   PRIMARY KEY (generation, table_name)
@@ -204,9 +206,13 @@ pub(super) enum Sql {
     /// Marks between two that are not newer than a version.
     DropOlderMarks,
     CountMarks,
+    /// Rows, and rows that wait, that were last written before a snapshot.
+    CountOlder,
+    DropOlder,
+    DropOlderHidden,
 }
 
-pub(super) const STATEMENTS: usize = Sql::CountMarks as usize + 1;
+pub(super) const STATEMENTS: usize = Sql::DropOlderHidden as usize + 1;
 
 /// Rows a truncate looks at together.
 pub(super) const PAGE: usize = 256;
@@ -295,6 +301,9 @@ impl TableSql {
             ),
             format!("DELETE FROM {marks} WHERE prefix > ?1 AND prefix < ?2 AND _readside_v <= ?3"),
             format!("SELECT COUNT(*) FROM {marks}"),
+            format!("SELECT COUNT(*) FROM {main} WHERE _readside_v < ?1"),
+            format!("DELETE FROM {main} WHERE _readside_v < ?1"),
+            format!("DELETE FROM {hidden} WHERE _readside_v < ?1"),
         ];
         let cuts = std::iter::once(0).chain(table.prefixes.iter().copied()).map(|columns| {
             cut(table, columns, &CutNames { main: &main, hidden: &hidden, row: &row, key: &key })

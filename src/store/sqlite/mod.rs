@@ -44,6 +44,7 @@ use super::{Applied, Completion, Figures, LossLimit, Maintenance, Store, StoreEr
 use crate::domain::batch::Batch;
 use crate::domain::catalog::Catalog;
 use crate::domain::checkpoint::{Checkpoint, TopicPartition};
+use crate::domain::snapshot::Snapshot;
 use crate::domain::version::{Version, VersionKind};
 
 /// What a store needs to know besides its catalog.
@@ -129,6 +130,7 @@ struct TableMemory {
     held: i64,
     marks: i64,
     truncated: Option<Version>,
+    snapshot: Option<Snapshot>,
     /// Prefixes of keys that are remembered as cleared.
     prefix_marks: i64,
     /// A key may be there more than once; see [`append`]. Equal to whether its index is missing.

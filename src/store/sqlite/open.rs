@@ -13,6 +13,7 @@ use super::owner;
 use super::replica::SqliteReplica;
 use super::{Memory, Role, Settings, SqliteStore, TableMemory};
 use crate::domain::catalog::Catalog;
+use crate::domain::snapshot::{Phase, Snapshot};
 use crate::domain::version::Version;
 use crate::store::StoreError;
 
@@ -120,6 +121,32 @@ fn adopt_settings(
     Ok(())
 }
 
+/// What a table remembers of truncates and of whole snapshots.
+fn load_marks(
+    conn: &Connection,
+    table: &str,
+    generation: i64,
+) -> Result<(Option<Version>, Option<Snapshot>), StoreError> {
+    let (truncated, begin, phase): (Option<Vec<u8>>, Option<Vec<u8>>, Option<String>) = conn.query_row(
+        "SELECT truncated, snapshot, snapshot_phase FROM _readside_meta_tables \
+         WHERE generation = ?1 AND table_name = ?2",
+        params![generation, table],
+        |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+    )?;
+    let version = |bytes: Vec<u8>| {
+        Version::from_bytes(&bytes).ok_or_else(|| damaged("a version", "_readside_meta_tables"))
+    };
+    let snapshot = match (begin.map(version).transpose()?, phase) {
+        (Some(begin), Some(phase)) => {
+            let phase = Phase::from_name(&phase);
+            let phase = phase.ok_or_else(|| damaged("a phase", "_readside_meta_tables"))?;
+            Some(Snapshot { begin, phase })
+        }
+        _ => None,
+    };
+    Ok((truncated.map(version).transpose()?, snapshot))
+}
+
 fn load(
     conn: &Connection,
     catalog: &Catalog,
@@ -128,19 +155,12 @@ fn load(
 ) -> Result<Memory, StoreError> {
     let mut tables = Vec::with_capacity(catalog.tables.len());
     for (table, sql) in catalog.tables.iter().zip(sql) {
-        let (rows, held, marks, truncated): (i64, i64, i64, Option<Vec<u8>>) = conn.query_row(
-            "SELECT rows, held, delete_marks, truncated FROM _readside_meta_tables \
-             WHERE generation = ?1 AND table_name = ?2",
+        let (rows, held, marks) = conn.query_row(
+            "SELECT rows, held, delete_marks FROM _readside_meta_tables WHERE generation = ?1 AND table_name = ?2",
             params![generation, table.name],
-            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)),
+            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
         )?;
-        let truncated = match truncated {
-            None => None,
-            Some(bytes) => Some(
-                Version::from_bytes(&bytes)
-                    .ok_or_else(|| damaged("the truncate mark", "_readside_meta_tables"))?,
-            ),
-        };
+        let (truncated, snapshot) = load_marks(conn, &table.name, generation)?;
         let appending = !sql.key_indexes.is_empty()
             && !conn
                 .prepare_cached("SELECT 1 FROM sqlite_schema WHERE type = 'index' AND name = ?1")?
@@ -150,7 +170,16 @@ fn load(
             false => conn.query_row(&sql.statements[Sql::CountMarks as usize], [], |row| row.get(0))?,
         };
         let update_first = false;
-        tables.push(TableMemory { rows, held, marks, truncated, prefix_marks, appending, update_first });
+        tables.push(TableMemory {
+            rows,
+            held,
+            marks,
+            truncated,
+            snapshot,
+            prefix_marks,
+            appending,
+            update_first,
+        });
     }
     let mut dead_letters = vec![0; catalog.topics.len()];
     let mut kept = conn.prepare(

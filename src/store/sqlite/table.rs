@@ -14,10 +14,11 @@ use crate::domain::batch::Step;
 use crate::domain::catalog::Table;
 use crate::domain::change::IfMissing;
 use crate::domain::row::RowState;
+use crate::domain::snapshot::{Phase, Snapshot};
 use crate::domain::value::Value;
 use crate::domain::version::{Coordinates, Version};
 use crate::store::rules::{Place, key_bytes, place};
-use crate::store::{StoreError, rules};
+use crate::store::{LossLimit, StoreError, rules};
 
 /// What became of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +30,11 @@ pub(super) enum Outcome {
     Ignored,
     /// A patch whose row is not there, and that may not.
     MissingRow(Version),
+    /// So many rows were swept, or were not because they are too many.
+    Swept {
+        rows: u64,
+        refused: bool,
+    },
 }
 
 /// Writes one table within one transaction.
@@ -39,17 +45,25 @@ pub(super) struct TableWriter<'c> {
     statements: [Option<CachedStatement<'c>>; STATEMENTS],
     /// Heartbeat of the batch.
     now_ms: i64,
+    loss: LossLimit,
 }
 
 impl<'c> TableWriter<'c> {
-    pub fn new(conn: &'c Connection, shape: &'c Table, sql: &'c TableSql, now_ms: i64) -> TableWriter<'c> {
-        TableWriter { conn, shape, sql, statements: [const { None }; STATEMENTS], now_ms }
+    pub fn new(
+        conn: &'c Connection,
+        shape: &'c Table,
+        sql: &'c TableSql,
+        now_ms: i64,
+        loss: LossLimit,
+    ) -> TableWriter<'c> {
+        TableWriter { conn, shape, sql, statements: [const { None }; STATEMENTS], now_ms, loss }
     }
 
     pub fn step(&mut self, memory: &mut TableMemory, step: &Step) -> Result<Outcome, StoreError> {
         if memory.appending {
             match step {
                 Step::Row(row) => return self.append(memory, row),
+                Step::Snapshot(_) => {}
                 _ => self.end_appending(memory, true)?,
             }
         }
@@ -62,6 +76,20 @@ impl<'c> TableWriter<'c> {
             Step::PatchIfPresent { patch, if_missing } => self.patch(memory, patch, *if_missing),
             Step::Tombstone { values, at } => self.bury(memory, values, *at),
             Step::Cut { prefix, version } => self.cut_away(memory, prefix, *version),
+            Step::Carry { from, to, version } => {
+                match self.load(memory, from)?.0.carried(self.shape, to, *version) {
+                    Some(carried) => self.join(memory, carried),
+                    None => Ok(Outcome::Stale),
+                }
+            }
+            Step::Snapshot(heard) => Ok(match Snapshot::after(memory.snapshot, *heard) {
+                Some(snapshot) => {
+                    memory.snapshot = Some(snapshot);
+                    Outcome::Changed
+                }
+                None => Outcome::Stale,
+            }),
+            Step::Sweep { begin } => self.sweep(memory, *begin),
         }
     }
 
@@ -206,6 +234,29 @@ impl<'c> TableWriter<'c> {
             }
         }
         Ok(Outcome::Changed)
+    }
+
+    fn sweep(&mut self, memory: &mut TableMemory, begin: Version) -> Result<Outcome, StoreError> {
+        let Some(snapshot) = memory.snapshot.as_mut() else { return Ok(Outcome::Stale) };
+        if *snapshot != (Snapshot { begin, phase: Phase::Listed }) {
+            return Ok(Outcome::Stale);
+        }
+        let statement = self.statement(Sql::CountOlder)?;
+        statement.raw_bind_parameter(1, begin.as_bytes())?;
+        let ghosts: i64 = statement.raw_query().next()?.map_or(Ok(0), |row| row.get(0))?;
+        let refused = rules::is_suspicious_loss(self.loss, memory.rows - ghosts, memory.rows);
+        if refused {
+            snapshot.phase = Phase::Refused;
+        } else {
+            snapshot.phase = Phase::Swept;
+            for (sql, count) in [(Sql::DropOlder, &mut memory.rows), (Sql::DropOlderHidden, &mut memory.held)]
+            {
+                let statement = self.statement(sql)?;
+                statement.raw_bind_parameter(1, begin.as_bytes())?;
+                *count -= statement.raw_execute()? as i64;
+            }
+        }
+        Ok(Outcome::Swept { rows: ghosts.max(0) as u64, refused })
     }
 
     /// The guard in full: join with what is there, and keep the result where it belongs.

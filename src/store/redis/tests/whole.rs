@@ -15,6 +15,7 @@ fn mixed() -> Batch {
     for nth in 0..3 {
         let table = &catalog.tables[2];
         changes.push(Change {
+            from: vec![],
             table: 2,
             topic: 1,
             operation: Operation::Write { if_missing: hold },
