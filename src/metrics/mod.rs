@@ -242,6 +242,8 @@ pub struct Metrics {
     store_connected: Gauge,
     table_rows: GaugeVec,
     held_rows: GaugeVec,
+    snapshot_unfinished: GaugeVec,
+    rows_swept: IntCounterVec,
     delete_marks: GaugeVec,
     delete_marks_dropped: IntCounterVec,
     replica_size: Gauge,
@@ -368,6 +370,12 @@ impl Metrics {
             store_connected: gauge(&registry, &names::STORE_CONNECTED, 0.0),
             table_rows: gauges(&registry, &names::TABLE_ROWS),
             held_rows: gauges(&registry, &names::HELD_ROWS),
+            snapshot_unfinished: gauges(&registry, &names::SNAPSHOT_UNFINISHED),
+            rows_swept: shared_counters(
+                &registry,
+                &names::ROWS_SWEPT,
+                earlier.map(|earlier| &earlier.rows_swept),
+            ),
             delete_marks: gauges(&registry, &names::DELETE_MARKS),
             delete_marks_dropped: shared_counters(
                 &registry,
@@ -400,6 +408,8 @@ impl Metrics {
             for family in [&self.table_rows, &self.held_rows, &self.delete_marks] {
                 family.with_label_values(&[&table.name]).set(f64::NAN);
             }
+            self.snapshot_unfinished.with_label_values(&[&table.name]).set(0.0);
+            self.rows_swept.with_label_values(&[&table.name]);
             for topic in table.topics.iter().filter_map(|&topic| catalog.topics.get(topic)) {
                 for effect in Effect::ALL {
                     self.events_applied.with_label_values(&[topic, table.name.as_str(), effect.name()]);
@@ -634,6 +644,19 @@ impl Metrics {
         let known = |bytes: Option<u64>| bytes.map_or(f64::NAN, |bytes| bytes as f64);
         self.replica_size.set(known(sizes.replica_bytes));
         self.wal_size.set(known(sizes.wal_bytes));
+    }
+
+    /// Whether rows may be there that are gone in the source.
+    pub fn snapshot(&self, table: usize, unfinished: bool) {
+        if let Some(name) = self.tables.get(table) {
+            self.snapshot_unfinished.with_label_values(&[name]).set(f64::from(u8::from(unfinished)));
+        }
+    }
+
+    pub fn rows_swept(&self, table: usize, rows: u64) {
+        if let Some(name) = self.tables.get(table) {
+            self.rows_swept.with_label_values(&[name]).inc_by(rows);
+        }
     }
 
     pub fn delete_marks_dropped(&self, count: u64) {

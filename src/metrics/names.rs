@@ -97,6 +97,10 @@ families! {
         "Rows that readers see; NaN while unknown.";
     HELD_ROWS = Gauge "readside_held_rows" ["table"]
         "Rows that are invisible because a column that may not be null has no value yet; NaN while unknown.";
+    SNAPSHOT_UNFINISHED = Gauge "readside_snapshot_unfinished" ["table"]
+        "1 while a whole snapshot of the source is under way or was not swept: deleted rows may be left.";
+    ROWS_SWEPT = Counter "readside_rows_swept_total" ["table"]
+        "Rows that went because a whole snapshot of the source did not list them.";
     DELETE_MARKS = Gauge "readside_delete_marks" ["table"]
         "Versions of deleted rows that are kept so that a late event cannot bring them back; NaN while unknown.";
     DELETE_MARKS_DROPPED = Counter "readside_delete_marks_dropped_total" []

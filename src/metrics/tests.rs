@@ -181,6 +181,8 @@ fn what_happened_is_counted_where_it_happened() {
         replica_bytes: Some(4_096),
         wal_bytes: Some(8_192),
     });
+    metrics.snapshot(0, true);
+    metrics.rows_swept(0, 12);
     metrics.delete_marks_dropped(9);
     metrics.wal_pages_pinned(11);
     metrics.replica_lost();
@@ -205,6 +207,9 @@ fn what_happened_is_counted_where_it_happened() {
         (r#"readside_delete_marks{table="orders"}"#, 2.0),
         ("readside_replica_size_bytes", 4_096.0),
         ("readside_wal_size_bytes", 8_192.0),
+        (r#"readside_snapshot_unfinished{table="orders"}"#, 1.0),
+        (r#"readside_snapshot_unfinished{table="users"}"#, 0.0),
+        (r#"readside_rows_swept_total{table="orders"}"#, 12.0),
         ("readside_delete_marks_dropped_total", 9.0),
         ("readside_wal_pages_pinned", 11.0),
         ("readside_replica_losses_total", 1.0),

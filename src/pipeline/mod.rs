@@ -289,7 +289,7 @@ impl<S: Source> Pipeline<S> {
             return Ok(());
         }
         // First of all: a log that grows as fast as we write must not put it off.
-        if self.intake.gate.wants_completion() {
+        if self.intake.wants_completion() {
             info!("every partition reached its end: completing the copy");
             return self.send(Work::Complete);
         }
@@ -362,6 +362,7 @@ impl<S: Source> Pipeline<S> {
             Done::Applied(committed) => {
                 self.intake.committed(&committed);
                 self.answer(&committed);
+                self.intake.swept(&committed.applied.swept);
                 Ok(self.intake.check_dead_letters(&committed.applied)?)
             }
             Done::Completed(Completion::Done) => {

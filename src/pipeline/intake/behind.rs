@@ -185,6 +185,7 @@ impl Intake {
         }
         self.identity.went_on(&after.topic_ids, self.positions(), self.now_ms);
         self.gate.forget_ends();
+        self.sweeps.forget_ends();
         self.news.after_gap = Some(after);
         self.news.any = true;
         self.news.clear_stopped = true;

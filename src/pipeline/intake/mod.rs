@@ -4,6 +4,7 @@
 //! - `rounds`: one round of observations, which proves freshness and meets new partitions
 //! - `letters`: what is asked about dead letters
 //! - `waits`: records whose schema is not there yet
+//! - `sweeps`: what whole snapshots do not list
 //! - `behind`: where the log does not continue where the replica stands
 //!
 //! Everything here is arithmetic on values; the threads and channels are in the parent module.
@@ -12,6 +13,7 @@ mod behind;
 mod letters;
 mod records;
 mod rounds;
+mod sweeps;
 mod waits;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,6 +22,7 @@ use std::sync::Arc;
 use tracing::{info, warn};
 
 pub use letters::PendingErrand;
+use sweeps::Sweeps;
 
 use super::gate::{GateRule, StartupGate};
 use super::identity::Identity;
@@ -64,6 +67,7 @@ pub struct Intake {
     /// Tables, by index, that are known to lack events, as the store has them.
     missing_events: BTreeSet<usize>,
     pub gate: StartupGate,
+    sweeps: Sweeps,
     identity: Identity,
     /// To be written with the next batch.
     news: News,
@@ -216,6 +220,7 @@ impl Intake {
             builder: BatchBuilder::default(),
             partitions: known.collect(),
             gate: StartupGate::new(gate),
+            sweeps: Sweeps::restored(checkpoint.snapshots, context.now_ms()),
             identity,
             news: News::default(),
             stopped: None,
@@ -462,6 +467,7 @@ impl Intake {
             self.missing_events.extend(&after.missing_events);
             self.unpublished = true;
         }
+        self.sweep();
         // Gauges move with what was observed, not with every batch.
         self.unpublished |= !observed.end_offsets.is_empty();
         let now_ms = self.context.now_ms();
@@ -497,6 +503,11 @@ impl Intake {
         }
     }
 
+    /// Whether the store is to complete the copy now. Says so once.
+    pub fn wants_completion(&mut self) -> bool {
+        !self.sweeps.hold_start(self.context.now_ms()) && self.gate.wants_completion()
+    }
+
     pub fn open_gate(&mut self) {
         if !self.context.progress.is_gate_open() {
             info!("the copy may be used: start-up gate open");
@@ -516,6 +527,7 @@ impl Intake {
             }
         }
         for (index, table) in self.catalog.tables.iter().enumerate() {
+            metrics.snapshot(index, self.sweeps.may_leave_ghosts(index));
             let known = |topic: &usize| {
                 freshness::worst(
                     self.partitions

@@ -64,6 +64,8 @@ impl Intake {
             }
         }
         self.capture_gate(seen);
+        self.sweeps.observe(&self.catalog, seen);
+        self.sweep();
         self.news.any = true;
         self.news.clear_stopped = true;
         Ok(())

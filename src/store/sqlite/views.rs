@@ -124,7 +124,7 @@ WHERE generation = (SELECT live FROM _readside_meta_replica)",
         ),
         format!(
             "CREATE VIEW _readside_tables AS
-SELECT t.table_name, t.generation, t.fingerprint, t.rows, {} AS built_at
+SELECT t.table_name, t.generation, t.fingerprint, t.rows, {} AS built_at, t.snapshot_phase AS snapshot
 FROM _readside_meta_tables t
 JOIN _readside_meta_generations g ON g.generation = t.generation AND g.role <> 'dropped'
 ORDER BY t.generation, t.ordinal",

@@ -93,7 +93,7 @@ fn the_views_have_the_promised_columns() {
             "_readside_dead_letters",
             "topic, partition, offset, table_name, path, reason, first_seen, key, value, headers, message",
         ),
-        ("_readside_tables", "table_name, generation, fingerprint, rows, built_at"),
+        ("_readside_tables", "table_name, generation, fingerprint, rows, built_at, snapshot"),
     ] {
         let all = reader.prepare(&format!("SELECT * FROM {view}")).unwrap();
         assert_eq!(all.column_names().collect::<Vec<_>>().join(", "), columns, "{view}");
