@@ -12,7 +12,7 @@ use readside::domain::batch::{BatchBuilder, Observed};
 use readside::domain::change::{Change, Operation};
 use readside::domain::checkpoint::Position;
 use readside::domain::value::Value;
-use readside::store::{RedisSettings, RedisStore, Store};
+use readside::store::{LossLimit, RedisSettings, RedisStore, Store};
 
 use super::{AT, catalog, change};
 
@@ -313,6 +313,8 @@ fn settings(socket: &Path, encoding: RowEncoding) -> RedisSettings {
         replica_name: "bench".into(),
         heartbeat_limit: Duration::from_secs(60),
         dead_letter_bytes_max: 0,
+        loss: LossLimit::default(),
+        min_free_bytes: 0,
     }
 }
 

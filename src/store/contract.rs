@@ -2,6 +2,7 @@
 //! reference model.
 
 mod cases;
+mod generations;
 mod histories;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,7 +34,6 @@ pub(super) trait Bench {
     fn new(catalog: Arc<Catalog>) -> Self;
     fn open(&self) -> Self::Opened;
     fn reader(&self) -> Box<dyn Reader>;
-    fn version_kinds(opened: &mut Self::Opened) -> Vec<Option<VersionKind>>;
 }
 
 pub(super) struct InMemory(MemoryStore);
@@ -51,10 +51,6 @@ impl Bench for InMemory {
 
     fn reader(&self) -> Box<dyn Reader> {
         Box::new(self.0.reader())
-    }
-
-    fn version_kinds(opened: &mut MemoryStore) -> Vec<Option<VersionKind>> {
-        opened.version_kinds().unwrap()
     }
 }
 
@@ -97,10 +93,6 @@ impl Bench for InSqlite {
     fn reader(&self) -> Box<dyn Reader> {
         Box::new(SqliteReader::new(&self.path(), self.catalog.clone()))
     }
-
-    fn version_kinds(opened: &mut SqliteStore) -> Vec<Option<VersionKind>> {
-        opened.version_kinds().unwrap()
-    }
 }
 
 /// Under a prefix of its own, in a server that others use too.
@@ -133,10 +125,6 @@ impl Bench for InRedis {
     fn reader(&self) -> Box<dyn Reader> {
         Box::new(RedisReader::new(&self.settings, self.catalog.clone()))
     }
-
-    fn version_kinds(opened: &mut RedisStore) -> Vec<Option<VersionKind>> {
-        opened.version_kinds().unwrap()
-    }
 }
 
 /// The same with rows as JSON.
@@ -155,10 +143,6 @@ impl Bench for InRedisJson {
 
     fn reader(&self) -> Box<dyn Reader> {
         self.0.reader()
-    }
-
-    fn version_kinds(opened: &mut RedisStore) -> Vec<Option<VersionKind>> {
-        InRedis::version_kinds(opened)
     }
 }
 

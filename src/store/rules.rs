@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{LossLimit, StopCode, StoreError};
-use crate::domain::catalog::Table;
+use crate::domain::catalog::{Catalog, Table};
 use crate::domain::checkpoint::{Position, TopicPartition};
 use crate::domain::dead_letter::{DeadLetter, Origin, Reason, Rejection};
 use crate::domain::freshness::worst;
@@ -110,6 +110,76 @@ impl Log<'_> {
             }
         }
         Some(lag)
+    }
+}
+
+/// How far a generation is, in terms that another one understands, whose catalog may be another.
+pub(super) struct Standing<'a> {
+    pub catalog: &'a Catalog,
+    pub topic_ids: &'a BTreeMap<usize, String>,
+    pub positions: &'a BTreeMap<TopicPartition, Position>,
+    pub fresh_as_of_ms: &'a BTreeMap<TopicPartition, i64>,
+    /// Visible rows by table index.
+    pub rows: Vec<i64>,
+}
+
+impl Standing<'_> {
+    /// The same partition in another generation, with the ids of the topic here and there.
+    fn in_other(
+        &self,
+        at: TopicPartition,
+        other: &Standing<'_>,
+    ) -> Option<(TopicPartition, [Option<String>; 2])> {
+        let name = self.catalog.topics.get(at.topic)?;
+        let topic = other.catalog.topics.iter().position(|known| known == name)?;
+        let ids = [self.topic_ids.get(&at.topic).cloned(), other.topic_ids.get(&topic).cloned()];
+        Some((TopicPartition { topic, partition: at.partition }, ids))
+    }
+
+    /// Whether a partition of the same topic stands before where `live` has it, or is not known yet:
+    /// a switch from `live` would go back.
+    pub fn is_behind(&self, live: &Standing<'_>) -> bool {
+        live.positions.iter().any(|(at, position)| {
+            let Some((here, ids)) = live.in_other(*at, self) else { return false };
+            if matches!(&ids, [Some(there), Some(here)] if there != here) {
+                return false;
+            }
+            self.positions.get(&here).is_none_or(|mine| mine.next_offset < position.next_offset)
+        })
+    }
+
+    /// A sentence about the first table that has lost more rows than is usual.
+    pub fn suspicious_loss(&self, live: &Standing<'_>, limit: LossLimit) -> Option<String> {
+        for (table, &new) in self.catalog.tables.iter().zip(&self.rows) {
+            let before = live.catalog.tables.iter().position(|before| before.name == table.name);
+            let Some(&old) = before.and_then(|before| live.rows.get(before)) else { continue };
+            if is_suspicious_loss(limit, new, old) {
+                return Some(format!(
+                    "table {} would have {new} rows instead of {old}: the log does not hold the rest any more, or the \
+                     mapping leaves it out",
+                    table.name
+                ));
+            }
+        }
+        None
+    }
+
+    /// What was proven of the live generation holds for one that stands at or past it: fresh-as-of
+    /// does not go back with a switch. Only what is later than what is known here.
+    pub fn kept_freshness(&self, live: &Standing<'_>) -> BTreeMap<TopicPartition, i64> {
+        let mut kept = BTreeMap::new();
+        for (at, &fresh_as_of_ms) in live.fresh_as_of_ms {
+            let Some((here, [Some(there), Some(id)])) = live.in_other(*at, self) else { continue };
+            let reached = match (live.positions.get(at), self.positions.get(&here)) {
+                (Some(before), Some(now)) => now.next_offset >= before.next_offset,
+                _ => false,
+            };
+            let known = self.fresh_as_of_ms.get(&here).copied().unwrap_or(0);
+            if there == id && reached && known < fresh_as_of_ms {
+                kept.insert(here, fresh_as_of_ms);
+            }
+        }
+        kept
     }
 }
 

@@ -2,11 +2,13 @@
 
 use std::collections::hash_map::Entry as Slot;
 use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::Ordering;
 
+use super::described::Role;
 use super::error::damaged;
 use super::known::{Known, Wanted};
 use super::ledger::{Ledger, TableLedger, partition_field};
-use super::names::key_text;
+use super::names::{Spot, key_text};
 use super::step::{Answer, Step, WORDS_MAX, WholeRow, WholeRows};
 use super::{RedisStore, Unconfirmed};
 use crate::domain::batch::{AfterGap, Batch, Entry, Step as Change};
@@ -41,6 +43,7 @@ impl RedisStore {
             }
         }
         self.check_identity(batch)?;
+        self.finish_clearing()?;
         self.finish_truncates(batch.observed.heartbeat_ms)?;
 
         let mut applied = Applied::default();
@@ -64,6 +67,11 @@ impl RedisStore {
         };
         self.apply_entries(batch, first..batch.entries.len(), &mut applied, Some(&finish))?;
         self.unconfirmed = None;
+        for (at, fresh_as_of_ms) in &batch.observed.fresh_as_of_ms {
+            if self.floors.get(at).is_some_and(|floor| fresh_as_of_ms >= floor) {
+                self.floors.remove(at);
+            }
+        }
         Ok(applied)
     }
 
@@ -177,6 +185,7 @@ impl RedisStore {
                 );
                 return Ok(false);
             }
+            Answer::Moved => return Err(self.moved()),
         };
         let mut letters = letters.into_iter();
         for group in &step.whole {
@@ -281,7 +290,11 @@ impl RedisStore {
         touched.extend(&observed.freshness_lost);
         ledger.heartbeat_ms = Some(observed.heartbeat_ms);
         ledger.connected = observed.connected;
-        ledger.fresh_as_of_ms.extend(&observed.fresh_as_of_ms);
+        let proven = observed.fresh_as_of_ms.iter().map(|(at, fresh)| (*at, *fresh));
+        // An older proof that was on its way when another generation's was taken over.
+        let proven = proven.filter(|(at, fresh)| self.floors.get(at).is_none_or(|floor| fresh >= floor));
+        ledger.fresh_as_of_ms.extend(proven);
+        ledger.rebuilding = self.role == Role::Live && self.home.rebuilding.load(Ordering::Acquire);
         ledger.end_offsets.extend(&observed.end_offsets);
         touched.extend(observed.fresh_as_of_ms.keys().chain(observed.end_offsets.keys()));
         if let Some(reason) = &observed.stopped {
@@ -317,7 +330,14 @@ impl RedisStore {
         step.set_fields(&self.names.status, ledger.status_fields(catalog, &self.names));
         ledger.last_batch = batch.id;
         step.batch = Some(batch.id);
-        step.alive = Some(observed.connected);
+        step.alive = match (self.role, self.spot) {
+            // The live one, which goes on, says so itself.
+            (Role::Next { carries_live: false }, Spot::Beside(_)) => None,
+            _ => Some(observed.connected),
+        };
+        if self.role == (Role::Next { carries_live: true }) {
+            step.carried = self.home.carry(self.spot, observed);
+        }
     }
 
     fn go_on(&self, after: &AfterGap, step: &mut Step<'_>, ledger: &mut Ledger) {

@@ -42,7 +42,7 @@ fn moving(from: Option<i64>, to: i64, batch: Batch) -> Batch {
 
 /// Before the names of tables.
 fn rows(settings: &RedisSettings) -> String {
-    super::names::Names::new(&settings.redis).rows
+    super::names::rows_of(&settings.redis, 1)
 }
 
 /// Every key of a prefix with its content, except for what expires.

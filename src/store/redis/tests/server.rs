@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use crate::config::{Redis, RedisServer, RedisUrl, RowEncoding};
-use crate::store::RedisSettings;
 use crate::store::contract::HEARTBEAT_LIMIT;
+use crate::store::{LossLimit, RedisSettings};
 
 /// Killed when it is dropped, and when the process ends however it ends.
 pub(in crate::store) struct Server {
@@ -112,6 +112,8 @@ impl Server {
             replica_name: "orders".into(),
             heartbeat_limit: HEARTBEAT_LIMIT,
             dead_letter_bytes_max: 1_000,
+            loss: LossLimit::default(),
+            min_free_bytes: 0,
         }
     }
 
