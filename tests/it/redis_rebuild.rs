@@ -718,8 +718,7 @@ fn without_leave_to_rebuild_another_mapping_is_refused() {
     let topic = kafka::topic_name("redis-never");
     broker.create_topic(&topic, 1, &[]);
     broker.produce(&topic, (1..=50).map(user));
-    let head =
-        header(broker, &server, "").replace("replica: {", "replica: { rebuild_when_mapping_changes: never,");
+    let head = header(broker, &server, "") + "rebuild_when_mapping_changes: never\n";
     let mut daemon = Daemon::start(dir.path(), &format!("{head}{}", users(&topic, "name: text")));
     daemon.started();
     assert!(daemon.terminate().0.success());
