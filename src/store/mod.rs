@@ -12,6 +12,8 @@ mod turns;
 
 #[cfg(test)]
 mod contract;
+#[cfg(test)]
+pub(crate) use self::redis::tests::server as redis_server;
 
 use std::sync::Arc;
 use std::time::Duration;

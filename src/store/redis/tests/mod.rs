@@ -5,7 +5,7 @@ mod layout;
 mod losses;
 mod owners;
 mod proxy;
-pub(in crate::store) mod server;
+pub(crate) mod server;
 mod tls;
 mod whole;
 

@@ -18,7 +18,7 @@ use crate::store::contract::HEARTBEAT_LIMIT;
 use crate::store::{LossLimit, RedisSettings};
 
 /// Killed when it is dropped, and when the process ends however it ends.
-pub(in crate::store) struct Server {
+pub(crate) struct Server {
     directory: TempDir,
     process: Option<Child>,
     /// Further words of its command line.
@@ -26,7 +26,7 @@ pub(in crate::store) struct Server {
 }
 
 /// Whether there is a Redis to start; says so if not, unless its absence is a failure.
-pub(in crate::store) fn available() -> bool {
+pub(crate) fn available() -> bool {
     static FOUND: OnceLock<bool> = OnceLock::new();
     *FOUND.get_or_init(|| {
         let found = Command::new("redis-server").arg("--version").stdout(Stdio::null()).status().is_ok();
@@ -39,7 +39,7 @@ pub(in crate::store) fn available() -> bool {
 }
 
 /// One for all tests that do it no harm.
-pub(in crate::store) fn shared() -> &'static Server {
+pub(crate) fn shared() -> &'static Server {
     static SHARED: OnceLock<Server> = OnceLock::new();
     SHARED.get_or_init(Server::start)
 }
