@@ -615,6 +615,20 @@ fn the_shipped_users_are_enough_and_no_more() {
         scene.produce(200);
         assert!(scene.settles(&mut daemon), "{}", daemon.log());
         assert!(run(scene.dir.path(), &["check"]).status.success());
+        // Also for a second generation, and to remove the first.
+        assert_eq!(daemon.post("/rebuild").unwrap().0, 202);
+        eventually("it has switched", 60, || {
+            (daemon.metric("readside_generation") == Some(2.0)).then_some(())
+        });
+        eventually("the first is gone", 60, || {
+            let mut admin = scene.server.connect();
+            let dropped: String =
+                cmd("HGET").arg("shop:readside:meta").arg("dropped").query(&mut admin).unwrap();
+            cmd("SELECT").arg(1).query::<()>(&mut admin).unwrap();
+            let beside: u64 = cmd("DBSIZE").query(&mut admin).unwrap();
+            (dropped.is_empty() && beside == 0 && keys(&mut scene.server.connect(), "shop:1:*").is_empty())
+                .then_some(())
+        });
 
         let mut reader = scene.server.connect_as("reader", "reader-password");
         let key = keys(&mut scene.server.connect(), "shop:*items:*").pop_first().unwrap();

@@ -8,7 +8,8 @@
 --   types: n, n * (database, key, type)
 --   commands: n, n * (words, words...). RENAME of a key that is not there does nothing.
 -- Returns {'ok'}, or what is not as it should be and by whom: {'gone', nth}, {'there', nth},
--- {'epoch', nth, found}, {'generation', nth, found, role}, {'sequence', nth}, {'type', key}.
+-- {'epoch', nth, found}, {'generation', nth, found, role}, {'sequence', nth}, {'type', key},
+-- {'denied', command}.
 local call = redis.call
 local at = 0
 
@@ -53,7 +54,19 @@ for _ = 1, tonumber(take()) do
   if found ~= wanted and found ~= 'none' then return { 'type', key } end
 end
 
-for _ = 1, tonumber(take()) do
+-- What the user may not do must not be found when half of it is done. Rights are given by prefix: one
+-- command of each kind stands for all.
+local commands, first, seen = tonumber(take()), at, {}
+for _ = 1, commands do
+  local words = tonumber(take())
+  local verb = ARGV[at + 1]
+  if not seen[verb] and not redis.acl_check_cmd(unpack(ARGV, at + 1, at + words)) then return { 'denied', verb } end
+  seen[verb] = true
+  at = at + words
+end
+at = first
+
+for _ = 1, commands do
   local words = tonumber(take())
   if ARGV[at + 1] == 'SELECT' then
     go(ARGV[at + 2])

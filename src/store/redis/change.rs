@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use redis::Script;
 
-use super::error::{damaged, foreign, lost, rival};
+use super::error::{damaged, foreign, lost, rival, stop_io};
 use super::link::Link;
 use crate::domain::retry::RetryReason;
 use crate::store::{StopCode, StoreError};
@@ -127,6 +127,10 @@ impl Change {
             "type" => foreign(format!(
                 "key {:?} holds something that readside did not put there; nothing was changed: delete the key, or \
                  choose another replica.redis.prefix",
+                word(1)
+            )),
+            "denied" => stop_io(format!(
+                "the user may not {}; nothing was changed: give it the rights of the writer's ACL line",
                 word(1)
             )),
             other => damaged("the answer of a script", other),
