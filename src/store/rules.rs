@@ -170,10 +170,9 @@ impl Standing<'_> {
         let mut kept = BTreeMap::new();
         for (at, &fresh_as_of_ms) in live.fresh_as_of_ms {
             let Some((here, [Some(there), Some(id)])) = live.in_other(*at, self) else { continue };
-            let reached = match (live.positions.get(at), self.positions.get(&here)) {
-                (Some(before), Some(now)) => now.next_offset >= before.next_offset,
-                _ => false,
-            };
+            // A partition of which nothing was read yet stands at its start, in either of them.
+            let offset = |position: Option<&Position>| position.map_or(0, |position| position.next_offset);
+            let reached = offset(self.positions.get(&here)) >= offset(live.positions.get(at));
             let known = self.fresh_as_of_ms.get(&here).copied().unwrap_or(0);
             if there == id && reached && known < fresh_as_of_ms {
                 kept.insert(here, fresh_as_of_ms);

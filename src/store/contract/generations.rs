@@ -190,9 +190,11 @@ generations! {
     a_frozen_copy_says_why,
     a_first_copy_under_another_mapping_starts_over,
     freshness_does_not_go_back_with_a_switch,
+    a_partition_that_nothing_was_read_of_keeps_its_freshness,
     two_writers_take_turns_and_neither_starves,
     what_was_given_up_goes_and_another_begins_at_once,
     everything_of_a_copy_comes_with_the_switch,
+    a_writer_that_was_retired_is_told_so_whatever_it_finds,
 }
 
 fn asked_for() -> Rebuild {
@@ -539,6 +541,33 @@ fn freshness_does_not_go_back_with_a_switch<P: Place>() {
     assert_eq!(stored(), Some(900));
 }
 
+/// The live one has proven an empty partition; the new one has an older proof of it under way, or has
+/// not heard of it.
+fn a_partition_that_nothing_was_read_of_keeps_its_freshness<P: Place>() {
+    let empty = TopicPartition { partition: 1, ..AT };
+    let fresh = |mut batch: Batch, proofs: &[(TopicPartition, i64)]| {
+        batch.observed.topic_ids.insert(0, "one".into());
+        batch.observed.fresh_as_of_ms.extend(proofs.iter().copied());
+        batch
+    };
+    for known in [true, false] {
+        let place = P::new();
+        let replica = place.replica();
+        let mut live = complete(&*replica, 1);
+        live.apply(&fresh(upserts(0..1, 2, Some(10), 11), &[(AT, 1_000), (empty, 1_000)])).unwrap();
+        assert_eq!(place.status().tables[0].fresh_as_of_ms, Some(1_000));
+        let mut next = begin(&*replica, &asked_for());
+        let proofs = if known { vec![(AT, 400), (empty, 400)] } else { vec![(AT, 400)] };
+        next.apply(&fresh(upserts(0..1, 2, None, 11), &proofs)).unwrap();
+        assert_eq!(next.complete().unwrap(), Completion::Done);
+        assert_eq!(place.status().tables[0].fresh_as_of_ms, Some(1_000));
+        next.apply(&fresh(upserts(0..1, 3, Some(11), 12), &[(empty, 700)])).unwrap();
+        assert_eq!(place.status().tables[0].fresh_as_of_ms, Some(1_000), "on its way since before");
+        next.apply(&fresh(upserts(0..1, 4, Some(12), 13), &[(AT, 1_200), (empty, 1_100)])).unwrap();
+        assert_eq!(place.status().tables[0].fresh_as_of_ms, Some(1_100));
+    }
+}
+
 fn two_writers_take_turns_and_neither_starves<P: Place>() {
     let place = P::new();
     let replica = place.replica();
@@ -638,4 +667,25 @@ fn everything_of_a_copy_comes_with_the_switch<P: Place>() {
     assert_eq!(again.figures().rows[0], 2);
     tidy(&mut *again);
     assert_eq!(place.leftovers(), 0);
+}
+
+/// What it reads first may be under names that belong to the new generation now.
+fn a_writer_that_was_retired_is_told_so_whatever_it_finds<P: Place>() {
+    let place = P::new();
+    let replica = place.replica();
+    let mut live = complete(&*replica, 5);
+    let mut next = begin(&*replica, &asked_for());
+    next.apply(&upserts(0..5, 2, None, 5)).unwrap();
+    // Rows of the old one are delete marks of the new one.
+    let deletes = batch([delete(1, 3), delete(2, 3), patch(9, 4, 0b0100, IfMissing::Hold)]);
+    next.apply(&Batch { advances: advance(Some(5), 10), ..deletes }).unwrap();
+    // The old one hides something, too, so that it looks there.
+    live.apply(&batch([delete(4, 3)])).unwrap();
+    assert_eq!(next.complete().unwrap(), Completion::Done);
+    let changes = [upsert(1, 6), patch(2, 7, 0b0100, IfMissing::Hold), patch(9, 8, 0b0010, IfMissing::Hold)];
+    let batch = Batch { advances: advance(Some(10), 14), ..batch(changes) };
+    stopped(live.apply(&batch), StopCode::Retired);
+    live.maintain(NOW_MS).unwrap();
+    next.apply(&batch).unwrap();
+    assert!(matches!(place.look(1), RowLookup::Visible { .. }));
 }

@@ -1,5 +1,6 @@
 //! The life of a generation: begun beside the live one, switched to, and put out of use.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -361,8 +362,9 @@ impl RedisStore {
         ];
         change.set_fields(&names.meta, &fields);
         change.set_fields(&names.status, &next.status_fields(&self.catalog, &names));
-        let partitions = next.positions.keys();
+        let partitions: BTreeSet<_> = next.positions.keys().chain(next.fresh_as_of_ms.keys()).collect();
         let partitions = partitions
+            .into_iter()
             .map(|at| (super::ledger::partition_field(&self.catalog, *at), next.partition_json(*at)));
         change.set_fields(&names.partitions, &partitions.collect::<Vec<_>>());
         lease::renew(home, &mut change);

@@ -228,9 +228,17 @@ impl RedisStore {
 
     /// Says where, and forgets what may no longer be true.
     fn at<T>(&mut self, result: Result<T, StoreError>) -> Result<T, StoreError> {
-        if result.is_err() {
+        let result = result.map_err(|error| {
             self.ledger = None;
-        }
+            match error {
+                // What was read may be another generation's, under names that were this one's.
+                StoreError::Stop { exit: StopCode::Foreign | StopCode::Io, .. } => match self.locate() {
+                    Err(moved @ StoreError::Stop { exit: StopCode::Retired | StopCode::Lost, .. }) => moved,
+                    _ => error,
+                },
+                error => error,
+            }
+        });
         at(&self.place(), result)
     }
 }

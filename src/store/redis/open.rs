@@ -181,7 +181,7 @@ impl RedisStore {
     }
 
     /// Where this generation is now, with its bookkeeping; or why it is nowhere.
-    fn locate(&mut self) -> Result<(Spot, Ledger), StoreError> {
+    pub(super) fn locate(&mut self) -> Result<(Spot, Ledger), StoreError> {
         let mut spots = vec![self.spot];
         if self.spot != Spot::Live {
             spots.push(Spot::Live);

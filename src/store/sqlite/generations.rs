@@ -261,14 +261,19 @@ impl SqliteStore {
         live: i64,
     ) -> Result<BTreeMap<TopicPartition, i64>, StoreError> {
         let mut floors = BTreeMap::new();
+        // A partition of which nothing was read yet stands at its start, in either of them.
         let mut statement = tx.prepare(
-            "UPDATE _readside_meta_partitions AS n SET fresh_as_of_ms = l.fresh_as_of_ms
+            "INSERT INTO _readside_meta_partitions (generation, topic, \"partition\", fresh_as_of_ms)
+             SELECT ?2, l.topic, l.\"partition\", l.fresh_as_of_ms
              FROM _readside_meta_partitions l
              JOIN _readside_meta_topics lt ON lt.generation = l.generation AND lt.topic = l.topic
              JOIN _readside_meta_topics nt ON nt.generation = ?2 AND nt.topic = l.topic AND nt.topic_id = lt.topic_id
-             WHERE l.generation = ?1 AND n.generation = ?2 AND n.topic = l.topic AND n.\"partition\" = l.\"partition\"
-               AND n.next_offset >= l.next_offset AND l.fresh_as_of_ms IS NOT NULL
+             LEFT JOIN _readside_meta_partitions n ON n.generation = ?2 AND n.topic = l.topic
+               AND n.\"partition\" = l.\"partition\"
+             WHERE l.generation = ?1 AND l.fresh_as_of_ms IS NOT NULL
+               AND COALESCE(n.next_offset, 0) >= COALESCE(l.next_offset, 0)
                AND COALESCE(n.fresh_as_of_ms, 0) < l.fresh_as_of_ms
+             ON CONFLICT (generation, topic, \"partition\") DO UPDATE SET fresh_as_of_ms = excluded.fresh_as_of_ms
              RETURNING topic, \"partition\", fresh_as_of_ms",
         )?;
         let mut rows = statement.query([live, self.generation])?;
