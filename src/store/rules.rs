@@ -164,21 +164,83 @@ impl Standing<'_> {
         None
     }
 
-    /// What was proven of the live generation holds for one that stands at or past it: fresh-as-of
-    /// does not go back with a switch. Only what is later than what is known here.
-    pub fn kept_freshness(&self, live: &Standing<'_>) -> BTreeMap<TopicPartition, i64> {
-        let mut kept = BTreeMap::new();
-        for (at, &fresh_as_of_ms) in live.fresh_as_of_ms {
-            let Some((here, [Some(there), Some(id)])) = live.in_other(*at, self) else { continue };
-            // A partition of which nothing was read yet stands at its start, in either of them.
-            let offset = |position: Option<&Position>| position.map_or(0, |position| position.next_offset);
-            let reached = offset(self.positions.get(&here)) >= offset(live.positions.get(at));
-            let known = self.fresh_as_of_ms.get(&here).copied().unwrap_or(0);
-            if there == id && reached && known < fresh_as_of_ms {
-                kept.insert(here, fresh_as_of_ms);
+    /// What was proven of the live generation and holds here, too: fresh-as-of does not go back with a
+    /// switch.
+    pub fn floors(&self, live: &Standing<'_>) -> Floors {
+        let mut floors = Floors::default();
+        // A partition of which nothing was read yet stands at its start, in either of them.
+        let offset = |position: Option<&Position>| position.map_or(0, |position| position.next_offset);
+        let mut topics: BTreeMap<usize, Option<i64>> = BTreeMap::new();
+        for at in live.partitions() {
+            let Some((here, [Some(there), Some(id)])) = live.in_other(at, self) else { continue };
+            let reached = offset(self.positions.get(&here)) >= offset(live.positions.get(&at));
+            let proven = live.fresh_as_of_ms.get(&at).copied().filter(|_| there == id && reached);
+            let topic = topics.entry(here.topic).or_insert(proven);
+            *topic = (*topic).min(proven);
+            if let Some(proven) = proven
+                && self.fresh_as_of_ms.get(&here).is_none_or(|known| *known < proven)
+            {
+                floors.partitions.insert(here, proven);
             }
         }
-        kept
+        for (topic, proven) in topics {
+            let Some(proven) = proven else { continue };
+            for here in self.partitions().into_iter().filter(|at| at.topic == topic) {
+                // Unknown to the other one: it did not exist when its topic was proven.
+                let is_new = self.in_other(here, live).is_some_and(|(there, _)| !live.knows(there));
+                if is_new && self.fresh_as_of_ms.get(&here).is_none_or(|known| *known < proven) {
+                    floors.partitions.insert(here, proven);
+                }
+            }
+            let known = self.partitions().into_iter().chain(floors.partitions.keys().copied());
+            let known = known.filter(|at| at.topic == topic).map(|at| at.partition).collect();
+            floors.topics.insert(topic, (proven, known));
+        }
+        floors
+    }
+
+    fn knows(&self, at: TopicPartition) -> bool {
+        self.positions.contains_key(&at) || self.fresh_as_of_ms.contains_key(&at)
+    }
+
+    /// Every partition that is known by anything.
+    fn partitions(&self) -> BTreeSet<TopicPartition> {
+        self.positions.keys().chain(self.fresh_as_of_ms.keys()).copied().collect()
+    }
+}
+
+/// Freshness that a generation has taken over, until its own proofs have passed it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Floors {
+    /// What is stored of partitions that it knew, or that the other one knew.
+    pub partitions: BTreeMap<TopicPartition, i64>,
+    /// A partition that neither knew did not exist when the other one's topic was proven: it had no
+    /// event before that time. By topic, with the partitions that were known.
+    topics: BTreeMap<usize, (i64, BTreeSet<i32>)>,
+}
+
+impl Floors {
+    /// What a proof means; `None`: less than what is stored.
+    pub fn raise(&self, at: TopicPartition, fresh_as_of_ms: i64) -> Option<i64> {
+        if let Some(floor) = self.partitions.get(&at) {
+            return Some(fresh_as_of_ms).filter(|fresh| fresh >= floor);
+        }
+        match self.topics.get(&at.topic) {
+            Some((floor, known)) if !known.contains(&at.partition) => Some(fresh_as_of_ms.max(*floor)),
+            _ => Some(fresh_as_of_ms),
+        }
+    }
+
+    /// These proofs are stored now.
+    pub fn pass(&mut self, proofs: &BTreeMap<TopicPartition, i64>) {
+        for (at, fresh) in proofs {
+            if self.partitions.get(at).is_some_and(|floor| fresh >= floor) {
+                self.partitions.remove(at);
+            }
+            if self.topics.get(&at.topic).is_some_and(|(floor, _)| fresh >= floor) {
+                self.topics.remove(&at.topic);
+            }
+        }
     }
 }
 

@@ -557,13 +557,20 @@ fn a_partition_that_nothing_was_read_of_keeps_its_freshness<P: Place>() {
         live.apply(&fresh(upserts(0..1, 2, Some(10), 11), &[(AT, 1_000), (empty, 1_000)])).unwrap();
         assert_eq!(place.status().tables[0].fresh_as_of_ms, Some(1_000));
         let mut next = begin(&*replica, &asked_for());
-        let proofs = if known { vec![(AT, 400), (empty, 400)] } else { vec![(AT, 400)] };
+        // One that only it has heard of, because it was added since the live one's proof.
+        let young = TopicPartition { partition: 3, ..AT };
+        let proofs = if known { vec![(AT, 400), (empty, 400), (young, 400)] } else { vec![(AT, 400)] };
         next.apply(&fresh(upserts(0..1, 2, None, 11), &proofs)).unwrap();
         assert_eq!(next.complete().unwrap(), Completion::Done);
         assert_eq!(place.status().tables[0].fresh_as_of_ms, Some(1_000));
         next.apply(&fresh(upserts(0..1, 3, Some(11), 12), &[(empty, 700)])).unwrap();
         assert_eq!(place.status().tables[0].fresh_as_of_ms, Some(1_000), "on its way since before");
-        next.apply(&fresh(upserts(0..1, 4, Some(12), 13), &[(AT, 1_200), (empty, 1_100)])).unwrap();
+        // One that was added since the live one's proof had nothing before that.
+        let added = TopicPartition { partition: 2, ..AT };
+        next.apply(&fresh(upserts(0..1, 3, Some(12), 13), &[(added, 600)])).unwrap();
+        assert_eq!(place.status().tables[0].fresh_as_of_ms, Some(1_000), "added later than that");
+        let proofs = [(AT, 1_200), (empty, 1_100), (added, 1_150), (young, 1_180)];
+        next.apply(&fresh(upserts(0..1, 4, Some(13), 14), &proofs)).unwrap();
         assert_eq!(place.status().tables[0].fresh_as_of_ms, Some(1_100));
     }
 }

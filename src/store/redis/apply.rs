@@ -67,11 +67,7 @@ impl RedisStore {
         };
         self.apply_entries(batch, first..batch.entries.len(), &mut applied, Some(&finish))?;
         self.unconfirmed = None;
-        for (at, fresh_as_of_ms) in &batch.observed.fresh_as_of_ms {
-            if self.floors.get(at).is_some_and(|floor| fresh_as_of_ms >= floor) {
-                self.floors.remove(at);
-            }
-        }
+        self.floors.pass(&batch.observed.fresh_as_of_ms);
         Ok(applied)
     }
 
@@ -290,10 +286,12 @@ impl RedisStore {
         touched.extend(&observed.freshness_lost);
         ledger.heartbeat_ms = Some(observed.heartbeat_ms);
         ledger.connected = observed.connected;
-        let proven = observed.fresh_as_of_ms.iter().map(|(at, fresh)| (*at, *fresh));
-        // An older proof that was on its way when another generation's was taken over.
-        let proven = proven.filter(|(at, fresh)| self.floors.get(at).is_none_or(|floor| fresh >= floor));
-        ledger.fresh_as_of_ms.extend(proven);
+        for (at, fresh) in &observed.fresh_as_of_ms {
+            // An older proof may have been on its way when another generation's was taken over.
+            if let Some(fresh) = self.floors.raise(*at, *fresh) {
+                ledger.fresh_as_of_ms.insert(*at, fresh);
+            }
+        }
         ledger.rebuilding = self.role == Role::Live && self.home.rebuilding.load(Ordering::Acquire);
         ledger.end_offsets.extend(&observed.end_offsets);
         touched.extend(observed.fresh_as_of_ms.keys().chain(observed.end_offsets.keys()));

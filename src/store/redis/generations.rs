@@ -287,9 +287,9 @@ impl RedisStore {
                 home.turns.let_go();
                 return Ok(Completion::Refused { reason });
             }
-            self.floors = mine.kept_freshness(&theirs);
+            self.floors = mine.floors(&theirs);
         }
-        next.fresh_as_of_ms.extend(&self.floors);
+        next.fresh_as_of_ms.extend(&self.floors.partitions);
         (next.complete, next.rebuilding, next.stopped) = (true, false, None);
         let switch = self.change_to_live(&inside, (&live, known.sequence), &next);
         self.in_flight = true;

@@ -59,9 +59,10 @@ pub use settings::RedisSettings;
 use super::{Applied, BatchLimits, Completion, Figures, Maintenance, StopCode, Store, StoreError};
 use crate::domain::batch::Batch;
 use crate::domain::catalog::Catalog;
-use crate::domain::checkpoint::{Checkpoint, TopicPartition};
+use crate::domain::checkpoint::Checkpoint;
 use crate::domain::event_ids::EventId;
 use crate::domain::version::VersionKind;
+use crate::store::rules::Floors;
 use codec::Form;
 use described::Role;
 use error::at;
@@ -105,9 +106,7 @@ pub struct RedisStore {
     cursors: Vec<u64>,
     /// Rows of an earlier generation have to go from this place before the first is written.
     clearing: bool,
-    /// Freshness that was taken over from another generation, and that an older proof must not
-    /// take back.
-    floors: BTreeMap<TopicPartition, i64>,
+    floors: Floors,
     /// What is being removed of a generation that is out of use.
     sweep: Option<Sweep>,
 }

@@ -1,6 +1,6 @@
 //! Opening: whether the server can keep a replica, whose it is, and who writes it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -20,6 +20,7 @@ use super::settings::RedisSettings;
 use super::settings::RowEncoding;
 use crate::domain::catalog::{Catalog, Table};
 use crate::store::StoreError;
+use crate::store::rules::Floors;
 
 /// The first version whose scripts can be refused as a whole when memory is out.
 const REDIS_MIN: u32 = 7;
@@ -144,7 +145,7 @@ impl RedisStore {
             in_flight: false,
             unconfirmed: None,
             clearing: described.clearing,
-            floors: BTreeMap::new(),
+            floors: Floors::default(),
             sweep: None,
         };
         store.settle(ledger)?;

@@ -37,10 +37,11 @@ use rusqlite::Connection;
 pub use reader::{SqliteReader, sqlite_dead_letters, sqlite_status};
 pub use replica::SqliteReplica;
 
+use super::rules::Floors;
 use super::{Applied, Completion, Figures, LossLimit, Maintenance, Store, StoreError, turns};
 use crate::domain::batch::Batch;
 use crate::domain::catalog::Catalog;
-use crate::domain::checkpoint::{Checkpoint, TopicPartition};
+use crate::domain::checkpoint::Checkpoint;
 use crate::domain::version::{Version, VersionKind};
 
 /// What a store needs to know besides its catalog.
@@ -89,9 +90,7 @@ pub struct SqliteStore {
     settings: Settings,
     memory: Memory,
     complete: bool,
-    /// Freshness that was taken over from another generation, and that an older proof must not
-    /// take back.
-    floors: BTreeMap<TopicPartition, i64>,
+    floors: Floors,
     /// Outcome of the last batch whose commit was tried, in case that the reply gets lost.
     unconfirmed: Option<Unconfirmed>,
 }
