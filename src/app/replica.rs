@@ -32,8 +32,8 @@ pub enum Serves {
     /// A copy under the mapping of now, or the first one.
     Live(Box<dyn Store>),
     /// A copy that nothing is to be applied to: it was built under this other mapping, or its log
-    /// cannot be read on.
-    Frozen(Arc<Catalog>),
+    /// cannot be read on. The next one can be made of it unless that needs the log.
+    Frozen { catalog: Arc<Catalog>, needs_log: bool },
 }
 
 impl Found {
@@ -74,9 +74,9 @@ impl Found {
                 let store = replica.start_over(Arc::clone(catalog))?;
                 return Ok(Found { replica, serves: Serves::Live(store), next: None });
             }
-            Live::Changed { .. } if !never => frozen(&*replica)?,
+            Live::Changed { needs_log, .. } if !never || !needs_log => frozen(&*replica, needs_log)?,
             Live::Same if survey.next.as_ref().is_some_and(|next| next.same && next.live_is_frozen) => {
-                frozen(&*replica)?
+                frozen(&*replica, true)?
             }
             // Refuses another mapping.
             _ => Serves::Live(replica.open_live(Arc::clone(catalog))?),
@@ -94,9 +94,9 @@ impl Found {
     }
 }
 
-fn frozen(replica: &dyn Replica) -> Result<Serves, StoreError> {
+fn frozen(replica: &dyn Replica, needs_log: bool) -> Result<Serves, StoreError> {
     match replica.live_catalog()? {
-        Some(catalog) => Ok(Serves::Frozen(Arc::new(catalog))),
+        Some(catalog) => Ok(Serves::Frozen { catalog: Arc::new(catalog), needs_log }),
         None => {
             Err(StoreError::Retry { reason: RetryReason::Io, message: "the replica has just gone".into() })
         }

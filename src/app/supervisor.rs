@@ -119,7 +119,7 @@ impl Start<'_> {
                     .unwrap_or_else(|| (Arc::new(Metrics::new(plan.catalog())), Arc::<Progress>::default()));
                 Live::Applying(self.build(plan, store, metrics, progress)?)
             }
-            Serves::Frozen(catalog) => {
+            Serves::Frozen { catalog, needs_log } => {
                 let now_ms = (self.clock)();
                 let reader = Place::of(self.config).reader(&catalog);
                 let status = reader.status(now_ms)?;
@@ -129,8 +129,10 @@ impl Start<'_> {
                     may_go_back: false,
                     accepts_loss: false,
                     live_is_frozen: true,
+                    from_live: !needs_log,
                 };
-                let only_if_whole = self.config.replica.rebuild_when_mapping_changes == RebuildPolicy::Auto;
+                let only_if_whole =
+                    needs_log && self.config.replica.rebuild_when_mapping_changes == RebuildPolicy::Auto;
                 wanted = Some(Wanted { rebuild, only_if_whole, again: Instant::now() });
                 info!(generation, "the copy that serves is left as it is: it is to be replaced by a new one");
                 let (metrics, progress) = match self.kept.take() {
@@ -297,8 +299,13 @@ impl Supervisor {
                 warn!(reason = %gap, "the log has changed under the rebuild: beginning again");
                 self.ended(Some(generation), RebuildResult::Failed, Some(gap));
                 self.abandon();
-                let rebuild =
-                    Rebuild { reason, may_go_back: true, accepts_loss: false, live_is_frozen: frozen };
+                let rebuild = Rebuild {
+                    reason,
+                    may_go_back: true,
+                    accepts_loss: false,
+                    live_is_frozen: frozen,
+                    from_live: false,
+                };
                 self.wanted = Some(Wanted { rebuild, only_if_whole: false, again: Instant::now() + AGAIN });
             }
             Err(failure) if frozen => return Err(failure),
@@ -327,7 +334,13 @@ impl Supervisor {
             self.ending.push(next.build);
             self.abandon();
         }
-        let rebuild = Rebuild { reason, may_go_back: true, accepts_loss: false, live_is_frozen: true };
+        let rebuild = Rebuild {
+            reason,
+            may_go_back: true,
+            accepts_loss: false,
+            live_is_frozen: true,
+            from_live: false,
+        };
         self.wanted = Some(Wanted { rebuild, only_if_whole: false, again: Instant::now() });
         Ok(())
     }

@@ -3,6 +3,7 @@
 //! Behind [`Store`] stand SQLite (`sqlite/`), Redis (`redis/`) and the in-memory reference model
 //! (`memory.rs`) that the contract suite compares them with.
 
+mod adapt;
 mod letters;
 mod memory;
 mod redis;
@@ -164,9 +165,9 @@ pub struct Survey {
 pub enum Live {
     /// Nothing yet, or a copy under this mapping.
     Same,
-    /// A copy under another mapping: tables that are not as this one has them, and whether it is
-    /// whole.
-    Changed { tables: Vec<String>, complete: bool },
+    /// A copy under another mapping: tables that are not as this one has them, whether it is
+    /// whole, and whether a new one can only be made by reading the log.
+    Changed { tables: Vec<String>, complete: bool, needs_log: bool },
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -247,6 +248,9 @@ pub struct Rebuild {
     pub accepts_loss: bool,
     /// Nothing is applied to the live generation any more; the heartbeat of the next counts for it.
     pub live_is_frozen: bool,
+    /// The mapping asks for nothing that the live generation does not have: its rows are copied, and
+    /// the log is read on from where it stands. Only with `live_is_frozen`.
+    pub from_live: bool,
 }
 
 /// From which loss of rows on a rebuilt table is not believed.

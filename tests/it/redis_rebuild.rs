@@ -735,3 +735,43 @@ fn readside(dir: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_readside"));
     command.args(arguments).arg("--config").arg(dir.join("readside.yaml")).output().unwrap()
 }
+
+#[test]
+fn a_column_less_in_another_order_and_another_index_need_no_log() {
+    let Some(broker) = kafka::shared() else { return };
+    // The last one is kept otherwise from then on.
+    for (before, after) in [(WAYS[0], WAYS[0]), (WAYS[1], WAYS[1]), (WAYS[2], WAYS[2]), (WAYS[0], WAYS[2])] {
+        let Some(server) = redis_server::start(&[]) else { return };
+        let dir = tempfile::tempdir().unwrap();
+        let topic = kafka::topic_name("redis-in-place");
+        broker.create_topic(&topic, 1, &[("cleanup.policy", "delete")]);
+        broker.produce(&topic, (1..=3_000).map(user));
+        let never = "rebuild_when_mapping_changes: never\n";
+        let yaml = |way: &str, tables: String| format!("{}{never}{tables}", header(broker, &server, way));
+        let first = yaml(before, users(&topic, "name: text, email: text, more: 'text?'"));
+        let mut daemon = Daemon::start(dir.path(), &first);
+        daemon.started();
+        assert!(daemon.terminate().0.success());
+        // Nothing of it can be read any more.
+        broker.delete_records(&topic, 0, 3_000);
+        let watcher = watch(server.socket(), 3_000);
+        let tables = users(&topic, "email: text, name: text").replace("[[name]]", "[[email], [name, email]]");
+        let mut daemon = Daemon::start(dir.path(), &yaml(after, tables));
+        daemon.started();
+        serves(&server, 2);
+        broker.produce(&topic, [user(3_001)]);
+        eventually("it goes on", 20, || (status(&server, "users.rows") == "3001").then_some(()));
+        assert_eq!(row(&server, 3_001).len(), 3);
+        let live = status(&server, "live");
+        let entries = indexes(&mut server.connect(), &live, "users");
+        assert_eq!(entries.len(), 2 * 3_001);
+        assert!(entries["name,email:n7:7@x.org"].contains("7"));
+        let looks = watcher.finish();
+        assert!(looks.seen.keys().all(|seen| ["1: 3", "2: 3"].contains(&seen.as_str())), "{:?}", looks.seen);
+        nothing_is_left_of_others(&server);
+        // What needs the log is still refused.
+        assert!(daemon.terminate().0.success());
+        let mut daemon = Daemon::start(dir.path(), &yaml(after, users(&topic, "name: text, fresh: 'text?'")));
+        assert_eq!(daemon.wait(30).code(), Some(78), "{}", daemon.log());
+    }
+}

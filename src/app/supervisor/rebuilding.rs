@@ -84,6 +84,7 @@ impl Supervisor {
                 may_go_back: next.may_go_back,
                 accepts_loss: false,
                 live_is_frozen: true,
+                from_live: false,
             };
             self.wanted = Some(Wanted { rebuild, only_if_whole: false, again: Instant::now() + AGAIN });
         }
@@ -124,6 +125,7 @@ impl Supervisor {
                 may_go_back: earlier.is_some_and(|rebuild| rebuild.may_go_back),
                 accepts_loss: request.accepts_loss,
                 live_is_frozen: frozen,
+                from_live: false,
             };
             match self.begin(rebuild) {
                 Ok(Ok(generation)) => {

@@ -131,6 +131,7 @@ impl Run {
             may_go_back: false,
             accepts_loss: false,
             live_is_frozen: false,
+            from_live: false,
         };
         let store = replica.begin(Arc::clone(&self.catalog), &rebuild).unwrap().unwrap();
         self.next = Some(self.run(store));

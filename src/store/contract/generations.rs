@@ -198,7 +198,13 @@ generations! {
 }
 
 fn asked_for() -> Rebuild {
-    Rebuild { reason: "asked for".into(), may_go_back: false, accepts_loss: false, live_is_frozen: false }
+    Rebuild {
+        reason: "asked for".into(),
+        may_go_back: false,
+        accepts_loss: false,
+        live_is_frozen: false,
+        from_live: false,
+    }
 }
 
 fn begin(replica: &dyn Replica, rebuild: &Rebuild) -> Box<dyn Store> {
@@ -429,7 +435,7 @@ fn another_mapping_is_built_beside_a_copy_that_stays_as_it_is<P: Place>() {
     let changed = Arc::new(changed());
     let replica = place.replica();
     let survey = replica.survey(&changed).unwrap();
-    let Live::Changed { tables, complete: true } = survey.live else { panic!("{survey:?}") };
+    let Live::Changed { tables, complete: true, needs_log: true } = survey.live else { panic!("{survey:?}") };
     assert_eq!(tables, ["users", "odd \"name\""]);
     assert_eq!(replica.live_catalog().unwrap(), Some(catalog()), "as it was when it was built");
     stopped(replica.open_live(Arc::clone(&changed)).map(drop), StopCode::Foreign);

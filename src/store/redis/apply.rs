@@ -44,6 +44,7 @@ impl RedisStore {
         }
         self.check_identity(batch)?;
         self.finish_clearing()?;
+        self.finish_copying(&batch.observed)?;
         self.finish_truncates(batch.observed.heartbeat_ms)?;
 
         let mut applied = Applied::default();
@@ -97,7 +98,7 @@ impl RedisStore {
         Ok(())
     }
 
-    fn apply_entries(
+    pub(super) fn apply_entries(
         &mut self,
         batch: &Batch,
         range: std::ops::Range<usize>,

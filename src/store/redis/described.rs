@@ -46,6 +46,8 @@ pub(super) struct Described {
     pub rebuild: Rebuild,
     /// Rows of an earlier generation have to go from its place first.
     pub clearing: bool,
+    /// How far it was made of the live one; see [`super::copying`].
+    pub copying: Option<String>,
     /// Of the live one: the number of the generation that is built beside it.
     pub next: Option<u32>,
     /// Of the live one: numbers of generations that are out of use and not gone yet.
@@ -86,8 +88,10 @@ impl Described {
                 may_go_back: flag("may_go_back"),
                 accepts_loss: flag("accepts_loss"),
                 live_is_frozen: carries_live,
+                from_live: text(meta, "copying").is_some(),
             },
             clearing: flag("clearing"),
+            copying: text(meta, "copying"),
             next: number(meta, "next"),
             dropped: word("dropped").split(' ').filter_map(|number| number.parse().ok()).collect(),
             last: number(meta, "last").unwrap_or(number_),

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use super::RedisStore;
 use super::change::{Change, Owner, retired};
+use super::copying;
 use super::described::{self, Described, Role, numbers};
 use super::error::foreign;
 use super::lease;
@@ -14,6 +15,7 @@ use super::names::{Names, Spot, literal};
 use super::open::check_catalog;
 use super::replica::{Home, Inside, RedisReplica};
 use super::room;
+use crate::domain::batch::Observed;
 use crate::domain::catalog::Catalog;
 use crate::store::{Completion, Rebuild, StoreError};
 
@@ -152,7 +154,19 @@ impl RedisReplica {
                 ("carries_live", flag(carries_live)),
             ];
             change.set_fields(&home.names(spot).meta, &fields);
+            let from_live = carries_live && rebuild.from_live && {
+                let known = Ledger::read(&mut home.link(inside.live), &home.names(inside.live), None)?;
+                known.is_some_and(|(live, ledger)| copying::is_possible(&live, &ledger, &catalog))
+            };
+            if rebuild.from_live && !from_live {
+                let lack = "the copy that serves does not have everything any more that the mapping asks for";
+                return Ok(Err(lack.into()));
+            }
+            if from_live {
+                change.set_fields(&home.names(spot).meta, &copying::begun());
+            }
             change.run(&mut home.link(spot))?;
+            copying::copy_books(home, &inside, spot)?;
             inside.dropped = dropped;
             inside.frozen = if rebuild.live_is_frozen { Some(home.read_frozen(inside.live)?) } else { None };
             home.rebuilding.store(true, Ordering::Release);
@@ -267,6 +281,9 @@ impl RedisStore {
             home.turns.let_go();
             return Ok(Completion::Done);
         }
+        self.finish_clearing()?;
+        let heartbeat_ms = self.known_ledger()?.heartbeat_ms.unwrap_or(0);
+        self.finish_copying(&Observed { heartbeat_ms, connected: true, ..Observed::default() })?;
         let mut inside = home.inside();
         let names = home.names(inside.live);
         let live = Ledger::read(&mut home.link(inside.live), &names, None)?;

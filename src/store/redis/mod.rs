@@ -3,6 +3,7 @@
 //! - `settings`, `link`: where it is, and the connection to it
 //! - `replica`, `lease`, `open`: whether the server can keep it, whose it is, who writes it
 //! - `generations`, `sweep`, `room`: building one beside the live one, switching, what is left behind
+//! - `copying`: a generation that is made of the live one
 //! - `change`, `change.lua`: a change of the bookkeeping as a whole
 //! - `names`, `described`, `codec`, `payload`: what is in it
 //! - `step`, `words`, `apply.lua`: one atomic step, sent while it is made
@@ -25,6 +26,7 @@
 mod apply;
 mod change;
 mod codec;
+mod copying;
 mod described;
 mod error;
 mod generations;
@@ -106,6 +108,8 @@ pub struct RedisStore {
     cursors: Vec<u64>,
     /// Rows of an earlier generation have to go from this place before the first is written.
     clearing: bool,
+    /// Rows of the live generation have to come before the first batch.
+    copying: bool,
     floors: Floors,
     /// What is being removed of a generation that is out of use.
     sweep: Option<Sweep>,

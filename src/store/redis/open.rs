@@ -145,6 +145,7 @@ impl RedisStore {
             in_flight: false,
             unconfirmed: None,
             clearing: described.clearing,
+            copying: described.copying.is_some(),
             floors: Floors::default(),
             sweep: None,
         };

@@ -17,7 +17,7 @@ use super::names::{Names, Spot, to_hex};
 use super::open::{check_catalog, check_server, place};
 use super::settings::RedisSettings;
 use super::step::Carried;
-use super::{RedisStore, lease};
+use super::{RedisStore, copying, lease};
 use crate::domain::batch::Observed;
 use crate::domain::catalog::Catalog;
 use crate::store::turns::Turns;
@@ -250,8 +250,10 @@ impl RedisReplica {
         let complete: Option<String> =
             home.link(inside.live).query(redis::cmd("HGET").arg(status).arg("complete"))?;
         let complete = inside.live == Spot::Live && complete.as_deref() == Some("1");
+        let known = Ledger::read(&mut home.link(inside.live), &home.names(inside.live), None)?;
+        let needs_log = !known.is_some_and(|(live, ledger)| copying::is_possible(&live, &ledger, catalog));
         let tables = live.differing(catalog, &home.settings);
-        Ok(Survey { live: Live::Changed { tables, complete }, next })
+        Ok(Survey { live: Live::Changed { tables, complete, needs_log }, next })
     }
 
     /// Opens the live generation, or makes the first one. See [`Replica::open_live`].
@@ -295,6 +297,7 @@ impl RedisReplica {
             change.select(home.database(spot));
             lease::own(home, &mut change, spot);
             change.run(&mut home.link(spot))?;
+            copying::copy_books(home, &inside, spot)?;
             if next.rebuild.live_is_frozen {
                 inside.frozen = Some(home.read_frozen(inside.live)?);
             }
@@ -320,7 +323,8 @@ impl Replica for RedisReplica {
         self.at(live.map(|live| live.map(|live| live.catalog)))
     }
 
-    /// Rows would have to be written anew, one by one, before the eyes of readers.
+    /// Rows would have to be written anew, one by one, before the eyes of readers: see
+    /// [`Rebuild::from_live`].
     fn adapt(&self, _: &Catalog) -> Result<bool, StoreError> {
         Ok(false)
     }

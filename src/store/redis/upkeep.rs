@@ -132,7 +132,7 @@ impl RedisStore {
         self.do_it(&step, next)
     }
 
-    fn count_in(&self, step: &mut Step, ledger: &Ledger, table: usize) {
+    pub(super) fn count_in(&self, step: &mut Step, ledger: &Ledger, table: usize) {
         let name = &self.catalog.tables[table].name;
         let counts = &ledger.tables[table];
         let fields = [("rows", counts.rows), ("held", counts.held), ("delete_marks", counts.marks)];
@@ -304,7 +304,7 @@ impl RedisStore {
             }
         }
         if counts.rows == 0 {
-            return Ok(None);
+            return if self.copying { self.kind_to_come(table) } else { Ok(None) };
         }
         let mut cursor = 0u64;
         loop {

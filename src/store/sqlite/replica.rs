@@ -78,7 +78,7 @@ impl SqliteReplica {
             )?;
             let tables = differing_tables(&conn, catalog, live)?;
             let same = fingerprint == catalog.fingerprint && tables.is_empty();
-            let live = if same { Live::Same } else { Live::Changed { tables, complete } };
+            let live = if same { Live::Same } else { Live::Changed { tables, complete, needs_log: true } };
             Ok(Survey { live, next: next_of(&conn, catalog)? })
         };
         self.at(survey())

@@ -5,7 +5,13 @@ use super::*;
 use crate::store::{Completion, Live, Rebuild, RedisReplica, RedisStore, RowLookup, Store};
 
 fn asked_for() -> Rebuild {
-    Rebuild { reason: "asked for".into(), may_go_back: false, accepts_loss: false, live_is_frozen: false }
+    Rebuild {
+        reason: "asked for".into(),
+        may_go_back: false,
+        accepts_loss: false,
+        live_is_frozen: false,
+        from_live: false,
+    }
 }
 
 fn begin(replica: &RedisReplica) -> RedisStore {

@@ -1,5 +1,6 @@
 //! What only a server can do wrong; the rest is in the contract suite.
 
+mod copying;
 mod generations;
 mod indexes;
 mod layout;

@@ -1,7 +1,6 @@
 //! A generation beside the live one in a file; what holds for every store is in the contract.
 
 use super::*;
-use crate::domain::catalog::Catalog;
 use crate::store::sqlite::replica::SqliteReplica;
 use crate::store::{Completion, Live, Reader, Rebuild};
 
@@ -10,7 +9,13 @@ fn replica(bench: &InSqlite) -> SqliteReplica {
 }
 
 fn asked_for() -> Rebuild {
-    Rebuild { reason: "asked for".into(), may_go_back: false, accepts_loss: false, live_is_frozen: false }
+    Rebuild {
+        reason: "asked for".into(),
+        may_go_back: false,
+        accepts_loss: false,
+        live_is_frozen: false,
+        from_live: false,
+    }
 }
 
 fn begin(replica: &SqliteReplica, rebuild: &Rebuild) -> SqliteStore {
@@ -181,61 +186,6 @@ fn a_volume_without_room_refuses_a_rebuild_and_leaves_no_trace() {
     assert!(replica.lacks_room().unwrap().unwrap().contains("rebuild.min_free"));
     assert_eq!(replica.survey(&catalog()).unwrap().next, None);
     live.apply(&upserts(0..1, 3, Some(10), 11)).unwrap();
-}
-
-/// The catalog with fingerprints as the mapping makes them.
-fn described() -> Catalog {
-    let mut catalog = catalog();
-    for table in &mut catalog.tables {
-        let columns: Vec<_> = table.columns.iter().map(|column| column.name.as_str()).collect();
-        table.fingerprint = format!("{}:{}", table.name, columns.join(","));
-    }
-    catalog.fingerprint = "described".into();
-    catalog
-}
-
-/// `users` without `email`, in another order, and one table less.
-fn narrowed() -> Catalog {
-    let mut catalog = described();
-    let users = &mut catalog.tables[0];
-    users.columns = [3, 0, 1].map(|column| users.columns[column].clone()).to_vec();
-    users.key = vec![1];
-    users.indexes = vec![vec![2, 0]];
-    users.fingerprint = "users:score,id,name".into();
-    catalog.tables.remove(2);
-    catalog.fingerprint = "narrowed".into();
-    catalog
-}
-
-/// Events of `users`, as the one or the other mapping makes changes of them: rows, deletes, patches
-/// in any order, late ones.
-fn users_history(catalog: &Catalog, narrow: bool) -> Vec<crate::domain::batch::Batch> {
-    let mut changes = Vec::new();
-    for nth in 0..400 {
-        changes.push(upsert(nth, 10 + nth % 3));
-        match nth % 5 {
-            0 => changes.push(patch(nth, 20, 0b0010, IfMissing::Hold)),
-            1 => changes.push(patch(nth, 21, 0b1010, IfMissing::Hold)),
-            2 => changes.push(delete(nth, 22)),
-            3 => changes.extend([patch(nth, 25, 0b1000, IfMissing::Hold), delete(nth, 23)]),
-            _ => {}
-        }
-    }
-    // A patched row whose older columns were deleted is held: it is made whole again.
-    changes.extend((0..400).filter(|nth| nth % 5 == 3).map(|nth| upsert(nth, 30)));
-    if narrow {
-        for change in &mut changes {
-            change.values = [3, 0, 1].map(|column| change.values[column].clone()).to_vec();
-        }
-    }
-    changes
-        .chunks(50)
-        .map(|chunk| {
-            let mut builder = crate::domain::batch::BatchBuilder::default();
-            chunk.iter().for_each(|change| builder.push(catalog, change.clone()));
-            builder.seal(observed())
-        })
-        .collect()
 }
 
 #[test]
