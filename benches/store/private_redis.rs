@@ -25,12 +25,14 @@ struct Server {
 impl Server {
     fn start() -> Server {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let process = Command::new("redis-server")
-            .args(["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket", "redis.sock"])
-            .current_dir(directory.path())
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("redis-server");
+        let process = Command::new(
+            std::env::var("READSIDE_REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned()),
+        )
+        .args(["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket", "redis.sock"])
+        .current_dir(directory.path())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("redis-server");
         let server = Server { process, directory };
         while UnixStream::connect(server.socket()).is_err() {
             std::thread::sleep(Duration::from_millis(5));

@@ -247,7 +247,8 @@ fn the_memory_of_a_second_copy_is_known_before_it_begins() {
     let lack = replica.begin(Arc::new(catalog()), &asked_for()).unwrap().unwrap_err();
     assert!(lack.contains("below maxmemory"), "{lack}");
     assert_eq!(replica.survey(&catalog()).unwrap().next, None, "it leaves no trace");
-    limit(&mut client, now + copy * 3 / 2);
+    // What a key takes is told a little too high by some.
+    limit(&mut client, now + copy * 2);
     let mut next = begin(&replica);
     for nth in 0..40 {
         next.apply(&rows((nth > 0).then_some(nth), nth)).unwrap();

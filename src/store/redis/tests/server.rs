@@ -25,11 +25,16 @@ pub(crate) struct Server {
     more: Vec<String>,
 }
 
+/// What is started as a Redis: another version, or a Valkey, where the environment names one.
+pub(crate) fn program() -> String {
+    std::env::var("READSIDE_REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned())
+}
+
 /// Whether there is a Redis to start; says so if not, unless its absence is a failure.
 pub(crate) fn available() -> bool {
     static FOUND: OnceLock<bool> = OnceLock::new();
     *FOUND.get_or_init(|| {
-        let found = Command::new("redis-server").arg("--version").stdout(Stdio::null()).status().is_ok();
+        let found = Command::new(program()).arg("--version").stdout(Stdio::null()).status().is_ok();
         if !found {
             assert!(std::env::var_os("READSIDE_REQUIRE_SERVICES").is_none(), "redis-server is missing");
             eprintln!("skipped: redis-server is missing; `apt-get install redis-server`");
@@ -50,17 +55,25 @@ impl Server {
     }
 
     pub fn start_with(more: Vec<String>) -> Server {
+        Server::try_start_with(more).expect("redis-server listens")
+    }
+
+    /// `None`: it ends at once, because it does not know what it is told.
+    pub fn try_start_with(more: Vec<String>) -> Option<Server> {
         let directory = tempfile::Builder::new().prefix("readside-redis").tempdir().expect("a directory");
         let mut server = Server { directory, process: None, more };
-        server.restart();
-        server
+        server.launch().then_some(server)
     }
 
     /// Kills it, and starts one without its data.
     pub fn restart(&mut self) {
+        assert!(self.launch(), "redis-server listens");
+    }
+
+    fn launch(&mut self) -> bool {
         self.kill();
         let _ = std::fs::remove_file(self.socket());
-        let mut command = Command::new("redis-server");
+        let mut command = Command::new(program());
         command
             .args(["--port", "0", "--save", "", "--appendonly", "no", "--daemonize", "no"])
             .args(["--loglevel", "warning"])
@@ -81,8 +94,12 @@ impl Server {
         let until = Instant::now() + Duration::from_secs(10);
         while UnixStream::connect(self.socket()).is_err() {
             assert!(Instant::now() < until, "redis-server listens");
+            if self.process.as_mut().is_none_or(|process| process.try_wait().is_ok_and(|end| end.is_some())) {
+                return false;
+            }
             thread::park_timeout(Duration::from_millis(5));
         }
+        true
     }
 
     pub fn kill(&mut self) {
