@@ -121,6 +121,8 @@ pub(super) struct Standing<'a> {
     pub fresh_as_of_ms: &'a BTreeMap<TopicPartition, i64>,
     /// Visible rows by table index.
     pub rows: Vec<i64>,
+    /// Readers have seen it.
+    pub complete: bool,
 }
 
 impl Standing<'_> {
@@ -149,7 +151,11 @@ impl Standing<'_> {
     }
 
     /// A sentence about the first table that has lost more rows than is usual.
+    /// Of a copy that nobody has seen nothing is lost.
     pub fn suspicious_loss(&self, live: &Standing<'_>, limit: LossLimit) -> Option<String> {
+        if !live.complete {
+            return None;
+        }
         for (table, &new) in self.catalog.tables.iter().zip(&self.rows) {
             let before = live.catalog.tables.iter().position(|before| before.name == table.name);
             let Some(&old) = before.and_then(|before| live.rows.get(before)) else { continue };

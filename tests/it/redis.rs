@@ -680,13 +680,23 @@ fn the_demo_keeps_its_replica_in_a_redis_of_its_own() {
     let home = dir.path().join("demo");
     let demo = |path: Option<&str>| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_readside"));
-        command.args(["demo", "--redis", "--for", "3s", "--dir"]).arg(&home);
+        command.args(["demo", "--redis", "--for", "12s", "--dir"]).arg(&home);
         if let Some(path) = path {
             command.env("PATH", path);
         }
         command.output().unwrap()
     };
-    let ended = demo(None);
+    // The copy that serves in the end is another one than in the beginning.
+    let ended = std::thread::scope(|scope| {
+        let running = scope.spawn(|| demo(None));
+        eventually("it was built anew", 60, || {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_readside"));
+            command.args(["rebuild", "--wait", "--config"]).arg(home.join("readside.yaml"));
+            (running.is_finished() || command.output().unwrap().status.success()).then_some(())
+        });
+        assert!(!running.is_finished(), "the demo was over before a rebuild was");
+        running.join().unwrap()
+    });
     let said = String::from_utf8_lossy(&ended.stdout);
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
     assert_eq!(said.matches("every row equal").count(), 3, "{said}");

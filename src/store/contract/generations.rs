@@ -189,6 +189,8 @@ generations! {
     another_mapping_is_built_beside_a_copy_that_stays_as_it_is,
     a_frozen_copy_says_why,
     a_first_copy_under_another_mapping_starts_over,
+    a_first_copy_that_cannot_go_on_is_begun_again,
+    a_rebuild_does_not_disturb_a_first_copy,
     freshness_does_not_go_back_with_a_switch,
     a_partition_that_nothing_was_read_of_keeps_its_freshness,
     two_writers_take_turns_and_neither_starves,
@@ -521,6 +523,47 @@ fn a_first_copy_under_another_mapping_starts_over<P: Place>() {
     assert_eq!((place.seen().0, place.leftovers()), (1, 0));
     drop(store);
     assert_eq!(replica.survey(&catalog).unwrap().live, Live::Same);
+}
+
+/// A gap before the first copy was whole.
+fn a_first_copy_that_cannot_go_on_is_begun_again<P: Place>() {
+    let place = P::new();
+    let replica = place.replica();
+    let mut first = open_live(&*replica);
+    first.apply(&upserts(0..300, 1, None, 10)).unwrap();
+    drop(first);
+    replica.freeze(None).unwrap();
+    let rebuild = Rebuild { live_is_frozen: true, may_go_back: true, ..asked_for() };
+    let mut again = begin(&*replica, &rebuild);
+    replica.freeze(None).unwrap();
+    assert!(again.checkpoint().unwrap().positions.is_empty());
+    again.apply(&upserts(5..8, 2, None, 5)).unwrap();
+    assert!(!place.status().complete);
+    assert_eq!(again.complete().unwrap(), Completion::Done);
+    assert_eq!((place.seen(), place.status().complete), ((3, 2), true));
+    assert_eq!(place.look(1), RowLookup::Missing);
+    tidy(&mut *again);
+    assert_eq!(place.leftovers(), 0);
+}
+
+/// Where there is no place for a second one yet, it is refused.
+fn a_rebuild_does_not_disturb_a_first_copy<P: Place>() {
+    let place = P::new();
+    let replica = place.replica();
+    let mut first = open_live(&*replica);
+    first.apply(&upserts(0..3, 1, None, 10)).unwrap();
+    let begun = replica.begin(Arc::new(catalog()), &asked_for()).unwrap();
+    first.apply(&upserts(3..5, 1, Some(10), 12)).unwrap();
+    assert_eq!(first.complete().unwrap(), Completion::Done);
+    assert_eq!(place.seen(), (5, 1));
+    match begun {
+        Err(lack) => assert!(lack.contains("first copy"), "{lack}"),
+        Ok(mut next) => {
+            next.apply(&upserts(0..6, 2, None, 12)).unwrap();
+            assert_eq!(next.complete().unwrap(), Completion::Done);
+            assert_eq!(place.seen(), (6, 2));
+        }
+    }
 }
 
 fn freshness_does_not_go_back_with_a_switch<P: Place>() {

@@ -80,7 +80,11 @@ impl RedisReplica {
 
     /// See [`crate::store::Replica::start_over`].
     pub fn start_over(&self, catalog: Arc<Catalog>) -> Result<RedisStore, StoreError> {
-        let begin = || {
+        self.at(self.begin_again(catalog))
+    }
+
+    fn begin_again(&self, catalog: Arc<Catalog>) -> Result<RedisStore, StoreError> {
+        {
             check_catalog(&catalog)?;
             let home = &self.home;
             let mut inside = home.inside();
@@ -103,8 +107,7 @@ impl RedisReplica {
             inside.dropped = dropped;
             drop(inside);
             self.open_spot(catalog, spot)
-        };
-        self.at(begin())
+        }
     }
 
     fn open_spot(&self, catalog: Arc<Catalog>, spot: Spot) -> Result<RedisStore, StoreError> {
@@ -123,6 +126,15 @@ impl RedisReplica {
         let begin = || {
             check_catalog(&catalog)?;
             let home = &self.home;
+            if home.inside().live == Spot::Elsewhere {
+                // The first copy is where a second one would be.
+                if rebuild.live_is_frozen {
+                    return self.begin_again(Arc::clone(&catalog)).map(Ok);
+                }
+                let lack = "the first copy is being built in the database that a second one needs: ask again when \
+                            it is whole";
+                return Ok(Err(lack.into()));
+            }
             if let Err(lack) = room::check(home)? {
                 return Ok(Err(lack));
             }

@@ -175,6 +175,7 @@ impl Ledger {
             positions: &self.positions,
             fresh_as_of_ms: &self.fresh_as_of_ms,
             rows: self.tables.iter().map(|table| table.rows).collect(),
+            complete: self.complete,
         }
     }
 

@@ -345,6 +345,7 @@ struct Stand {
     positions: BTreeMap<TopicPartition, Position>,
     fresh_as_of_ms: BTreeMap<TopicPartition, i64>,
     rows: Vec<i64>,
+    complete: bool,
 }
 
 impl Stand {
@@ -355,6 +356,11 @@ impl Stand {
             positions: BTreeMap::new(),
             fresh_as_of_ms: BTreeMap::new(),
             rows: Vec::new(),
+            complete: tx.query_row(
+                "SELECT complete FROM _readside_meta_generations WHERE generation = ?1",
+                [generation],
+                |row| row.get(0),
+            )?,
             catalog,
         };
         let topic = |name: String| stand.catalog.topics.binary_search(&name).ok();
@@ -397,6 +403,7 @@ impl Stand {
             positions: &self.positions,
             fresh_as_of_ms: &self.fresh_as_of_ms,
             rows: self.rows.clone(),
+            complete: self.complete,
         }
     }
 }
