@@ -103,6 +103,25 @@ pub fn run(rows: i64) {
     }
 }
 
+/// For a profile: one thing, for long.
+pub fn building(rows: i64) {
+    case(RowEncoding::Hash, 0, rows);
+}
+
+/// Only what has an aim: rows without indexes, next to `redis-benchmark`, three times.
+pub fn rows(rows: i64) {
+    for _ in 0..3 {
+        for encoding in [RowEncoding::Hash, RowEncoding::Json] {
+            let before = benchmark(rows);
+            let passes = case(encoding, 0, rows);
+            let hset = (before + benchmark(rows)) / 2.0;
+            for (what, rate) in &passes[..2] {
+                println!("{:36} {what:10} {:>9.2} of redis-benchmark HSET ({hset:.0}/s)", "", rate / hset);
+            }
+        }
+    }
+}
+
 /// Rates by pass.
 fn case(encoding: RowEncoding, indexes: usize, rows: i64) -> Vec<(&'static str, f64)> {
     let server = Server::start();

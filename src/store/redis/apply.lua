@@ -10,7 +10,7 @@
 --   positions: n, n * (field, from ('' if it must be absent), to)
 --   types: n, n * (key, type)
 --   expected beginnings of rows that were read before: n, n * (key, beginning; '' if absent)
---   whole rows: groups, groups * (field of the row count, count, n, n * (key, body))
+--   whole rows: groups, groups * (field of the row count, count ('': as it is), n, n * (key, body))
 --     a body is, by the form: a payload of RESTORE; the fields of HSET, packed; JSON
 --   commands: n, n * (words, '1' if its right is to be checked, words...)
 --   what is said of the live generation, which nobody else writes: '' or its meta, then its
@@ -218,7 +218,8 @@ end
 nth = 0
 at = rows_at
 for _ = 1, count() do
-  local field, known, rows = take(), count(), count()
+  local field, known, rows = take(), take(), count()
+  known = tonumber(known) or tonumber(call('HGET', status, field) or '0')
   for i = at + 1, at + 2 * rows, 2 do
     local key = ARGV[i]
     nth = nth + 1

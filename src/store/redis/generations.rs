@@ -321,9 +321,9 @@ impl RedisStore {
         next.fresh_as_of_ms.extend(&self.floors.partitions);
         (next.complete, next.rebuilding, next.stopped) = (true, false, None);
         let switch = self.change_to_live(&inside, (&live, known.sequence), &next);
-        self.in_flight = true;
+        self.in_flight = 1;
         switch.run(&mut self.link)?;
-        self.in_flight = false;
+        self.in_flight = 0;
         self.sequence += 1;
         next.sequence = self.sequence;
         inside.dropped = live.dropped.clone();

@@ -79,6 +79,9 @@ use sweep::Sweep;
 const BATCH_RECORDS: u64 = 512;
 /// The same where rows have index entries, each of which takes longer than a row.
 const BATCH_RECORDS_INDEXED: u64 = 128;
+/// Rows of one script while nobody reads the copy: the next ones are encoded while Redis is at work
+/// on these.
+const PIECE_ROWS: usize = if cfg!(test) { 4 } else { 256 };
 /// Event ids read by one command.
 const IDS_AT_ONCE: usize = 5_000;
 /// Bytes of a batch: copying a megabyte takes Redis about as long as a thousand small rows.
@@ -100,8 +103,8 @@ pub struct RedisStore {
     ledger: Option<Ledger>,
     /// Of the last step whose answer was heard.
     sequence: u64,
-    /// A step was sent whose answer was not heard.
-    in_flight: bool,
+    /// Steps that were sent and whose answers were not heard.
+    in_flight: u64,
     /// Outcome of the last batch that was sent, in case that the answer gets lost.
     unconfirmed: Option<Unconfirmed>,
     /// Where the search for old delete marks goes on, by table.

@@ -142,7 +142,7 @@ impl RedisStore {
             catalog,
             ledger: None,
             sequence: ledger.sequence,
-            in_flight: false,
+            in_flight: 0,
             unconfirmed: None,
             clearing: described.clearing,
             copying: described.copying.is_some(),
@@ -172,7 +172,7 @@ impl RedisStore {
             drop(inside);
             self.become_live();
         }
-        let further = u64::from(self.in_flight);
+        let further = self.in_flight;
         if ledger.epoch < self.epoch()
             || ledger.sequence < self.sequence
             || ledger.sequence > self.sequence + further
@@ -232,7 +232,7 @@ impl RedisStore {
 
     fn settle(&mut self, ledger: Ledger) -> Result<(), StoreError> {
         self.sequence = ledger.sequence;
-        self.in_flight = false;
+        self.in_flight = 0;
         self.ledger = Some(Ledger {
             replica: self.settings.replica_name.clone(),
             heartbeat_limit_ms: self.settings.heartbeat_limit_ms(),

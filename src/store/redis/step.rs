@@ -108,6 +108,10 @@ pub(super) enum Answer {
 }
 
 impl Step<'_> {
+    pub fn whole_rows(&self) -> usize {
+        self.whole.iter().map(|group| group.rows.len()).sum()
+    }
+
     pub fn command<const N: usize>(&mut self, words: [&[u8]; N]) {
         self.commands.push(words.iter().map(|word| word.to_vec()).collect());
     }
@@ -146,9 +150,30 @@ impl Step<'_> {
         }
     }
 
-    pub fn run(&self, link: &mut Link, of: Replica<'_>) -> Result<Answer, StoreError> {
-        let ledger = of.ledger;
-        let answer: Vec<Vec<u8>> = link.stream(&SCRIPT, TEXT, &Told { step: self, of: &of })?;
+    /// Runs steps that follow each other. Each expects that those before it were done, so that behind
+    /// one that was not, none is: there are answers up to and with the first of that kind.
+    pub fn run(
+        steps: &[Step<'_>],
+        link: &mut Link,
+        of: Replica<'_>,
+    ) -> Result<Vec<Result<Answer, StoreError>>, StoreError> {
+        let told: Vec<Told> =
+            steps.iter().zip(0..).map(|(step, ahead)| Told { step, of: &of, ahead }).collect();
+        let mut judged = Vec::with_capacity(steps.len());
+        for answer in link.stream(&SCRIPT, TEXT, &told)? {
+            let answer = answer.and_then(|answer| judge(of.ledger, answer));
+            let done = matches!(answer, Ok(Answer::Done(_)));
+            judged.push(answer);
+            if !done {
+                break;
+            }
+        }
+        Ok(judged)
+    }
+}
+
+fn judge(ledger: &Ledger, answer: Vec<Vec<u8>>) -> Result<Answer, StoreError> {
+    {
         let mut answer = answer.into_iter();
         let what = answer.next().unwrap_or_default();
         let first = answer.next().unwrap_or_default();
@@ -181,6 +206,8 @@ impl Step<'_> {
 struct Told<'t> {
     step: &'t Step<'t>,
     of: &'t Replica<'t>,
+    /// Steps that are sent before it and have not been answered.
+    ahead: u64,
 }
 
 impl Command for Told<'_> {
@@ -194,7 +221,7 @@ impl Command for Told<'_> {
         }
         words.word(ledger.writer.as_bytes());
         words.number(ledger.epoch);
-        words.number(ledger.sequence);
+        words.number(ledger.sequence + self.ahead);
         match step.batch {
             Some(id) => words.number(id),
             None => words.word(b""),
@@ -230,7 +257,11 @@ impl Command for Told<'_> {
         for group in &step.whole {
             let shape = &catalog.tables[group.table];
             words.number(format_args!("{}.rows", shape.name));
-            words.number(ledger.tables[group.table].rows);
+            // How many the steps before it have inserted is not known yet.
+            match self.ahead {
+                0 => words.number(ledger.tables[group.table].rows),
+                _ => words.word(b""),
+            }
             words.number(group.rows.len());
             for whole in &group.rows {
                 words.made(|out| {

@@ -323,10 +323,17 @@ impl RedisStore {
 
     /// Runs a step; afterwards `next` is what Redis has.
     pub(super) fn run(&mut self, step: &Step, next: Ledger) -> Result<Answer, StoreError> {
+        let answers = self.run_all(std::slice::from_ref(step), next)?;
+        answers.into_iter().next().ok_or_else(|| damaged("the answer of a script", "a step"))
+    }
+
+    /// Runs steps that follow each other; once the last is done, `next` is what Redis has. There are
+    /// answers up to the first that is not done.
+    pub(super) fn run_all(&mut self, steps: &[Step], next: Ledger) -> Result<Vec<Answer>, StoreError> {
         if next.sequence != self.sequence {
             return Err(foreign("the bookkeeping is not in step".into()));
         }
-        self.in_flight = true;
+        self.in_flight = steps.len() as u64;
         let replica = Replica {
             names: &self.names,
             tables: &self.tables,
@@ -336,13 +343,23 @@ impl RedisStore {
             role: self.role,
             ledger: &next,
         };
-        let answer = step.run(&mut self.link, replica)?;
-        self.in_flight = false;
-        if let Answer::Done(_) = answer {
-            self.sequence += 1;
-            self.ledger = Some(Ledger { sequence: self.sequence, ..next });
+        let answers = Step::run(steps, &mut self.link, replica)?;
+        self.in_flight = 0;
+        let mut heard = Vec::with_capacity(answers.len());
+        for answer in answers {
+            // Those before it are done, and known to be once the bookkeeping is read again.
+            let answer = answer?;
+            if let Answer::Done(_) = answer {
+                self.sequence += 1;
+            }
+            heard.push(answer);
         }
-        Ok(answer)
+        if heard.len() == steps.len() && matches!(heard.last(), Some(Answer::Done(_))) {
+            self.ledger = Some(Ledger { sequence: self.sequence, ..next });
+        } else if let Some(ledger) = &mut self.ledger {
+            ledger.sequence = self.sequence;
+        }
+        Ok(heard)
     }
 
     /// A step that nothing stands in the way of.

@@ -6,6 +6,7 @@ mod indexes;
 mod layout;
 mod losses;
 mod owners;
+mod pieces;
 mod proxy;
 pub(crate) mod server;
 mod tls;
