@@ -30,8 +30,10 @@ use crate::store::{Applied, StoreError, adapt, rules};
 
 /// Keys that one scan looks at.
 const SLICE: usize = 500;
-/// Rows that are read and written at once: they may be large.
-const ROWS_AT_ONCE: usize = 64;
+/// Rows that are written at once, and their bytes: where they have index entries as many as a batch
+/// has at most.
+const ROWS_AT_ONCE: usize = 128;
+const BYTES_AT_ONCE: usize = 512 << 10;
 /// How often readers and others are told that somebody is at work.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// What is copied at a time of lists and hashes.
@@ -258,11 +260,17 @@ impl RedisStore {
             let begin = source.tables[source.from[table].0].row.clone();
             let theirs: Vec<&[u8]> = keys.iter().filter_map(|key| key.strip_prefix(&begin[..])).collect();
             for keys in theirs.chunks(ROWS_AT_ONCE) {
-                let rows = source.read(table, keys)?.into_iter();
-                let entries = rows.map(|row| Entry::new(table, 0, Effect::Upsert, Event::Row(row)));
-                let observed = Observed { heartbeat_ms: now_ms, ..Observed::default() };
-                let batch = Batch { entries: entries.collect(), observed, ..Batch::default() };
-                self.apply_entries(&batch, 0..batch.entries.len(), &mut Applied::default(), None)?;
+                let mut rows = source.read(table, keys)?.into_iter().peekable();
+                while rows.peek().is_some() {
+                    let (mut entries, mut bytes) = (Vec::new(), 0);
+                    while let Some(row) = rows.next_if(|_| bytes < BYTES_AT_ONCE) {
+                        bytes += row.values.iter().map(size).sum::<usize>();
+                        entries.push(Entry::new(table, 0, Effect::Upsert, Event::Row(row)));
+                    }
+                    let observed = Observed { heartbeat_ms: now_ms, ..Observed::default() };
+                    let batch = Batch { entries, observed, ..Batch::default() };
+                    self.apply_entries(&batch, 0..batch.entries.len(), &mut Applied::default(), None)?;
+                }
             }
         }
         Ok(())
@@ -317,5 +325,13 @@ impl RedisStore {
             return Ok(std::collections::HashMap::new());
         }
         self.find_hidden(&ledger, keys)
+    }
+}
+
+fn size(value: &Value) -> usize {
+    match value {
+        Value::Text(text) => text.len(),
+        Value::Blob(bytes) => bytes.len(),
+        _ => 8,
     }
 }

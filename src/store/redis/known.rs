@@ -196,9 +196,22 @@ pub(super) fn read_rows(
     (tables, catalog, encoding): (&[TableNames], &Catalog, RowEncoding),
     keys: &[(usize, &[u8])],
 ) -> Result<Vec<Option<RowState>>, StoreError> {
-    if keys.is_empty() {
-        return Ok(Vec::new());
+    let mut rows = Vec::with_capacity(keys.len());
+    let mut left = keys;
+    while !left.is_empty() {
+        let (some, rest) = left.split_at(left.len().min(link.rows_at_once()));
+        read_some(link, (tables, catalog, encoding), some, &mut rows)?;
+        left = rest;
     }
+    Ok(rows)
+}
+
+fn read_some(
+    link: &mut Link,
+    (tables, catalog, encoding): (&[TableNames], &Catalog, RowEncoding),
+    keys: &[(usize, &[u8])],
+    rows: &mut Vec<Option<RowState>>,
+) -> Result<(), StoreError> {
     let mut pipe = redis::pipe();
     for (table, key) in keys {
         let row_key = tables[*table].row_key(key);
@@ -214,24 +227,24 @@ pub(super) fn read_rows(
             }
         }
     }
-    let mut rows = Vec::with_capacity(keys.len());
+    let mut bytes = 0;
     match encoding {
         RowEncoding::Hash => {
             let answers: Vec<Vec<Option<Vec<u8>>>> = link.pipe(&pipe)?;
             for ((table, _), fields) in keys.iter().zip(answers) {
+                bytes += fields.iter().flatten().map(Vec::len).sum::<usize>();
                 rows.push(codec::row_of_fields(&catalog.tables[*table], fields)?);
             }
         }
         RowEncoding::Json => {
             let answers: Vec<Option<Vec<u8>>> = link.pipe(&pipe)?;
             for ((table, _), json) in keys.iter().zip(answers) {
+                bytes += json.as_ref().map_or(0, Vec::len);
                 let shape = &catalog.tables[*table];
-                rows.push(match json {
-                    Some(json) => Some(codec::row_of_json(shape, &json)?),
-                    None => None,
-                });
+                rows.push(json.map(|json| codec::row_of_json(shape, &json)).transpose()?);
             }
         }
     }
-    Ok(rows)
+    link.has_read(keys.len(), bytes);
+    Ok(())
 }

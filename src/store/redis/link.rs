@@ -21,12 +21,23 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 const READ: &str = include_str!("read.lua");
 static READ_SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(READ));
 
+/// Of one script, word by word.
+pub(super) type Answer = Result<Vec<Vec<u8>>, StoreError>;
+
+/// Bytes of rows that are asked for at once: Redis answers everything that is asked together before
+/// it turns to anybody else, and takes one or two milliseconds for so much.
+const ASKED_BYTES: usize = 1 << 20;
+/// What a row is thought to take before any was seen.
+const ROW_BYTES: usize = 32 << 10;
+
 pub(super) struct Link {
     settings: RedisSettings,
     database: i64,
     connect_timeout: Duration,
     answer_timeout: Duration,
     conn: Option<Connection>,
+    /// What a row took lately, at the most.
+    row_bytes: usize,
 }
 
 impl Link {
@@ -37,7 +48,18 @@ impl Link {
             connect_timeout: CONNECT_TIMEOUT,
             answer_timeout: ANSWER_TIMEOUT,
             conn: None,
+            row_bytes: ROW_BYTES,
         }
+    }
+
+    /// Rows that may be asked for at once.
+    pub fn rows_at_once(&self) -> usize {
+        (ASKED_BYTES / self.row_bytes).clamp(4, super::step::WORDS_MAX)
+    }
+
+    /// So many bytes were in so many rows that were asked for.
+    pub fn has_read(&mut self, rows: usize, bytes: usize) {
+        self.row_bytes = (bytes / rows.max(1)).max(self.row_bytes / 2).max(1);
     }
 
     /// For a command that a person waits for.
@@ -125,7 +147,7 @@ impl Link {
         script: &Script,
         text: &str,
         commands: &[C],
-    ) -> Result<Vec<Result<Vec<Vec<u8>>, StoreError>>, StoreError> {
+    ) -> Result<Vec<Answer>, StoreError> {
         let mut conn = match self.conn.take() {
             Some(conn) => conn,
             None => self.connect()?,
