@@ -167,7 +167,7 @@ for _ = 1, some and count() or 0 do
         if sub(head, 1, 7) ~= '{"_v":"' then return { 'row', key } end
         local last = find(head, '"', 8, true)
         -- Zero and details: no version begins so.
-        if byte(head, 8) == 45 and (byte(head, 9) or 0) < 70 then
+        if byte(head, 8) == 33 and (byte(head, 9) or 0) < 66 then
           letter = 'j'
         elseif not last then
           return { 'row', key }
