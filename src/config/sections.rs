@@ -128,7 +128,7 @@ pub(super) static ROOT: Section = Section {
             "rebuild",
             Optional,
             Shape::Section(&REBUILD),
-            "What a rebuild beside the live copy has to fulfil; SQLite only.",
+            "What a rebuild beside the live copy has to fulfil.",
         ),
         key("freshness", Optional, Shape::Section(&FRESHNESS), "How freshness is measured."),
         key("startup", Optional, Shape::Section(&STARTUP), "When the replica counts as started."),
@@ -508,7 +508,7 @@ pub(super) static RULE: Section = Section {
 
 static REBUILD: Section = Section {
     name: "rebuild",
-    help: "What a rebuild beside the live copy has to fulfil; SQLite only.",
+    help: "What a rebuild beside the live copy has to fulfil.",
     keys: &[&[
         key(
             "max_loss",
@@ -526,7 +526,7 @@ static REBUILD: Section = Section {
             "min_free",
             Default("64MiB"),
             Shape::Size,
-            "What must stay free on the volume beside both copies; a rebuild that would need it does not begin.",
+            "What must stay free on the volume (Redis: below `maxmemory`) beside both copies; a rebuild that would need it does not begin.",
         ),
     ]],
     unsupported: &[],

@@ -22,6 +22,7 @@ mod layers;
 mod pod;
 mod rebuild;
 mod redis;
+mod redis_rebuild;
 mod redis_server;
 mod registry;
 mod replica;
