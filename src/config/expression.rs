@@ -1,15 +1,12 @@
 //! Expressions: the part of jq that a plain projection can do.
 //!
-//! A path (`.user.name`, `."odd name"`, `.["odd name"]`, `.`, `$event.source.ts_ms`, `$key.id`) or
-//! a literal (`"placed"`, `42`, `true`, `null`), spelt as jq spells them. What is valid here means
+//! A path (`.user.name`, `."odd name"`, `.["odd name"]`, `.`, `$event.source.ts_ms`, `$key.id`,
+//! `$headers.trace`) or a literal (`"placed"`, `42`, `true`, `null`), spelt as jq spells them. What is valid here means
 //! the same in jq, so that a later version may accept more of it without changing a file.
 
 use std::fmt;
 
 use super::model::{Expression, Path, Root};
-
-/// Longer paths are refused: nobody's events nest like this, and the projection recurses.
-const FIELDS_MAX: usize = 32;
 
 /// Why a text is not an expression; a sentence without the text itself.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -18,7 +15,9 @@ pub(super) enum ExpressionError {
     Empty,
     #[error("this needs more of jq than plain paths and literals, which this version does not support")]
     Unsupported,
-    #[error("unknown variable; there are `$event` (the whole event) and `$key` (the record key)")]
+    #[error(
+        "unknown variable; there are `$event` (the whole event), `$key` (the record key), `$topic`, `$partition`, `$offset`, `$timestamp` and `$headers`"
+    )]
     UnknownVariable,
     #[error(
         "this is neither a path nor a literal; a path begins with a dot, a text constant is written '\"…\"'"
@@ -28,20 +27,34 @@ pub(super) enum ExpressionError {
     MalformedName,
     #[error("this text constant is not closed or holds an invalid escape")]
     MalformedText,
-    #[error("a path cannot have more than {FIELDS_MAX} names")]
-    TooLong,
+    #[error("a path cannot have more than {0} names")]
+    TooLong(usize),
+    #[error("this variable is a single value and has no fields")]
+    NoFields,
+    #[error("a header is text and has no fields; a name with dots is quoted: $headers.\"a.b\"")]
+    HeaderFields,
     #[error("this needs a path such as `.name`, not a literal")]
     NotAPath,
+}
+
+impl ExpressionError {
+    /// What may have been meant.
+    pub fn valid(&self) -> Vec<&'static str> {
+        match self {
+            ExpressionError::UnknownVariable => {
+                Root::ALL.into_iter().filter(|root| *root != Root::Row).map(Root::name).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
 }
 
 /// As jq spells it; reading it gives the same path.
 impl fmt::Display for Path {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.root {
-            Root::Row if self.fields.is_empty() => f.write_str(".")?,
-            Root::Row => {}
-            Root::Event => f.write_str("$event")?,
-            Root::Key => f.write_str("$key")?,
+            Root::Row if !self.fields.is_empty() => {}
+            root => f.write_str(root.name())?,
         }
         for field in &self.fields {
             let plain = field.chars().all(is_name) && !field.starts_with(|c: char| c.is_ascii_digit());
@@ -91,12 +104,9 @@ fn path(text: &str) -> Result<Path, ExpressionError> {
     let (root, mut rest) = match text.strip_prefix('$') {
         Some(variable) => {
             let end = variable.find(|c: char| !is_name(c)).unwrap_or(variable.len());
-            let root = match &variable[..end] {
-                "event" => Root::Event,
-                "key" => Root::Key,
-                _ => return Err(ExpressionError::UnknownVariable),
-            };
-            (root, &variable[end..])
+            let name = &text[..=end];
+            let root = Root::ALL.into_iter().find(|root| root.name() == name);
+            (root.ok_or(ExpressionError::UnknownVariable)?, &variable[end..])
         }
         None if text == "." => (Root::Row, ""),
         None => (Root::Row, text),
@@ -104,8 +114,12 @@ fn path(text: &str) -> Result<Path, ExpressionError> {
     let mut fields = Vec::new();
     while !rest.is_empty() {
         let (field, tail) = segment(rest)?;
-        if fields.len() == FIELDS_MAX {
-            return Err(ExpressionError::TooLong);
+        if fields.len() == root.depth_max() {
+            return Err(match root.depth_max() {
+                0 => ExpressionError::NoFields,
+                1 => ExpressionError::HeaderFields,
+                max => ExpressionError::TooLong(max),
+            });
         }
         fields.push(field);
         rest = tail;
@@ -189,6 +203,13 @@ mod tests {
             ("$key", of(Root::Key, &[])),
             ("$key.id", of(Root::Key, &["id"])),
             (r#"$key["odd name"]"#, of(Root::Key, &["odd name"])),
+            ("$topic", of(Root::Topic, &[])),
+            ("$partition", of(Root::Partition, &[])),
+            ("$offset", of(Root::Offset, &[])),
+            ("$timestamp", of(Root::Timestamp, &[])),
+            ("$headers", of(Root::Headers, &[])),
+            ("$headers.trace", of(Root::Headers, &["trace"])),
+            (r#"$headers["ce-id"]"#, of(Root::Headers, &["ce-id"])),
         ] {
             assert_eq!(parse(text), Ok(expected), "{text}");
         }
@@ -242,7 +263,10 @@ mod tests {
             ("placed", ExpressionError::Neither),
             ("0x1f", ExpressionError::Neither),
             ("01", ExpressionError::Neither),
-            ("$headers.x", ExpressionError::UnknownVariable),
+            ("$header.x", ExpressionError::UnknownVariable),
+            ("$topic.x", ExpressionError::NoFields),
+            ("$timestamp.x", ExpressionError::NoFields),
+            ("$headers.x.y", ExpressionError::HeaderFields),
             ("$", ExpressionError::UnknownVariable),
             (".1a", ExpressionError::MalformedName),
             (".größe", ExpressionError::MalformedName),
@@ -253,7 +277,7 @@ mod tests {
             assert_eq!(parse(text), Err(expected), "{text}");
         }
         assert_eq!(parse_path("42"), Err(ExpressionError::NotAPath));
-        assert_eq!(parse(&".a".repeat(FIELDS_MAX + 1)), Err(ExpressionError::TooLong));
+        assert_eq!(parse(&".a".repeat(33)), Err(ExpressionError::TooLong(32)));
     }
 
     proptest! {
@@ -268,8 +292,11 @@ mod tests {
         }
 
         #[test]
-        fn a_path_is_spelt_as_it_is_read(root in 0..3usize, fields in prop::collection::vec(".{0,3}|[a-z_0-9]{0,3}", 0..5)) {
-            let path = Path { root: [Root::Row, Root::Event, Root::Key][root], fields };
+        fn a_path_is_spelt_as_it_is_read(root in 0..Root::ALL.len(), fields in prop::collection::vec(".{0,3}|[a-z_0-9]{0,3}", 0..5)) {
+            let root = Root::ALL[root];
+            let fields: Vec<String> = fields;
+            let fields = fields.into_iter().take(root.depth_max()).collect();
+            let path = Path { root, fields };
             prop_assert_eq!(parse_path(&path.to_string()), Ok(path));
         }
 

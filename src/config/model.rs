@@ -365,7 +365,7 @@ pub enum Expression {
     Literal(String),
 }
 
-/// A plain jq path: `.user.name`, `."odd name"`, `$event.source.ts_ms`, `$key.id`.
+/// A plain jq path: `.user.name`, `."odd name"`, `$event.source.ts_ms`, `$key.id`, `$headers.trace`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Path {
     pub root: Root,
@@ -381,6 +381,60 @@ pub enum Root {
     Event,
     /// `$key`: the record key.
     Key,
+    /// `$topic`: the name of the record's topic.
+    Topic,
+    Partition,
+    Offset,
+    /// `$timestamp`: that of the record.
+    Timestamp,
+    /// `$headers`: the record's headers by name, as text.
+    Headers,
+}
+
+impl Root {
+    pub const ALL: [Root; 8] = [
+        Root::Row,
+        Root::Event,
+        Root::Key,
+        Root::Topic,
+        Root::Partition,
+        Root::Offset,
+        Root::Timestamp,
+        Root::Headers,
+    ];
+
+    /// As it is written in front of a path.
+    pub fn name(self) -> &'static str {
+        match self {
+            Root::Row => ".",
+            Root::Event => "$event",
+            Root::Key => "$key",
+            Root::Topic => "$topic",
+            Root::Partition => "$partition",
+            Root::Offset => "$offset",
+            Root::Timestamp => "$timestamp",
+            Root::Headers => "$headers",
+        }
+    }
+
+    /// Whether it is, or is in, the record's value.
+    pub fn is_value(self) -> bool {
+        matches!(self, Root::Row | Root::Event)
+    }
+
+    /// Whether it is what the log knows of a record, besides its key and its value.
+    pub fn is_metadata(self) -> bool {
+        !matches!(self, Root::Row | Root::Event | Root::Key)
+    }
+
+    /// How many names a path from here may have.
+    pub fn depth_max(self) -> usize {
+        match self {
+            Root::Row | Root::Event | Root::Key => 32,
+            Root::Headers => 1,
+            _ => 0,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -162,7 +162,7 @@ impl Decoder {
 fn absolute(path: &Path) -> Vec<String> {
     match path.root {
         Root::Row => std::iter::once(DATA.to_owned()).chain(path.fields.iter().cloned()).collect(),
-        Root::Event | Root::Key => path.fields.clone(),
+        _ => path.fields.clone(),
     }
 }
 

@@ -108,7 +108,7 @@ fn no_version(message: &str) -> DecodeError {
 fn absolute(path: &Path) -> Vec<String> {
     match path.root {
         Root::Row => std::iter::once("after".to_owned()).chain(path.fields.iter().cloned()).collect(),
-        Root::Event | Root::Key => path.fields.clone(),
+        _ => path.fields.clone(),
     }
 }
 

@@ -12,6 +12,7 @@ mod connect;
 mod debezium;
 pub mod decimal;
 mod framed;
+mod headers;
 mod json;
 mod json_schema;
 pub mod native;
@@ -24,12 +25,13 @@ mod wanted;
 
 pub use debezium::deleted_row;
 pub use framed::Pending;
+pub use headers::{header, headers_json};
 pub use native::Native;
 pub use scratch::Scratch;
 
 use std::fmt::Write as _;
 
-use crate::config::{Encoding, Format, Path, Root, Topic};
+use crate::config::{Encoding, Format, Path, Topic};
 use crate::domain::dead_letter::Reason;
 use crate::domain::record::Headers;
 use body::Body;
@@ -285,12 +287,7 @@ fn utf8<'a>(bytes: &'a [u8], root: &str) -> Result<&'a str, DecodeError> {
 
 /// A path as a person writes it: `.user.name`, `."odd name"`, `$event.source.ts_ms`, `$key`.
 pub fn path_text(path: &Path) -> String {
-    let root = match path.root {
-        Root::Row => ".",
-        Root::Event => "$event",
-        Root::Key => "$key",
-    };
-    fields_text(root, &path.fields)
+    fields_text(path.root.name(), &path.fields)
 }
 
 fn fields_text(root: &str, fields: &[String]) -> String {
@@ -314,6 +311,7 @@ fn fields_text(root: &str, fields: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Root;
 
     #[test]
     fn paths_read_as_they_are_written() {

@@ -176,7 +176,7 @@ impl Compiler<'_> {
         };
         match &column.from {
             Some(literal @ Expression::Literal(_)) => self.assignment(at, index, literal),
-            Some(Expression::Path(path)) if path.root == Root::Key => {
+            Some(Expression::Path(path)) if path.root == Root::Key || path.root.is_metadata() => {
                 self.assignment(at, index, &Expression::Path(path.clone()))
             }
             Some(Expression::Path(path)) if path.root == Root::Event && from_envelope(path) => {
@@ -215,6 +215,14 @@ impl Compiler<'_> {
             Root::Key if path.fields.is_empty() && text_key => Source::TextKey,
             Root::Key => Source::Key(self.key_slot(path)),
             Root::Row | Root::Event => Source::Value(slot(&mut self.wanted.value, path)),
+            Root::Topic => Source::Topic(self.topic.name.clone()),
+            Root::Partition => Source::Partition,
+            Root::Offset => Source::Offset,
+            Root::Timestamp => Source::Timestamp,
+            Root::Headers => match path.fields.first() {
+                Some(name) => Source::Header(name.clone()),
+                None => Source::Headers,
+            },
         }
     }
 

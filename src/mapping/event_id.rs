@@ -1,7 +1,7 @@
 //! The ids of one topic's events: read from the event, and looked up among the remembered ones.
 
 use super::Outcome;
-use super::convert::{Refusal, describe, string};
+use super::convert::{Refusal, describe, opaque_text, string};
 use super::row::{Inputs, Source, rejection};
 use super::topic::refused;
 use crate::decode::{Decoder, Field, Native};
@@ -44,6 +44,8 @@ fn read(field: Field<'_>) -> Result<EventId, Refusal> {
         Field::Unavailable => return missing("was left out as unchanged"),
         Field::Text("") | Field::Json("\"\"") => return missing("is an empty text"),
         Field::Text(text) => return Ok(EventId::of_text(text)),
+        Field::Native(Native::Opaque(b"")) => return missing("is an empty text"),
+        Field::Native(Native::Opaque(bytes)) => return Ok(EventId::of_text(opaque_text(bytes)?)),
         Field::Native(Native::Text("")) => return missing("is an empty text"),
         Field::Native(Native::Text(text)) => return Ok(EventId::of_text(text)),
         Field::Native(Native::Integer(number)) => return Ok(EventId::of_integer(&number.to_string())),

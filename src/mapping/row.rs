@@ -1,8 +1,12 @@
 //! One row of one table, put together from the fields of an event.
 
 use super::convert::{Refusal, Target, convert};
-use crate::decode::{DecodeError, Decoder, Field, Surroundings, text_key};
+use crate::config::Encoding;
+use crate::decode::{
+    DecodeError, Decoder, Field, Logical, Native, Surroundings, header, headers_json, text_key,
+};
 use crate::domain::dead_letter::Rejection;
+use crate::domain::record::Record;
 use crate::domain::value::Value;
 
 /// What a column is set to.
@@ -27,6 +31,14 @@ pub enum Source {
     },
     /// The record key as plain text.
     TextKey,
+    Topic(String),
+    Partition,
+    Offset,
+    Timestamp,
+    /// The last header of this name.
+    Header(String),
+    /// All headers, as an object.
+    Headers,
     Literal(Result<Value, Refusal>),
 }
 
@@ -43,9 +55,25 @@ pub struct Row {
 pub struct Inputs<'a> {
     pub key_bytes: Option<&'a [u8]>,
     pub around: Surroundings<'a>,
+    pub log: LogEntry,
     pub value: Vec<Field<'a>>,
     pub key: Vec<Field<'a>>,
     pub key_is_read: bool,
+}
+
+/// What the log knows of a record.
+#[derive(Debug, Clone, Copy)]
+pub struct LogEntry {
+    partition: i32,
+    offset: i64,
+    timestamp_ms: Option<i64>,
+}
+
+impl LogEntry {
+    pub fn of(record: &Record<'_>) -> LogEntry {
+        let Record { at, offset, timestamp_ms, .. } = record;
+        LogEntry { partition: at.partition, offset: *offset, timestamp_ms: *timestamp_ms }
+    }
 }
 
 impl<'a> Inputs<'a> {
@@ -81,6 +109,15 @@ impl<'a> Inputs<'a> {
                 Some(bytes) => text_key(bytes)?,
                 None => Field::Absent,
             },
+            Source::Topic(name) => Field::Text(self.around.scratch.text(name)),
+            Source::Partition => Field::Native(Native::Integer(self.log.partition.into())),
+            Source::Offset => Field::Native(Native::Integer(self.log.offset)),
+            Source::Timestamp => match self.log.timestamp_ms {
+                Some(number) => Field::Native(Native::Since(Logical::Timestamp(Encoding::Millis), number)),
+                None => Field::Absent,
+            },
+            Source::Header(name) => header(self.around, name),
+            Source::Headers => headers_json(self.around),
             Source::Literal(_) => Field::Absent,
         })
     }
@@ -130,6 +167,11 @@ impl Row {
 impl Source {
     pub fn reads_key(&self) -> bool {
         matches!(self, Source::Key(_) | Source::KeyFieldOrWhole { .. })
+    }
+
+    /// Whether a record without a value has nothing there.
+    pub fn reads_value(&self) -> bool {
+        matches!(self, Source::Value(_))
     }
 }
 

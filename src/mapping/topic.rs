@@ -4,9 +4,9 @@ use std::collections::HashSet;
 
 use super::Outcome;
 use super::compile::RulesByType;
-use super::convert::{Refusal, string};
+use super::convert::{Refusal, opaque_text, string};
 use super::event_id::IdsOfTopic;
-use super::row::{Inputs, Row, Source, rejection};
+use super::row::{Inputs, LogEntry, Row, Source, rejection};
 use super::version::{self, Integers, kind_name};
 use crate::config::Otherwise;
 use crate::decode::{Decoder, EventKind, Field, Native, OwnVersion, Pending, Scratch, Surroundings};
@@ -124,6 +124,7 @@ impl TopicPlan {
         let mut inputs = Inputs {
             key_bytes: passage.record.key,
             around: Surroundings { headers: passage.record.headers, scratch },
+            log: LogEntry::of(passage.record),
             value: recycled(std::mem::take(&mut self.value_fields)),
             key: recycled(std::mem::take(&mut self.key_fields)),
             key_is_read: false,
@@ -168,9 +169,7 @@ impl TopicPlan {
                     (rows.deleted(inputs.key_bytes.is_some()), change::Operation::Delete)
                 }
                 Some(EventKind::Truncate) => (&rows.delete, change::Operation::Truncate),
-                None if matches!(self.version, VersionSource::Position) => {
-                    (&rows.delete, change::Operation::Delete)
-                }
+                None if self.version.is_of_record(inputs) => (&rows.delete, change::Operation::Delete),
                 _ => (&rows.delete, change::Operation::Tombstone),
             };
             let step = Step { decoder: &mut self.decoder, version: &self.version, row, operation };
@@ -181,8 +180,9 @@ impl TopicPlan {
         }
         if let Some(types) = &self.events {
             let known = match event {
-                Some(_) => types.find(&mut self.decoder, inputs)?,
-                None => Found::Nothing,
+                None if types.source.reads_value() => Found::Nothing,
+                // The type may be in a header, also of a record without a value.
+                _ => types.find(&mut self.decoder, inputs)?,
             };
             if let Found::Rules(rules) = known {
                 if let Some(ids) = &self.event_ids {
@@ -340,6 +340,17 @@ impl Step<'_> {
 }
 
 impl VersionSource {
+    /// Whether a record has a version also without a value.
+    fn is_of_record(&self, inputs: &Inputs<'_>) -> bool {
+        match self {
+            VersionSource::Position => true,
+            VersionSource::Path { source, .. } if !source.reads_value() => {
+                !matches!(inputs.field(source), Ok(Field::Absent | Field::Json("null")))
+            }
+            _ => false,
+        }
+    }
+
     fn path(&self) -> &str {
         match self {
             VersionSource::Path { path, .. } => path,
@@ -364,6 +375,9 @@ impl Types {
         let text = match field.map_err(|error| Outcome::Rejected(rejection(error, None)))? {
             Field::Json("null") | Field::Absent | Field::Unavailable => return Ok(Found::Nothing),
             Field::Text(text) | Field::Native(Native::Text(text)) => text.into(),
+            Field::Native(Native::Opaque(bytes)) => {
+                opaque_text(bytes).map_err(|refusal| Outcome::Rejected(refused(refusal, &self.path)))?.into()
+            }
             Field::Json(text) if text.starts_with('"') => {
                 string(text).map_err(|refusal| Outcome::Rejected(refused(refusal, &self.path)))?
             }
@@ -382,7 +396,7 @@ impl Types {
 
     /// What becomes of a record that no table takes.
     fn unhandled(&self, found: &Found<'_>, has_value: bool) -> Result<Outcome, Outcome> {
-        let message = match (found, has_value) {
+        let message = match (found, has_value || !self.source.reads_value()) {
             (Found::Ignored, _) => return Ok(Outcome::Skipped(Skip::Ignored)),
             (_, true) => "is an event type that no table of the topic names",
             (_, false) => "is not there: the record has no value",

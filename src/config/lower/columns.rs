@@ -205,7 +205,11 @@ fn expression(report: &mut Report, node: &Node, column: &Draft) -> Option<Expres
         Ok(path) => Some(path),
         Err(error) => {
             let problem = Problem::new(&node.place, error.to_string());
-            report.push(if error == ExpressionError::Empty { problem } else { problem.about(text) });
+            let variable = text.split(['.', '[']).next().unwrap_or_default();
+            report.push(match error {
+                ExpressionError::Empty => problem,
+                error => problem.about(text).suggest(variable, error.valid()),
+            });
             None
         }
     }

@@ -262,7 +262,12 @@ fn lower_source(
         Some((rules, types)) => (Mapping::Events(rules), Some(types)),
         None => (Mapping::Rows, None),
     };
-    let is_constant = |column: &&usize| matches!(target.columns.from(**column), Some(Expression::Literal(_)));
+    // A topic's name is the same in all its records.
+    let is_constant = |column: &&usize| match target.columns.from(**column) {
+        Some(Expression::Literal(_)) => true,
+        Some(Expression::Path(path)) => path.root == Root::Topic,
+        None => false,
+    };
     let key_columns = target.key.iter().filter(|column| !is_constant(column)).count();
     if !target.key.is_empty() && key_columns == 0 {
         report
@@ -274,7 +279,7 @@ fn lower_source(
     let needs_row = |rule: &Rule| matches!(rule, Rule::Patch { if_missing: IfMissing::DeadLetter, .. });
     let patches_need_rows = matches!(&mapping, Mapping::Events(rules) if rules.values().any(needs_row));
     let reads_field = |expression: Option<&Expression>| match expression {
-        Some(Expression::Path(path)) => path.root != Root::Key && !path.fields.is_empty(),
+        Some(Expression::Path(path)) => path.root.is_value() && !path.fields.is_empty(),
         Some(Expression::Literal(_)) => false,
         None => true,
     };
@@ -301,7 +306,7 @@ fn check_key_of_deletes(
         let name = target.columns.name(*column);
         let other_name = match target.columns.from(*column) {
             Some(Expression::Path(path)) => {
-                path.root != Root::Key && path.fields.last().is_none_or(|last| last != name)
+                path.root.is_value() && path.fields.last().is_none_or(|last| last != name)
             }
             _ => false,
         };

@@ -140,8 +140,8 @@ impl Draft {
         let mut agree = Agree { report, topic, broken: false };
         agree.take(&mut self.format, fields, "format", |report, node| scalar(report, node, word));
         agree.take(&mut self.key_format, fields, "key_format", |report, node| scalar(report, node, word));
-        agree.take(&mut self.event_type, fields, "event_type", field_of_event);
-        agree.take(&mut self.version, fields, "version", field_of_event);
+        agree.take(&mut self.event_type, fields, "event_type", event_type);
+        agree.take(&mut self.version, fields, "version", version);
         agree.take(&mut self.event_id, fields, "event_id", event_id);
         agree.take(&mut self.event_id_window, fields, "event_id_window", window);
         agree.take(&mut self.ignore, fields, "ignore", event_types);
@@ -239,7 +239,7 @@ impl Draft {
         }
         for (path, key) in [(&self.version, "version"), (&self.event_id, "event_id")] {
             if let Some(path) = path
-                && path.value.root != Root::Key
+                && path.value.root.is_value()
             {
                 report.error(&path.place, format!("`{key}` of `{name}` reads a field: {reads}"));
             }
@@ -412,23 +412,44 @@ fn on_gap(report: &mut Report, node: &Node) -> Option<Given<OnGap>> {
     scalar(report, node, word)
 }
 
-/// A path to a field of the event: not the event itself, not the record key.
-fn field_of_event(report: &mut Report, node: &Node) -> Option<Given<Path>> {
-    let given = scalar(report, node, |text| parse_path(text).map_err(wrong_expression))?;
-    if given.value.root == Root::Key || given.value.fields.is_empty() {
-        let message = "expected a path to a field of the event, such as `.type`";
-        let text = scalar_text(report, node).unwrap_or_default();
-        report.push(Problem::new(&given.place, message).about(text));
-        return None;
-    }
-    Some(given)
+fn event_type(report: &mut Report, node: &Node) -> Option<Given<Path>> {
+    let expected =
+        "expected a path to a field of the event, such as `.type`, or to a header, `$headers.type`";
+    path(report, node, |path| match path.root {
+        Root::Row | Root::Event | Root::Headers if !path.fields.is_empty() => Ok(()),
+        _ => Err(expected),
+    })
 }
 
-/// A path to a field of the event, or into the record key.
+fn version(report: &mut Report, node: &Node) -> Option<Given<Path>> {
+    let expected = "expected a path to a field of the event, such as `.sequence`, to a header, `$headers.sequence`, or `$timestamp`";
+    path(report, node, |path| match path.root {
+        Root::Row | Root::Event | Root::Headers if !path.fields.is_empty() => Ok(()),
+        Root::Timestamp => Ok(()),
+        Root::Offset => Err(
+            "offsets of different partitions say nothing about order; without `version`, events of one partition are ordered by their offsets",
+        ),
+        _ => Err(expected),
+    })
+}
+
 fn event_id(report: &mut Report, node: &Node) -> Option<Given<Path>> {
+    let expected = "expected a path to a field of the event, such as `.id`, to a header, `$headers.id`, or to the record key, `$key`";
+    path(report, node, |path| match path.root {
+        Root::Row | Root::Event | Root::Headers if !path.fields.is_empty() => Ok(()),
+        Root::Key => Ok(()),
+        Root::Offset => Err("an event that is sent again has another offset"),
+        _ => Err(expected),
+    })
+}
+
+fn path(
+    report: &mut Report,
+    node: &Node,
+    check: impl Fn(&Path) -> Result<(), &'static str>,
+) -> Option<Given<Path>> {
     let given = scalar(report, node, |text| parse_path(text).map_err(wrong_expression))?;
-    if given.value.root != Root::Key && given.value.fields.is_empty() {
-        let message = "expected a path to a field of the event, such as `.id`, or to the record key, `$key`";
+    if let Err(message) = check(&given.value) {
         let text = scalar_text(report, node).unwrap_or_default();
         report.push(Problem::new(&given.place, message).about(text));
         return None;
@@ -448,7 +469,7 @@ fn window(report: &mut Report, node: &Node) -> Option<Given<usize>> {
 }
 
 pub(super) fn wrong_expression(error: ExpressionError) -> Wrong {
-    error.to_string().into()
+    Wrong { valid: error.valid(), message: error.to_string() }
 }
 
 fn event_types(report: &mut Report, node: &Node) -> Option<Given<Vec<String>>> {

@@ -4,5 +4,6 @@ mod event_ids;
 mod events;
 mod fingerprints;
 mod hostile;
+mod metadata;
 mod rows;
 mod support;

@@ -12,7 +12,7 @@ use crate::config::{
 use crate::domain::change::{Change, IfMissing, Operation, Skip};
 use crate::domain::checkpoint::{PartitionMemory, TopicPartition};
 use crate::domain::dead_letter::{Reason, Rejection};
-use crate::domain::record::{Headers, Record};
+use crate::domain::record::{HeaderList, Headers, Record};
 use crate::domain::value::{ColumnType, Value};
 use crate::domain::version::VersionKind;
 
@@ -112,13 +112,9 @@ pub fn expression(text: &str) -> Expression {
 }
 
 pub fn path(text: &str) -> Path {
-    let (root, rest) = if let Some(rest) = text.strip_prefix("$event") {
-        (Root::Event, rest)
-    } else if let Some(rest) = text.strip_prefix("$key") {
-        (Root::Key, rest)
-    } else {
-        (Root::Row, text)
-    };
+    let variable = Root::ALL.into_iter().find(|root| text.starts_with('$') && text.starts_with(root.name()));
+    let root = variable.unwrap_or(Root::Row);
+    let rest = if root == Root::Row { text } else { &text[root.name().len()..] };
     Path { root, fields: rest.split('.').filter(|name| !name.is_empty()).map(str::to_owned).collect() }
 }
 
@@ -143,11 +139,23 @@ pub fn delete<const N: usize>(key: [(usize, &str); N]) -> Rule {
     Rule::Delete { key: set(key) }
 }
 
+struct HeaderSlice<'h>(&'h [(String, Vec<u8>)]);
+
+impl HeaderList for HeaderSlice<'_> {
+    fn each(&self, visit: &mut dyn FnMut(&str, Option<&[u8]>)) {
+        self.0.each(visit);
+    }
+}
+
 /// A plan with one partition of one topic before it.
 pub struct Feed {
     pub plan: Plan,
     pub memory: PartitionMemory,
     pub changes: Vec<Change>,
+    /// Of every record from here on.
+    pub headers: Vec<(String, Vec<u8>)>,
+    /// Of the next record.
+    pub timestamp_ms: Option<i64>,
     offset: i64,
 }
 
@@ -158,25 +166,37 @@ impl Feed {
 
     pub fn of(config: &Config) -> Feed {
         let plan = Plan::compile(config);
-        Feed { plan, memory: PartitionMemory::default(), changes: Vec::new(), offset: 0 }
+        Feed {
+            plan,
+            memory: PartitionMemory::default(),
+            changes: Vec::new(),
+            headers: Vec::new(),
+            timestamp_ms: Some(1000),
+            offset: 0,
+        }
     }
 
-    /// The next record, at timestamp 1000 + offset.
+    /// The next record, at timestamp 1000 + offset unless `timestamp_ms` was changed.
     pub fn bytes(&mut self, key: Option<&[u8]>, value: Option<&[u8]>) -> Outcome {
+        let headers = HeaderSlice(&self.headers);
         let record = Record {
             at: TopicPartition { topic: 0, partition: 3 },
             offset: self.offset,
             leader_epoch: -1,
-            timestamp_ms: Some(1000 + self.offset),
+            timestamp_ms: self.timestamp_ms.map(|first| first + self.offset),
             key,
             value,
-            headers: Headers(None),
+            headers: Headers(Some(&headers)),
         };
         self.offset += 1;
         self.changes.clear();
         let outcome = self.plan.translate(&record, &mut self.memory, &mut self.changes);
         assert_eq!(outcome == Outcome::Changes, !self.changes.is_empty(), "all or nothing");
         outcome
+    }
+
+    pub fn set_headers<const N: usize>(&mut self, headers: [(&str, &str); N]) {
+        self.headers = headers.map(|(name, value)| (name.to_owned(), value.as_bytes().to_vec())).into();
     }
 
     pub fn record(&mut self, key: &str, value: &str) -> Outcome {
