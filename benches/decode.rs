@@ -242,7 +242,7 @@ fn protobuf(nr: usize) -> Vec<u8> {
 
 fn config(format: Format, mapping: Mapping) -> Config {
     let event_type = matches!(mapping, Mapping::Events(_))
-        .then(|| Path { root: Root::Row, fields: vec!["type".to_owned()] });
+        .then(|| Expression::Path(Path { root: Root::Row, fields: vec!["type".to_owned()] }));
     let column =
         |name: &str, ty, nullable| Column { name: name.to_owned(), ty, nullable, from: None, encoding: None };
     let columns = vec![

@@ -193,10 +193,10 @@ pub struct Topic {
     pub name: String,
     pub format: Format,
     pub key_format: Option<KeyFormat>,
-    /// Where the event's type is; `None` for topics whose records are rows.
-    pub event_type: Option<Path>,
-    /// Where the version is; `None`: the format's own, else the position.
-    pub version: Option<Path>,
+    /// Where the event's type is; `None` for topics whose records are rows. Not a literal.
+    pub event_type: Option<Expression>,
+    /// Where the version is; `None`: the format's own, else the position. Not a literal.
+    pub version: Option<Expression>,
     /// How repeated events are recognised; `None`: they are not.
     pub event_ids: Option<EventIds>,
     /// Event types that are skipped and counted.
@@ -235,7 +235,8 @@ impl Topic {
 /// An event with the id of one that was applied lately is skipped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EventIds {
-    pub path: Path,
+    /// Not a literal.
+    pub source: Expression,
     /// How many are remembered.
     pub window: usize,
 }
@@ -335,8 +336,9 @@ pub struct TableSource {
     /// Index into [`Config::topics`].
     pub topic: usize,
     pub mapping: Mapping,
-    /// Key column index to a path into the record key, for deletes whose key has other names.
-    pub key_from: BTreeMap<usize, Path>,
+    /// Key column index to where it is in the record key, for deletes whose key has other names. Not a
+    /// literal, and nothing that reads the value.
+    pub key_from: BTreeMap<usize, Expression>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -363,6 +365,26 @@ pub enum Expression {
     Path(Path),
     /// A jq literal, as JSON text: `"placed"`, `42`, `true`, `null`.
     Literal(String),
+    /// What a path cannot say.
+    Jq(Jq),
+}
+
+impl Expression {
+    /// Whether the value of a record has to be there to read it.
+    pub fn reads_value(&self) -> bool {
+        match self {
+            Expression::Path(path) => path.root.is_value(),
+            Expression::Literal(_) => false,
+            Expression::Jq(program) => program.reads.value(),
+        }
+    }
+}
+
+/// A program that `crate::jq` has taken.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Jq {
+    pub text: String,
+    pub reads: crate::jq::Reads,
 }
 
 /// A plain jq path: `.user.name`, `."odd name"`, `$event.source.ts_ms`, `$key.id`, `$headers.trace`.
@@ -430,6 +452,7 @@ impl Root {
     /// How many names a path from here may have.
     pub fn depth_max(self) -> usize {
         match self {
+            // Nobody's events nest deeper than this, and the projection recurses.
             Root::Row | Root::Event | Root::Key => 32,
             Root::Headers => 1,
             _ => 0,

@@ -76,7 +76,6 @@ fn shape_schema(shape: &'static Shape) -> Value {
         Shape::RegistryUrl => json!({"type": "string", "pattern": "^https?://"}),
         Shape::Bool => json!({"type": "boolean"}),
         Shape::Word(words) => json!({"enum": words()}),
-        Shape::Path => json!({"type": "string", "pattern": "^ *[.$]"}),
         Shape::Expression => json!({"type": ["string", "number", "boolean", "null"]}),
         Shape::ColumnType => {
             let types = super::words::words::<crate::domain::value::ColumnType>();

@@ -56,9 +56,7 @@ pub(super) enum Shape {
     /// `true` or `false`.
     Bool,
     Word(fn() -> Vec<&'static str>),
-    /// A plain jq path.
-    Path,
-    /// A plain jq path or a literal.
+    /// A jq path, a literal, or any other jq.
     Expression,
     /// A column type, `?` behind it for columns that may be null.
     ColumnType,
@@ -325,17 +323,22 @@ static TOPIC_KEYS: [Key; 13] = [
         "The schema of values without a registry: an Avro schema (`avro`), or a `.proto` file or a descriptor set (`protobuf`). Values then have no header.",
     ),
     key("message", Optional, Shape::Text, "Full name of the message in `schema_file`, for `protobuf`."),
-    key("event_type", Optional, Shape::Path, "Where the type of an event is, for tables with `events`."),
+    key(
+        "event_type",
+        Optional,
+        Shape::Expression,
+        "Where the type of an event is, for tables with `events`.",
+    ),
     key(
         "version",
         Optional,
-        Shape::Path,
+        Shape::Expression,
         "Where the version is; default: the format's own, else the position in the log.",
     ),
     key(
         "event_id",
         Optional,
-        Shape::Path,
+        Shape::Expression,
         "Where the id of an event is: an event with the id of one that was applied lately is skipped. For producers that may send an event twice; not for `debezium-json`.",
     ),
     key(
@@ -385,8 +388,8 @@ static FEED_KEYS: [Key; 3] = [
     key(
         "key_from",
         Optional,
-        Shape::Map { names: "key column", value: &Shape::Path },
-        "Where a key column is in the record key, when names differ: `$key` or `$key.name`.",
+        Shape::Map { names: "key column", value: &Shape::Expression },
+        "Where a key column is in the record key, when names differ: `$key`, `$key.name`, or what is calculated of it.",
     ),
     key(
         "events",

@@ -23,7 +23,7 @@ mod scratch;
 pub mod time;
 mod wanted;
 
-pub use debezium::deleted_row;
+pub use debezium::{Placeholder, deleted_row};
 pub use framed::Pending;
 pub use headers::{header, headers_json};
 pub use native::Native;

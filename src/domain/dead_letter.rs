@@ -30,10 +30,14 @@ pub enum Reason {
     UnknownType,
     /// A patch for a missing row with `if_missing: dead_letter`.
     MissingRow,
+    /// A jq expression that ends with an error, or gives more than one value.
+    Expression,
+    /// A jq expression that takes too many steps or too much memory.
+    ExpressionLimit,
 }
 
 impl Reason {
-    pub const ALL: [Reason; 11] = [
+    pub const ALL: [Reason; 13] = [
         Reason::Malformed,
         Reason::Schema,
         Reason::TooLarge,
@@ -45,6 +49,8 @@ impl Reason {
         Reason::EventId,
         Reason::UnknownType,
         Reason::MissingRow,
+        Reason::Expression,
+        Reason::ExpressionLimit,
     ];
 
     pub fn from_name(name: &str) -> Option<Reason> {
@@ -64,6 +70,8 @@ impl Reason {
             Reason::EventId => "event_id",
             Reason::UnknownType => "unknown_type",
             Reason::MissingRow => "missing_row",
+            Reason::Expression => "expression",
+            Reason::ExpressionLimit => "expression_limit",
         }
     }
 }

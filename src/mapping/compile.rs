@@ -2,23 +2,25 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::convert::{Target, convert};
+use super::convert::{Refusal, Target, convert};
 use super::event_id::IdsOfTopic;
+use super::program::{Around, Calculated, KeyAs, short};
 use super::row::{Assignment, Row, Source};
 use super::topic::{Operation, TableRows, TableRule, TopicPlan, Types, VersionSource};
 use crate::config::{
-    Column, Config, Encoding, Expression, Format, KeyFormat, Mapping, Path, Root, Rule, Table, TableSource,
-    Topic,
+    Column, Config, Encoding, Expression, Format, Jq, KeyFormat, Mapping, Path, Root, Rule, Table,
+    TableSource, Topic,
 };
 use crate::decode::registry::Registry;
-use crate::decode::{Decoder, Field, TYPE_FIELD, Wanted, deleted_row, path_text};
+use crate::decode::{Decoder, Field, Placeholder, TYPE_FIELD, Wanted, deleted_row, path_text};
 use crate::domain::change::IfMissing;
+use crate::domain::dead_letter::Reason;
 use crate::domain::event_ids::EventIds;
 use crate::domain::value::ColumnType;
 
 pub(super) fn topic(config: &Config, index: usize, registry: Option<&Registry>) -> TopicPlan {
     let topic = &config.topics[index];
-    let mut compiler = Compiler { topic, wanted: Wanted::default() };
+    let mut compiler = Compiler { topic, wanted: Wanted::default(), row_is_before: false };
     let mut rows = Vec::new();
     let mut rules = RulesByType::new();
     let mut has_events = false;
@@ -38,24 +40,29 @@ pub(super) fn topic(config: &Config, index: usize, registry: Option<&Registry>) 
     }
     let events = has_events.then(|| {
         // A format with an envelope has its own idea of a type.
-        let of_envelope = || Path { root: Root::Event, fields: vec![envelope_type(topic.format).to_owned()] };
-        let path = topic.event_type.clone().unwrap_or_else(of_envelope);
+        let of_envelope = || {
+            Expression::Path(Path { root: Root::Event, fields: vec![envelope_type(topic.format).to_owned()] })
+        };
+        let from = topic.event_type.clone().unwrap_or_else(of_envelope);
         Types {
-            source: compiler.path(&path, false),
-            path: path_text(&path),
+            source: compiler.source(&from, compiler.has_text_keys()),
+            path: text_of(&from),
             rules,
             ignore: topic.ignore.iter().cloned().collect(),
             otherwise: topic.otherwise,
         }
     });
     let version = match (&topic.version, topic.format) {
-        (Some(path), _) => VersionSource::Path { source: compiler.path(path, false), path: path_text(path) },
+        (Some(from), _) => {
+            let source = compiler.source(from, compiler.has_text_keys());
+            VersionSource::Path { source, path: text_of(from) }
+        }
         (None, format) if format.is_debezium() => VersionSource::Format,
         (None, _) => VersionSource::Position,
     };
     let event_ids = topic.event_ids.as_ref().map(|ids| IdsOfTopic {
-        source: compiler.path(&ids.path, compiler.has_text_keys()),
-        path: path_text(&ids.path),
+        source: compiler.source(&ids.source, compiler.has_text_keys()),
+        path: text_of(&ids.source),
         remembered: EventIds::new(ids.window),
     });
     let decoder = Decoder::compile(topic, &compiler.wanted, registry);
@@ -84,6 +91,8 @@ struct At<'a> {
 struct Compiler<'a> {
     topic: &'a Topic,
     wanted: Wanted,
+    /// For programs: `.` is the row as it was before it was deleted.
+    row_is_before: bool,
 }
 
 impl Compiler<'_> {
@@ -104,7 +113,12 @@ impl Compiler<'_> {
                     }
                     other => other,
                 };
-                at.table.key.contains(&index).then(|| compiler.assignment(at, index, &from))
+                at.table.key.contains(&index).then(|| {
+                    compiler.row_is_before = true;
+                    let assignment = compiler.assignment(at, index, &from);
+                    compiler.row_is_before = false;
+                    assignment
+                })
             })
         });
         TableRows { upsert, delete, delete_without_key }
@@ -151,6 +165,12 @@ impl Compiler<'_> {
             Expression::Path(path) => {
                 Assignment { source: self.path(path, self.has_text_key(at)), path: path_text(path), target }
             }
+            Expression::Jq(program) => {
+                // It gives values, not the text that a database holds.
+                target.json_in_text = false;
+                let source = self.program(program, self.has_text_key(at));
+                Assignment { source, path: text_of(from), target }
+            }
             Expression::Literal(text) => {
                 target.json_in_text = false;
                 // Converted once. A literal that does not fit is refused when the configuration is
@@ -167,8 +187,8 @@ impl Compiler<'_> {
     /// Where a key column of a deleted row stands: in the record key.
     fn deleted_key(&mut self, at: &At<'_>, index: usize, column: &Column) -> Assignment {
         let key = |fields: Vec<String>| Expression::Path(Path { root: Root::Key, fields });
-        if let Some(path) = at.source.key_from.get(&index) {
-            return self.assignment(at, index, &Expression::Path(path.clone()));
+        if let Some(from) = at.source.key_from.get(&index) {
+            return self.assignment(at, index, from);
         }
         let from_envelope = |path: &Path| {
             self.topic.format.is_debezium()
@@ -176,6 +196,9 @@ impl Compiler<'_> {
         };
         match &column.from {
             Some(literal @ Expression::Literal(_)) => self.assignment(at, index, literal),
+            Some(program @ Expression::Jq(_)) if !program.reads_value() => {
+                self.assignment(at, index, program)
+            }
             Some(Expression::Path(path)) if path.root == Root::Key || path.root.is_metadata() => {
                 self.assignment(at, index, &Expression::Path(path.clone()))
             }
@@ -208,6 +231,37 @@ impl Compiler<'_> {
     /// The same, where no table is asked.
     fn has_text_keys(&self) -> bool {
         self.topic.key_format_of(1) == KeyFormat::Text
+    }
+
+    /// `from` is no literal.
+    fn source(&mut self, from: &Expression, text_key: bool) -> Source {
+        match from {
+            Expression::Path(path) => self.path(path, text_key),
+            Expression::Jq(program) => self.program(program, text_key),
+            // Refused when the configuration was checked.
+            Expression::Literal(text) => {
+                Source::Literal(Err(Refusal::new(Reason::WrongType, format!("is the constant {text}"))))
+            }
+        }
+    }
+
+    fn program(&mut self, program: &Jq, text_key: bool) -> Source {
+        let reads = &program.reads;
+        let root = |root: Root| Path { root, fields: Vec::new() };
+        let row = if self.row_is_before { deleted_row(&[]) } else { root(Root::Row) };
+        let around = Around {
+            topic: self.topic.name.clone(),
+            row: (!reads.row.is_empty()).then(|| slot(&mut self.wanted.value, &row)),
+            is_before: self.row_is_before,
+            event: (!reads.event.is_empty()).then(|| slot(&mut self.wanted.value, &root(Root::Event))),
+            key: match (reads.names("$key"), text_key) {
+                (false, _) => KeyAs::Nothing,
+                (true, true) => KeyAs::Text,
+                (true, false) => KeyAs::Slot(self.key_slot(&root(Root::Key))),
+            },
+            placeholder: self.topic.format.is_debezium().then(|| Placeholder::new(&self.topic.placeholder)),
+        };
+        Source::Jq(Box::new(Calculated::new(program, around)))
     }
 
     fn path(&mut self, path: &Path, text_key: bool) -> Source {
@@ -251,6 +305,15 @@ fn own(rule: &BTreeMap<usize, Expression>, index: usize, column: &Column) -> Exp
         .or(column.from.as_ref())
         .cloned()
         .unwrap_or_else(|| Expression::Path(Path { root: Root::Row, fields: vec![column.name.clone()] }))
+}
+
+/// An expression as messages name it.
+pub(super) fn text_of(from: &Expression) -> String {
+    match from {
+        Expression::Path(path) => path_text(path),
+        Expression::Literal(text) => text.clone(),
+        Expression::Jq(program) => short(&program.text),
+    }
 }
 
 fn slot(wanted: &mut Vec<Path>, path: &Path) -> usize {

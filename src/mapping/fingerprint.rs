@@ -88,7 +88,7 @@ fn source(config: &Config, table: &Table, source: &TableSource) -> Value {
             Value::Object(rules.collect())
         }
     };
-    let key_from = source.key_from.iter().map(|(&column, path)| (named(column), json!(path_text(path))));
+    let key_from = source.key_from.iter().map(|(&column, from)| (named(column), plain(from)));
     let mut description = json!({
         "topic": topic.name,
         "topic_index": source.topic,
@@ -109,8 +109,8 @@ fn source(config: &Config, table: &Table, source: &TableSource) -> Value {
             KeyFormat::Protobuf => "protobuf",
             KeyFormat::JsonSchema => "json-schema",
         }),
-        "event_type": topic.event_type.as_ref().map(path_text),
-        "version": topic.version.as_ref().map(path_text),
+        "event_type": topic.event_type.as_ref().map(plain),
+        "version": topic.version.as_ref().map(plain),
         // Means nothing elsewhere, where it must not force a rebuild.
         "placeholder": topic.format.is_debezium().then_some(&topic.placeholder),
         "mapping": mapping,
@@ -121,7 +121,7 @@ fn source(config: &Config, table: &Table, source: &TableSource) -> Value {
         description["message"] = json!(message);
     }
     if let Some(ids) = &topic.event_ids {
-        description["event_id"] = json!(path_text(&ids.path));
+        description["event_id"] = plain(&ids.source);
     }
     description
 }
@@ -149,6 +149,15 @@ fn expression(expression: &Expression) -> Value {
     match expression {
         Expression::Path(path) => json!({ "path": path_text(path) }),
         Expression::Literal(text) => json!({ "literal": text }),
+        Expression::Jq(program) => json!({ "jq": program.text }),
+    }
+}
+
+/// Where only paths used to be: a path as its text.
+fn plain(from: &Expression) -> Value {
+    match from {
+        Expression::Path(path) => json!(path_text(path)),
+        other => expression(other),
     }
 }
 

@@ -10,6 +10,7 @@ mod event_id;
 mod fingerprint;
 mod json_text;
 mod native;
+mod program;
 mod row;
 mod topic;
 mod version;

@@ -1,6 +1,7 @@
 //! One row of one table, put together from the fields of an event.
 
 use super::convert::{Refusal, Target, convert};
+use super::program::{Calculated, Documents};
 use crate::config::Encoding;
 use crate::decode::{
     DecodeError, Decoder, Field, Logical, Native, Surroundings, header, headers_json, text_key,
@@ -39,6 +40,7 @@ pub enum Source {
     Header(String),
     /// All headers, as an object.
     Headers,
+    Jq(Box<Calculated>),
     Literal(Result<Value, Refusal>),
 }
 
@@ -59,14 +61,16 @@ pub struct Inputs<'a> {
     pub value: Vec<Field<'a>>,
     pub key: Vec<Field<'a>>,
     pub key_is_read: bool,
+    /// For programs.
+    pub documents: Documents,
 }
 
 /// What the log knows of a record.
 #[derive(Debug, Clone, Copy)]
 pub struct LogEntry {
-    partition: i32,
-    offset: i64,
-    timestamp_ms: Option<i64>,
+    pub partition: i32,
+    pub offset: i64,
+    pub timestamp_ms: Option<i64>,
 }
 
 impl LogEntry {
@@ -118,6 +122,7 @@ impl<'a> Inputs<'a> {
             },
             Source::Header(name) => header(self.around, name),
             Source::Headers => headers_json(self.around),
+            Source::Jq(program) => program.field(self)?,
             Source::Literal(_) => Field::Absent,
         })
     }
@@ -166,12 +171,20 @@ impl Row {
 
 impl Source {
     pub fn reads_key(&self) -> bool {
-        matches!(self, Source::Key(_) | Source::KeyFieldOrWhole { .. })
+        match self {
+            Source::Key(_) | Source::KeyFieldOrWhole { .. } => true,
+            Source::Jq(program) => program.reads_key(),
+            _ => false,
+        }
     }
 
     /// Whether a record without a value has nothing there.
     pub fn reads_value(&self) -> bool {
-        matches!(self, Source::Value(_))
+        match self {
+            Source::Value(_) => true,
+            Source::Jq(program) => program.reads_value(),
+            _ => false,
+        }
     }
 }
 

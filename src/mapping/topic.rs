@@ -6,6 +6,7 @@ use super::Outcome;
 use super::compile::RulesByType;
 use super::convert::{Refusal, opaque_text, string};
 use super::event_id::IdsOfTopic;
+use super::program::Documents;
 use super::row::{Inputs, LogEntry, Row, Source, rejection};
 use super::version::{self, Integers, kind_name};
 use crate::config::Otherwise;
@@ -128,6 +129,7 @@ impl TopicPlan {
             value: recycled(std::mem::take(&mut self.value_fields)),
             key: recycled(std::mem::take(&mut self.key_fields)),
             key_is_read: false,
+            documents: Documents::default(),
         };
         let outcome = self.translate_inputs(&mut passage, &mut inputs);
         self.value_fields = recycled(inputs.value);

@@ -61,3 +61,71 @@ fn what_the_log_knows_of_a_record_becomes_columns() {
     feed(&mut daemon, broker, "parcels.us", [forgotten]);
     assert_eq!(rows(&connection, parcels), expected[..1]);
 }
+
+#[test]
+fn what_a_path_cannot_say_is_calculated() {
+    let Some(broker) = kafka::shared() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let topic = "baskets.events";
+    broker.create_topic(topic, 2, &[]);
+    let event = |name: &str, id: u32, epoch: u32, sequence: u32, rest: &str| {
+        let meta = format!(
+            r#"{{"name":"shop.basket.{name}","epoch":{epoch},"sequence":{sequence},"source":"s","id":"{id}-{epoch}-{sequence}"}}"#
+        );
+        Message::without_key(format!(r#"{{"meta":{meta},"id":{id}{rest}}}"#))
+    };
+    let lines = r#","lines":[{"sku":"b","quantity":3,"price":19.99},{"sku":"a","quantity":1,"price":0.10},{"sku":"b","quantity":1,"price":1}]"#;
+    let contacts = r#","phone":"+49 (30) 1234-5","contacts":[{"kind":"fax","value":"1"},{"kind":"mail","value":"ADA@x.org"},{"kind":"mail","value":"b@x"}]"#;
+    broker.produce(
+        topic,
+        [
+            // The newer epoch wins over the higher sequence.
+            event("Changed", 1, 2, 1, &format!("{lines}{contacts}")).header("user", b"eve@shop").to(0),
+            event("Changed", 1, 1, 9, r#","lines":[]"#).to(1),
+            event("Changed", 2, 1, 1, r#","lines":[],"comment":"later""#).to(1),
+            event("Changed", 2, 1, 1, r#","lines":[],"comment":"once more""#).to(1),
+            event("Emptied", 3, 1, 2, "").to(0),
+            event("Changed", 3, 1, 1, lines).to(1),
+            // Wrong ones: no lines, lines that are text, too much of something.
+            event("Changed", 4, 1, 1, "").to(0),
+            event("Changed", 4, 1, 2, r#","lines":[{"sku":"a","quantity":"3","price":{}}]"#).to(0),
+            event(
+                "Changed",
+                4,
+                1,
+                3,
+                &format!(r#","lines":[{{"sku":"a","quantity":100000000,"price":"{}"}}]"#, "x".repeat(100)),
+            )
+            .to(0),
+            Message::without_key(r#"{"meta":{"name":5}}"#).to(0),
+        ],
+    );
+    let mut daemon = start(dir.path(), &example("jq.yaml"), &broker.bootstrap(), &[]);
+    daemon.started();
+    let connection = reader(dir.path());
+    let all = "SELECT id, total, positions, skus, mail, phone, note, changed_by FROM baskets ORDER BY id";
+    assert_eq!(
+        rows(&connection, all),
+        [
+            r#"1|61.07|3|["a","b"]|ada@x.org|+493012345|NULL|eve"#,
+            "2|0|0|[]|NULL|NULL|later|unknown",
+            "3|0|0|[]|NULL|NULL|NULL|unknown",
+        ]
+    );
+    let letters = "SELECT reason, path, message FROM _readside_dead_letters ORDER BY \"offset\"";
+    assert_eq!(
+        rows(&connection, letters),
+        [
+            "expression|[.lines[] | .quantity * .price] | add // 0|cannot iterate over null",
+            "expression|[.lines[] | .quantity * .price] | add // 0|cannot multiply a string and an object",
+            "expression_limit|[.lines[] | .quantity * .price] | add // 0|makes too many or too large values",
+            "expression|.meta.name | split(\".\") | last|a number where a string is needed",
+        ]
+    );
+    for (reason, count) in [("expression", 3.0), ("expression_limit", 1.0)] {
+        let series = format!("readside_dead_letters_total{{reason=\"{reason}\",topic=\"{topic}\"}}");
+        assert_eq!(daemon.metric(&series), Some(count), "{series}");
+    }
+    feed(&mut daemon, broker, topic, [event("Dropped", 1, 2, 2, "")]);
+    assert_eq!(rows(&connection, all).len(), 2);
+}

@@ -183,9 +183,19 @@ fn encoding(report: &mut Report, given: Given<Encoding>, ty: ColumnType) -> Opti
     None
 }
 
+/// The problem of a text that is no expression.
+pub(super) fn wrong_expression(node: &Node, text: &str, error: &ExpressionError) -> Problem {
+    let problem = Problem::new(&node.place, error.to_string());
+    if *error == ExpressionError::Empty {
+        return problem;
+    }
+    let (found, valid) = error.suggestion(text);
+    problem.about(text).suggest(found, valid)
+}
+
 fn expression(report: &mut Report, node: &Node, column: &Draft) -> Option<Expression> {
     let Content::Scalar { text, .. } = &node.content else {
-        report.error(&node.place, ExpressionError::Unsupported.to_string());
+        report.error(&node.place, ExpressionError::NotText.to_string());
         return None;
     };
     let expression = match text.as_str() {
@@ -202,14 +212,9 @@ fn expression(report: &mut Report, node: &Node, column: &Draft) -> Option<Expres
             }
             Some(Expression::Literal(literal))
         }
-        Ok(path) => Some(path),
+        Ok(other) => Some(other),
         Err(error) => {
-            let problem = Problem::new(&node.place, error.to_string());
-            let variable = text.split(['.', '[']).next().unwrap_or_default();
-            report.push(match error {
-                ExpressionError::Empty => problem,
-                error => problem.about(text).suggest(variable, error.valid()),
-            });
+            report.push(wrong_expression(node, text, &error));
             None
         }
     }

@@ -3,11 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::config::expression::parse_path;
-use crate::config::fields::{Fields, Given, entries, few, items, one_or_many, scalar, wrong_value};
-use crate::config::model::{Column, Expression, Freshness, Mapping, Path, Root, Rule, Table, TableSource};
+use crate::config::fields::{Fields, Given, entries, few, items, one_or_many, scalar};
+use crate::config::model::{Column, Expression, Freshness, Mapping, Root, Rule, Table, TableSource};
 use crate::config::problem::{Place, Problem, Report};
-use crate::config::scalar::{Wrong, duration, table_name, text, topic_name};
+use crate::config::scalar::{duration, table_name, text, topic_name};
 use crate::config::sections::{SOURCE, TABLE};
 use crate::config::tree::{Entry, Node};
 use crate::domain::change::IfMissing;
@@ -15,7 +14,7 @@ use crate::domain::value::ColumnType;
 
 use super::columns::Columns;
 use super::events::{self, Target};
-use super::topics::{Order, Topics, Use, wrong_expression};
+use super::topics::{Order, Topics, Use, source};
 use super::{Defaults, staleness};
 
 const TABLES_MAX: usize = 1_000;
@@ -37,7 +36,7 @@ struct Source {
     topic: String,
     place: Place,
     mapping: Mapping,
-    key_from: BTreeMap<usize, Path>,
+    key_from: BTreeMap<usize, Expression>,
 }
 
 pub(super) fn lower(report: &mut Report, node: &Node, topics: &mut Topics) -> Option<Vec<Draft>> {
@@ -266,7 +265,7 @@ fn lower_source(
     let is_constant = |column: &&usize| match target.columns.from(**column) {
         Some(Expression::Literal(_)) => true,
         Some(Expression::Path(path)) => path.root == Root::Topic,
-        None => false,
+        Some(Expression::Jq(_)) | None => false,
     };
     let key_columns = target.key.iter().filter(|column| !is_constant(column)).count();
     if !target.key.is_empty() && key_columns == 0 {
@@ -280,7 +279,7 @@ fn lower_source(
     let patches_need_rows = matches!(&mapping, Mapping::Events(rules) if rules.values().any(needs_row));
     let reads_field = |expression: Option<&Expression>| match expression {
         Some(Expression::Path(path)) => path.root.is_value() && !path.fields.is_empty(),
-        Some(Expression::Literal(_)) => false,
+        Some(Expression::Literal(_) | Expression::Jq(_)) => false,
         None => true,
     };
     let field_column = (0..target.columns.len()).find(|&column| reads_field(target.columns.from(column)));
@@ -300,10 +299,19 @@ fn check_key_of_deletes(
     report: &mut Report,
     place: &Place,
     target: &Target,
-    key_from: &BTreeMap<usize, Path>,
+    key_from: &BTreeMap<usize, Expression>,
 ) {
     for column in target.key.iter().filter(|column| !key_from.contains_key(column)) {
         let name = target.columns.name(*column);
+        if let Some(from @ Expression::Jq(_)) = target.columns.from(*column)
+            && from.reads_value()
+        {
+            let message = format!(
+                "deletes have nothing to calculate `{name}` of: they look for it in the record key as it is; if it has to be calculated there too, give `key_from: {{ {name}: $key | … }}`"
+            );
+            report.warn(place, message);
+            continue;
+        }
         let other_name = match target.columns.from(*column) {
             Some(Expression::Path(path)) => {
                 path.root.is_value() && path.fields.last().is_none_or(|last| last != name)
@@ -319,28 +327,28 @@ fn check_key_of_deletes(
     }
 }
 
-fn lower_key_from(report: &mut Report, node: &Node, target: &Target) -> BTreeMap<usize, Path> {
-    let mut paths = BTreeMap::new();
+fn lower_key_from(report: &mut Report, node: &Node, target: &Target) -> BTreeMap<usize, Expression> {
+    let mut sources = BTreeMap::new();
     for entry in entries(report, node, "`key_from`").unwrap_or_default() {
         let Some(column) = target.columns.find(report, &entry.key, &entry.key_place) else { continue };
         if !target.key.contains(&column) {
             report.push(Problem::new(&entry.key_place, "this column is not in the key").about(&entry.key));
             continue;
         }
-        let path = scalar(report, &entry.value, |text| parse_path(text).map_err(wrong_expression));
-        match path {
-            Some(path) if path.value.root == Root::Key => {
-                paths.insert(column, path.value);
+        let found = source(report, &entry.value, |source| match source {
+            Expression::Path(path) if path.root != Root::Key => {
+                Err("expected a path into the record key, such as `$key` or `$key.id`")
             }
-            Some(_) => {
-                let text = scalar(report, &entry.value, text).map(|given| given.value).unwrap_or_default();
-                let wrong = Wrong::from("expected a path into the record key, such as `$key` or `$key.id`");
-                report.push(wrong_value(&entry.value, &text, wrong));
+            Expression::Jq(_) if source.reads_value() => {
+                Err("a record that deletes has no value, so that this can read `$key` only")
             }
-            None => {}
+            _ => Ok(()),
+        });
+        if let Some(found) = found {
+            sources.insert(column, found.value);
         }
     }
-    paths
+    sources
 }
 
 /// Offsets of several topics say nothing about order: all sources need one kind of version.

@@ -3,17 +3,20 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use crate::config::expression::{ExpressionError, parse_path};
+use crate::config::expression::parse_source;
 use crate::config::fields::{Fields, Given, entries, few, items, scalar, scalar_text};
-use crate::config::model::{EventIds, Format, KeyFormat, OnError, OnGap, Otherwise, Path, Root, Topic};
+use crate::config::model::{
+    EventIds, Expression, Format, KeyFormat, OnError, OnGap, Otherwise, Path, Root, Topic,
+};
 use crate::config::problem::{Place, Problem, Report};
-use crate::config::scalar::{Wrong, count, file, text, topic_name, word};
+use crate::config::scalar::{count, file, text, topic_name, word};
 use crate::config::sections::TOPIC;
 use crate::config::tree::Node;
 use crate::config::words::Word as _;
 use crate::domain::event_ids::{WINDOW_DEFAULT, WINDOW_MAX};
 
 use super::Defaults;
+use super::columns::wrong_expression;
 
 /// What Debezium sends unless `unavailable.value.placeholder` says otherwise.
 const PLACEHOLDER: &str = "__debezium_unavailable_value";
@@ -34,9 +37,9 @@ struct Draft {
     declared: Option<Place>,
     format: Option<Given<Format>>,
     key_format: Option<Given<KeyFormat>>,
-    event_type: Option<Given<Path>>,
-    version: Option<Given<Path>>,
-    event_id: Option<Given<Path>>,
+    event_type: Option<Given<Expression>>,
+    version: Option<Given<Expression>>,
+    event_id: Option<Given<Expression>>,
     event_id_window: Option<Given<usize>>,
     ignore: Option<Given<Vec<String>>>,
     otherwise: Option<Given<Otherwise>>,
@@ -237,11 +240,11 @@ impl Draft {
                 report.error(&used.place, message);
             }
         }
-        for (path, key) in [(&self.version, "version"), (&self.event_id, "event_id")] {
-            if let Some(path) = path
-                && path.value.root.is_value()
+        for (source, key) in [(&self.version, "version"), (&self.event_id, "event_id")] {
+            if let Some(source) = source
+                && matches!(&source.value, Expression::Path(path) if path.root.is_value())
             {
-                report.error(&path.place, format!("`{key}` of `{name}` reads a field: {reads}"));
+                report.error(&source.place, format!("`{key}` of `{name}` reads a field: {reads}"));
             }
         }
     }
@@ -360,7 +363,7 @@ impl Draft {
             event_type: self.event_type.map(|given| given.value),
             version: self.version.map(|given| given.value),
             event_ids: self.event_id.map(|given| EventIds {
-                path: given.value,
+                source: given.value,
                 window: self.event_id_window.map_or(WINDOW_DEFAULT, |given| given.value),
             }),
             ignore: self.ignore.map(|given| given.value).unwrap_or_default(),
@@ -412,18 +415,18 @@ fn on_gap(report: &mut Report, node: &Node) -> Option<Given<OnGap>> {
     scalar(report, node, word)
 }
 
-fn event_type(report: &mut Report, node: &Node) -> Option<Given<Path>> {
+fn event_type(report: &mut Report, node: &Node) -> Option<Given<Expression>> {
     let expected =
         "expected a path to a field of the event, such as `.type`, or to a header, `$headers.type`";
-    path(report, node, |path| match path.root {
+    source_at(report, node, |path| match path.root {
         Root::Row | Root::Event | Root::Headers if !path.fields.is_empty() => Ok(()),
         _ => Err(expected),
     })
 }
 
-fn version(report: &mut Report, node: &Node) -> Option<Given<Path>> {
+fn version(report: &mut Report, node: &Node) -> Option<Given<Expression>> {
     let expected = "expected a path to a field of the event, such as `.sequence`, to a header, `$headers.sequence`, or `$timestamp`";
-    path(report, node, |path| match path.root {
+    source_at(report, node, |path| match path.root {
         Root::Row | Root::Event | Root::Headers if !path.fields.is_empty() => Ok(()),
         Root::Timestamp => Ok(()),
         Root::Offset => Err(
@@ -433,9 +436,9 @@ fn version(report: &mut Report, node: &Node) -> Option<Given<Path>> {
     })
 }
 
-fn event_id(report: &mut Report, node: &Node) -> Option<Given<Path>> {
+fn event_id(report: &mut Report, node: &Node) -> Option<Given<Expression>> {
     let expected = "expected a path to a field of the event, such as `.id`, to a header, `$headers.id`, or to the record key, `$key`";
-    path(report, node, |path| match path.root {
+    source_at(report, node, |path| match path.root {
         Root::Row | Root::Event | Root::Headers if !path.fields.is_empty() => Ok(()),
         Root::Key => Ok(()),
         Root::Offset => Err("an event that is sent again has another offset"),
@@ -443,18 +446,33 @@ fn event_id(report: &mut Report, node: &Node) -> Option<Given<Path>> {
     })
 }
 
-fn path(
+/// A path for which `check` has nothing to say, or any jq.
+fn source_at(
     report: &mut Report,
     node: &Node,
     check: impl Fn(&Path) -> Result<(), &'static str>,
-) -> Option<Given<Path>> {
-    let given = scalar(report, node, |text| parse_path(text).map_err(wrong_expression))?;
-    if let Err(message) = check(&given.value) {
-        let text = scalar_text(report, node).unwrap_or_default();
-        report.push(Problem::new(&given.place, message).about(text));
-        return None;
+) -> Option<Given<Expression>> {
+    source(report, node, |source| match source {
+        Expression::Path(path) => check(path),
+        _ => Ok(()),
+    })
+}
+
+/// An expression that is no constant, and that `check` has nothing to say of.
+pub(super) fn source(
+    report: &mut Report,
+    node: &Node,
+    check: impl Fn(&Expression) -> Result<(), &'static str>,
+) -> Option<Given<Expression>> {
+    let text = scalar_text(report, node)?;
+    match parse_source(text) {
+        Err(error) => report.push(wrong_expression(node, text, &error)),
+        Ok(value) => match check(&value) {
+            Ok(()) => return Some(Given { value, place: node.place.clone() }),
+            Err(message) => report.push(Problem::new(&node.place, message).about(text)),
+        },
     }
-    Some(given)
+    None
 }
 
 fn window(report: &mut Report, node: &Node) -> Option<Given<usize>> {
@@ -466,10 +484,6 @@ fn window(report: &mut Report, node: &Node) -> Option<Given<usize>> {
             None
         }
     }
-}
-
-pub(super) fn wrong_expression(error: ExpressionError) -> Wrong {
-    Wrong { valid: error.valid(), message: error.to_string() }
 }
 
 fn event_types(report: &mut Report, node: &Node) -> Option<Given<Vec<String>>> {

@@ -13,7 +13,7 @@ fn base() -> Config {
     orders.sources[0].mapping =
         events([("Placed", upsert([(1, "\"placed\"")])), ("Noted", patch([(2, ".note")]))]);
     let mut topic = topic("t", Format::Json);
-    topic.event_type = Some(path(".type"));
+    topic.event_type = Some(expression(".type"));
     config(vec![topic], vec![orders])
 }
 
@@ -35,11 +35,11 @@ fn whatever_decides_rows_changes_it() {
         |config| config.tables[0].columns[1].encoding = Some(Encoding::Hex),
         |config| config.tables[0].key = vec![0, 1],
         |config| config.tables[0].name = "other".to_owned(),
-        |config| config.topics[0].version = Some(path(".v")),
-        |config| config.topics[0].event_type = Some(path(".kind")),
-        |config| config.topics[0].event_ids = Some(EventIds { path: path(".id"), window: 1 }),
+        |config| config.topics[0].version = Some(expression(".v")),
+        |config| config.topics[0].event_type = Some(expression(".kind")),
+        |config| config.topics[0].event_ids = Some(EventIds { source: expression(".id"), window: 1 }),
         |config| config.topics[0].key_format = Some(KeyFormat::Json),
-        |config| config.tables[0].sources[0].key_from = [(0, path("$key"))].into(),
+        |config| config.tables[0].sources[0].key_from = [(0, expression("$key"))].into(),
         |config| config.tables[0].sources[0].mapping = events([("Placed", upsert([(1, "\"new\"")]))]),
         |config| {
             let mut rule = patch([(2, ".note")]);
@@ -61,7 +61,7 @@ fn whatever_decides_rows_changes_it() {
 
 #[test]
 fn the_rest_does_not() {
-    let window = |window| Some(EventIds { path: path(".id"), window });
+    let window = |window| Some(EventIds { source: expression(".id"), window });
     let with_ids = fingerprint(|config| config.topics[0].event_ids = window(10));
     assert_eq!(fingerprint(|config| config.topics[0].event_ids = window(20)), with_ids);
     let unchanged = fingerprint(|_| {});

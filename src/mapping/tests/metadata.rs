@@ -83,7 +83,7 @@ fn a_key_may_be_the_place_in_the_log() {
 #[test]
 fn versions_may_be_in_headers_or_the_record_timestamp() {
     let mut of_header = topic("t", Format::Json);
-    of_header.version = Some(path("$headers.seq"));
+    of_header.version = Some(expression("$headers.seq"));
     let mut feed = Feed::new(of_header, vec![table("t", 1, &["id integer"])]);
     feed.set_headers([("seq", "5")]);
     assert_eq!(feed.value(r#"{"id":1}"#), Outcome::Changes);
@@ -101,14 +101,14 @@ fn versions_may_be_in_headers_or_the_record_timestamp() {
     assert_eq!(refusal(&feed.value(r#"{"id":1}"#)), (Reason::Version, "$headers.seq"));
 
     let mut of_time = topic("t", Format::Json);
-    of_time.version = Some(path("$headers.at"));
+    of_time.version = Some(expression("$headers.at"));
     let mut feed = Feed::new(of_time, vec![table("t", 1, &["id integer"])]);
     feed.set_headers([("at", "1970-01-01T00:00:01.5Z")]);
     assert_eq!(feed.value(r#"{"id":1}"#), Outcome::Changes);
     assert_eq!(feed.version(), (VersionKind::Time, vec![1, 500_000_000]));
 
     let mut of_timestamp = topic("t", Format::Json);
-    of_timestamp.version = Some(path("$timestamp"));
+    of_timestamp.version = Some(expression("$timestamp"));
     let mut feed = Feed::new(of_timestamp, vec![table("t", 1, &["id integer"])]);
     assert!(!feed.plan.catalog().tables[0].ordered_by_position);
     assert_eq!(feed.value(r#"{"id":1}"#), Outcome::Changes);
@@ -120,8 +120,8 @@ fn versions_may_be_in_headers_or_the_record_timestamp() {
 #[test]
 fn types_in_headers_name_a_rule_also_without_a_value() {
     let mut typed = topic("t", Format::Json);
-    typed.event_type = Some(path("$headers.type"));
-    typed.event_ids = Some(EventIds { path: path("$headers.id"), window: 10 });
+    typed.event_type = Some(expression("$headers.type"));
+    typed.event_ids = Some(EventIds { source: expression("$headers.id"), window: 10 });
     let mut people = table("t", 1, &["id text", "name text?"]);
     people.sources[0].mapping =
         events([("Changed", upsert([(0, "$key"), (1, ".name")])), ("Erased", delete([(0, "$key")]))]);

@@ -5,5 +5,6 @@ mod events;
 mod fingerprints;
 mod hostile;
 mod metadata;
+mod programs;
 mod rows;
 mod support;

@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::super::{Outcome, Plan};
 use crate::config::{
     Column, Config, DeadLetters, Encoding, Expression, Format, Freshness, Gate, Kafka, Keep, KeyFormat,
-    Listener, Log, LogFormat, Mapping, OnConfigChange, OnError, OnGap, Otherwise, Path, Rebuild,
-    RebuildPolicy, Replica, Root, Rule, Sqlite, Startup, Table, TableSource, Target, Topic,
+    Listener, Log, LogFormat, Mapping, OnConfigChange, OnError, OnGap, Otherwise, Rebuild, RebuildPolicy,
+    Replica, Rule, Sqlite, Startup, Table, TableSource, Target, Topic,
 };
 use crate::domain::change::{Change, IfMissing, Operation, Skip};
 use crate::domain::checkpoint::{PartitionMemory, TopicPartition};
@@ -104,18 +104,7 @@ fn column(spec: &str) -> Column {
 }
 
 pub fn expression(text: &str) -> Expression {
-    if text.starts_with(['.', '$']) {
-        Expression::Path(path(text))
-    } else {
-        Expression::Literal(text.to_owned())
-    }
-}
-
-pub fn path(text: &str) -> Path {
-    let variable = Root::ALL.into_iter().find(|root| text.starts_with('$') && text.starts_with(root.name()));
-    let root = variable.unwrap_or(Root::Row);
-    let rest = if root == Root::Row { text } else { &text[root.name().len()..] };
-    Path { root, fields: rest.split('.').filter(|name| !name.is_empty()).map(str::to_owned).collect() }
+    text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
 }
 
 /// Rules by event type, columns by their index in the table.
