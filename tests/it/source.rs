@@ -653,3 +653,32 @@ fn partitions_advance_together_also_while_there_is_more_than_is_taken() {
     }
     assert!(taken.iter().all(|&taken| taken > EACH / 5), "{taken:?}");
 }
+
+#[test]
+fn a_partition_that_is_behind_does_not_wait_for_those_at_their_end() {
+    let Some(broker) = kafka::shared() else { return };
+    let topic = topic(broker, "skewed", 4, &[]);
+    const COUNT: usize = 60_000;
+    let value = "x".repeat(200);
+    for start in (0..COUNT).step_by(20_000) {
+        broker.produce(
+            &topic,
+            (start..start + 20_000).map(|nth| Message::new(nth.to_string(), value.as_str()).to(0)),
+        );
+    }
+    // Only once an hour: an observation ends a wait, too.
+    let hourly = Duration::from_secs(3_600);
+    let mut source = KafkaSource::start(&config(&broker.bootstrap()), &[topic], hourly).expect("a source");
+    (0..4).for_each(|partition| source.assign(at(partition), &Position::start()));
+    let (begin, mut records, mut dry) = (Instant::now(), 0, 0);
+    while records < COUNT {
+        assert!(begin.elapsed() < LIMIT, "{records} records");
+        // Half of what a broker waits that has nothing to give.
+        let handed = source.poll(Duration::from_millis(125), 1_000, &mut |event| {
+            records += usize::from(matches!(event, SourceEvent::Record(_)));
+        });
+        dry += usize::from(handed == 0);
+    }
+    // One for each queue full of records if the fetches of the other partitions held it up.
+    assert!(dry <= 5, "{dry} times there was nothing to read");
+}

@@ -3,12 +3,19 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use super::lane::Which;
 use crate::domain::checkpoint::TopicPartition;
 
 /// A partition that had an error is read again after this, doubled each time up to the second.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
 /// How soon to look again whether a partition became known.
 const LOOK: Duration = Duration::from_millis(50);
+/// A partition that was read up to its end is behind when it lacks so many records.
+const BEHIND_RECORDS: i64 = 4_096;
+/// Records handed over before it is looked at how many there are left.
+const LOOK_RECORDS: u32 = 1_024;
+/// One that fell behind is not taken for one at its end again before this: each move costs a fetch.
+const STAYS: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Default)]
 pub(super) struct Assignment {
@@ -26,6 +33,12 @@ pub(super) struct Reading {
     phase: Phase,
     /// Errors since the last record or end.
     errors: u32,
+    /// By whom it is read.
+    lane: Which,
+    /// Since it last fell behind.
+    fell_behind: Option<Instant>,
+    /// Records since it was last looked at how many there are left.
+    unlooked: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -40,16 +53,40 @@ enum Phase {
     Stopped,
 }
 
+impl Phase {
+    fn at_start(next: i64, epoch: i32, now: Instant) -> Phase {
+        let validate = epoch >= 0 && next > 0;
+        if validate { Phase::SendBack { at: now } } else { Phase::Reading }
+    }
+}
+
+/// A partition that another lane reads from now on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Moved {
+    pub from: Which,
+    /// Offset of the next record to hand over.
+    pub next: i64,
+}
+
 impl Assignment {
-    /// Returns whether it was there before.
+    /// Returns who read it before, if anybody did.
     ///
     /// librdkafka validates the leader epoch (KIP-320) of a seek, but not of a start
     /// (librdkafka#5158): a position with an epoch is sought before anything is handed over.
-    pub fn put(&mut self, at: TopicPartition, next: i64, epoch: i32, now: Instant) -> bool {
-        let validate = epoch >= 0 && next > 0;
-        let phase = if validate { Phase::SendBack { at: now } } else { Phase::Reading };
+    pub fn put(&mut self, at: TopicPartition, next: i64, epoch: i32, now: Instant) -> Option<Which> {
         let nth = self.nth(at);
-        self.partitions.insert(at, Reading { nth, next, epoch, phase, errors: 0 }).is_some()
+        let reading = Reading {
+            nth,
+            next,
+            epoch,
+            phase: Phase::at_start(next, epoch, now),
+            errors: 0,
+            // Until its end is reached.
+            lane: Which::Behind,
+            fell_behind: None,
+            unlooked: 0,
+        };
+        self.partitions.insert(at, reading).map(|before| before.lane)
     }
 
     /// Its number in the order of first assignments; the next free one if it is not assigned yet.
@@ -57,13 +94,27 @@ impl Assignment {
         self.partitions.get(&at).map_or(self.partitions.len(), |reading| reading.nth)
     }
 
-    /// Returns whether it was there.
-    pub fn remove(&mut self, at: TopicPartition) -> bool {
-        self.partitions.remove(&at).is_some()
+    /// Returns who read it, if anybody did.
+    pub fn remove(&mut self, at: TopicPartition) -> Option<Which> {
+        self.partitions.remove(&at).map(|reading| reading.lane)
     }
 
-    pub fn all(&self) -> impl Iterator<Item = TopicPartition> {
-        self.partitions.keys().copied()
+    pub fn all(&self) -> impl Iterator<Item = (TopicPartition, Which)> {
+        self.partitions.iter().map(|(at, reading)| (*at, reading.lane))
+    }
+
+    /// Has it read by the other lane from where it is; returns from where, unless it is not read now.
+    pub fn change(&mut self, at: TopicPartition, to: Which, now: Instant) -> Option<Moved> {
+        let reading = self.reading(at)?;
+        let from = std::mem::replace(&mut reading.lane, to);
+        if from == to {
+            return None;
+        }
+        if to == Which::Behind {
+            reading.fell_behind = Some(now);
+        }
+        reading.phase = Phase::at_start(reading.next, reading.epoch, now);
+        Some(Moved { from, next: reading.next })
     }
 
     /// Whether the record is the next to hand over; if so, the position is behind it.
@@ -75,6 +126,7 @@ impl Assignment {
         reading.next = offset.saturating_add(1);
         reading.epoch = epoch;
         reading.errors = 0;
+        reading.unlooked = reading.unlooked.saturating_add(1);
         true
     }
 
@@ -86,7 +138,31 @@ impl Assignment {
         }
         reading.next = offset;
         reading.errors = 0;
+        reading.unlooked = 0;
         true
+    }
+
+    /// Whether a partition that has reached its end should be read with those that are there.
+    pub fn may_wait(&self, at: TopicPartition, now: Instant) -> bool {
+        self.partitions.get(&at).is_some_and(|reading| {
+            let stays = reading.fell_behind.is_some_and(|since| now.duration_since(since) < STAYS);
+            reading.lane == Which::Behind && !stays
+        })
+    }
+
+    /// Partitions that were at their end and have fallen behind. `end` tells where one ends, as far
+    /// as it is known without asking.
+    pub fn behind(&mut self, mut end: impl FnMut(TopicPartition) -> Option<i64>) -> Vec<TopicPartition> {
+        let mut behind = Vec::new();
+        for (at, reading) in &mut self.partitions {
+            if reading.lane == Which::AtEnd && reading.unlooked >= LOOK_RECORDS {
+                reading.unlooked = 0;
+                if end(*at).is_some_and(|end| end - reading.next >= BEHIND_RECORDS) {
+                    behind.push(*at);
+                }
+            }
+        }
+        behind
     }
 
     /// Stops a partition whose position is not in the log; returns that position, once.
@@ -108,10 +184,10 @@ impl Assignment {
         reading.phase = Phase::SendBack { at: now + wait };
     }
 
-    /// Partitions to be sent back now, with position and epoch.
-    pub fn due(&self, now: Instant) -> Vec<(TopicPartition, i64, i32)> {
+    /// Partitions of a lane to be sent back now, with position and epoch.
+    pub fn due(&self, lane: Which, now: Instant) -> Vec<(TopicPartition, i64, i32)> {
         let due = |reading: &Reading| matches!(reading.phase, Phase::SendBack { at } if at <= now);
-        let due = self.partitions.iter().filter(|(_, reading)| due(reading));
+        let due = self.partitions.iter().filter(|(_, reading)| reading.lane == lane && due(reading));
         due.map(|(at, reading)| (*at, reading.next, reading.epoch)).collect()
     }
 
@@ -146,12 +222,12 @@ mod tests {
     fn a_position_with_an_epoch_is_validated_before_anything_is_taken() {
         let now = Instant::now();
         let mut assignment = Assignment::default();
-        assert!(!assignment.put(AT, 10, 4, now));
+        assert_eq!(assignment.put(AT, 10, 4, now), None);
         assert!(!assignment.take(AT, 10, 4));
-        assert_eq!(assignment.due(now), [(AT, 10, 4)]);
+        assert_eq!(assignment.due(Which::Behind, now), [(AT, 10, 4)]);
         assignment.sent_back(AT, false, now);
-        assert!(assignment.due(now).is_empty());
-        assert_eq!(assignment.due(now + LOOK), [(AT, 10, 4)]);
+        assert!(assignment.due(Which::Behind, now).is_empty());
+        assert_eq!(assignment.due(Which::Behind, now + LOOK), [(AT, 10, 4)]);
         assignment.sent_back(AT, true, now);
         assert!(assignment.take(AT, 10, 4));
         assert_eq!(assignment.next_due(), None);
@@ -162,7 +238,7 @@ mod tests {
         let mut assignment = Assignment::default();
         assignment.put(AT, 0, 7, Instant::now());
         assert!(assignment.take(AT, 0, 7));
-        assert!(assignment.put(AT, 10, -1, Instant::now()));
+        assert_eq!(assignment.put(AT, 10, -1, Instant::now()), Some(Which::Behind));
         assert!(assignment.take(AT, 12, 7));
     }
 
@@ -187,12 +263,12 @@ mod tests {
         assignment.hold(AT, now);
         assert!(!assignment.take(AT, 9, 2));
         assert!(!assignment.end(AT, 10));
-        assert!(assignment.due(now).is_empty());
-        assert_eq!(assignment.due(now + AGAIN.0), [(AT, 6, 2)]);
+        assert!(assignment.due(Which::Behind, now).is_empty());
+        assert_eq!(assignment.due(Which::Behind, now + AGAIN.0), [(AT, 6, 2)]);
         assignment.sent_back(AT, true, now);
         assignment.hold(AT, now);
-        assert!(assignment.due(now + AGAIN.0).is_empty(), "the second wait is longer");
-        assert_eq!(assignment.due(now + AGAIN.1).len(), 1);
+        assert!(assignment.due(Which::Behind, now + AGAIN.0).is_empty(), "the second wait is longer");
+        assert_eq!(assignment.due(Which::Behind, now + AGAIN.1).len(), 1);
     }
 
     #[test]
@@ -207,5 +283,36 @@ mod tests {
         assert!(!assignment.take(AT, 50, 1));
         assignment.put(AT, 50, -1, now);
         assert!(assignment.take(AT, 50, 1));
+    }
+
+    #[test]
+    fn who_has_reached_the_end_waits_with_others_until_it_falls_behind() {
+        let now = Instant::now();
+        let mut assignment = Assignment::default();
+        assignment.put(AT, 0, -1, now);
+        assert!(assignment.take(AT, 0, 3));
+        assert!(assignment.end(AT, 1) && assignment.may_wait(AT, now));
+        assert_eq!(assignment.change(AT, Which::AtEnd, now), Some(Moved { from: Which::Behind, next: 1 }));
+        assert_eq!(assignment.change(AT, Which::AtEnd, now), None, "it is there");
+        assert!(!assignment.take(AT, 1, 3), "its epoch is validated first, as after every start");
+        assert_eq!(assignment.due(Which::Behind, now), []);
+        assert_eq!(assignment.due(Which::AtEnd, now), [(AT, 1, 3)]);
+        assignment.sent_back(AT, true, now);
+        assert!(assignment.end(AT, 1) && !assignment.may_wait(AT, now));
+
+        for offset in 1..=i64::from(LOOK_RECORDS) {
+            assert_eq!(assignment.behind(|_| panic!("looked too early")), []);
+            assert!(assignment.take(AT, offset, 3));
+        }
+        let next = i64::from(LOOK_RECORDS) + 1;
+        assert_eq!(assignment.behind(|_| Some(next + BEHIND_RECORDS - 1)), [], "not far enough");
+        for offset in next..next + i64::from(LOOK_RECORDS) {
+            assignment.take(AT, offset, 3);
+        }
+        assert_eq!(assignment.behind(|_| Some(1_000_000)), [AT]);
+        assert!(assignment.change(AT, Which::Behind, now).is_some());
+        assignment.sent_back(AT, true, now);
+        assert!(assignment.end(AT, 1_000_000) && !assignment.may_wait(AT, now), "it may fall behind again");
+        assert!(assignment.may_wait(AT, now + STAYS));
     }
 }

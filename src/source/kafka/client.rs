@@ -69,9 +69,15 @@ const WARN_EVERY: Duration = Duration::from_secs(60);
 const FACILITIES_MAX: usize = 64;
 
 impl Client {
-    /// `purpose` is appended to the client id, so that brokers' logs tell our two clients apart.
+    /// `purpose` is appended to the client id, so that brokers' logs tell our clients apart.
     pub fn new(config: &Kafka, purpose: Option<&str>) -> Result<Client, SourceError> {
+        Client::with(config, purpose, &[])
+    }
+
+    /// With properties laid over those of the configuration.
+    pub fn with(config: &Kafka, purpose: Option<&str>, over: &[(&str, &str)]) -> Result<Client, SourceError> {
         let mut properties = settings::properties(config)?;
+        properties.extend(over.iter().map(|(name, value)| settings::plain(name, value)));
         if let Some(purpose) = purpose {
             let id = properties.iter().rev().find(|property| property.name == "client.id");
             let value = format!("{}-{purpose}", id.map_or("readside", |id| id.value.as_str()));

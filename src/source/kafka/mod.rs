@@ -14,6 +14,7 @@ mod assignment;
 mod client;
 pub mod fetch;
 mod inbox;
+mod lane;
 pub mod mock;
 mod observer;
 mod probe;
@@ -23,7 +24,7 @@ mod requests;
 mod settings;
 
 use std::collections::BTreeMap;
-use std::ffi::{CString, c_char, c_void};
+use std::ffi::{CStr, CString, c_char, c_void};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -37,7 +38,8 @@ use crate::domain::record::{HeaderList, Headers, Record};
 
 use self::assignment::Assignment;
 use self::client::{Client, PartitionList, Topic, code};
-use self::inbox::{Inbox, Turns};
+use self::inbox::Turns;
+use self::lane::{Lane, Which};
 use self::observer::{Consumer, Observer};
 use self::repeats::Repeats;
 use super::{Source, SourceEvent, Waker};
@@ -46,8 +48,6 @@ pub use self::probe::{FoundTopic, Probe, probe};
 
 /// Records taken from librdkafka at once.
 const BATCH: usize = 1024;
-/// Queues; each holds what one fetch brings of its partitions, so their number bounds memory.
-const INBOXES: usize = 4;
 /// Records of one queue before the others have their turn.
 const TURN: usize = 128;
 
@@ -65,13 +65,13 @@ pub enum SourceError {
 }
 
 pub struct KafkaSource {
-    // In the order in which they are dropped: librdkafka's client last.
     observer: Observer,
-    topics: Vec<(CString, Topic)>,
-    inboxes: Vec<Inbox>,
-    client: Arc<Client>,
+    /// By [`Which`].
+    lanes: [Lane; 2],
     turns: Arc<Turns>,
     assignment: Assignment,
+    /// Partitions that reached their end in the last poll and are to be read with the others there.
+    at_end: Vec<TopicPartition>,
     /// By partition with an error.
     errors: BTreeMap<TopicPartition, Repeats>,
     /// Messages of one poll; empty between polls.
@@ -86,19 +86,18 @@ impl KafkaSource {
     /// Starts to connect and to ask, every `interval`, where the logs end. The index of a topic is
     /// its place in `topics`.
     pub fn start(config: &Kafka, topics: &[String], interval: Duration) -> Result<KafkaSource, SourceError> {
-        let client = Arc::new(Client::new(config, None)?);
-        let handles = topic_handles(&client, topics)?;
         let turns = Arc::new(Turns::default());
-        let inboxes = (0..INBOXES).map(|index| Inbox::new(&client, index, &turns)).collect();
-        let consumer = Consumer { turns: Arc::clone(&turns), client: Arc::clone(&client) };
+        let lane = |which| Lane::new(config, which, topics, &turns);
+        let lanes = [lane(Which::Behind)?, lane(Which::AtEnd)?];
+        let clients = lanes.each_ref().map(|lane| Arc::clone(&lane.client));
+        let consumer = Consumer { turns: Arc::clone(&turns), clients };
         let observer = Observer::start(config, topics, interval, consumer)?;
         Ok(KafkaSource {
             observer,
-            topics: handles,
-            inboxes,
-            client,
+            lanes,
             turns,
             assignment: Assignment::default(),
+            at_end: Vec::new(),
             errors: BTreeMap::new(),
             batch: Vec::with_capacity(BATCH),
         })
@@ -133,7 +132,7 @@ impl KafkaSource {
     fn read(&mut self, max: usize) {
         while self.batch.len() < max {
             let Some(turn) = self.turns.next() else { return };
-            let Some(inbox) = self.inboxes.get(turn) else { continue };
+            let Some(inbox) = lane::inbox(&self.lanes, turn) else { continue };
             let room = (max - self.batch.len()).min(TURN).min(self.batch.capacity() - self.batch.len());
             // SAFETY: librdkafka writes at most `room` pointers behind the ones that are there, and
             // says how many.
@@ -183,6 +182,9 @@ impl KafkaSource {
             code::END_OF_PARTITION => {
                 let counts = self.assignment.end(at, offset);
                 self.well(at);
+                if counts && self.assignment.may_wait(at, Instant::now()) {
+                    self.at_end.push(at);
+                }
                 counts.then_some(SourceEvent::EndOfPartition { at, offset })
             }
             code::OUT_OF_RANGE => {
@@ -196,8 +198,7 @@ impl KafkaSource {
             _ => {
                 let now = Instant::now();
                 self.assignment.hold(at, now);
-                let name = self.topics.get(topic).map(|(name, _)| name.to_string_lossy());
-                let name = name.unwrap_or_default();
+                let name = self.lanes[0].name(topic).map(CStr::to_string_lossy).unwrap_or_default();
                 // SAFETY: a live message.
                 let why = unsafe { reason(message) };
                 let reason = format!("{name} [{partition}]: {why}");
@@ -219,24 +220,50 @@ impl KafkaSource {
         if self.assignment.next_due().is_none_or(|due| due > now) {
             return;
         }
-        let mut list = PartitionList::new();
-        let mut listed = Vec::new();
-        for (at, next, epoch) in self.assignment.due(now) {
-            let Some((name, _)) = self.topics.get(at.topic) else { continue };
-            list.add(name, at.partition, next, epoch);
-            listed.push(at);
-        }
-        // SAFETY: handle and list live. Without a timeout it does not wait: what arrived before is
-        // outdated as soon as the call returns.
-        unsafe {
-            let error = sys::rd_kafka_seek_partitions(self.client.ptr(), list.ptr(), 0);
-            if !error.is_null() {
-                sys::rd_kafka_error_destroy(error);
+        for which in Which::ALL {
+            let lane = &self.lanes[which as usize];
+            let mut list = PartitionList::new();
+            let mut listed = Vec::new();
+            for (at, next, epoch) in self.assignment.due(which, now) {
+                let Some(name) = lane.name(at.topic) else { continue };
+                list.add(name, at.partition, next, epoch);
+                listed.push(at);
+            }
+            if listed.is_empty() {
+                continue;
+            }
+            // SAFETY: handle and list live. Without a timeout it does not wait: what arrived before is
+            // outdated as soon as the call returns.
+            unsafe {
+                let error = sys::rd_kafka_seek_partitions(lane.client.ptr(), list.ptr(), 0);
+                if !error.is_null() {
+                    sys::rd_kafka_error_destroy(error);
+                }
+            }
+            for (at, error) in listed.into_iter().zip(list.errors()) {
+                let taken = error == code::NONE || error == code::IN_PROGRESS;
+                self.assignment.sent_back(at, taken, now);
             }
         }
-        for (at, error) in listed.into_iter().zip(list.errors()) {
-            let taken = error == code::NONE || error == code::IN_PROGRESS;
-            self.assignment.sent_back(at, taken, now);
+    }
+
+    /// Has each partition read by the client it belongs to; see [`lane`]. Between two polls, when no
+    /// message is under way to the caller.
+    fn change_lanes(&mut self) {
+        let now = Instant::now();
+        for at in std::mem::take(&mut self.at_end) {
+            self.change_lane(at, Which::AtEnd, now);
+        }
+        let lane = &self.lanes[Which::AtEnd as usize];
+        for at in self.assignment.behind(|at| lane.known_end(at)) {
+            self.change_lane(at, Which::Behind, now);
+        }
+    }
+
+    fn change_lane(&mut self, at: TopicPartition, to: Which, now: Instant) {
+        if let Some(moved) = self.assignment.change(at, to, now) {
+            self.lanes[moved.from as usize].stop(at);
+            self.lanes[to as usize].start(at, self.assignment.nth(at), moved.next);
         }
     }
 }
@@ -244,11 +271,14 @@ impl KafkaSource {
 impl Source for KafkaSource {
     fn poll(&mut self, wait: Duration, max: usize, each: &mut dyn FnMut(SourceEvent<'_>)) -> usize {
         let mut handed = self.observed(max, each);
-        self.client.serve();
-        if let Some(reason) = self.client.take_fatal() {
-            each(SourceEvent::Fatal { reason });
-            handed += 1;
+        for lane in &self.lanes {
+            lane.client.serve();
+            if let Some(reason) = lane.client.take_fatal() {
+                each(SourceEvent::Fatal { reason });
+                handed += 1;
+            }
         }
+        self.change_lanes();
         self.send_back();
         let until_due = self.assignment.next_due().map(|due| due.saturating_duration_since(Instant::now()));
         let wait = if handed > 0 { Duration::ZERO } else { wait.min(until_due.unwrap_or(wait)) };
@@ -267,33 +297,18 @@ impl Source for KafkaSource {
     }
 
     fn assign(&mut self, at: TopicPartition, from: &Position) {
-        let Some((name, topic)) = self.topics.get(at.topic) else {
-            tracing::error!(topic = at.topic, "assigned a topic that is not configured");
-            return;
-        };
-        let now = Instant::now();
         self.errors.remove(&at);
-        let inbox = &self.inboxes[self.assignment.nth(at) % INBOXES];
-        if self.assignment.put(at, from.next_offset, from.leader_epoch, now) {
-            // SAFETY: the topic lives. It waits for librdkafka's own thread, not for a broker.
-            unsafe { sys::rd_kafka_consume_stop(topic.ptr(), at.partition) };
+        if let Some(which) = self.assignment.put(at, from.next_offset, from.leader_epoch, Instant::now()) {
+            self.lanes[which as usize].stop(at);
         }
-        // SAFETY: topic and queue live.
-        let started = unsafe {
-            let (topic, queue) = (topic.ptr(), inbox.queue().ptr());
-            sys::rd_kafka_consume_start_queue(topic, at.partition, from.next_offset, queue)
-        };
-        if started != 0 {
-            let name = name.to_string_lossy();
-            tracing::error!(%name, partition = at.partition, offset = from.next_offset, "cannot be read");
-        }
+        let nth = self.assignment.nth(at);
+        self.lanes[Which::Behind as usize].start(at, nth, from.next_offset);
     }
 
     fn pause(&mut self, at: TopicPartition) {
         self.errors.remove(&at);
-        if let (true, Some((_, topic))) = (self.assignment.remove(at), self.topics.get(at.topic)) {
-            // SAFETY: the topic lives; see `assign`.
-            unsafe { sys::rd_kafka_consume_stop(topic.ptr(), at.partition) };
+        if let Some(which) = self.assignment.remove(at) {
+            self.lanes[which as usize].stop(at);
         }
     }
 
@@ -309,11 +324,8 @@ impl Source for KafkaSource {
 
 impl Drop for KafkaSource {
     fn drop(&mut self) {
-        for at in self.assignment.all() {
-            if let Some((_, topic)) = self.topics.get(at.topic) {
-                // SAFETY: the topic lives; see `assign`.
-                unsafe { sys::rd_kafka_consume_stop(topic.ptr(), at.partition) };
-            }
+        for (at, which) in self.assignment.all() {
+            self.lanes[which as usize].stop(at);
         }
     }
 }

@@ -40,7 +40,8 @@ struct Shared {
 /// The consumer, as far as the observer touches it.
 pub(super) struct Consumer {
     pub turns: Arc<Turns>,
-    pub client: Arc<Client>,
+    /// Of its lanes.
+    pub clients: [Arc<Client>; 2],
 }
 
 impl Observer {
@@ -156,7 +157,9 @@ impl Work {
         if round.changed {
             // Else the consumer would notice a new partition at its next refresh, minutes later. It
             // does not matter when this fails: it looks again by itself every ten seconds.
-            let _ = self.consumer.client.refresh(REFRESH);
+            for client in &self.consumer.clients {
+                let _ = client.refresh(REFRESH);
+            }
         }
         let now = Instant::now();
         for (topic, repeats) in self.missing.iter_mut().enumerate() {
@@ -197,7 +200,9 @@ impl Work {
             Ok(Some(now)) if self.credentials.as_ref() != Some(&now) => {
                 tracing::info!("credentials changed, using the new ones");
                 self.asker.client.set_credentials(&now.0, &now.1);
-                self.consumer.client.set_credentials(&now.0, &now.1);
+                for client in &self.consumer.clients {
+                    client.set_credentials(&now.0, &now.1);
+                }
                 self.credentials = Some(now);
             }
             Ok(_) => {}

@@ -34,11 +34,12 @@ const REFUSED: [&str; 7] = [
 
 /// Defaults that a user may change. Small queues keep memory low: librdkafka's own are 64 MiB and
 /// 50 MiB per fetch; `fetch.queue.backoff.ms` (1 s by default) would then be a throughput trap. The
-/// first is for each of [`super::INBOXES`], which asks for more while it holds less.
+/// first is for each queue of a [`super::lane::Lane`], which asks for more while it holds less: long
+/// enough that what is in it lasts until a fetch has brought more.
 const DEFAULTS: [(&str, &str); 10] = [
     ("client.id", "readside"),
-    ("queued.max.messages.kbytes", "128"),
-    ("fetch.message.max.bytes", "262144"),
+    ("queued.max.messages.kbytes", "384"),
+    ("fetch.message.max.bytes", "131072"),
     ("fetch.wait.max.ms", "250"),
     ("fetch.queue.backoff.ms", "2"),
     ("fetch.error.backoff.ms", "200"),
@@ -109,7 +110,7 @@ pub(super) fn credentials(config: &Kafka) -> Result<Option<(String, String)>, So
     Ok(find("sasl.username").zip(find("sasl.password")))
 }
 
-fn plain(name: &str, value: &str) -> Property {
+pub(super) fn plain(name: &str, value: &str) -> Property {
     Property { name: name.to_owned(), value: value.to_owned(), secret: false }
 }
 
