@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use readside::config::{
     Column, Config, DeadLetters, Expression, Format, Freshness, Gate, Kafka, Keep, Listener, Log, LogFormat,
     Mapping, OnConfigChange, OnError, OnGap, Otherwise, Path, Rebuild, RebuildPolicy, Replica, Root, Rule,
-    Sqlite, Startup, Table, TableSource, Target, Topic,
+    Sqlite, Startup, Table, TableSource, Target, Topic, When,
 };
 use readside::decode::registry::{Kind, Registry, Schema};
 use readside::domain::checkpoint::{PartitionMemory, TopicPartition};
@@ -291,7 +291,12 @@ fn config(format: Format, mapping: Mapping) -> Config {
             columns,
             key: vec![0],
             indexes: Vec::new(),
-            sources: vec![TableSource { topic: 0, mapping, key_from: BTreeMap::new() }],
+            sources: vec![TableSource {
+                topic: 0,
+                mapping,
+                key_from: BTreeMap::new(),
+                when: When::default(),
+            }],
             max_staleness: Duration::from_secs(30),
             delete_marks: Duration::from_secs(3600),
         }],

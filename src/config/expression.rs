@@ -7,7 +7,8 @@
 
 use std::fmt;
 
-use super::model::{Expression, Jq, Path, Root};
+use super::model::{Condition, Expression, Jq, Path, Root, Test};
+use crate::jq::condition::simple;
 use crate::jq::{Program, Wrong};
 
 /// Why a text is not an expression; a sentence without the text itself.
@@ -39,6 +40,8 @@ pub(super) enum ExpressionError {
     HeaderFields,
     #[error("this needs a path such as `.name`, not a literal")]
     NotAPath,
+    #[error("this is no condition; one compares something, such as `.status == \"active\"`")]
+    NoCondition,
     #[cfg(test)]
     #[error("this needs a plain path such as `.name`")]
     NotPlain,
@@ -172,6 +175,30 @@ pub(super) fn parse_source(text: &str) -> Result<Expression, ExpressionError> {
     match parse(text)? {
         Expression::Literal(_) => Err(ExpressionError::NotAPath),
         source => Ok(source),
+    }
+}
+
+/// Reads a condition.
+pub(super) fn parse_condition(text: &str) -> Result<Condition, ExpressionError> {
+    let text = text.trim();
+    let always = match parse(text)? {
+        Expression::Literal(_) => true,
+        Expression::Path(path) => path.root.is_value() && path.fields.is_empty(),
+        // It is always the same.
+        Expression::Jq(program) if !program.reads.value() && program.reads.variables.is_empty() => {
+            return Err(ExpressionError::NoCondition);
+        }
+        Expression::Jq(program) => {
+            let test = match simple(text) {
+                Some(condition) => Test::Simple(condition),
+                None => Test::Jq(program),
+            };
+            return Ok(Condition { text: text.to_owned(), test });
+        }
+    };
+    match simple(text) {
+        Some(condition) if !always => Ok(Condition { text: text.to_owned(), test: Test::Simple(condition) }),
+        _ => Err(ExpressionError::NoCondition),
     }
 }
 
@@ -341,7 +368,10 @@ mod tests {
             (".a |", "this is not jq: expected term at its end"),
             (".a | now", "`now` is not available here: an expression depends on nothing but the event"),
             ("now", "`now` is not available here: an expression depends on nothing but the event"),
-            (".a | ascii_downcas", "there is no function `ascii_downcas`"),
+            (
+                ".a | ascii_downcas",
+                "there is no function `ascii_downcas` (a text is written in double quotes)",
+            ),
             ("lenght(.a)", "there is no function `lenght`"),
             (".[", "this is not jq: expected closing bracket at its end"),
         ] {

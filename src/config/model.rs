@@ -339,6 +339,30 @@ pub struct TableSource {
     /// Key column index to where it is in the record key, for deletes whose key has other names. Not a
     /// literal, and nothing that reads the value.
     pub key_from: BTreeMap<usize, Expression>,
+    pub when: When,
+}
+
+/// Which events a table wants.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct When {
+    /// Of a source of rows.
+    pub rows: Option<Condition>,
+    /// By event type.
+    pub events: BTreeMap<String, Condition>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Condition {
+    /// As it was written.
+    pub text: String,
+    pub test: Test,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Test {
+    /// Comparisons of paths with constants, which need no jq when they are applied.
+    Simple(crate::jq::condition::Condition),
+    Jq(Jq),
 }
 
 #[derive(Debug, Clone, PartialEq)]

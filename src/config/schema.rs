@@ -77,6 +77,7 @@ fn shape_schema(shape: &'static Shape) -> Value {
         Shape::Bool => json!({"type": "boolean"}),
         Shape::Word(words) => json!({"enum": words()}),
         Shape::Expression => json!({"type": ["string", "number", "boolean", "null"]}),
+        Shape::Condition => json!({"type": "string", "minLength": 1}),
         Shape::ColumnType => {
             let types = super::words::words::<crate::domain::value::ColumnType>();
             let all: Vec<String> = types.iter().flat_map(|ty| [(*ty).to_owned(), format!("{ty}?")]).collect();

@@ -58,6 +58,8 @@ pub(super) enum Shape {
     Word(fn() -> Vec<&'static str>),
     /// A jq path, a literal, or any other jq.
     Expression,
+    /// jq that gives true or false.
+    Condition,
     /// A column type, `?` behind it for columns that may be null.
     ColumnType,
     Section(&'static Section),
@@ -373,7 +375,7 @@ static TOPIC_KEYS: [Key; 13] = [
         "Debezium's `unavailable.value.placeholder`; default `__debezium_unavailable_value`.",
     ),
 ];
-const TOPIC_UNSUPPORTED: &[&str] = &["upcast", "when", "schema"];
+const TOPIC_UNSUPPORTED: &[&str] = &["upcast", "schema"];
 
 pub(super) static TOPIC: Section = Section {
     name: "a topic",
@@ -383,7 +385,7 @@ pub(super) static TOPIC: Section = Section {
 };
 
 /// Valid in a table with one topic and in an entry of `sources`.
-static FEED_KEYS: [Key; 3] = [
+static FEED_KEYS: [Key; 4] = [
     key("topic", Optional, Shape::Text, "The topic that the rows come from."),
     key(
         "key_from",
@@ -396,6 +398,12 @@ static FEED_KEYS: [Key; 3] = [
         Optional,
         Shape::Map { names: "event type", value: &Shape::Section(&RULE) },
         "What events of a type do to this table.",
+    ),
+    key(
+        "when",
+        Optional,
+        Shape::Condition,
+        "Which rows the table wants: the row of an event that does not meet it is deleted. For topics of rows; rules of `events` have their own.",
     ),
 ];
 
@@ -453,7 +461,7 @@ pub(super) static TABLE: Section = Section {
         ],
         &FEED_KEYS,
     ],
-    unsupported: &["when"],
+    unsupported: &[],
 };
 
 pub(super) static COLUMN: Section = Section {
@@ -505,8 +513,14 @@ pub(super) static RULE: Section = Section {
             Shape::Word(words::<IfMissing>),
             "What a patch does when there is no row; default `hold`.",
         ),
+        key(
+            "when",
+            Optional,
+            Shape::Condition,
+            "Which events the rule is for: an `upsert` deletes the row of an event that does not meet it, a `patch` or a `delete` passes it over.",
+        ),
     ]],
-    unsupported: &["replace", "each", "row", "when"],
+    unsupported: &["replace", "each", "row"],
 };
 
 static REBUILD: Section = Section {

@@ -343,7 +343,10 @@ impl<'t> Walk<'_, 't> {
             .collect();
         match arities.as_slice() {
             [] => Wrong {
-                message: format!("there is no function `{name}`"),
+                message: match arity {
+                    0 => format!("there is no function `{name}` (a text is written in double quotes)"),
+                    _ => format!("there is no function `{name}`"),
+                },
                 found: name.to_owned(),
                 valid: self.known.names(),
             },

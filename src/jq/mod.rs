@@ -7,6 +7,7 @@
 mod access;
 mod budget;
 mod check;
+pub mod condition;
 mod depth;
 mod json;
 mod natives;

@@ -226,7 +226,7 @@ fn what_is_not_taken_says_why() {
         ("def f: f; f", "the definition of `f` calls itself, which could go on for ever"),
         ("def f(g): def h: f(g); h; f(1)", "the definition of `f` calls itself, which could go on for ever"),
         ("infinite", "`infinite` is not available here: numbers are exact decimals"),
-        ("ascii_downcas", "there is no function `ascii_downcas`"),
+        ("ascii_downcas", "there is no function `ascii_downcas` (a text is written in double quotes)"),
         ("map", "`map` takes 1 arguments, not 0"),
         ("map(1; 2)", "`map` takes 1 arguments, not 2"),
         ("__tick", "there is no function `__tick`"),

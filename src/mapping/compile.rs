@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use super::condition::{Condition, Test};
 use super::convert::{Refusal, Target, convert};
 use super::event_id::IdsOfTopic;
 use super::program::{Around, Calculated, KeyAs, short};
 use super::row::{Assignment, Row, Source};
-use super::topic::{Operation, TableRows, TableRule, TopicPlan, Types, VersionSource};
+use super::topic::{Filter, Operation, TableRows, TableRule, TopicPlan, Types, VersionSource};
 use crate::config::{
-    Column, Config, Encoding, Expression, Format, Jq, KeyFormat, Mapping, Path, Root, Rule, Table,
+    self, Column, Config, Encoding, Expression, Format, Jq, KeyFormat, Mapping, Path, Root, Rule, Table,
     TableSource, Topic,
 };
 use crate::decode::registry::Registry;
@@ -17,6 +18,7 @@ use crate::domain::change::IfMissing;
 use crate::domain::dead_letter::Reason;
 use crate::domain::event_ids::EventIds;
 use crate::domain::value::ColumnType;
+use crate::jq::condition;
 
 pub(super) fn topic(config: &Config, index: usize, registry: Option<&Registry>) -> TopicPlan {
     let topic = &config.topics[index];
@@ -32,7 +34,7 @@ pub(super) fn topic(config: &Config, index: usize, registry: Option<&Registry>) 
                 Mapping::Events(by_type) => {
                     has_events = true;
                     for (event, rule) in by_type {
-                        rules.entry(event.clone()).or_default().push(compiler.rule(&at, rule));
+                        rules.entry(event.clone()).or_default().push(compiler.rule(&at, event, rule));
                     }
                 }
             }
@@ -121,16 +123,24 @@ impl Compiler<'_> {
                 })
             })
         });
-        TableRows { upsert, delete, delete_without_key }
+        let filter = at.source.when.rows.as_ref().map(|when| Filter {
+            when: self.condition(when, self.has_text_key(at)),
+            unwanted: self.key_row(at, &none),
+        });
+        TableRows { upsert, delete, delete_without_key, filter }
     }
 
-    fn rule(&mut self, at: &At<'_>, rule: &Rule) -> TableRule {
+    fn rule(&mut self, at: &At<'_>, event: &str, rule: &Rule) -> TableRule {
+        let when = at.source.when.events.get(event);
+        let when = when.map(|when| self.condition(when, self.has_text_key(at)));
         match rule {
             Rule::Upsert { columns } => TableRule {
                 operation: Operation::Write { if_missing: IfMissing::default() },
                 row: self.row(at, |compiler, index, column| {
                     Some(compiler.assignment(at, index, &own(columns, index, column)))
                 }),
+                unwanted: when.is_some().then(|| self.key_row(at, columns)),
+                when,
             },
             Rule::Patch { columns, if_missing } => TableRule {
                 operation: Operation::Write { if_missing: *if_missing },
@@ -138,14 +148,46 @@ impl Compiler<'_> {
                     let named = columns.contains_key(&index) || at.table.key.contains(&index);
                     named.then(|| compiler.assignment(at, index, &own(columns, index, column)))
                 }),
+                when,
+                unwanted: None,
             },
-            Rule::Delete { key } => TableRule {
-                operation: Operation::Delete,
-                row: self.row(at, |compiler, index, column| {
-                    let is_key = at.table.key.contains(&index);
-                    is_key.then(|| compiler.assignment(at, index, &own(key, index, column)))
-                }),
-            },
+            Rule::Delete { key } => {
+                TableRule { operation: Operation::Delete, row: self.key_row(at, key), when, unwanted: None }
+            }
+        }
+    }
+
+    /// The key columns alone, from the value of an event.
+    fn key_row(&mut self, at: &At<'_>, from: &BTreeMap<usize, Expression>) -> Row {
+        self.row(at, |compiler, index, column| {
+            let is_key = at.table.key.contains(&index);
+            is_key.then(|| compiler.assignment(at, index, &own(from, index, column)))
+        })
+    }
+
+    fn condition(&mut self, condition: &config::Condition, text_key: bool) -> Condition {
+        let test = match &condition.test {
+            config::Test::Simple(simple) => self.test(simple, text_key),
+            config::Test::Jq(program) => Test::Program(Box::new(self.calculated(program, text_key))),
+        };
+        Condition { test, text: short(&condition.text) }
+    }
+
+    fn test(&mut self, condition: &condition::Condition, text_key: bool) -> Test {
+        use condition::Condition as Simple;
+        let mut from = |from: &condition::From| {
+            let root = from.variable.unwrap_or(".");
+            let root = Root::ALL.into_iter().find(|known| known.name() == root).unwrap_or(Root::Row);
+            self.path(&Path { root, fields: from.fields.clone() }, text_key)
+        };
+        match condition {
+            Simple::Is(path) => Test::Is(from(path)),
+            Simple::Compare(path, comparison, constant) => {
+                Test::Compare(from(path), *comparison, constant.clone())
+            }
+            Simple::Not(inner) => Test::Not(Box::new(self.test(inner, text_key))),
+            Simple::All(list) => Test::All(list.iter().map(|each| self.test(each, text_key)).collect()),
+            Simple::Any(list) => Test::Any(list.iter().map(|each| self.test(each, text_key)).collect()),
         }
     }
 
@@ -246,6 +288,10 @@ impl Compiler<'_> {
     }
 
     fn program(&mut self, program: &Jq, text_key: bool) -> Source {
+        Source::Jq(Box::new(self.calculated(program, text_key)))
+    }
+
+    fn calculated(&mut self, program: &Jq, text_key: bool) -> Calculated {
         let reads = &program.reads;
         let root = |root: Root| Path { root, fields: Vec::new() };
         let row = if self.row_is_before { deleted_row(&[]) } else { root(Root::Row) };
@@ -261,7 +307,7 @@ impl Compiler<'_> {
             },
             placeholder: self.topic.format.is_debezium().then(|| Placeholder::new(&self.topic.placeholder)),
         };
-        Source::Jq(Box::new(Calculated::new(program, around)))
+        Calculated::new(program, around)
     }
 
     fn path(&mut self, path: &Path, text_key: bool) -> Source {

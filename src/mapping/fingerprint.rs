@@ -116,6 +116,13 @@ fn source(config: &Config, table: &Table, source: &TableSource) -> Value {
         "mapping": mapping,
         "key_from": Value::Object(key_from.collect()),
     });
+    if let Some(when) = &source.when.rows {
+        description["when"] = json!(when.text);
+    }
+    if !source.when.events.is_empty() {
+        let when = source.when.events.iter().map(|(event, when)| (event.clone(), json!(when.text)));
+        description["when_events"] = Value::Object(when.collect());
+    }
     // Where the file is says nothing of the rows, and neither does where the registry is.
     if let Some(message) = &topic.message {
         description["message"] = json!(message);

@@ -5,6 +5,7 @@
 //! What a value becomes in a column is the table at the head of `convert.rs`.
 
 mod compile;
+mod condition;
 mod convert;
 mod event_id;
 mod fingerprint;

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use super::Outcome;
 use super::compile::RulesByType;
+use super::condition::Condition;
 use super::convert::{Refusal, opaque_text, string};
 use super::event_id::IdsOfTopic;
 use super::program::Documents;
@@ -50,6 +51,15 @@ pub struct TableRows {
     pub delete: Row,
     /// For records that have none, in formats that know the old row.
     pub delete_without_key: Option<Row>,
+    pub filter: Option<Filter>,
+}
+
+/// Which rows a table wants.
+#[derive(Debug)]
+pub struct Filter {
+    pub when: Condition,
+    /// The key of a row that it does not want.
+    pub unwanted: Row,
 }
 
 /// What one event type does to one table.
@@ -57,6 +67,9 @@ pub struct TableRows {
 pub struct TableRule {
     pub operation: Operation,
     pub row: Row,
+    pub when: Option<Condition>,
+    /// The key of a row that is not wanted, where the rule writes whole rows.
+    pub unwanted: Option<Row>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -163,10 +176,15 @@ impl TopicPlan {
         }
         for rows in &self.rows {
             let (row, operation) = match event {
-                Some(EventKind::Row) => {
-                    let if_missing = IfMissing::default();
-                    (&rows.upsert, change::Operation::Write { if_missing })
-                }
+                Some(EventKind::Row) => match &rows.filter {
+                    Some(filter) if !wants(&filter.when, rows.upsert.table, inputs, &mut self.decoder)? => {
+                        (&filter.unwanted, change::Operation::Delete)
+                    }
+                    _ => {
+                        let if_missing = IfMissing::default();
+                        (&rows.upsert, change::Operation::Write { if_missing })
+                    }
+                },
                 Some(EventKind::Delete) => {
                     (rows.deleted(inputs.key_bytes.is_some()), change::Operation::Delete)
                 }
@@ -191,17 +209,20 @@ impl TopicPlan {
                     id = Some(ids.of_new_event(inputs, &mut self.decoder)?);
                 }
                 for rule in rules {
-                    let operation = match rule.operation {
-                        Operation::Write { if_missing } => change::Operation::Write { if_missing },
-                        Operation::Delete => change::Operation::Delete,
+                    let wanted = match &rule.when {
+                        Some(when) => wants(when, rule.row.table, inputs, &mut self.decoder)?,
+                        None => true,
                     };
-                    let step = Step {
-                        decoder: &mut self.decoder,
-                        version: &self.version,
-                        row: &rule.row,
-                        operation,
+                    let (row, operation) = match (wanted, &rule.unwanted) {
+                        (true, _) => (&rule.row, rule.operation.of_change()),
+                        (false, Some(unwanted)) => (unwanted, change::Operation::Delete),
+                        (false, None) => continue,
                     };
+                    let step = Step { decoder: &mut self.decoder, version: &self.version, row, operation };
                     step.append(passage, inputs, &mut stamp)?;
+                }
+                if passage.changes.len() == start {
+                    return Ok(Outcome::Skipped(Skip::Filtered));
                 }
             }
             if passage.changes.len() == start {
@@ -222,6 +243,24 @@ impl TopicPlan {
         }
         Ok(Outcome::Changes)
     }
+}
+
+impl Operation {
+    fn of_change(self) -> change::Operation {
+        match self {
+            Operation::Write { if_missing } => change::Operation::Write { if_missing },
+            Operation::Delete => change::Operation::Delete,
+        }
+    }
+}
+
+fn wants(
+    when: &Condition,
+    table: usize,
+    inputs: &mut Inputs<'_>,
+    decoder: &mut Decoder,
+) -> Result<bool, Outcome> {
+    when.holds(inputs, decoder).map_err(|error| Outcome::Rejected(rejection(error, Some(table))))
 }
 
 impl TableRows {

@@ -129,3 +129,77 @@ fn what_a_path_cannot_say_is_calculated() {
     feed(&mut daemon, broker, topic, [event("Dropped", 1, 2, 2, "")]);
     assert_eq!(rows(&connection, all).len(), 2);
 }
+
+#[test]
+fn rows_that_stop_to_match_are_deleted_and_rules_choose_their_events() {
+    let Some(broker) = kafka::shared() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    for topic in ["catalog.articles", "shop.public.stock", "reviews.events"] {
+        broker.create_topic(topic, 2, &[]);
+    }
+    let article = |sku: &str, revision: u32, status: &str, market: &str| {
+        Message::new(
+            sku,
+            format!(
+                r#"{{"sku":"{sku}","title":"t{revision}","price":"1.50","revision":{revision},"status":"{status}","market":{market}}}"#
+            ),
+        )
+    };
+    broker.produce(
+        "catalog.articles",
+        [
+            article("a", 1, "published", "\"eu\"").to(0),
+            article("b", 1, "published", "null").to(0),
+            article("c", 1, "draft", "\"eu\"").to(0),
+            article("d", 1, "published", "\"us\"").to(0),
+            // No longer wanted, in whatever order the revisions come.
+            article("a", 3, "retired", "\"eu\"").to(1),
+            article("a", 2, "published", "\"eu\"").to(0),
+            article("e", 2, "published", "\"eu\"").to(1),
+            article("e", 1, "draft", "\"eu\"").to(0),
+        ],
+    );
+    let stock = |id: u32, quantity: &str, lsn: u32| {
+        let sequence = format!(r#"[\"{lsn}\",\"{lsn}\"]"#);
+        let value = format!(
+            r#"{{"before":null,"after":{{"id":{id},"sku":"s{id}","quantity":{quantity}}},"op":"u","source":{{"sequence":"{sequence}"}}}}"#
+        );
+        Message::new(format!(r#"{{"id":{id}}}"#), value)
+    };
+    broker.produce(
+        "shop.public.stock",
+        [stock(1, "5", 10), stock(2, "1", 11), stock(2, "0", 12), stock(3, "null", 13)],
+    );
+    let review =
+        |id: u32, rest: &str| Message::without_key(format!(r#"{{"id":{id},"sku":"a",{rest}}}"#)).to(0);
+    broker.produce(
+        "reviews.events",
+        [
+            review(1, r#""type":"Reviewed","stars":5"#),
+            review(2, r#""type":"Reviewed","stars":1"#),
+            review(3, r#""type":"Reviewed","stars":4,"flags":["x","spam"]"#),
+            review(4, r#""type":"Reviewed","stars":4,"flags":["x"]"#),
+            review(1, r#""type":"Answered","text":"thanks","public":true"#),
+            review(4, r#""type":"Answered","text":"secret","public":false"#),
+            review(4, r#""type":"Withdrawn","reason":"test""#),
+        ],
+    );
+    let mut daemon = start(dir.path(), &example("when.yaml"), &broker.bootstrap(), &[]);
+    daemon.started();
+    let connection = reader(dir.path());
+    let articles = "SELECT sku, title FROM articles ORDER BY sku";
+    assert_eq!(rows(&connection, articles), ["b|t1", "e|t2"]);
+    assert_eq!(rows(&connection, "SELECT id, quantity FROM stock"), ["1|5"]);
+    let reviews = "SELECT id, stars, answer FROM reviews ORDER BY id";
+    assert_eq!(rows(&connection, reviews), ["1|5|thanks", "4|4|NULL"]);
+    assert_eq!(dead_letters(dir.path()), [""; 0]);
+    let filtered = "readside_events_skipped_total{reason=\"filtered\",topic=\"reviews.events\"}";
+    assert_eq!(daemon.metric(filtered), Some(2.0));
+    feed(&mut daemon, broker, "reviews.events", [review(1, r#""type":"Reviewed","stars":2"#)]);
+    assert_eq!(rows(&connection, reviews), ["4|4|NULL"]);
+    // Wanted again: whole, without what it had before.
+    feed(&mut daemon, broker, "reviews.events", [review(1, r#""type":"Reviewed","stars":3"#)]);
+    assert_eq!(rows(&connection, reviews), ["1|3|NULL", "4|4|NULL"]);
+    feed(&mut daemon, broker, "catalog.articles", [article("c", 2, "published", "\"eu\"")]);
+    assert_eq!(rows(&connection, articles), ["b|t1", "c|t2", "e|t2"]);
+}

@@ -1,8 +1,8 @@
 //! Columns: their types, and whether an expression can fill them.
 
-use crate::config::expression::{ExpressionError, parse};
-use crate::config::fields::{Fields, Given, entries, scalar};
-use crate::config::model::{Column, Encoding, Expression};
+use crate::config::expression::{ExpressionError, parse, parse_condition};
+use crate::config::fields::{Fields, Given, entries, scalar, scalar_text};
+use crate::config::model::{Column, Condition, Encoding, Expression};
 use crate::config::problem::{Place, Problem, Report};
 use crate::config::scalar::{Wrong, column_name, word};
 use crate::config::sections::COLUMN;
@@ -181,6 +181,18 @@ fn encoding(report: &mut Report, given: Given<Encoding>, ty: ColumnType) -> Opti
     };
     report.push(Problem::new(&given.place, message).about(given.value.word()));
     None
+}
+
+/// Reads a condition.
+pub(super) fn condition(report: &mut Report, node: &Node) -> Option<Given<Condition>> {
+    let text = scalar_text(report, node)?;
+    match parse_condition(text) {
+        Ok(value) => Some(Given { value, place: node.place.clone() }),
+        Err(error) => {
+            report.push(wrong_expression(node, text, &error));
+            None
+        }
+    }
 }
 
 /// The problem of a text that is no expression.

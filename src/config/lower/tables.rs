@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::config::fields::{Fields, Given, entries, few, items, one_or_many, scalar};
-use crate::config::model::{Column, Expression, Freshness, Mapping, Root, Rule, Table, TableSource};
+use crate::config::model::{
+    Column, Condition, Expression, Freshness, Mapping, Root, Rule, Table, TableSource, Test, When,
+};
 use crate::config::problem::{Place, Problem, Report};
 use crate::config::scalar::{duration, table_name, text, topic_name};
 use crate::config::sections::{SOURCE, TABLE};
@@ -12,7 +14,7 @@ use crate::config::tree::{Entry, Node};
 use crate::domain::change::IfMissing;
 use crate::domain::value::ColumnType;
 
-use super::columns::Columns;
+use super::columns::{Columns, condition};
 use super::events::{self, Target};
 use super::topics::{Order, Topics, Use, source};
 use super::{Defaults, staleness};
@@ -37,6 +39,7 @@ struct Source {
     place: Place,
     mapping: Mapping,
     key_from: BTreeMap<usize, Expression>,
+    when: When,
 }
 
 pub(super) fn lower(report: &mut Report, node: &Node, topics: &mut Topics) -> Option<Vec<Draft>> {
@@ -112,8 +115,8 @@ impl Draft {
             None => defaults.max_staleness,
         };
         let mut sources = Vec::with_capacity(self.sources.len());
-        for Source { topic, mapping, key_from, .. } in self.sources {
-            sources.push(TableSource { topic: topics.binary_search(&topic).ok()?, mapping, key_from });
+        for Source { topic, mapping, key_from, when, .. } in self.sources {
+            sources.push(TableSource { topic: topics.binary_search(&topic).ok()?, mapping, key_from, when });
         }
         Some(Table {
             name: self.name,
@@ -206,7 +209,7 @@ fn lower_sources(
     let Some(list) = table.get("sources") else {
         return lower_source(report, table, target, topics).into_iter().collect();
     };
-    for name in ["topic", "events", "key_from"] {
+    for name in ["topic", "events", "key_from", "when"] {
         if let Some(node) = table.get(name) {
             let message = format!("`{name}` belongs into the entries of `sources`, where a table has them");
             report.error(&node.place, message);
@@ -244,6 +247,7 @@ fn lower_source(
     topics: &mut Topics,
 ) -> Option<Source> {
     let rules = fields.get("events").map(|node| events::lower(report, node, target));
+    let given = fields.get("when").and_then(|node| condition(report, node));
     let key_from = match fields.get("key_from") {
         Some(node) => lower_key_from(report, node, target),
         None => BTreeMap::new(),
@@ -257,8 +261,23 @@ fn lower_source(
     if std::ptr::eq(fields.section, &SOURCE) {
         topics.settle(report, &topic.value, fields);
     }
+    let mut when = When::default();
+    if let (Some(given), Some(_)) = (&given, &rules) {
+        let message = "where a table has `events`, `when` belongs into the rules: each type has its own";
+        report.error(&given.place, message);
+    }
+    let reads_field = |condition: &Condition| match &condition.test {
+        Test::Simple(condition) => condition.reads_value(),
+        Test::Jq(_) => false,
+    };
+    let when_field =
+        given.as_ref().filter(|given| reads_field(&given.value)).map(|given| given.place.clone());
+    when.rows = given.map(|given| given.value);
     let (mapping, events) = match rules {
-        Some((rules, types)) => (Mapping::Events(rules), Some(types)),
+        Some((rules, conditions, types)) => {
+            when.events = conditions;
+            (Mapping::Events(rules), Some(types))
+        }
         None => (Mapping::Rows, None),
     };
     // A topic's name is the same in all its records.
@@ -288,10 +307,11 @@ fn lower_source(
         events,
         patches_need_rows,
         key_columns,
+        when_field,
         field_column: field_column.map(|column| target.columns.name(column).to_owned()),
     };
     topics.add_use(&topic.value, used);
-    Some(Source { topic: topic.value, place: topic.place, mapping, key_from })
+    Some(Source { topic: topic.value, place: topic.place, mapping, key_from, when })
 }
 
 /// A record without a value deletes; all that it has is the record key.

@@ -63,6 +63,8 @@ pub(super) struct Use {
     pub patches_need_rows: bool,
     /// How many columns of the table's key are not constant.
     pub key_columns: usize,
+    /// A `when` that compares a field of the value.
+    pub when_field: Option<Place>,
     /// A column that takes a field of the value rather than the value, the key or a constant.
     pub field_column: Option<String>,
 }
@@ -239,6 +241,9 @@ impl Draft {
                 let message = format!("the column `{column}` reads a field of the topic `{name}`: {reads}");
                 report.error(&used.place, message);
             }
+        }
+        for place in self.uses.iter().filter_map(|used| used.when_field.as_ref()) {
+            report.error(place, format!("`when` reads a field of the topic `{name}`: {reads}"));
         }
         for (source, key) in [(&self.version, "version"), (&self.event_id, "event_id")] {
             if let Some(source) = source

@@ -27,12 +27,15 @@ fn fingerprint(change: impl FnOnce(&mut Config)) -> (String, String) {
 #[test]
 fn whatever_decides_rows_changes_it() {
     let unchanged = fingerprint(|_| {});
-    let changes: [fn(&mut Config); 14] = [
+    let changes: [fn(&mut Config); 17] = [
         |config| config.tables[0].columns[1].name = "state".to_owned(),
         |config| config.tables[0].columns[1].ty = ColumnType::Json,
         |config| config.tables[0].columns[1].nullable = true,
         |config| config.tables[0].columns[1].from = Some(expression(".other")),
         |config| config.tables[0].columns[1].encoding = Some(Encoding::Hex),
+        |config| config.tables[0].columns[1].from = Some(expression(".other | length")),
+        |config| config.tables[0].sources[0].when.rows = Some(condition(".a")),
+        |config| drop(config.tables[0].sources[0].when.events.insert("Placed".into(), condition(".a"))),
         |config| config.tables[0].key = vec![0, 1],
         |config| config.tables[0].name = "other".to_owned(),
         |config| config.topics[0].version = Some(expression(".v")),

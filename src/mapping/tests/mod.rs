@@ -8,3 +8,4 @@ mod metadata;
 mod programs;
 mod rows;
 mod support;
+mod when;

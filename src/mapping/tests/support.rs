@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use super::super::{Outcome, Plan};
 use crate::config::{
-    Column, Config, DeadLetters, Encoding, Expression, Format, Freshness, Gate, Kafka, Keep, KeyFormat,
-    Listener, Log, LogFormat, Mapping, OnConfigChange, OnError, OnGap, Otherwise, Rebuild, RebuildPolicy,
-    Replica, Rule, Sqlite, Startup, Table, TableSource, Target, Topic,
+    Column, Condition, Config, DeadLetters, Encoding, Expression, Format, Freshness, Gate, Kafka, Keep,
+    KeyFormat, Listener, Log, LogFormat, Mapping, OnConfigChange, OnError, OnGap, Otherwise, Rebuild,
+    RebuildPolicy, Replica, Rule, Sqlite, Startup, Table, TableSource, Target, Test, Topic, When,
 };
 use crate::domain::change::{Change, IfMissing, Operation, Skip};
 use crate::domain::checkpoint::{PartitionMemory, TopicPartition};
@@ -15,6 +15,7 @@ use crate::domain::dead_letter::{Reason, Rejection};
 use crate::domain::record::{HeaderList, Headers, Record};
 use crate::domain::value::{ColumnType, Value};
 use crate::domain::version::VersionKind;
+use crate::jq::condition::simple;
 
 pub fn config(topics: Vec<Topic>, tables: Vec<Table>) -> Config {
     let listen = "127.0.0.1:0".parse().unwrap();
@@ -71,7 +72,12 @@ pub fn table(name: &str, keys: usize, columns: &[&str]) -> Table {
         columns: columns.iter().map(|spec| column(spec)).collect(),
         key: (0..keys).collect(),
         indexes: Vec::new(),
-        sources: vec![TableSource { topic: 0, mapping: Mapping::Rows, key_from: BTreeMap::new() }],
+        sources: vec![TableSource {
+            topic: 0,
+            mapping: Mapping::Rows,
+            key_from: BTreeMap::new(),
+            when: When::default(),
+        }],
         max_staleness: Duration::from_secs(30),
         delete_marks: Duration::from_secs(7 * 86_400),
     }
@@ -105,6 +111,17 @@ fn column(spec: &str) -> Column {
 
 pub fn expression(text: &str) -> Expression {
     text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
+}
+
+pub fn condition(text: &str) -> Condition {
+    let test = match simple(text) {
+        Some(condition) => Test::Simple(condition),
+        None => match expression(text) {
+            Expression::Jq(program) => Test::Jq(program),
+            other => panic!("{other:?}"),
+        },
+    };
+    Condition { text: text.to_owned(), test }
 }
 
 /// Rules by event type, columns by their index in the table.
