@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use readside::config::{
     Column, Config, DeadLetters, Expression, Format, Freshness, Gate, Kafka, Keep, Listener, Log, LogFormat,
-    Mapping, OnConfigChange, OnError, OnGap, Otherwise, Path, Rebuild, RebuildPolicy, Replica, Root, Rule,
-    Sqlite, Startup, Table, TableSource, Target, Topic, When,
+    Mapping, OnConfigChange, OnError, OnGap, Otherwise, Path, PersonalData, Rebuild, RebuildPolicy, Replica,
+    Root, Rule, Sqlite, Startup, Table, TableSource, Target, Topic, When,
 };
 use readside::decode::registry::{Kind, Registry, Schema};
 use readside::domain::checkpoint::{PartitionMemory, TopicPartition};
@@ -243,8 +243,15 @@ fn protobuf(nr: usize) -> Vec<u8> {
 fn config(format: Format, mapping: Mapping) -> Config {
     let event_type = matches!(mapping, Mapping::Events(_))
         .then(|| Expression::Path(Path { root: Root::Row, fields: vec!["type".to_owned()] }));
-    let column =
-        |name: &str, ty, nullable| Column { name: name.to_owned(), ty, nullable, from: None, encoding: None };
+    let column = |name: &str, ty, nullable| Column {
+        name: name.to_owned(),
+        ty,
+        nullable,
+        from: None,
+        encoding: None,
+        personal: None,
+        show_last: 0,
+    };
     let columns = vec![
         column("id", ColumnType::Integer, false),
         column("status", ColumnType::Text, false),
@@ -302,6 +309,7 @@ fn config(format: Format, mapping: Mapping) -> Config {
         }],
         freshness: Freshness { interval: Duration::from_secs(1) },
         startup: Startup { gate: Gate::Auto, max_age: Duration::from_secs(3600) },
+        personal: PersonalData::default(),
         dead_letters: DeadLetters { max: 1000, max_rate: None, keep: Keep::Coordinates, max_bytes: 1 << 24 },
         http: Listener { listen },
         admin: Listener { listen },

@@ -22,6 +22,7 @@ pub struct Config {
     pub freshness: Freshness,
     pub startup: Startup,
     pub dead_letters: DeadLetters,
+    pub personal: PersonalData,
     pub http: Listener,
     pub admin: Listener,
     pub log: Log,
@@ -47,6 +48,7 @@ impl Config {
             ("freshness", self.freshness != other.freshness),
             ("startup", self.startup != other.startup),
             ("dead_letters", self.dead_letters != other.dead_letters),
+            ("personal", self.personal != other.personal),
             ("http", self.http != other.http),
             ("admin", self.admin != other.admin),
             ("log", self.log != other.log),
@@ -315,6 +317,31 @@ pub struct Column {
     pub from: Option<Expression>,
     /// How a number is to be read, where the type alone does not say.
     pub encoding: Option<Encoding>,
+    /// `None`: nothing was said.
+    pub personal: Option<Personal>,
+    /// How many characters at the end of a masked text are shown.
+    pub show_last: usize,
+}
+
+/// What a copy does with a value that may be personal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Personal {
+    /// It is not personal, whatever its name looks like.
+    No,
+    /// It is, and is copied as it is on purpose.
+    Clear,
+    /// HMAC-SHA-256, with the key of [`PersonalData`].
+    Hash,
+    Mask,
+    /// It is not read, and NULL.
+    Drop,
+}
+
+/// What concerns all personal columns.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PersonalData {
+    /// Holds the key of all hashes; read when a copy begins or goes on.
+    pub hash_key_file: Option<PathBuf>,
 }
 
 /// Units and encodings of values that are not self-describing.

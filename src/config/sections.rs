@@ -6,7 +6,7 @@
 use crate::domain::change::IfMissing;
 
 use super::model::{
-    Encoding, Format, Gate, Keep, KeyFormat, LogFormat, OnConfigChange, OnError, OnGap, Otherwise,
+    Encoding, Format, Gate, Keep, KeyFormat, LogFormat, OnConfigChange, OnError, OnGap, Otherwise, Personal,
     RebuildPolicy, RowEncoding,
 };
 use super::words::words;
@@ -137,6 +137,12 @@ pub(super) static ROOT: Section = Section {
             Optional,
             Shape::Section(&DEAD_LETTERS),
             "What is kept of events that could not be applied.",
+        ),
+        key(
+            "personal",
+            Optional,
+            Shape::Section(&PERSONAL),
+            "What columns with personal data need; see [Personal data](#personal-data).",
         ),
         key("http", Optional, Shape::Section(&HTTP), "The read-only listener: metrics and probes."),
         key("admin", Optional, Shape::Section(&ADMIN), "The listener for status and operations."),
@@ -481,6 +487,18 @@ pub(super) static COLUMN: Section = Section {
             Shape::Word(words::<Encoding>),
             "How a number or a text is to be read, where the type alone does not say.",
         ),
+        key(
+            "personal",
+            Optional,
+            Shape::Word(words::<Personal>),
+            "Whether the column holds data of a person, and what the copy has of it: `hash`, `mask`, nothing (`drop`), or the value (`clear`, `no`).",
+        ),
+        key(
+            "show_last",
+            Optional,
+            Shape::Count,
+            "How many characters at the end a mask shows; 1 to 8, default none.",
+        ),
     ]],
     unsupported: &[],
 };
@@ -601,6 +619,18 @@ static DEAD_LETTERS: Section = Section {
         key("max_bytes", Default("16MiB"), Shape::Size, "Bound on the kept bytes of records."),
     ]],
     unsupported: &["topic"],
+};
+
+static PERSONAL: Section = Section {
+    name: "personal",
+    help: "What columns with personal data need.",
+    keys: &[&[key(
+        "hash_key_file",
+        Optional,
+        Shape::File,
+        "A file that holds the key of all columns with `personal: hash`: 16 to 4096 bytes, without a line end behind them. A copy under another key is another copy.",
+    )]],
+    unsupported: &[],
 };
 
 static HTTP: Section = Section {

@@ -4,7 +4,7 @@ use crate::domain::change::IfMissing;
 use crate::domain::value::ColumnType;
 
 use super::model::{
-    Encoding, Format, Gate, Keep, KeyFormat, LogFormat, OnConfigChange, OnError, OnGap, Otherwise,
+    Encoding, Format, Gate, Keep, KeyFormat, LogFormat, OnConfigChange, OnError, OnGap, Otherwise, Personal,
     RebuildPolicy, RowEncoding,
 };
 
@@ -94,6 +94,16 @@ impl Word for Encoding {
         ("days", Encoding::Days),
         ("base64", Encoding::Base64),
         ("hex", Encoding::Hex),
+    ];
+}
+
+impl Word for Personal {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("no", Personal::No),
+        ("clear", Personal::Clear),
+        ("hash", Personal::Hash),
+        ("mask", Personal::Mask),
+        ("drop", Personal::Drop),
     ];
 }
 

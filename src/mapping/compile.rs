@@ -6,23 +6,30 @@ use super::condition::{Condition, Test};
 use super::convert::{Refusal, Target, convert};
 use super::event_id::IdsOfTopic;
 use super::program::{Around, Calculated, KeyAs, short};
+use super::protection::{HashKey, Protection};
 use super::row::{Assignment, Row, Source};
 use super::topic::{Filter, Operation, TableRows, TableRule, TopicPlan, Types, VersionSource};
 use crate::config::{
-    self, Column, Config, Encoding, Expression, Format, Jq, KeyFormat, Mapping, Path, Root, Rule, Table,
-    TableSource, Topic,
+    self, Column, Config, Encoding, Expression, Format, Jq, KeyFormat, Mapping, Path, Personal, Root, Rule,
+    Table, TableSource, Topic,
 };
 use crate::decode::registry::Registry;
 use crate::decode::{Decoder, Field, Placeholder, TYPE_FIELD, Wanted, deleted_row, path_text};
 use crate::domain::change::IfMissing;
 use crate::domain::dead_letter::Reason;
 use crate::domain::event_ids::EventIds;
-use crate::domain::value::ColumnType;
+use crate::domain::value::{ColumnType, Value};
 use crate::jq::condition;
 
-pub(super) fn topic(config: &Config, index: usize, registry: Option<&Registry>) -> TopicPlan {
+/// What a mapping takes from elsewhere than the configuration.
+pub(super) struct Outside<'a> {
+    pub registry: Option<&'a Registry>,
+    pub key: Option<&'a HashKey>,
+}
+
+pub(super) fn topic(config: &Config, index: usize, outside: &Outside<'_>) -> TopicPlan {
     let topic = &config.topics[index];
-    let mut compiler = Compiler { topic, wanted: Wanted::default(), row_is_before: false };
+    let mut compiler = Compiler { topic, wanted: Wanted::default(), row_is_before: false, key: outside.key };
     let mut rows = Vec::new();
     let mut rules = RulesByType::new();
     let mut has_events = false;
@@ -67,7 +74,7 @@ pub(super) fn topic(config: &Config, index: usize, registry: Option<&Registry>) 
         path: text_of(&ids.source),
         remembered: EventIds::new(ids.window),
     });
-    let decoder = Decoder::compile(topic, &compiler.wanted, registry);
+    let decoder = Decoder::compile(topic, &compiler.wanted, outside.registry);
     TopicPlan::new(decoder, version, rows, events, event_ids)
 }
 
@@ -95,6 +102,8 @@ struct Compiler<'a> {
     wanted: Wanted,
     /// For programs: `.` is the row as it was before it was deleted.
     row_is_before: bool,
+    /// Of hashes.
+    key: Option<&'a HashKey>,
 }
 
 impl Compiler<'_> {
@@ -203,27 +212,40 @@ impl Compiler<'_> {
 
     fn assignment(&mut self, at: &At<'_>, index: usize, from: &Expression) -> Assignment {
         let mut target = self.target(at, index);
-        match from {
-            Expression::Path(path) => {
-                Assignment { source: self.path(path, self.has_text_key(at)), path: path_text(path), target }
+        let column = &at.table.columns[index];
+        let protection = match column.personal {
+            Some(Personal::Hash) => self.key.cloned().map(Protection::Hash),
+            Some(Personal::Mask) => Some(Protection::Mask { show_last: column.show_last }),
+            _ => None,
+        };
+        // Never in clear: without its key a hash is nothing, and nothing is read to be dropped.
+        let nothing = match column.personal {
+            Some(Personal::Drop) => Some(Ok(Value::Null)),
+            Some(Personal::Hash) if protection.is_none() => {
+                Some(Err(Refusal::new(Reason::WrongType, "cannot be hashed: there is no key")))
             }
-            Expression::Jq(program) => {
+            _ => None,
+        };
+        let source = match (nothing, from) {
+            (Some(value), _) => Source::Literal(value),
+            (None, Expression::Path(path)) => self.path(path, self.has_text_key(at)),
+            (None, Expression::Jq(program)) => {
                 // It gives values, not the text that a database holds.
                 target.json_in_text = false;
-                let source = self.program(program, self.has_text_key(at));
-                Assignment { source, path: text_of(from), target }
+                self.program(program, self.has_text_key(at))
             }
-            Expression::Literal(text) => {
+            (None, Expression::Literal(text)) => {
                 target.json_in_text = false;
+                let field = Field::Json(text.trim());
                 // Converted once. A literal that does not fit is refused when the configuration is
                 // checked; should one get here, every event that uses it says so.
-                Assignment {
-                    source: Source::Literal(convert(Field::Json(text.trim()), &target)),
-                    path: text.clone(),
-                    target,
-                }
+                Source::Literal(match &protection {
+                    Some(protection) => protection.convert(field, &target),
+                    None => convert(field, &target),
+                })
             }
-        }
+        };
+        Assignment { source, path: text_of(from), target, protection }
     }
 
     /// Where a key column of a deleted row stands: in the record key.

@@ -9,7 +9,9 @@
 
 use serde_json::{Value, json};
 
-use crate::config::{Config, Encoding, Expression, Format, KeyFormat, Mapping, Rule, Table, TableSource};
+use crate::config::{
+    Config, Encoding, Expression, Format, KeyFormat, Mapping, Personal, Rule, Table, TableSource,
+};
 use crate::decode::path_text;
 use crate::domain::change::IfMissing;
 use crate::domain::digest::Digest;
@@ -19,16 +21,25 @@ const CONVERSIONS: u32 = 1;
 
 /// Of one table: a digest of what concerns all its columns, then, behind a colon, one of each column
 /// in declared order, with commas. See [`keeps_rows`].
-pub fn table(config: &Config, table: &Table) -> String {
+/// `key`: which key hashes have.
+pub fn table(config: &Config, table: &Table, key: Option<&str>) -> String {
     let sources: Vec<Value> = table.sources.iter().map(|each| source(config, table, each)).collect();
-    let key: Vec<&str> = table.key.iter().map(|&column| table.columns[column].name.as_str()).collect();
-    let whole = digest(&json!({
+    let key_columns: Vec<&str> =
+        table.key.iter().map(|&column| table.columns[column].name.as_str()).collect();
+    let mut whole = json!({
         "conversions": CONVERSIONS,
         "name": table.name,
-        "key": key,
+        "key": key_columns,
         "sources": sources,
-    }));
-    let columns: Vec<String> = (0..table.columns.len()).map(|column| self::column(table, column)).collect();
+    });
+    // A row under another key of hashes is another row.
+    let is_hashed = |&&column: &&usize| table.columns[column].personal == Some(Personal::Hash);
+    if table.key.iter().any(|column| is_hashed(&column)) {
+        whole["hash_key"] = json!(key);
+    }
+    let whole = digest(&whole);
+    let columns: Vec<String> =
+        (0..table.columns.len()).map(|column| self::column(table, column, key)).collect();
     format!("{whole}:{}", columns.join(","))
 }
 
@@ -42,7 +53,7 @@ pub fn keeps_rows(old: &str, new: &str) -> bool {
     old == new && after.split(',').all(|column| before.contains(&column))
 }
 
-fn column(table: &Table, index: usize) -> String {
+fn column(table: &Table, index: usize, key: Option<&str>) -> String {
     let column = &table.columns[index];
     let rules: Vec<Value> = table
         .sources
@@ -61,14 +72,22 @@ fn column(table: &Table, index: usize) -> String {
             }
         })
         .collect();
-    let mut digest = digest(&json!({
+    let mut description = json!({
         "name": column.name,
         "type": column.ty.name(),
         "nullable": column.nullable,
         "from": column.from.as_ref().map(expression),
         "encoding": column.encoding.map(encoding),
         "rules": rules,
-    }));
+    });
+    match column.personal {
+        Some(Personal::Hash) => description["hash"] = json!(key),
+        Some(Personal::Mask) => description["mask"] = json!(column.show_last),
+        Some(Personal::Drop) => description["drop"] = json!(true),
+        // In clear, whether that was said or not.
+        Some(Personal::No | Personal::Clear) | None => {}
+    }
+    let mut digest = digest(&description);
     digest.truncate(16);
     digest
 }

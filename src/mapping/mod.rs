@@ -12,6 +12,7 @@ mod fingerprint;
 mod json_text;
 mod native;
 mod program;
+mod protection;
 mod row;
 mod topic;
 mod version;
@@ -29,6 +30,8 @@ use crate::domain::dead_letter::Rejection;
 use crate::domain::event_ids::{EventId, NewEventIds};
 use crate::domain::record::Record;
 use crate::domain::version::VersionKind;
+use compile::Outside;
+use protection::HashKey;
 use topic::{Passage, TopicPlan};
 
 pub use crate::decode::time::instant_from_text;
@@ -60,6 +63,8 @@ pub struct Plan {
     /// By table index: the kind of its first version, which all others must have.
     kinds: Vec<Option<VersionKind>>,
     registry: Option<Registry>,
+    /// Why hashed columns cannot be hashed.
+    key_problem: Option<String>,
 }
 
 impl Plan {
@@ -70,15 +75,23 @@ impl Plan {
 
     /// The same with schemas from elsewhere than `schema_registry` says.
     pub fn with_registry(config: &Config, registry: Option<Registry>) -> Plan {
-        let topic = |index| compile::topic(config, index, registry.as_ref());
+        let (key, key_problem) = match HashKey::of(config) {
+            Ok(key) => (key, None),
+            Err(problem) => (None, Some(problem)),
+        };
+        let outside = Outside { registry: registry.as_ref(), key: key.as_ref() };
+        let topic = |index| compile::topic(config, index, &outside);
         let topics = (0..config.topics.len()).map(topic).collect();
-        Plan { catalog: Arc::new(catalog(config)), topics, kinds: vec![None; config.tables.len()], registry }
+        let catalog = Arc::new(catalog_with(config, key.as_ref()));
+        Plan { catalog, topics, kinds: vec![None; config.tables.len()], registry, key_problem }
     }
 
-    /// What makes it impossible to read a topic: the schema files that cannot be used.
+    /// What makes it impossible to map: files that cannot be used, of schemas and of the key of hashes.
     pub fn problems(&self) -> Vec<String> {
         let topics = self.catalog.topics.iter().zip(&self.topics);
-        topics.filter_map(|(name, topic)| Some(format!("topic {name}: {}", topic.problem()?))).collect()
+        let of_topics =
+            topics.filter_map(|(name, topic)| Some(format!("topic {name}: {}", topic.problem()?)));
+        self.key_problem.iter().cloned().chain(of_topics).collect()
     }
 
     /// Where schemas are fetched, if anywhere.
@@ -165,6 +178,12 @@ impl Plan {
 
 /// The tables of a configuration, for whoever reads a replica and no record.
 pub fn catalog(config: &Config) -> Catalog {
+    // Without the key the catalog is not that of any copy, which whoever compares them will say.
+    catalog_with(config, HashKey::of(config).unwrap_or_default().as_ref())
+}
+
+fn catalog_with(config: &Config, key: Option<&HashKey>) -> Catalog {
+    let key = key.map(HashKey::digest);
     let topics: Vec<String> = config.topics.iter().map(|topic| topic.name.clone()).collect();
     let tables: Vec<Table> = config
         .tables
@@ -189,7 +208,7 @@ pub fn catalog(config: &Config) -> Catalog {
                 topics,
                 max_staleness_ms: millis(table.max_staleness),
                 delete_marks_ms: millis(table.delete_marks),
-                fingerprint: fingerprint::table(config, table),
+                fingerprint: fingerprint::table(config, table, key.as_deref()),
             }
         })
         .collect();

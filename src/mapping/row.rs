@@ -2,6 +2,7 @@
 
 use super::convert::{Refusal, Target, convert};
 use super::program::{Calculated, Documents};
+use super::protection::Protection;
 use crate::config::Encoding;
 use crate::decode::{
     DecodeError, Decoder, Field, Logical, Native, Surroundings, header, headers_json, text_key,
@@ -17,6 +18,7 @@ pub struct Assignment {
     /// For messages.
     pub path: String,
     pub target: Target,
+    pub protection: Option<Protection>,
 }
 
 #[derive(Debug)]
@@ -146,16 +148,20 @@ impl Row {
             values.push(match assignment {
                 None => Value::Absent,
                 // The usual one, straight through.
-                Some(Assignment { source: Source::Value(slot), path, target }) => {
+                Some(Assignment { source: Source::Value(slot), path, target, protection: None }) => {
                     let field = inputs.value.get(*slot).copied().unwrap_or_default();
                     convert(field, target).map_err(|refusal| self.rejection(refusal, path))?
                 }
                 Some(Assignment { source: Source::Literal(value), path, .. }) => {
                     value.clone().map_err(|refusal| self.rejection(refusal, path))?
                 }
-                Some(Assignment { source, path, target }) => {
+                Some(Assignment { source, path, target, protection }) => {
                     let field = inputs.field(source).map_err(|error| rejection(error, Some(self.table)))?;
-                    convert(field, target).map_err(|refusal| self.rejection(refusal, path))?
+                    let value = match protection {
+                        Some(protection) => protection.convert(field, target),
+                        None => convert(field, target),
+                    };
+                    value.map_err(|refusal| self.rejection(refusal, path))?
                 }
             });
         }

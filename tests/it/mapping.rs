@@ -203,3 +203,97 @@ fn rows_that_stop_to_match_are_deleted_and_rules_choose_their_events() {
     feed(&mut daemon, broker, "catalog.articles", [article("c", 2, "published", "\"eu\"")]);
     assert_eq!(rows(&connection, articles), ["b|t1", "c|t2", "e|t2"]);
 }
+
+/// What is personal stays out of the files of the replica and out of the log, by whatever way.
+#[test]
+fn personal_data_is_hashed_masked_or_dropped_and_nowhere_in_clear() {
+    let Some(broker) = kafka::shared() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let (accounts, logins) = ("accounts.current", "logins.events");
+    for topic in [accounts, logins] {
+        broker.create_topic(topic, 1, &[]);
+    }
+    const MAIL: &str = "canary-mail@x.org";
+    let account = |mail: &str, phone: &str, more: &str| {
+        Message::new(
+            mail,
+            format!(r#"{{"email":"{mail}","phone":{phone},"country":"DE","contact_name":"Ada","secret":"canary-unmapped"{more}}}"#),
+        )
+        .header("who", b"canary-header")
+    };
+    let login = |id: u32, mail: &str| {
+        let value = format!(
+            r#"{{"id":"00000000-0000-4000-8000-00000000000{id}","user":{{"email":"{mail}"}},"ip":"192.0.2.{id}","at":"2026-03-01T12:00:00Z"}}"#
+        );
+        Message::without_key(value)
+    };
+    broker.produce(
+        accounts,
+        [
+            account(
+                MAIL,
+                "\"+49 canary 5678\"",
+                r#","date_of_birth":"canary-day","company_address":"Main St""#,
+            ),
+            account("b@x.org", "null", ""),
+            // Refused in every way.
+            account("canary-1@x", "[\"canary-list\"]", ""),
+            account("canary-2@x", "\"1\",\"phone\":\"canary-twice\"", ""),
+            Message::new("canary-3@x", "{\"email\":\"canary-broken"),
+            Message::new("canary-4@x", r#"{"email":{"canary":1},"country":"DE"}"#),
+            Message::tombstone("b@x.org"),
+        ],
+    );
+    let wrong = r#"{"id":"canary-id","user":{"email":7},"ip":"canary-ip","at":"canary-at"}"#;
+    broker.produce(
+        logins,
+        [login(1, &MAIL.to_uppercase()), login(2, "other@x.org"), Message::without_key(wrong)],
+    );
+    let key = dir.path().join("hash-key");
+    std::fs::write(&key, "canary-key-canary-key\n").unwrap();
+    let key = key.display().to_string();
+    let variables = [("READSIDE__PERSONAL__HASH_KEY_FILE", key.as_str()), ("READSIDE__LOG__LEVEL", "trace")];
+    let mut daemon = start(dir.path(), &example("personal.yaml"), &broker.bootstrap(), &variables);
+    daemon.started();
+    let connection = reader(dir.path());
+    let joined = "SELECT length(email), phone, date_of_birth, country, company_address, contact_name, ip FROM accounts \
+                  JOIN logins ON account = email";
+    assert_eq!(rows(&connection, joined), ["64|+** ****** 5678|NULL|DE|Main St|Ada|192.0.2.0"]);
+    assert_eq!(rows(&connection, "SELECT count(*) FROM accounts"), ["1"], "a tombstone finds the hashed key");
+    assert_eq!(rows(&connection, "SELECT count(*) FROM logins"), ["2"]);
+    assert_eq!(dead_letters(dir.path()).len(), 5);
+    let said = |daemon: &mut crate::daemon::Daemon| {
+        let mut said = daemon.log().to_lowercase();
+        for path in ["/status", "/dead-letters?bytes=true"] {
+            said.push_str(&daemon.admin(path).expect("an answer").1.to_lowercase());
+        }
+        said
+    };
+    assert!(!said(&mut daemon).contains("canary"), "{}", said(&mut daemon));
+    drop(daemon);
+    let mut looked_at = 0;
+    for file in std::fs::read_dir(crate::daemon::replica(dir.path()).parent().unwrap()).unwrap() {
+        let bytes = std::fs::read(file.unwrap().path()).unwrap();
+        looked_at += bytes.len();
+        let lower = bytes.to_ascii_lowercase();
+        assert!(!lower.windows(6).any(|window| window == b"canary"), "in clear in the replica");
+        assert!(!lower.windows(7).any(|window| window == b"b@x.org"));
+    }
+    assert!(looked_at > 10_000);
+
+    // Another key is another mapping: the copy is built anew.
+    std::fs::write(&key, "another-key-another-key\n").unwrap();
+    let before = rows(&reader(dir.path()), "SELECT account FROM logins ORDER BY id");
+    let mut daemon = start(dir.path(), &example("personal.yaml"), &broker.bootstrap(), &variables);
+    crate::kafka::eventually("a copy under the new key", 60, || {
+        daemon.get("/startupz").filter(|(status, _)| *status == 200)?;
+        let after = rows(&reader(dir.path()), "SELECT account FROM logins ORDER BY id");
+        (after.len() == 2 && after[0] != before[0]).then_some(())
+    });
+    // And without one nothing begins.
+    drop(daemon);
+    std::fs::write(&key, "short").unwrap();
+    let mut daemon = start(dir.path(), &example("personal.yaml"), &broker.bootstrap(), &variables);
+    assert_eq!(daemon.wait(20).code(), Some(64));
+    assert!(daemon.log().contains("the key of hashed columns has 5 bytes"), "{}", daemon.log());
+}

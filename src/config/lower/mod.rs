@@ -6,6 +6,7 @@
 mod columns;
 mod events;
 mod kafka;
+mod personal;
 mod registry;
 mod replica;
 mod tables;
@@ -69,8 +70,16 @@ pub(super) fn lower(report: &mut Report, root: &Node) -> Option<Config> {
     if let Some(node) = root.get("topics") {
         topics.declare(report, node);
     }
-    let tables = root.require(report, "tables").and_then(|node| tables::lower(report, node, &mut topics));
+    let mut declared = personal::Declared::default();
+    let tables = root
+        .require(report, "tables")
+        .and_then(|node| tables::lower(report, node, &mut topics, &mut declared));
     topics.check(report, root.get("schema_registry").is_some());
+    let personal = section(report, &root, "personal").and_then(|fields| personal::lower(report, &fields));
+    if let (Some(personal), Some(letters)) = (&personal, &dead_letters) {
+        let at = |name: &str| root.get(name).map_or(&root.place, |node| &node.place);
+        declared.check(report, at("personal"), personal, (letters.keep, at("dead_letters")));
+    }
 
     let (defaults, tables, freshness) = (defaults?, tables?, freshness?);
     let topic_names = topics.names();
@@ -88,6 +97,7 @@ pub(super) fn lower(report: &mut Report, root: &Node) -> Option<Config> {
         freshness,
         startup: startup?,
         dead_letters: dead_letters?,
+        personal: personal?,
         http,
         admin,
         log: log?,

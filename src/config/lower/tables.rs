@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::config::fields::{Fields, Given, entries, few, items, one_or_many, scalar};
 use crate::config::model::{
-    Column, Condition, Expression, Freshness, Mapping, Root, Rule, Table, TableSource, Test, When,
+    Column, Condition, Expression, Freshness, Mapping, Personal, Root, Rule, Table, TableSource, Test, When,
 };
 use crate::config::problem::{Place, Problem, Report};
 use crate::config::scalar::{duration, table_name, text, topic_name};
@@ -16,6 +16,7 @@ use crate::domain::value::ColumnType;
 
 use super::columns::{Columns, condition};
 use super::events::{self, Target};
+use super::personal::Declared;
 use super::topics::{Order, Topics, Use, source};
 use super::{Defaults, staleness};
 
@@ -42,7 +43,12 @@ struct Source {
     when: When,
 }
 
-pub(super) fn lower(report: &mut Report, node: &Node, topics: &mut Topics) -> Option<Vec<Draft>> {
+pub(super) fn lower(
+    report: &mut Report,
+    node: &Node,
+    topics: &mut Topics,
+    personal: &mut Declared,
+) -> Option<Vec<Draft>> {
     let tables = entries(report, node, "`tables`")?;
     if tables.is_empty() {
         report.error(&node.place, "`tables` needs at least one table");
@@ -60,15 +66,20 @@ pub(super) fn lower(report: &mut Report, node: &Node, topics: &mut Topics) -> Op
             let message = "another table has this name, apart from upper and lower case";
             report.push(Problem::new(&entry.key_place, message).about(&entry.key));
         }
-        drafts.extend(lower_table(report, entry, topics));
+        drafts.extend(lower_table(report, entry, topics, personal));
     }
     (drafts.len() == tables.len()).then_some(drafts)
 }
 
-fn lower_table(report: &mut Report, entry: &Entry, topics: &mut Topics) -> Option<Draft> {
+fn lower_table(
+    report: &mut Report,
+    entry: &Entry,
+    topics: &mut Topics,
+    personal: &mut Declared,
+) -> Option<Draft> {
     let fields = Fields::open(report, &entry.value, &TABLE)?;
     let columns = match fields.require(report, "columns") {
-        Some(node) => Columns::lower(report, node),
+        Some(node) => Columns::lower(report, node, personal),
         None => Columns::default(),
     };
     let key = fields.require(report, "key").map(|node| lower_key(report, node, &columns));
@@ -154,6 +165,10 @@ fn lower_key(report: &mut Report, node: &Node, columns: &Columns) -> Vec<usize> 
         let name = columns.name(column);
         if columns.ty(column).is_some() && columns.is_nullable(column) {
             let message = "a column of the key cannot be null: take the `?` from its type";
+            report.push(Problem::new(&node.place, message).about(name));
+        }
+        if let Some(Personal::Mask | Personal::Drop) = columns.personal(column) {
+            let message = "a column of the key identifies rows: it can be hashed, not masked or dropped";
             report.push(Problem::new(&node.place, message).about(name));
         }
         if let Some(ty @ (ColumnType::Real | ColumnType::Decimal | ColumnType::Json)) = columns.ty(column) {

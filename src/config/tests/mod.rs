@@ -73,6 +73,12 @@ fn redis(config: &Config) -> Redis {
 fn every_example_is_valid_and_without_warnings() {
     for file in files("examples", "yaml") {
         let loaded = load(&file, no_variables()).unwrap_or_else(|errors| panic!("{errors}"));
+        if file.ends_with("minimal.yaml") {
+            // It shall stay minimal, and says nothing of its personal data.
+            let [warning] = &loaded.warnings[..] else { panic!("{:?}", loaded.warnings) };
+            assert_eq!(warning.text.as_deref(), Some("email"));
+            continue;
+        }
         assert_eq!(loaded.warnings, [], "{}", file.display());
     }
 }

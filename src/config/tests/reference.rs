@@ -45,7 +45,7 @@ fn the_configuration_in_the_readme_is_valid() {
         let yaml = block.split("```").next().unwrap();
         let loaded =
             parse(yaml, "README.md", super::no_variables()).unwrap_or_else(|errors| panic!("{errors}"));
-        assert_eq!(loaded.warnings, []);
+        assert!(loaded.warnings.iter().all(|warning| warning.message.starts_with("looks personal")));
     }
 }
 

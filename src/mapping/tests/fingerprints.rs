@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::super::Plan;
 use super::support::*;
-use crate::config::{Config, Encoding, EventIds, Format, KeyFormat, OnError};
+use crate::config::{Config, Encoding, EventIds, Format, KeyFormat, OnError, Personal};
 use crate::domain::change::IfMissing;
 use crate::domain::value::ColumnType;
 
@@ -60,6 +60,43 @@ fn whatever_decides_rows_changes_it() {
     }
     // Versions hold topic indexes: another list of topics is another mapping.
     assert_ne!(fingerprint(|config| config.topics.push(topic("u", Format::Json))).0, unchanged.0);
+}
+
+/// A changed key is a changed mapping, and the key is not in it.
+#[test]
+fn hashes_have_the_fingerprint_of_their_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let with_key = |key: &str, change: fn(&mut Config)| {
+        let file = dir.path().join(key);
+        std::fs::write(&file, key).unwrap();
+        fingerprint(|config| {
+            config.personal.hash_key_file = Some(file);
+            config.tables[0].columns[1].personal = Some(Personal::Hash);
+            change(config);
+        })
+    };
+    let (one, other) = ("0123456789abcdef-one", "0123456789abcdef-other");
+    let first = with_key(one, |_| {});
+    assert_eq!(with_key(one, |_| {}), first);
+    assert_ne!(with_key(other, |_| {}), first);
+    assert_ne!(fingerprint(|_| {}), first);
+    let parts =
+        |(_, table): (String, String)| table.split_once(':').map(|(whole, _)| whole.to_owned()).unwrap();
+    assert_eq!(parts(with_key(one, |_| {})), parts(with_key(other, |_| {})), "only the column differs");
+    let in_key: fn(&mut Config) = |config| config.tables[0].columns[0].personal = Some(Personal::Hash);
+    assert_ne!(parts(with_key(one, in_key)), parts(with_key(other, in_key)), "other keys are other rows");
+    // What is in clear is in clear, whether that was said or not.
+    for personal in [Personal::Clear, Personal::No] {
+        let mut config = base();
+        config.tables[0].columns[1].personal = Some(personal);
+        assert_eq!(Plan::compile(&config).catalog().fingerprint, fingerprint(|_| {}).0);
+    }
+    for (personal, show_last) in [(Personal::Mask, 0), (Personal::Mask, 4), (Personal::Drop, 0)] {
+        let mut config = base();
+        config.tables[0].columns[1].personal = Some(personal);
+        config.tables[0].columns[1].show_last = show_last;
+        assert_ne!(Plan::compile(&config).catalog().fingerprint, fingerprint(|_| {}).0);
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod events;
 mod fingerprints;
 mod hostile;
 mod metadata;
+mod personal;
 mod programs;
 mod rows;
 mod support;

@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::super::{Outcome, Plan};
 use crate::config::{
     Column, Condition, Config, DeadLetters, Encoding, Expression, Format, Freshness, Gate, Kafka, Keep,
-    KeyFormat, Listener, Log, LogFormat, Mapping, OnConfigChange, OnError, OnGap, Otherwise, Rebuild,
-    RebuildPolicy, Replica, Rule, Sqlite, Startup, Table, TableSource, Target, Test, Topic, When,
+    KeyFormat, Listener, Log, LogFormat, Mapping, OnConfigChange, OnError, OnGap, Otherwise, PersonalData,
+    Rebuild, RebuildPolicy, Replica, Rule, Sqlite, Startup, Table, TableSource, Target, Test, Topic, When,
 };
 use crate::domain::change::{Change, IfMissing, Operation, Skip};
 use crate::domain::checkpoint::{PartitionMemory, TopicPartition};
@@ -37,6 +37,7 @@ pub fn config(topics: Vec<Topic>, tables: Vec<Table>) -> Config {
         tables,
         freshness: Freshness { interval: Duration::from_secs(1) },
         startup: Startup { gate: Gate::Auto, max_age: Duration::from_secs(3600) },
+        personal: PersonalData::default(),
         dead_letters: DeadLetters { max: 1000, max_rate: None, keep: Keep::Coordinates, max_bytes: 1 << 24 },
         http: Listener { listen },
         admin: Listener { listen },
@@ -96,6 +97,8 @@ fn column(spec: &str) -> Column {
         ty: ColumnType::from_name(ty.trim_end_matches('?')).unwrap(),
         nullable: ty.ends_with('?'),
         from: words.next().map(expression),
+        personal: None,
+        show_last: 0,
         encoding: encoding.map(|name| match name {
             "seconds" => Encoding::Seconds,
             "millis" => Encoding::Millis,
