@@ -48,6 +48,10 @@ fn history() -> impl Strategy<Value = Vec<Event>> {
 }
 
 impl Event {
+    fn depends_on_rows(&self) -> bool {
+        matches!(self.kind, 17..=20 | 25..)
+    }
+
     fn change(&self, catalog: &Catalog, offset: i64) -> Change {
         let table = &catalog.tables[self.table];
         let version = version(self.number, self.partition, offset);
@@ -155,6 +159,44 @@ proptest! {
     fn redis_with_json_ends_like_the_model(history in history(), complete_at in 0usize..20) {
         if server::available() {
             ends_like_the_model::<InRedisJson>(&history, complete_at)?;
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    /// A first copy that appends knows at its end what one knows that looks at each row.
+    #[test]
+    fn appended_rows_end_like_the_model(history in history(), calm in any::<bool>(), complete_at in 0usize..20) {
+        let catalog = Arc::new(catalog());
+        let history: Vec<Event> = history.into_iter().filter(|event| !calm || !event.depends_on_rows()).collect();
+        let (batches, reopens) = delivery(&catalog, &history);
+        let model = InMemory::new(catalog.clone());
+        let bench = InSqlite::new(catalog.clone());
+        let mut expected = model.open();
+        let mut store = bench.try_open().unwrap();
+        let complete_at = complete_at.min(batches.len() - 1);
+        for (nth, changes) in batches.iter().enumerate() {
+            let batch = seal(folded(&catalog, changes), nth);
+            let (applied, usual) = (store.apply(&batch).unwrap(), expected.apply(&batch).unwrap());
+            prop_assert_eq!(&applied.dead_letters, &usual.dead_letters);
+            prop_assert_eq!(&applied.missing_row, &usual.missing_row);
+            prop_assert_eq!(store.apply(&batch).unwrap().dead_letters_kept, applied.dead_letters_kept);
+            if reopens[nth] {
+                drop(store);
+                store = bench.try_open().unwrap();
+            }
+            if nth == complete_at {
+                store.complete().unwrap();
+                expected.complete().unwrap();
+            }
+            if nth >= complete_at {
+                prop_assert_eq!(
+                    picture(&catalog, &mut store, &*bench.reader()),
+                    picture(&catalog, &mut expected, &*model.reader())
+                );
+            }
         }
     }
 }

@@ -1,15 +1,17 @@
 //! One batch, one transaction.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
+use super::append::Sample;
 use super::generations::retired;
 use super::layout::TableSql;
 use super::order;
 use super::table::{Outcome, TableWriter};
 use super::{Memory, Role, SqliteStore, Unconfirmed};
-use crate::domain::batch::{Advance, AfterGap, Batch, Observed};
+use crate::domain::batch::{Advance, AfterGap, Batch, Observed, Step};
 use crate::domain::catalog::Catalog;
 use crate::domain::checkpoint::{AfterDelete, Checkpoint, PartitionMemory, Position, TopicPartition};
 use crate::domain::event_ids::{EventId, NewEventIds};
@@ -18,7 +20,8 @@ use crate::store::{Applied, StoreError, rules};
 
 impl SqliteStore {
     pub(super) fn apply_batch(&mut self, batch: &Batch) -> Result<Applied, StoreError> {
-        let turn = self.turn();
+        let home = Arc::clone(&self.home);
+        let turn = home.turn(self.role);
         let tx = Transaction::new_unchecked(&self.conn, TransactionBehavior::Immediate)?;
         let mut work = Work {
             conn: &self.conn,
@@ -27,6 +30,7 @@ impl SqliteStore {
             generation: self.generation,
             role: self.role,
             floors: &self.floors,
+            samples: &mut self.samples,
             memory: self.memory.clone(),
             dead_letter_bytes_max: i64::try_from(self.settings.dead_letter_bytes_max).unwrap_or(i64::MAX),
         };
@@ -139,6 +143,7 @@ pub(super) struct Work<'a> {
     pub generation: i64,
     role: Role,
     floors: &'a BTreeMap<TopicPartition, i64>,
+    samples: &'a mut [Sample],
     pub memory: Memory,
     pub dead_letter_bytes_max: i64,
 }
@@ -215,6 +220,9 @@ impl Work<'_> {
             let index = index as usize;
             let entry = &batch.entries[index];
             let shape = &self.catalog.tables[entry.table];
+            if let (Step::Row(row), true) = (&entry.step, self.memory.tables[entry.table].appending) {
+                self.samples[entry.table].look(shape.key_of(&row.values));
+            }
             let writer = writers[entry.table]
                 .get_or_insert_with(|| TableWriter::new(self.conn, shape, &self.sql[entry.table], now_ms));
             match writer.step(&mut self.memory.tables[entry.table], &entry.step)? {
@@ -224,6 +232,15 @@ impl Work<'_> {
                 Outcome::MissingRow(version) => {
                     applied.dead_letters.push(rules::missing_row(entry.table, shape, version, now_ms));
                 }
+            }
+        }
+        for (index, writer) in writers.iter_mut().enumerate() {
+            let memory = &mut self.memory.tables[index];
+            if let Some(writer) = writer
+                && memory.appending
+                && self.samples[index].is_mostly_again()
+            {
+                writer.end_appending(memory, true)?;
             }
         }
         applied.stale.sort_unstable();

@@ -38,7 +38,7 @@ pub(super) fn create_first(
          VALUES (1, ?1, ?2, ?3, ?3)",
         params![settings.replica_name, settings.heartbeat_limit_ms(), FIRST],
     )?;
-    define(&tx, catalog, FIRST, "live")?;
+    define(&tx, catalog, FIRST, Begin::FirstCopy)?;
     tx.commit()?;
     Ok(())
 }
@@ -49,7 +49,7 @@ pub(super) fn replace_unfinished(conn: &Connection, catalog: &Catalog) -> Result
     tx.execute("UPDATE _readside_meta_generations SET role = 'dropped'", [])?;
     let number = take_number(&tx)?;
     tx.execute("UPDATE _readside_meta_replica SET live = ?1", [number])?;
-    define(&tx, catalog, number, "live")?;
+    define(&tx, catalog, number, Begin::FirstCopy)?;
     tx.commit()?;
     Ok(number)
 }
@@ -63,7 +63,7 @@ pub(super) fn create_next(
     let tx = transaction(conn)?;
     tx.execute("UPDATE _readside_meta_generations SET role = 'dropped' WHERE role = 'next'", [])?;
     let number = take_number(&tx)?;
-    define(&tx, catalog, number, "next")?;
+    define(&tx, catalog, number, Begin::Next { alone: rebuild.live_is_frozen })?;
     tx.execute(
         "UPDATE _readside_meta_generations SET reason = ?2, may_go_back = ?3, accepts_loss = ?4, \
          carries_live = ?5 WHERE generation = ?1",
@@ -93,9 +93,20 @@ fn take_number(tx: &Connection) -> Result<i64, StoreError> {
     )?)
 }
 
+/// What a new generation is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Begin {
+    FirstCopy,
+    /// `alone`: nobody else writes the file.
+    Next {
+        alone: bool,
+    },
+}
+
 /// Tables and bookkeeping of a new generation.
-fn define(tx: &Connection, catalog: &Catalog, generation: i64, role: &str) -> Result<(), StoreError> {
+fn define(tx: &Connection, catalog: &Catalog, generation: i64, begin: Begin) -> Result<(), StoreError> {
     let described = described(catalog)?;
+    let role = if begin == Begin::FirstCopy { "live" } else { "next" };
     tx.execute(
         "INSERT INTO _readside_meta_generations (generation, role, fingerprint, catalog) VALUES (?1, ?2, ?3, ?4)",
         params![generation, role, catalog.fingerprint, described],
@@ -118,8 +129,15 @@ fn define(tx: &Connection, catalog: &Catalog, generation: i64, role: &str) -> Re
                 params![generation, table.name, catalog.topics[topic]],
             )?;
         }
-        for definition in &TableSql::new(table, generation).create {
+        let sql = TableSql::new(table, generation);
+        for definition in &sql.create {
             tx.execute_batch(definition)?;
+        }
+        // Otherwise at the end; see `append`. That locks the file for as long as it takes.
+        if begin == (Begin::Next { alone: false }) {
+            for index in &sql.key_indexes {
+                tx.execute_batch(index)?;
+            }
         }
     }
     Ok(())
@@ -157,6 +175,7 @@ impl SqliteStore {
             return Ok(Completion::Done);
         }
         if matches!(self.role, Role::Next { carries_live: true }) {
+            self.end_appending()?;
             self.adjust_indexes()?;
         }
         let turn = self.home.turns.second();
@@ -346,7 +365,7 @@ fn drop_something(tx: &Connection, catalog: &Catalog, generation: i64) -> Result
             }
             let name = quote(&name);
             // By whatever a column may be called, the row's number has one name that is free.
-            let rowid = free_rowid_name(table);
+            let rowid = layout::free_rowid_name(table);
             let gone = tx.execute(
                 &format!("DELETE FROM {name} WHERE {rowid} IN (SELECT {rowid} FROM {name} LIMIT ?1)"),
                 [DROPPED_PER_SLICE],
@@ -375,12 +394,6 @@ fn drop_something(tx: &Connection, catalog: &Catalog, generation: i64) -> Result
         }
     }
     Ok(false)
-}
-
-/// SQLite knows a row's number as `rowid`, `oid` and `_rowid_`, unless a column has that name.
-fn free_rowid_name(table: &crate::domain::catalog::Table) -> &'static str {
-    let taken = |name: &str| table.columns.iter().any(|column| column.name.eq_ignore_ascii_case(name));
-    ["rowid", "oid", "_rowid_"].into_iter().find(|name| !taken(name)).unwrap_or("rowid")
 }
 
 struct SwitchRules {

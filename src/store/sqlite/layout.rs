@@ -127,6 +127,10 @@ pub(super) fn drop_view(table: &str) -> String {
 #[derive(Debug)]
 pub(super) struct TableSql {
     pub create: Vec<String>,
+    /// What keeps each key once; empty where the key is the row's number. Made when appending ends.
+    pub key_indexes: Vec<String>,
+    /// The name of the first of them.
+    pub key_index: String,
     pub view: String,
     pub drop_view: String,
     pub statements: [String; STATEMENTS],
@@ -160,9 +164,18 @@ pub(super) enum Sql {
     /// Delete marks made before a time, at most so many.
     DropMarks,
     AnyVersion,
+    /// A row behind all others, whatever is there.
+    Append,
+    AppendHidden,
+    /// Every key with the number of its row, negative for the hidden ones, in the order of keys.
+    AllKeys,
+    Nth,
+    NthHidden,
+    DeleteNth,
+    DeleteNthHidden,
 }
 
-pub(super) const STATEMENTS: usize = Sql::AnyVersion as usize + 1;
+pub(super) const STATEMENTS: usize = Sql::DeleteNthHidden as usize + 1;
 
 /// Rows a truncate looks at together.
 pub(super) const PAGE: usize = 256;
@@ -190,6 +203,7 @@ impl TableSql {
             .collect();
         let given_key = given_key.join(" AND ");
         let keys = table.key.len();
+        let nth = free_rowid_name(table);
         let after_key = format!("({key}) > ({})", numbered(1, keys));
         let set: String = (0..n)
             .filter(|&index| !table.is_key(index))
@@ -238,9 +252,30 @@ impl TableSql {
                 "SELECT * FROM (SELECT {row} FROM {main} LIMIT 1) UNION ALL \
                  SELECT * FROM (SELECT {row} FROM {hidden} LIMIT 1) LIMIT 1"
             ),
+            format!("INSERT INTO {main} ({row}) VALUES ({})", numbered(1, d)),
+            format!("INSERT INTO {hidden} ({row}, _readside_at_ms) VALUES ({})", numbered(1, t)),
+            format!(
+                "SELECT {key}, {nth} FROM {main} UNION ALL SELECT {key}, -{nth} FROM {hidden} ORDER BY {}",
+                (1..=keys).map(|place| place.to_string()).collect::<Vec<_>>().join(", ")
+            ),
+            format!("SELECT {row} FROM {main} WHERE {nth} = ?1"),
+            format!("SELECT {row} FROM {hidden} WHERE {nth} = ?1"),
+            format!("DELETE FROM {main} WHERE {nth} = ?1"),
+            format!("DELETE FROM {hidden} WHERE {nth} = ?1"),
         ];
+        let key_index = |letters| format!("_readside_g{generation}{letters}_{}", table.name);
+        let key_indexes = match table.has_integer_key() {
+            true => Vec::new(),
+            false => [("k", &main), ("hk", &hidden)]
+                .map(|(letters, of)| {
+                    format!("CREATE UNIQUE INDEX {} ON {of} ({key})", quote(&key_index(letters)))
+                })
+                .into(),
+        };
         TableSql {
             create: definitions(table, generation, &main, &hidden, &columns),
+            key_indexes,
+            key_index: key_index("k"),
             view: format!("CREATE VIEW {} AS SELECT {listed} FROM {main}", quote(&table.name)),
             drop_view: drop_view(&table.name),
             statements,
@@ -248,7 +283,7 @@ impl TableSql {
     }
 }
 
-/// Tables and the indexes that they cannot work without.
+/// Tables, without the indexes of their keys.
 fn definitions(table: &Table, generation: i64, main: &str, hidden: &str, columns: &[String]) -> Vec<String> {
     let define = |visible: bool| {
         let columns: Vec<String> = table
@@ -267,7 +302,7 @@ fn definitions(table: &Table, generation: i64, main: &str, hidden: &str, columns
             .collect();
         columns.join(", ")
     };
-    let mut all = vec![
+    vec![
         format!("CREATE TABLE {main} ({}, _readside_v BLOB NOT NULL, _readside_d BLOB)", define(true)),
         format!(
             "CREATE TABLE {hidden} ({}, _readside_v BLOB, _readside_d BLOB NOT NULL, \
@@ -278,17 +313,13 @@ fn definitions(table: &Table, generation: i64, main: &str, hidden: &str, columns
             "CREATE INDEX {} ON {hidden} (_readside_at_ms) WHERE _readside_v IS NULL",
             quote(&format!("_readside_g{generation}m_{}", table.name))
         ),
-    ];
-    if !table.has_integer_key() {
-        let key = table.key.iter().map(|&index| columns[index].clone()).collect::<Vec<_>>().join(", ");
-        for (letters, of) in [("k", main), ("hk", hidden)] {
-            all.push(format!(
-                "CREATE UNIQUE INDEX {} ON {of} ({key})",
-                quote(&format!("_readside_g{generation}{letters}_{}", table.name))
-            ));
-        }
-    }
-    all
+    ]
+}
+
+/// SQLite knows a row's number as `rowid`, `oid` and `_rowid_`, unless a column has that name.
+pub(super) fn free_rowid_name(table: &Table) -> &'static str {
+    let taken = |name: &str| table.columns.iter().any(|column| column.name.eq_ignore_ascii_case(name));
+    ["rowid", "oid", "_rowid_"].into_iter().find(|name| !taken(name)).unwrap_or("rowid")
 }
 
 /// Columns of a main table as SQLite tells them: name, declared type, whether they may not be null,

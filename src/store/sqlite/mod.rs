@@ -5,10 +5,12 @@
 //! - `generations`, `turns`, `room`: building one beside the live one, and switching to it
 //! - `layout`, `views`: what is in it
 //! - `apply`, `order`, `table`, `letters`: one batch, one row, dead letters
+//! - `append`: rows of a first copy whose keys are not numbers
 //! - `upkeep`: the end of the first copy, the WAL, old delete marks
 //! - `reader`: the reading side
 
 mod adapt;
+mod append;
 mod apply;
 mod error;
 mod generations;
@@ -93,6 +95,8 @@ pub struct SqliteStore {
     /// Freshness that was taken over from another generation, and that an older proof must not
     /// take back.
     floors: BTreeMap<TopicPartition, i64>,
+    /// By table index: how often keys that are appended come again.
+    samples: Vec<append::Sample>,
     /// Outcome of the last batch whose commit was tried, in case that the reply gets lost.
     unconfirmed: Option<Unconfirmed>,
 }
@@ -125,6 +129,8 @@ struct TableMemory {
     held: i64,
     marks: i64,
     truncated: Option<Version>,
+    /// A key may be there more than once; see [`append`]. Equal to whether its index is missing.
+    appending: bool,
     /// The last whole row met one that was there already: the next will probably, too.
     update_first: bool,
 }
@@ -173,10 +179,7 @@ impl SqliteStore {
 
     /// Waits for its turn among the writers of this process.
     fn turn(&self) -> turns::Turn<'_> {
-        match self.role {
-            Role::Live => self.home.turns.first(),
-            Role::Next { .. } => self.home.turns.second(),
-        }
+        self.home.turn(self.role)
     }
 
     pub fn path(&self) -> &std::path::Path {

@@ -58,14 +58,16 @@ pub(super) fn generation(
     configure(&conn, &home.path, durable)?;
     conn.set_prepared_statement_cache_capacity(36 + layout::STATEMENTS * catalog.tables.len());
     adopt_settings(&conn, &catalog, &settings, generation)?;
-    let memory = load(&conn, &catalog, generation)?;
+    let sql: Vec<TableSql> = catalog.tables.iter().map(|table| TableSql::new(table, generation)).collect();
+    let memory = load(&conn, &catalog, &sql, generation)?;
     let store = SqliteStore {
         conn,
         path: home.path.clone(),
         home,
         generation,
         role,
-        sql: catalog.tables.iter().map(|table| TableSql::new(table, generation)).collect(),
+        sql,
+        samples: catalog.tables.iter().map(|_| super::append::Sample::default()).collect(),
         catalog,
         settings,
         memory,
@@ -118,9 +120,14 @@ fn adopt_settings(
     Ok(())
 }
 
-fn load(conn: &Connection, catalog: &Catalog, generation: i64) -> Result<Memory, StoreError> {
+fn load(
+    conn: &Connection,
+    catalog: &Catalog,
+    sql: &[TableSql],
+    generation: i64,
+) -> Result<Memory, StoreError> {
     let mut tables = Vec::with_capacity(catalog.tables.len());
-    for table in &catalog.tables {
+    for (table, sql) in catalog.tables.iter().zip(sql) {
         let (rows, held, marks, truncated): (i64, i64, i64, Option<Vec<u8>>) = conn.query_row(
             "SELECT rows, held, delete_marks, truncated FROM _readside_meta_tables \
              WHERE generation = ?1 AND table_name = ?2",
@@ -134,7 +141,11 @@ fn load(conn: &Connection, catalog: &Catalog, generation: i64) -> Result<Memory,
                     .ok_or_else(|| damaged("the truncate mark", "_readside_meta_tables"))?,
             ),
         };
-        tables.push(TableMemory { rows, held, marks, truncated, update_first: false });
+        let appending = !sql.key_indexes.is_empty()
+            && !conn
+                .prepare_cached("SELECT 1 FROM sqlite_schema WHERE type = 'index' AND name = ?1")?
+                .exists([&sql.key_index])?;
+        tables.push(TableMemory { rows, held, marks, truncated, appending, update_first: false });
     }
     let mut dead_letters = vec![0; catalog.topics.len()];
     let mut kept = conn.prepare(

@@ -15,7 +15,7 @@ use rusqlite::{Connection, FileControl, MAIN_DB, OpenFlags, OptionalExtension, p
 use super::error::{at, damaged, foreign};
 use super::layout::{self, APPLICATION_ID, FIRST, LAYOUT};
 use super::owner::{self, Lock};
-use super::turns::Turns;
+use super::turns::{Turn, Turns};
 use super::{Role, Settings, SqliteStore, adapt, generations, open, room};
 use crate::domain::catalog::Catalog;
 use crate::store::{Rebuild, StoreError};
@@ -41,6 +41,14 @@ pub(super) struct Home {
 impl Home {
     pub fn lock(&self) -> MutexGuard<'_, Lock> {
         self.lock.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for its turn among the writers of this process.
+    pub fn turn(&self, role: Role) -> Turn<'_> {
+        match role {
+            Role::Live => self.turns.first(),
+            Role::Next { .. } => self.turns.second(),
+        }
     }
 }
 

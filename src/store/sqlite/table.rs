@@ -33,9 +33,9 @@ pub(super) enum Outcome {
 
 /// Writes one table within one transaction.
 pub(super) struct TableWriter<'c> {
-    conn: &'c Connection,
-    shape: &'c Table,
-    sql: &'c TableSql,
+    pub(super) conn: &'c Connection,
+    pub(super) shape: &'c Table,
+    pub(super) sql: &'c TableSql,
     statements: [Option<CachedStatement<'c>>; STATEMENTS],
     /// Heartbeat of the batch.
     now_ms: i64,
@@ -47,6 +47,12 @@ impl<'c> TableWriter<'c> {
     }
 
     pub fn step(&mut self, memory: &mut TableMemory, step: &Step) -> Result<Outcome, StoreError> {
+        if memory.appending {
+            match step {
+                Step::Row(row) => return self.append(memory, row),
+                _ => self.end_appending(memory, true)?,
+            }
+        }
         match step {
             Step::Row(row) => match (row.version, row.deleted) {
                 (Some(version), _) if !row.needs_details() => self.whole_row(memory, row, version),
@@ -249,11 +255,15 @@ impl<'c> TableWriter<'c> {
         }
         let Some(place) = after else { return Ok(()) };
         *memory.count(place) += 1;
-        let n = row.values.len();
-        let now_ms = self.now_ms;
-        let statement = self.statement(if visible(after) { Sql::Put } else { Sql::PutHidden })?;
+        self.put(place, if visible(after) { Sql::Put } else { Sql::PutHidden }, row)
+    }
+
+    /// Runs a statement that takes a row as it is.
+    pub(super) fn put(&mut self, place: Place, sql: Sql, row: &RowState) -> Result<(), StoreError> {
+        let (n, shape, now_ms) = (row.values.len(), self.shape, self.now_ms);
+        let statement = self.statement(sql)?;
         bind_row(statement, &row.values, row.version)?;
-        if !visible(after) {
+        if place != Place::Visible {
             statement.raw_bind_parameter(n + 2, row.details(shape))?;
             statement.raw_bind_parameter(n + 3, now_ms)?;
         } else if row.needs_details() {
@@ -291,7 +301,7 @@ impl<'c> TableWriter<'c> {
     }
 
     /// Looked up in the connection's cache once a transaction, not once a row.
-    fn statement(&mut self, sql: Sql) -> Result<&mut CachedStatement<'c>, rusqlite::Error> {
+    pub(super) fn statement(&mut self, sql: Sql) -> Result<&mut CachedStatement<'c>, rusqlite::Error> {
         let slot = &mut self.statements[sql as usize];
         if slot.is_none() {
             *slot = Some(self.conn.prepare_cached(&self.sql.statements[sql as usize])?);
@@ -301,7 +311,7 @@ impl<'c> TableWriter<'c> {
 }
 
 impl TableMemory {
-    fn count(&mut self, place: Place) -> &mut i64 {
+    pub(super) fn count(&mut self, place: Place) -> &mut i64 {
         match place {
             Place::Visible => &mut self.rows,
             Place::Held => &mut self.held,

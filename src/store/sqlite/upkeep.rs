@@ -23,6 +23,7 @@ impl SqliteStore {
         if self.complete {
             return Ok(());
         }
+        self.end_appending()?;
         self.adjust_indexes()?;
         // From here on commits are ordered, and what was written before goes to the disk.
         self.conn.pragma_update(None, "synchronous", "FULL")?;
