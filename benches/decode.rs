@@ -143,7 +143,7 @@ fn registry(format: Format) -> Registry {
         Format::DebeziumAvro => (Kind::Avro, AVRO_ENVELOPE.replace("ROW", AVRO_ROW)),
         _ => (Kind::Avro, AVRO_ROW.to_owned()),
     };
-    Registry::fixed([(1, Schema { kind, text, references: Vec::new() })])
+    Registry::fixed([(1, Schema { kind, text, references: Vec::new(), versions: Vec::new() })])
 }
 
 const AVRO_ROW: &str = r#"{"type":"record","name":"Row","fields":[{"name":"id","type":"long"},{"name":"status","type":"string"},{"name":"customer","type":"string"},{"name":"mail","type":["null","string"]},{"name":"city","type":["null","string"]},{"name":"total","type":["null",{"type":"bytes","logicalType":"decimal","precision":12,"scale":2}]},{"name":"items","type":["null","int"]},{"name":"paid","type":["null","boolean"]},{"name":"updated_at","type":["null",{"type":"long","logicalType":"timestamp-micros"}]},{"name":"warehouse","type":["null","string"]},{"name":"trace","type":["null","string"]}]}"#;
@@ -292,6 +292,7 @@ fn config(format: Format, mapping: Mapping) -> Config {
             placeholder: "__debezium_unavailable_value".to_owned(),
             schema_file: None,
             message: None,
+            evolution: None,
         }],
         tables: vec![Table {
             name: "orders".to_owned(),

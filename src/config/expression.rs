@@ -11,6 +11,9 @@ use super::model::{Condition, Expression, Jq, Path, Root, Test};
 use crate::jq::condition::simple;
 use crate::jq::{Program, Wrong};
 
+/// What can be known of the schema that a record was written with.
+const SCHEMA_FACTS: [&str; 3] = ["name", "id", "version"];
+
 /// Why a text is not an expression; a sentence without the text itself.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum ExpressionError {
@@ -21,7 +24,7 @@ pub(super) enum ExpressionError {
     #[error("{}", .0.message)]
     Jq(Wrong),
     #[error(
-        "unknown variable; there are `$event` (the whole event), `$key` (the record key), `$topic`, `$partition`, `$offset`, `$timestamp` and `$headers`"
+        "unknown variable; there are `$event` (the whole event), `$key` (the record key), `$topic`, `$partition`, `$offset`, `$timestamp`, `$headers` and `$schema`"
     )]
     UnknownVariable,
     #[error(
@@ -36,13 +39,14 @@ pub(super) enum ExpressionError {
     TooLong(usize),
     #[error("this variable is a single value and has no fields")]
     NoFields,
+    #[error("of the schema there are `$schema.name`, `$schema.id` and `$schema.version`")]
+    SchemaFact,
     #[error("a header is text and has no fields; a name with dots is quoted: $headers.\"a.b\"")]
     HeaderFields,
     #[error("this needs a path such as `.name`, not a literal")]
     NotAPath,
     #[error("this is no condition; one compares something, such as `.status == \"active\"`")]
     NoCondition,
-    #[cfg(test)]
     #[error("this needs a plain path such as `.name`")]
     NotPlain,
 }
@@ -161,7 +165,6 @@ fn plain(text: &str) -> Result<Option<Expression>, ExpressionError> {
 }
 
 /// Reads a path.
-#[cfg(test)]
 pub(super) fn parse_path(text: &str) -> Result<Path, ExpressionError> {
     match parse(text)? {
         Expression::Path(path) => Ok(path),
@@ -219,6 +222,7 @@ fn path(text: &str) -> Result<Option<Path>, ExpressionError> {
         let Some((field, tail)) = segment(rest)? else { return Ok(None) };
         if fields.len() == root.depth_max() {
             return Err(match root.depth_max() {
+                1 if root == Root::Schema => ExpressionError::SchemaFact,
                 0 => ExpressionError::NoFields,
                 1 => ExpressionError::HeaderFields,
                 max => ExpressionError::TooLong(max),
@@ -226,6 +230,9 @@ fn path(text: &str) -> Result<Option<Path>, ExpressionError> {
         }
         fields.push(field);
         rest = tail;
+    }
+    if root == Root::Schema && !matches!(&fields[..], [fact] if SCHEMA_FACTS.contains(&fact.as_str())) {
+        return Err(ExpressionError::SchemaFact);
     }
     Ok(Some(Path { root, fields }))
 }
@@ -314,6 +321,7 @@ mod tests {
             ("$offset", of(Root::Offset, &[])),
             ("$timestamp", of(Root::Timestamp, &[])),
             ("$headers", of(Root::Headers, &[])),
+            ("$schema.version", of(Root::Schema, &["version"])),
             ("$headers.trace", of(Root::Headers, &["trace"])),
             (r#"$headers["ce-id"]"#, of(Root::Headers, &["ce-id"])),
         ] {
@@ -394,6 +402,9 @@ mod tests {
             ("$topic.x", ExpressionError::NoFields),
             ("$timestamp.x", ExpressionError::NoFields),
             ("$headers.x.y", ExpressionError::HeaderFields),
+            ("$schema", ExpressionError::SchemaFact),
+            ("$schema.nr", ExpressionError::SchemaFact),
+            ("$schema.id.x", ExpressionError::SchemaFact),
             ("$", ExpressionError::UnknownVariable),
             (".1a", ExpressionError::MalformedName),
             (".größe", ExpressionError::MalformedName),
@@ -424,7 +435,10 @@ mod tests {
         fn a_path_is_spelt_as_it_is_read(root in 0..Root::ALL.len(), fields in prop::collection::vec(".{0,3}|[a-z_0-9]{0,3}", 0..5)) {
             let root = Root::ALL[root];
             let fields: Vec<String> = fields;
-            let fields = fields.into_iter().take(root.depth_max()).collect();
+            let fields = match root {
+                Root::Schema => vec!["id".to_owned()],
+                _ => fields.into_iter().take(root.depth_max()).collect(),
+            };
             let path = Path { root, fields };
             prop_assert_eq!(parse_path(&path.to_string()), Ok(path));
         }

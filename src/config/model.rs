@@ -30,6 +30,38 @@ pub struct Config {
 }
 
 impl Config {
+    /// Whether anything reads `$schema.version`.
+    pub fn needs_schema_versions(&self) -> bool {
+        let is_version = |from: &Expression| match from {
+            Expression::Path(Path { root: Root::Schema, fields }) => {
+                fields.first().is_some_and(|fact| fact == "version")
+            }
+            _ => false,
+        };
+        let of_topics = self.topics.iter().any(|topic| {
+            let declared = topic.evolution.as_ref().map(|evolution| &evolution.version);
+            let ids = topic.event_ids.as_ref().map(|ids| &ids.source);
+            [declared, topic.version.as_ref(), topic.event_type.as_ref(), ids]
+                .into_iter()
+                .flatten()
+                .any(is_version)
+        });
+        let of_rule = |rule: &Rule| match rule {
+            Rule::Upsert { columns } | Rule::Patch { columns, .. } | Rule::Delete { key: columns } => {
+                columns.values().any(is_version)
+            }
+        };
+        let of_source = |source: &TableSource| match &source.mapping {
+            Mapping::Rows => false,
+            Mapping::Events(rules) => rules.values().any(of_rule),
+        };
+        of_topics
+            || self.tables.iter().any(|table| {
+                table.columns.iter().filter_map(|column| column.from.as_ref()).any(is_version)
+                    || table.sources.iter().any(of_source)
+            })
+    }
+
     /// The sections of the file in which two configurations differ; what only says how a change is
     /// taken is not one.
     pub fn differences(&self, other: &Config) -> Vec<&'static str> {
@@ -213,6 +245,79 @@ pub struct Topic {
     pub schema_file: Option<PathBuf>,
     /// Full name of the message in `schema_file`; `protobuf` only.
     pub message: Option<String>,
+    /// Which versions of their schema events have; `None`: there is only one.
+    pub evolution: Option<Evolution>,
+}
+
+/// The versions of a topic's events, and how older ones become the one that the mapping is written for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Evolution {
+    /// Where the version of an event is. Not a literal.
+    pub version: Expression,
+    /// The one that the mapping is written for.
+    pub current: String,
+    /// The one of events that do not say; `None`: they are not applied.
+    pub missing: Option<String>,
+    pub unknown: Unknown,
+    /// At most one from each version; they lead to the current one.
+    pub upcasts: Vec<Upcast>,
+}
+
+impl Evolution {
+    /// Every version that events may have, with the steps that lead from it to the current one: first the
+    /// current one, with none.
+    pub fn versions(&self) -> Vec<(&str, Vec<&Upcast>)> {
+        let mut versions = vec![(self.current.as_str(), Vec::new())];
+        for upcast in &self.upcasts {
+            let mut steps = vec![upcast];
+            // Their number bounds the way; a configuration whose steps go round was refused.
+            while let Some(last) = steps.last()
+                && last.to != self.current
+                && steps.len() <= self.upcasts.len()
+                && let Some(next) = self.upcasts.iter().find(|next| next.from == last.to)
+            {
+                steps.push(next);
+            }
+            versions.push((upcast.from.as_str(), steps));
+        }
+        versions
+    }
+}
+
+/// From one version to the next.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Upcast {
+    pub from: String,
+    pub to: String,
+    /// Only these event types; `None`: all.
+    pub events: Option<Vec<String>>,
+    pub rules: Vec<UpcastRule>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct UpcastRule {
+    /// Fields from `.` down, in the newer version; no rule's lie below another's.
+    pub target: Vec<String>,
+    pub change: Change,
+}
+
+/// Where the newer version's field comes from; expressions are those of the older version.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Change {
+    Rename(Vec<String>),
+    /// Where the older event has nothing there.
+    Default(Expression),
+    Set(Expression),
+}
+
+/// What becomes of events of a version that nobody declared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Unknown {
+    DeadLetter,
+    Stop,
+    Ignore,
+    /// They are read as the current one.
+    Accept,
 }
 
 impl Topic {
@@ -259,6 +364,11 @@ pub enum Format {
 }
 
 impl Format {
+    /// Whether `.` and `$event` are the same.
+    pub fn row_is_event(self) -> bool {
+        !self.is_debezium() && self != Format::CloudEvents
+    }
+
     /// Debezium's envelope, in whatever encoding.
     pub fn is_debezium(self) -> bool {
         matches!(self, Format::DebeziumJson | Format::DebeziumAvro)
@@ -462,10 +572,12 @@ pub enum Root {
     Timestamp,
     /// `$headers`: the record's headers by name, as text.
     Headers,
+    /// `$schema.name`, `$schema.id`, `$schema.version`: of the schema that the record was written with.
+    Schema,
 }
 
 impl Root {
-    pub const ALL: [Root; 8] = [
+    pub const ALL: [Root; 9] = [
         Root::Row,
         Root::Event,
         Root::Key,
@@ -474,6 +586,7 @@ impl Root {
         Root::Offset,
         Root::Timestamp,
         Root::Headers,
+        Root::Schema,
     ];
 
     /// As it is written in front of a path.
@@ -487,17 +600,18 @@ impl Root {
             Root::Offset => "$offset",
             Root::Timestamp => "$timestamp",
             Root::Headers => "$headers",
+            Root::Schema => "$schema",
         }
     }
 
-    /// Whether it is, or is in, the record's value.
+    /// Whether it is, or is in, the record's value, or what that names.
     pub fn is_value(self) -> bool {
-        matches!(self, Root::Row | Root::Event)
+        matches!(self, Root::Row | Root::Event | Root::Schema)
     }
 
     /// Whether it is what the log knows of a record, besides its key and its value.
     pub fn is_metadata(self) -> bool {
-        !matches!(self, Root::Row | Root::Event | Root::Key)
+        !self.is_value() && self != Root::Key
     }
 
     /// How many names a path from here may have.
@@ -505,7 +619,7 @@ impl Root {
         match self {
             // Nobody's events nest deeper than this, and the projection recurses.
             Root::Row | Root::Event | Root::Key => 32,
-            Root::Headers => 1,
+            Root::Headers | Root::Schema => 1,
             _ => 0,
         }
     }

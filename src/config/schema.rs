@@ -76,6 +76,7 @@ fn shape_schema(shape: &'static Shape) -> Value {
         Shape::RegistryUrl => json!({"type": "string", "pattern": "^https?://"}),
         Shape::Bool => json!({"type": "boolean"}),
         Shape::Word(words) => json!({"enum": words()}),
+        Shape::Path => json!({"type": "string", "pattern": "^ *[.$]"}),
         Shape::Expression => json!({"type": ["string", "number", "boolean", "null"]}),
         Shape::Condition => json!({"type": "string", "minLength": 1}),
         Shape::ColumnType => {

@@ -7,7 +7,7 @@ use crate::domain::change::IfMissing;
 
 use super::model::{
     Encoding, Format, Gate, Keep, KeyFormat, LogFormat, OnConfigChange, OnError, OnGap, Otherwise, Personal,
-    RebuildPolicy, RowEncoding,
+    RebuildPolicy, RowEncoding, Unknown,
 };
 use super::words::words;
 
@@ -56,6 +56,8 @@ pub(super) enum Shape {
     /// `true` or `false`.
     Bool,
     Word(fn() -> Vec<&'static str>),
+    /// A jq path.
+    Path,
     /// A jq path, a literal, or any other jq.
     Expression,
     /// jq that gives true or false.
@@ -316,7 +318,7 @@ static DEFAULTS: Section = Section {
 };
 
 /// Valid under `topics` and in an entry of a table's `sources`.
-static TOPIC_KEYS: [Key; 13] = [
+static TOPIC_KEYS: [Key; 15] = [
     key("format", Optional, Shape::Word(words::<Format>), "How values are encoded; default `json`."),
     key(
         "key_format",
@@ -380,8 +382,76 @@ static TOPIC_KEYS: [Key; 13] = [
         Shape::Text,
         "Debezium's `unavailable.value.placeholder`; default `__debezium_unavailable_value`.",
     ),
+    key(
+        "schema",
+        Optional,
+        Shape::Section(&SCHEMA),
+        "Which version of its schema an event has; see [EVOLUTION.md](EVOLUTION.md).",
+    ),
+    key(
+        "upcast",
+        Optional,
+        Shape::List(&Shape::Section(&UPCAST)),
+        "How events of older versions become the one that the mapping is written for.",
+    ),
 ];
-const TOPIC_UNSUPPORTED: &[&str] = &["upcast", "schema"];
+const TOPIC_UNSUPPORTED: &[&str] = &[];
+
+pub(super) static SCHEMA: Section = Section {
+    name: "a schema",
+    help: "Which version of its schema an event has.",
+    keys: &[&[
+        key(
+            "version",
+            Required,
+            Shape::Expression,
+            "Where the version is: a field, a header, or `$schema.version` (of the registry), `$schema.id`, `$schema.name`.",
+        ),
+        key("current", Required, Shape::Text, "The version that the mapping is written for."),
+        key(
+            "missing",
+            Optional,
+            Shape::Text,
+            "The version of events that do not say; default: they are of an unknown one.",
+        ),
+        key(
+            "unknown",
+            Default("dead_letter"),
+            Shape::Word(words::<Unknown>),
+            "What becomes of events of a version that is neither current nor upcast; `accept`: read as the current one.",
+        ),
+    ]],
+    unsupported: &[],
+};
+
+pub(super) static UPCAST: Section = Section {
+    name: "an upcast",
+    help: "From one version to the next.",
+    keys: &[&[
+        key("from", Required, Shape::Text, "The older version."),
+        key("to", Required, Shape::Text, "The newer version."),
+        key("events", Optional, Shape::List(&Shape::Text), "Only these event types; default: all."),
+        key(
+            "rename",
+            Optional,
+            Shape::Map { names: "path in the newer version", value: &Shape::Path },
+            "Fields that have another place in the older version.",
+        ),
+        key(
+            "default",
+            Optional,
+            Shape::Map { names: "path in the newer version", value: &Shape::Expression },
+            "What a field is where the older event has nothing there.",
+        ),
+        key(
+            "set",
+            Optional,
+            Shape::Map { names: "path in the newer version", value: &Shape::Expression },
+            "What a field is in any case: a constant, a path or jq on the older event.",
+        ),
+    ]],
+    unsupported: &[],
+};
 
 pub(super) static TOPIC: Section = Section {
     name: "a topic",

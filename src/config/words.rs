@@ -5,7 +5,7 @@ use crate::domain::value::ColumnType;
 
 use super::model::{
     Encoding, Format, Gate, Keep, KeyFormat, LogFormat, OnConfigChange, OnError, OnGap, Otherwise, Personal,
-    RebuildPolicy, RowEncoding,
+    RebuildPolicy, RowEncoding, Unknown,
 };
 
 /// An enum that is written as one word.
@@ -55,6 +55,15 @@ impl Word for KeyFormat {
 impl Word for Otherwise {
     const WORDS: &'static [(&'static str, Self)] =
         &[("ignore", Otherwise::Ignore), ("dead_letter", Otherwise::DeadLetter), ("stop", Otherwise::Stop)];
+}
+
+impl Word for Unknown {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("dead_letter", Unknown::DeadLetter),
+        ("stop", Unknown::Stop),
+        ("ignore", Unknown::Ignore),
+        ("accept", Unknown::Accept),
+    ];
 }
 
 impl Word for OnError {

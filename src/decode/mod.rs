@@ -11,6 +11,7 @@ mod cloudevents;
 mod connect;
 mod debezium;
 pub mod decimal;
+mod facts;
 mod framed;
 mod headers;
 mod json;
@@ -98,6 +99,9 @@ pub enum OwnVersion {
 /// A field that no record can have: the name of the record's type, in formats whose schema has one.
 pub const TYPE_FIELD: &str = "$type";
 
+/// Another: it has what a registry knows of the record's schema, `id` and `version`.
+pub const SCHEMA_FIELD: &str = "$schema";
+
 /// Why a record is not what its format says. `message` never holds contents.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error("{path}: {message}")]
@@ -161,6 +165,7 @@ impl Decoder {
         let registry = registry.unwrap_or(&nobody);
         let own: Vec<Vec<String>> = wanted.value.iter().map(|path| path.fields.clone()).collect();
         let file = topic.schema_file.as_deref();
+        let subject = format!("{}-value", topic.name);
         let value = match topic.format {
             Format::Json => Value::Json(json::Decoder::new(wanted)),
             Format::DebeziumJson => {
@@ -170,20 +175,20 @@ impl Decoder {
             }
             Format::DebeziumAvro => {
                 Value::Debezium(debezium::Decoder::new(wanted, &topic.placeholder, |paths| {
-                    Body::Avro(avro::Document::of_registry("$event", &paths, registry))
+                    Body::Avro(avro::Document::of_registry("$event", &paths, registry, &subject))
                 }))
             }
             Format::CloudEvents => Value::CloudEvents(cloudevents::Decoder::new(wanted)),
             Format::Avro => Value::Body(Body::Avro(match file {
                 Some(file) => avro::Document::of_file(".", &own, file),
-                None => avro::Document::of_registry(".", &own, registry),
+                None => avro::Document::of_registry(".", &own, registry, &subject),
             })),
             Format::Protobuf => Value::Body(Body::Protobuf(match (file, &topic.message) {
                 (Some(file), Some(message)) => protobuf::Document::of_file(".", &own, file, message),
-                _ => protobuf::Document::of_registry(".", &own, registry),
+                _ => protobuf::Document::of_registry(".", &own, registry, &subject),
             })),
             Format::JsonSchema => {
-                Value::Body(Body::JsonSchema(json_schema::Document::new(".", own, registry)))
+                Value::Body(Body::JsonSchema(json_schema::Document::new(".", own, registry, &subject)))
             }
             Format::Raw => Value::Raw(wanted.value.len()),
         };

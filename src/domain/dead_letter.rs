@@ -34,10 +34,12 @@ pub enum Reason {
     Expression,
     /// A jq expression that takes too many steps or too much memory.
     ExpressionLimit,
+    /// A version of the topic's schema that is neither the current one nor upcast.
+    SchemaVersion,
 }
 
 impl Reason {
-    pub const ALL: [Reason; 13] = [
+    pub const ALL: [Reason; 14] = [
         Reason::Malformed,
         Reason::Schema,
         Reason::TooLarge,
@@ -51,6 +53,7 @@ impl Reason {
         Reason::MissingRow,
         Reason::Expression,
         Reason::ExpressionLimit,
+        Reason::SchemaVersion,
     ];
 
     pub fn from_name(name: &str) -> Option<Reason> {
@@ -72,6 +75,7 @@ impl Reason {
             Reason::MissingRow => "missing_row",
             Reason::Expression => "expression",
             Reason::ExpressionLimit => "expression_limit",
+            Reason::SchemaVersion => "schema_version",
         }
     }
 }

@@ -4,17 +4,21 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::condition::{Condition, Test};
 use super::convert::{Refusal, Target, convert};
-use super::event_id::IdsOfTopic;
+use super::event_id::IdSource;
+use super::face::{Face, Filter, TableRows, VersionSource};
 use super::program::{Around, Calculated, KeyAs, short};
 use super::protection::{HashKey, Protection};
 use super::row::{Assignment, Row, Source};
-use super::topic::{Filter, Operation, TableRows, TableRule, TopicPlan, Types, VersionSource};
+use super::schema::Versions;
+use super::topic::TopicPlan;
+use super::types::{Operation, TableRule, Types};
+use crate::config::lift::{Lifted, lift, lift_program};
 use crate::config::{
     self, Column, Config, Encoding, Expression, Format, Jq, KeyFormat, Mapping, Path, Personal, Root, Rule,
-    Table, TableSource, Topic,
+    Table, TableSource, Topic, Upcast,
 };
 use crate::decode::registry::Registry;
-use crate::decode::{Decoder, Field, Placeholder, TYPE_FIELD, Wanted, deleted_row, path_text};
+use crate::decode::{Decoder, Field, Placeholder, SCHEMA_FIELD, TYPE_FIELD, Wanted, deleted_row, path_text};
 use crate::domain::change::IfMissing;
 use crate::domain::dead_letter::Reason;
 use crate::domain::event_ids::EventIds;
@@ -29,53 +33,37 @@ pub(super) struct Outside<'a> {
 
 pub(super) fn topic(config: &Config, index: usize, outside: &Outside<'_>) -> TopicPlan {
     let topic = &config.topics[index];
-    let mut compiler = Compiler { topic, wanted: Wanted::default(), row_is_before: false, key: outside.key };
-    let mut rows = Vec::new();
-    let mut rules = RulesByType::new();
-    let mut has_events = false;
-    for (table_index, table) in config.tables.iter().enumerate() {
-        for source in table.sources.iter().filter(|source| source.topic == index) {
-            let at = At { table, index: table_index, source };
-            match &source.mapping {
-                Mapping::Rows => rows.push(compiler.rows(&at)),
-                Mapping::Events(by_type) => {
-                    has_events = true;
-                    for (event, rule) in by_type {
-                        rules.entry(event.clone()).or_default().push(compiler.rule(&at, event, rule));
-                    }
-                }
-            }
-        }
-    }
-    let events = has_events.then(|| {
-        // A format with an envelope has its own idea of a type.
-        let of_envelope = || {
-            Expression::Path(Path { root: Root::Event, fields: vec![envelope_type(topic.format).to_owned()] })
-        };
-        let from = topic.event_type.clone().unwrap_or_else(of_envelope);
-        Types {
-            source: compiler.source(&from, compiler.has_text_keys()),
-            path: text_of(&from),
-            rules,
-            ignore: topic.ignore.iter().cloned().collect(),
-            otherwise: topic.otherwise,
-        }
-    });
-    let version = match (&topic.version, topic.format) {
-        (Some(from), _) => {
-            let source = compiler.source(from, compiler.has_text_keys());
-            VersionSource::Path { source, path: text_of(from) }
-        }
-        (None, format) if format.is_debezium() => VersionSource::Format,
-        (None, _) => VersionSource::Position,
+    let mut compiler = Compiler {
+        topic,
+        wanted: Wanted::default(),
+        row_is_before: false,
+        key: outside.key,
+        steps: Vec::new(),
+        event: None,
     };
-    let event_ids = topic.event_ids.as_ref().map(|ids| IdsOfTopic {
-        source: compiler.source(&ids.source, compiler.has_text_keys()),
-        path: text_of(&ids.source),
-        remembered: EventIds::new(ids.window),
-    });
+    let mut faces = Vec::new();
+    let mut versions = None;
+    if let Some(evolution) = &topic.evolution {
+        let mut indexes = HashMap::new();
+        for (version, steps) in evolution.versions() {
+            indexes.insert(version.to_owned(), faces.len());
+            compiler.steps = steps;
+            faces.push(compiler.face(config, index));
+        }
+        compiler.steps = Vec::new();
+        versions = Some(Versions {
+            source: compiler.source(&evolution.version, compiler.has_text_keys()),
+            path: text_of(&evolution.version),
+            missing: evolution.missing.as_ref().and_then(|version| indexes.get(version)).copied(),
+            faces: indexes,
+            unknown: evolution.unknown,
+        });
+    } else {
+        faces.push(compiler.face(config, index));
+    }
+    let event_ids = topic.event_ids.as_ref().map(|ids| EventIds::new(ids.window));
     let decoder = Decoder::compile(topic, &compiler.wanted, outside.registry);
-    TopicPlan::new(decoder, version, rows, events, event_ids)
+    TopicPlan::new(decoder, faces, versions, event_ids)
 }
 
 fn envelope_type(format: Format) -> &'static str {
@@ -104,9 +92,65 @@ struct Compiler<'a> {
     row_is_before: bool,
     /// Of hashes.
     key: Option<&'a HashKey>,
+    /// From the version that is compiled to the current one.
+    steps: Vec<&'a Upcast>,
+    /// The event type that is compiled.
+    event: Option<String>,
 }
 
 impl Compiler<'_> {
+    /// What the events of one version of the topic's schema do.
+    fn face(&mut self, config: &Config, index: usize) -> Face {
+        let topic = self.topic;
+        let mut rows = Vec::new();
+        let mut rules = RulesByType::new();
+        let mut has_events = false;
+        for (table_index, table) in config.tables.iter().enumerate() {
+            for source in table.sources.iter().filter(|source| source.topic == index) {
+                let at = At { table, index: table_index, source };
+                match &source.mapping {
+                    Mapping::Rows => rows.push(self.rows(&at)),
+                    Mapping::Events(by_type) => {
+                        has_events = true;
+                        for (event, rule) in by_type {
+                            self.event = Some(event.clone());
+                            rules.entry(event.clone()).or_default().push(self.rule(&at, event, rule));
+                        }
+                        self.event = None;
+                    }
+                }
+            }
+        }
+        let events = has_events.then(|| {
+            // A format with an envelope has its own idea of a type.
+            let of_envelope = || {
+                let fields = vec![envelope_type(topic.format).to_owned()];
+                Expression::Path(Path { root: Root::Event, fields })
+            };
+            let from = topic.event_type.clone().unwrap_or_else(of_envelope);
+            Types {
+                source: self.source(&from, self.has_text_keys()),
+                path: text_of(&from),
+                rules,
+                ignore: topic.ignore.iter().cloned().collect(),
+                otherwise: topic.otherwise,
+            }
+        });
+        let version = match (&topic.version, topic.format) {
+            (Some(from), _) => {
+                let source = self.source(from, self.has_text_keys());
+                VersionSource::Path { source, path: text_of(from) }
+            }
+            (None, format) if format.is_debezium() => VersionSource::Format,
+            (None, _) => VersionSource::Position,
+        };
+        let event_id = topic.event_ids.as_ref().map(|ids| IdSource {
+            source: self.source(&ids.source, self.has_text_keys()),
+            path: text_of(&ids.source),
+        });
+        Face { version, rows, events, event_id }
+    }
+
     fn rows(&mut self, at: &At<'_>) -> TableRows {
         let none = BTreeMap::new();
         let upsert = self.row(at, |compiler, index, column| {
@@ -177,7 +221,12 @@ impl Compiler<'_> {
     fn condition(&mut self, condition: &config::Condition, text_key: bool) -> Condition {
         let test = match &condition.test {
             config::Test::Simple(simple) => self.test(simple, text_key),
-            config::Test::Jq(program) => Test::Program(Box::new(self.calculated(program, text_key))),
+            config::Test::Jq(program) => {
+                let row_is_event = self.topic.format.row_is_event();
+                let lifted = lift_program(&self.steps, &program.text, self.event.as_deref(), row_is_event);
+                // Looked at when the configuration was checked.
+                Test::Program(Box::new(self.calculated(lifted.as_ref().unwrap_or(program), text_key)))
+            }
         };
         Condition { test, text: short(&condition.text) }
     }
@@ -187,7 +236,7 @@ impl Compiler<'_> {
         let mut from = |from: &condition::From| {
             let root = from.variable.unwrap_or(".");
             let root = Root::ALL.into_iter().find(|known| known.name() == root).unwrap_or(Root::Row);
-            self.path(&Path { root, fields: from.fields.clone() }, text_key)
+            self.source(&Expression::Path(Path { root, fields: from.fields.clone() }), text_key)
         };
         match condition {
             Simple::Is(path) => Test::Is(from(path)),
@@ -226,15 +275,9 @@ impl Compiler<'_> {
             }
             _ => None,
         };
-        let source = match (nothing, from) {
+        let source = match (nothing, self.lifted(from)) {
             (Some(value), _) => Source::Literal(value),
-            (None, Expression::Path(path)) => self.path(path, self.has_text_key(at)),
-            (None, Expression::Jq(program)) => {
-                // It gives values, not the text that a database holds.
-                target.json_in_text = false;
-                self.program(program, self.has_text_key(at))
-            }
-            (None, Expression::Literal(text)) => {
+            (None, Ok(Lifted::Plain(Expression::Literal(text)))) => {
                 target.json_in_text = false;
                 let field = Field::Json(text.trim());
                 // Converted once. A literal that does not fit is refused when the configuration is
@@ -244,6 +287,12 @@ impl Compiler<'_> {
                     None => convert(field, &target),
                 })
             }
+            (None, Ok(lifted)) => {
+                // jq gives values, not the text that a database holds.
+                target.json_in_text &= !matches!(lifted, Lifted::Plain(Expression::Jq(_)));
+                self.source_of(&lifted, self.has_text_key(at))
+            }
+            (None, Err(refusal)) => Source::Literal(Err(refusal)),
         };
         Assignment { source, path: text_of(from), target, protection }
     }
@@ -297,14 +346,30 @@ impl Compiler<'_> {
         self.topic.key_format_of(1) == KeyFormat::Text
     }
 
-    /// `from` is no literal.
     fn source(&mut self, from: &Expression, text_key: bool) -> Source {
-        match from {
-            Expression::Path(path) => self.path(path, text_key),
-            Expression::Jq(program) => self.program(program, text_key),
-            // Refused when the configuration was checked.
-            Expression::Literal(text) => {
-                Source::Literal(Err(Refusal::new(Reason::WrongType, format!("is the constant {text}"))))
+        match self.lifted(from) {
+            Ok(lifted) => self.source_of(&lifted, text_key),
+            Err(refusal) => Source::Literal(Err(refusal)),
+        }
+    }
+
+    /// What an expression is for the version that is compiled.
+    fn lifted(&self, from: &Expression) -> Result<Lifted, Refusal> {
+        let row_is_event = self.topic.format.row_is_event();
+        // Looked at when the configuration was checked.
+        lift(&self.steps, from, self.event.as_deref(), row_is_event)
+            .map_err(|wrong| Refusal::new(Reason::Expression, wrong.message))
+    }
+
+    fn source_of(&mut self, lifted: &Lifted, text_key: bool) -> Source {
+        match lifted {
+            Lifted::Absent => Source::Nothing,
+            Lifted::Plain(Expression::Path(path)) => self.path(path, text_key),
+            Lifted::Plain(Expression::Jq(program)) => self.program(program, text_key),
+            Lifted::Plain(Expression::Literal(text)) => Source::Constant(text.clone()),
+            Lifted::Or(first, second) => {
+                let (first, second) = (self.source_of(first, text_key), self.source_of(second, text_key));
+                Source::Or(Box::new(first), Box::new(second))
             }
         }
     }
@@ -341,11 +406,22 @@ impl Compiler<'_> {
             Root::Partition => Source::Partition,
             Root::Offset => Source::Offset,
             Root::Timestamp => Source::Timestamp,
+            // Decoders have it as fields that no event can have.
+            Root::Schema => match path.fields.first().map(String::as_str) {
+                Some("name") => self.event_slot(&[TYPE_FIELD]),
+                Some(fact) => self.event_slot(&[SCHEMA_FIELD, fact]),
+                None => Source::Nothing,
+            },
             Root::Headers => match path.fields.first() {
                 Some(name) => Source::Header(name.clone()),
                 None => Source::Headers,
             },
         }
+    }
+
+    fn event_slot(&mut self, fields: &[&str]) -> Source {
+        let fields = fields.iter().map(|&field| field.to_owned()).collect();
+        Source::Value(slot(&mut self.wanted.value, &Path { root: Root::Event, fields }))
     }
 
     fn key_slot(&mut self, path: &Path) -> usize {

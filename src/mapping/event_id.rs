@@ -10,24 +10,24 @@ use crate::domain::dead_letter::Reason;
 use crate::domain::event_ids::{EventId, EventIds};
 
 #[derive(Debug)]
-pub struct IdsOfTopic {
+pub struct IdSource {
     pub source: Source,
     pub path: String,
-    pub remembered: EventIds,
 }
 
-impl IdsOfTopic {
+impl IdSource {
     /// The id of an event that was not applied yet. Not remembered before its changes are made: an
     /// event that is rejected may come again.
     pub fn of_new_event<'a>(
         &self,
+        applied: &EventIds,
         inputs: &mut Inputs<'a>,
         decoder: &mut Decoder,
     ) -> Result<EventId, Outcome> {
         let field = inputs.read(&self.source, decoder);
         let field = field.map_err(|error| Outcome::Rejected(rejection(error, None)))?;
         let id = read(field).map_err(|refusal| Outcome::Rejected(refused(refusal, &self.path)))?;
-        if self.remembered.contains(id) {
+        if applied.contains(id) {
             return Err(Outcome::Skipped(Skip::Duplicate));
         }
         Ok(id)

@@ -10,7 +10,8 @@
 use serde_json::{Value, json};
 
 use crate::config::{
-    Config, Encoding, Expression, Format, KeyFormat, Mapping, Personal, Rule, Table, TableSource,
+    Change, Config, Encoding, Evolution, Expression, Format, KeyFormat, Mapping, Personal, Rule, Table,
+    TableSource, Unknown, Upcast, UpcastRule,
 };
 use crate::decode::path_text;
 use crate::domain::change::IfMissing;
@@ -142,6 +143,9 @@ fn source(config: &Config, table: &Table, source: &TableSource) -> Value {
         let when = source.when.events.iter().map(|(event, when)| (event.clone(), json!(when.text)));
         description["when_events"] = Value::Object(when.collect());
     }
+    if let Some(found) = &topic.evolution {
+        description["evolution"] = evolution(found);
+    }
     // Where the file is says nothing of the rows, and neither does where the registry is.
     if let Some(message) = &topic.message {
         description["message"] = json!(message);
@@ -177,6 +181,26 @@ fn expression(expression: &Expression) -> Value {
         Expression::Literal(text) => json!({ "literal": text }),
         Expression::Jq(program) => json!({ "jq": program.text }),
     }
+}
+
+/// Policies for events that are not applied are left out, as elsewhere.
+fn evolution(evolution: &Evolution) -> Value {
+    let upcast = |upcast: &Upcast| {
+        let rule = |rule: &UpcastRule| match &rule.change {
+            Change::Rename(old) => json!({ "to": rule.target, "rename": old }),
+            Change::Default(value) => json!({ "to": rule.target, "default": expression(value) }),
+            Change::Set(value) => json!({ "to": rule.target, "set": expression(value) }),
+        };
+        let rules: Vec<Value> = upcast.rules.iter().map(rule).collect();
+        json!({ "from": upcast.from, "to": upcast.to, "events": upcast.events, "rules": rules })
+    };
+    json!({
+        "version": expression(&evolution.version),
+        "current": evolution.current,
+        "missing": evolution.missing,
+        "accept": evolution.unknown == Unknown::Accept,
+        "upcasts": evolution.upcasts.iter().map(upcast).collect::<Vec<_>>(),
+    })
 }
 
 /// Where only paths used to be: a path as its text.

@@ -8,13 +8,16 @@ mod compile;
 mod condition;
 mod convert;
 mod event_id;
+mod face;
 mod fingerprint;
 mod json_text;
 mod native;
 mod program;
 mod protection;
 mod row;
+mod schema;
 mod topic;
+mod types;
 mod version;
 
 use std::collections::BTreeMap;
@@ -70,7 +73,11 @@ pub struct Plan {
 impl Plan {
     /// `config` is already checked: its indexes point at what is there.
     pub fn compile(config: &Config) -> Plan {
-        Plan::with_registry(config, config.schema_registry.as_ref().map(Registry::new))
+        let registry = |settings| match config.needs_schema_versions() {
+            true => Registry::with_versions(settings),
+            false => Registry::new(settings),
+        };
+        Plan::with_registry(config, config.schema_registry.as_ref().map(registry))
     }
 
     /// The same with schemas from elsewhere than `schema_registry` says.
@@ -118,7 +125,7 @@ impl Plan {
     /// Goes on with the event ids that the store has after a start, oldest first.
     pub fn restore_event_ids(&mut self, topic: usize, stored: Vec<EventId>) {
         if let Some(ids) = self.topics.get_mut(topic).and_then(|topic| topic.event_ids.as_mut()) {
-            ids.remembered.restore(stored);
+            ids.restore(stored);
         }
     }
 
@@ -126,22 +133,20 @@ impl Plan {
     /// same batch.
     pub fn take_event_ids(&mut self) -> BTreeMap<usize, NewEventIds> {
         let topics = self.topics.iter_mut().enumerate();
-        topics
-            .filter_map(|(topic, plan)| Some((topic, plan.event_ids.as_mut()?.remembered.take_news()?)))
-            .collect()
+        topics.filter_map(|(topic, plan)| Some((topic, plan.event_ids.as_mut()?.take_news()?))).collect()
     }
 
     /// The batch in the making is dropped, with the events whose ids were remembered for it.
     pub fn drop_event_ids(&mut self) {
         for ids in self.topics.iter_mut().filter_map(|topic| topic.event_ids.as_mut()) {
-            ids.remembered.forget_news();
+            ids.forget_news();
         }
     }
 
     /// A topic begins anew: none of its events was seen before.
     pub fn clear_event_ids(&mut self, topic: usize) {
         if let Some(ids) = self.topics.get_mut(topic).and_then(|topic| topic.event_ids.as_mut()) {
-            ids.remembered.clear();
+            ids.clear();
         }
     }
 

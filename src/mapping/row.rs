@@ -43,6 +43,12 @@ pub enum Source {
     /// All headers, as an object.
     Headers,
     Jq(Box<Calculated>),
+    /// The first that is neither absent nor null.
+    Or(Box<Source>, Box<Source>),
+    /// A constant, as JSON.
+    Constant(String),
+    /// Always absent.
+    Nothing,
     Literal(Result<Value, Refusal>),
 }
 
@@ -125,7 +131,12 @@ impl<'a> Inputs<'a> {
             Source::Header(name) => header(self.around, name),
             Source::Headers => headers_json(self.around),
             Source::Jq(program) => program.field(self)?,
-            Source::Literal(_) => Field::Absent,
+            Source::Or(first, second) => match self.field(first)? {
+                Field::Absent | Field::Json("null") => self.field(second)?,
+                field => field,
+            },
+            Source::Constant(json) => Field::Json(self.around.scratch.text(json)),
+            Source::Literal(_) | Source::Nothing => Field::Absent,
         })
     }
 }
@@ -180,6 +191,7 @@ impl Source {
         match self {
             Source::Key(_) | Source::KeyFieldOrWhole { .. } => true,
             Source::Jq(program) => program.reads_key(),
+            Source::Or(first, second) => first.reads_key() || second.reads_key(),
             _ => false,
         }
     }
@@ -189,6 +201,7 @@ impl Source {
         match self {
             Source::Value(_) => true,
             Source::Jq(program) => program.reads_value(),
+            Source::Or(first, second) => first.reads_value() || second.reads_value(),
             _ => false,
         }
     }

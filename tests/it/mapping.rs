@@ -1,8 +1,10 @@
 //! What a mapping can say, against a real broker: the examples of `config/examples` that are about it.
 
-use crate::daemon::{reader, rows};
+use crate::daemon::{Daemon, header, reader, rows};
 use crate::examples::{dead_letters, example, feed, start};
+use crate::formats::Avro;
 use crate::kafka::{self, Message};
+use crate::registry;
 
 #[test]
 fn what_the_log_knows_of_a_record_becomes_columns() {
@@ -296,4 +298,98 @@ fn personal_data_is_hashed_masked_or_dropped_and_nowhere_in_clear() {
     let mut daemon = start(dir.path(), &example("personal.yaml"), &broker.bootstrap(), &variables);
     assert_eq!(daemon.wait(20).code(), Some(64));
     assert!(daemon.log().contains("the key of hashed columns has 5 bytes"), "{}", daemon.log());
+}
+
+#[test]
+fn events_of_every_version_lead_to_the_same_rows() {
+    let Some(broker) = kafka::shared() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let topic = "orders.history";
+    broker.create_topic(topic, 2, &[]);
+    let placed = |schema: &str, sequence: u32, order: &str| {
+        Message::without_key(format!(
+            r#"{{"type":"OrderPlaced",{schema}"sequence":{sequence},"order":{order}}}"#
+        ))
+    };
+    broker.produce(
+        topic,
+        [
+            placed("", 1, r#"{"id":1,"customer":7,"total":1.50,"weight_kilos":0.5}"#).to(0),
+            placed(r#""schema":2,"#, 2, r#"{"id":2,"customer":{"id":7},"total":1.50,"currency":"EUR"}"#).to(1),
+            placed(r#""schema":"3","#, 3, r#"{"id":3,"customer":{"id":7},"amount":{"value":1.50,"currency":"EUR"},"channel":"shop","weight_grams":9}"#).to(0),
+            placed(r#""schema":1,"#, 4, r#"{"id":4,"customer":7,"total":2,"currency":"CHF"}"#).to(0),
+            Message::without_key(r#"{"type":"OrderShipped","schema":1,"sequence":5,"order_id":1}"#).to(1),
+            // Of the wrong shape for their version, and of one that nobody has declared.
+            placed(r#""schema":3,"#, 6, r#"{"id":5,"customer":7,"total":1.50}"#).to(0),
+            placed(r#""schema":4,"#, 7, r#"{"id":6}"#).to(0),
+        ],
+    );
+    let mut daemon = start(dir.path(), &example("evolution.yaml"), &broker.bootstrap(), &[]);
+    daemon.started();
+    let connection = reader(dir.path());
+    let all = "SELECT id, customer, total, currency, channel, weight, status FROM orders ORDER BY id";
+    assert_eq!(
+        rows(&connection, all),
+        [
+            "1|7|1.50|EUR|web|500|shipped",
+            "2|7|1.50|EUR|web|NULL|placed",
+            "3|7|1.50|EUR|shop|9|placed",
+            "4|7|2|CHF|web|NULL|placed",
+        ]
+    );
+    assert_eq!(
+        dead_letters(dir.path()),
+        ["orders.history|wrong_type|.order.customer.id", "orders.history|schema_version|.schema"]
+    );
+    let moved = placed("", 8, r#"{"id":2,"customer":8,"total":3}"#);
+    feed(&mut daemon, broker, topic, [moved]);
+    assert_eq!(rows(&connection, all)[1], "2|8|3|EUR|web|NULL|placed");
+}
+
+/// The version under the topic's subject decides how a record is read.
+#[test]
+fn the_version_of_a_schema_in_the_registry_chooses_how_a_record_is_read() {
+    let (Some(broker), Some(registry)) = (kafka::shared(), registry::shared()) else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let topic = kafka::topic_name("registry-versions");
+    broker.create_topic(&topic, 1, &[]);
+    let schema = |fields: &str| {
+        format!(r#"{{"type":"record","name":"Person","fields":[{{"name":"id","type":"long"}},{fields}]}}"#)
+    };
+    let subject = format!("{topic}-value");
+    let title = schema(r#"{"name":"title","type":"string"}"#);
+    let name =
+        schema(r#"{"name":"name","type":"string"},{"name":"title","type":["null","string"],"default":null}"#);
+    let third = schema(r#"{"name":"name","type":"string"}"#);
+    // The same schema elsewhere, under another version.
+    registry.register(&format!("{topic}-elsewhere"), "AVRO", &name, &[]);
+    let first = registry.register(&subject, "AVRO", &title, &[]);
+    let second = registry.register(&subject, "AVRO", &name, &[]);
+    let third = registry.register(&subject, "AVRO", &third, &[]);
+    broker.produce(
+        &topic,
+        [
+            Message::new("1", Avro::of(first).long(1).bytes("Ada").0),
+            Message::new("2", Avro::of(second).long(2).bytes("Bob").long(1).bytes("Dr").0),
+            Message::new("3", Avro::of(third).long(3).bytes("Cleo").0),
+        ],
+    );
+    let yaml = format!(
+        "{}schema_registry: {{ url: \"{}\" }}\n\
+         topics:\n  {topic}:\n    format: avro\n    key_format: text\n    \
+         schema: {{ version: $schema.version, current: 2 }}\n    \
+         upcast: [{{ from: 1, to: 2, rename: {{ .name: .title }} }}]\n\
+         tables:\n  people:\n    topic: {topic}\n    key: id\n    \
+         columns: {{ id: integer, name: text, title: text?, v: {{ type: integer, from: $schema.version }}, \
+         schema_id: {{ type: integer, from: $schema.id }}, record: {{ type: text, from: $schema.name }} }}\n",
+        header(&broker.bootstrap(), dir.path()),
+        registry.url(),
+    );
+    let mut daemon = Daemon::start(dir.path(), &yaml);
+    daemon.started();
+    assert_eq!(
+        rows(&reader(dir.path()), "SELECT id, name, title, v, schema_id, record FROM people ORDER BY id"),
+        [format!("1|Ada|NULL|1|{first}|Person"), format!("2|Bob|Dr|2|{second}|Person")]
+    );
+    assert_eq!(dead_letters(dir.path()), [format!("{topic}|schema_version|$schema.version")]);
 }

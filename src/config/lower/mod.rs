@@ -5,10 +5,12 @@
 
 mod columns;
 mod events;
+mod evolution;
 mod kafka;
 mod personal;
 mod registry;
 mod replica;
+mod sources;
 mod tables;
 mod topics;
 
@@ -83,16 +85,19 @@ pub(super) fn lower(report: &mut Report, root: &Node) -> Option<Config> {
 
     let (defaults, tables, freshness) = (defaults?, tables?, freshness?);
     let topic_names = topics.names();
+    let upcasts = topics.upcasts();
     let tables = tables
         .into_iter()
         .filter_map(|table| table.finish(report, &topic_names, &defaults, &freshness))
-        .collect();
+        .collect::<Vec<_>>();
     let (http, admin) = listeners?;
+    let topics = topics.finish(&defaults);
+    evolution::check_lifts(report, &upcasts, &topics, &tables);
     Some(Config {
         kafka: kafka?,
         schema_registry: schema_registry?,
         replica: replica::finish(replica?, Rebuilds { policy: policy?.value, limits: limits? }),
-        topics: topics.finish(&defaults),
+        topics,
         tables,
         freshness,
         startup: startup?,

@@ -17,7 +17,8 @@ use crate::domain::value::ColumnType;
 use super::columns::{Columns, condition};
 use super::events::{self, Target};
 use super::personal::Declared;
-use super::topics::{Order, Topics, Use, source};
+use super::sources::source;
+use super::topics::{Order, Topics, Use};
 use super::{Defaults, staleness};
 
 const TABLES_MAX: usize = 1_000;
@@ -322,11 +323,21 @@ fn lower_source(
         events,
         patches_need_rows,
         key_columns,
+        schema_facts: schema_facts(target, &topic.place),
         when_field,
         field_column: field_column.map(|column| target.columns.name(column).to_owned()),
     };
     topics.add_use(&topic.value, used);
     Some(Source { topic: topic.value, place: topic.place, mapping, key_from, when })
+}
+
+/// What columns take of the schema itself.
+fn schema_facts(target: &Target, place: &Place) -> Vec<(String, Place)> {
+    let fact = |column: usize| match target.columns.from(column) {
+        Some(Expression::Path(path)) if path.root == Root::Schema => path.fields.first().cloned(),
+        _ => None,
+    };
+    (0..target.columns.len()).filter_map(fact).map(|fact| (fact, place.clone())).collect()
 }
 
 /// A record without a value deletes; all that it has is the record key.

@@ -3,26 +3,25 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use crate::config::expression::parse_source;
-use crate::config::fields::{Fields, Given, entries, few, items, scalar, scalar_text};
+use crate::config::fields::{Fields, Given, entries, few, scalar};
 use crate::config::model::{
     EventIds, Expression, Format, KeyFormat, OnError, OnGap, Otherwise, Path, Root, Topic,
 };
 use crate::config::problem::{Place, Problem, Report};
-use crate::config::scalar::{count, file, text, topic_name, word};
+use crate::config::scalar::{file, text, topic_name, word};
 use crate::config::sections::TOPIC;
 use crate::config::tree::Node;
 use crate::config::words::Word as _;
-use crate::domain::event_ids::{WINDOW_DEFAULT, WINDOW_MAX};
+use crate::domain::event_ids::WINDOW_DEFAULT;
 
 use super::Defaults;
-use super::columns::wrong_expression;
+use super::evolution::{self, Schema, Upcasts};
+use super::sources::{event_id, event_type, event_types, on_gap, version, window};
 
 /// What Debezium sends unless `unavailable.value.placeholder` says otherwise.
 const PLACEHOLDER: &str = "__debezium_unavailable_value";
 
 const TOPICS_MAX: usize = 1_000;
-const IGNORED_MAX: usize = 1_000;
 
 /// All topics by name: declared ones and those that tables name.
 #[derive(Default)]
@@ -48,6 +47,8 @@ struct Draft {
     placeholder: Option<Given<String>>,
     schema_file: Option<Given<PathBuf>>,
     message: Option<Given<String>>,
+    schema: Option<Given<Schema>>,
+    upcast: Option<Given<Upcasts>>,
     uses: Vec<Use>,
     /// A setting was wrong, and reported: what follows from it is not checked.
     broken: bool,
@@ -63,6 +64,8 @@ pub(super) struct Use {
     pub patches_need_rows: bool,
     /// How many columns of the table's key are not constant.
     pub key_columns: usize,
+    /// Columns that take something of the schema: what, and where the table names the topic.
+    pub schema_facts: Vec<(String, Place)>,
     /// A `when` that compares a field of the value.
     pub when_field: Option<Place>,
     /// A column that takes a field of the value rather than the value, the key or a constant.
@@ -104,6 +107,12 @@ impl Topics {
             draft.check(report, name);
             draft.check_schema(report, name, has_registry);
         }
+    }
+
+    /// Where `upcast` of each topic is.
+    pub fn upcasts(&self) -> BTreeMap<String, Place> {
+        let place = |draft: &Draft| Some(draft.upcast.as_ref()?.place.clone());
+        self.drafts.iter().filter_map(|(name, draft)| Some((name.clone(), place(draft)?))).collect()
     }
 
     /// In ascending order: the position in this list is the topic's index.
@@ -156,6 +165,8 @@ impl Draft {
         agree.take(&mut self.placeholder, fields, "placeholder", |report, node| scalar(report, node, text));
         agree.take(&mut self.schema_file, fields, "schema_file", |report, node| scalar(report, node, file));
         agree.take(&mut self.message, fields, "message", |report, node| scalar(report, node, text));
+        agree.take(&mut self.schema, fields, "schema", evolution::lower_schema);
+        agree.take(&mut self.upcast, fields, "upcast", evolution::lower_upcasts);
         self.broken |= agree.broken;
     }
 
@@ -165,6 +176,14 @@ impl Draft {
         }
         self.check_key_format(report, name);
         self.check_event_id(report, name);
+        self.check_schema_facts(report, name);
+        if !self.broken {
+            let types = self.uses.iter().filter_map(|used| used.events.as_ref());
+            let types = types.flat_map(|events| &events.value).map(|event| event.value.as_str());
+            let types: Vec<&str> = types.collect();
+            let (schema, upcast) = (self.schema.as_ref(), self.upcast.as_ref());
+            evolution::check(report, name, self.format(), (schema, upcast), &types);
+        }
         match self.format() {
             _ if self.broken => {}
             Format::DebeziumJson | Format::DebeziumAvro => self.check_rows(report, name),
@@ -250,6 +269,33 @@ impl Draft {
                 && matches!(&source.value, Expression::Path(path) if path.root.is_value())
             {
                 report.error(&source.place, format!("`{key}` of `{name}` reads a field: {reads}"));
+            }
+        }
+    }
+
+    /// What only a schema says can only be read where there is one.
+    fn check_schema_facts(&self, report: &mut Report, name: &str) {
+        let format = self.format();
+        let known: &[&str] = match (format, &self.schema_file) {
+            _ if self.broken => return,
+            (Format::Avro | Format::Protobuf, Some(_)) => &["name"],
+            (Format::Avro | Format::DebeziumAvro | Format::Protobuf, None) => &["name", "id", "version"],
+            (Format::JsonSchema, _) => &["id", "version"],
+            _ => &[],
+        };
+        let declared = self.schema.iter().map(|given| (&given.value.version, &given.value.version_place));
+        let sources = [&self.event_type, &self.version, &self.event_id].into_iter().flatten();
+        let sources = sources.map(|given| (&given.value, &given.place));
+        let columns = self.uses.iter().flat_map(|used| &used.schema_facts);
+        let facts = declared.chain(sources).filter_map(|(from, place)| match from {
+            Expression::Path(Path { root: Root::Schema, fields }) => Some((fields.first()?, place)),
+            _ => None,
+        });
+        for (fact, place) in facts.chain(columns.map(|(fact, place)| (fact, place))) {
+            if !known.contains(&fact.as_str()) {
+                let message =
+                    format!("the topic `{name}` has no `$schema.{fact}`: its records name no such thing");
+                report.error(place, message);
             }
         }
     }
@@ -378,6 +424,7 @@ impl Draft {
             placeholder: self.placeholder.map_or_else(|| PLACEHOLDER.to_owned(), |given| given.value),
             schema_file: self.schema_file.map(|given| given.value),
             message: self.message.map(|given| given.value),
+            evolution: self.schema.map(|given| given.value.with(self.upcast.map(|given| given.value))),
         }
     }
 }
@@ -414,99 +461,4 @@ impl Agree<'_> {
             None => *slot = Some(given),
         }
     }
-}
-
-fn on_gap(report: &mut Report, node: &Node) -> Option<Given<OnGap>> {
-    scalar(report, node, word)
-}
-
-fn event_type(report: &mut Report, node: &Node) -> Option<Given<Expression>> {
-    let expected =
-        "expected a path to a field of the event, such as `.type`, or to a header, `$headers.type`";
-    source_at(report, node, |path| match path.root {
-        Root::Row | Root::Event | Root::Headers if !path.fields.is_empty() => Ok(()),
-        _ => Err(expected),
-    })
-}
-
-fn version(report: &mut Report, node: &Node) -> Option<Given<Expression>> {
-    let expected = "expected a path to a field of the event, such as `.sequence`, to a header, `$headers.sequence`, or `$timestamp`";
-    source_at(report, node, |path| match path.root {
-        Root::Row | Root::Event | Root::Headers if !path.fields.is_empty() => Ok(()),
-        Root::Timestamp => Ok(()),
-        Root::Offset => Err(
-            "offsets of different partitions say nothing about order; without `version`, events of one partition are ordered by their offsets",
-        ),
-        _ => Err(expected),
-    })
-}
-
-fn event_id(report: &mut Report, node: &Node) -> Option<Given<Expression>> {
-    let expected = "expected a path to a field of the event, such as `.id`, to a header, `$headers.id`, or to the record key, `$key`";
-    source_at(report, node, |path| match path.root {
-        Root::Row | Root::Event | Root::Headers if !path.fields.is_empty() => Ok(()),
-        Root::Key => Ok(()),
-        Root::Offset => Err("an event that is sent again has another offset"),
-        _ => Err(expected),
-    })
-}
-
-/// A path for which `check` has nothing to say, or any jq.
-fn source_at(
-    report: &mut Report,
-    node: &Node,
-    check: impl Fn(&Path) -> Result<(), &'static str>,
-) -> Option<Given<Expression>> {
-    source(report, node, |source| match source {
-        Expression::Path(path) => check(path),
-        _ => Ok(()),
-    })
-}
-
-/// An expression that is no constant, and that `check` has nothing to say of.
-pub(super) fn source(
-    report: &mut Report,
-    node: &Node,
-    check: impl Fn(&Expression) -> Result<(), &'static str>,
-) -> Option<Given<Expression>> {
-    let text = scalar_text(report, node)?;
-    match parse_source(text) {
-        Err(error) => report.push(wrong_expression(node, text, &error)),
-        Ok(value) => match check(&value) {
-            Ok(()) => return Some(Given { value, place: node.place.clone() }),
-            Err(message) => report.push(Problem::new(&node.place, message).about(text)),
-        },
-    }
-    None
-}
-
-fn window(report: &mut Report, node: &Node) -> Option<Given<usize>> {
-    let given = scalar(report, node, count)?;
-    match usize::try_from(given.value) {
-        Ok(value @ 1..=WINDOW_MAX) => Some(Given { value, place: given.place }),
-        _ => {
-            report.error(&given.place, format!("`event_id_window` is between 1 and {WINDOW_MAX}"));
-            None
-        }
-    }
-}
-
-fn event_types(report: &mut Report, node: &Node) -> Option<Given<Vec<String>>> {
-    let mut types: Vec<String> = Vec::new();
-    let mut complete = true;
-    let list = items(report, node, "`ignore`")?;
-    if !few(report, node, list, IGNORED_MAX, "event types") {
-        return None;
-    }
-    for item in list {
-        match scalar(report, item, text) {
-            Some(given) if types.contains(&given.value) => {
-                report
-                    .push(Problem::new(&given.place, "this event type is listed twice").about(&given.value));
-            }
-            Some(given) => types.push(given.value),
-            None => complete = false,
-        }
-    }
-    complete.then(|| Given { value: types, place: node.place.clone() })
 }

@@ -150,6 +150,7 @@ fn type_of(shape: &Shape) -> String {
         Shape::Bool => "`true`, `false`".to_owned(),
         Shape::Word(words) => words().iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", "),
         Shape::Condition => "condition".to_owned(),
+        Shape::Path => "path".to_owned(),
         Shape::Expression => "expression".to_owned(),
         Shape::ColumnType => "column type".to_owned(),
         Shape::Section(_) => "section".to_owned(),

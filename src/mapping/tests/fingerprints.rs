@@ -27,7 +27,7 @@ fn fingerprint(change: impl FnOnce(&mut Config)) -> (String, String) {
 #[test]
 fn whatever_decides_rows_changes_it() {
     let unchanged = fingerprint(|_| {});
-    let changes: [fn(&mut Config); 17] = [
+    let changes: [fn(&mut Config); 19] = [
         |config| config.tables[0].columns[1].name = "state".to_owned(),
         |config| config.tables[0].columns[1].ty = ColumnType::Json,
         |config| config.tables[0].columns[1].nullable = true,
@@ -36,6 +36,11 @@ fn whatever_decides_rows_changes_it() {
         |config| config.tables[0].columns[1].from = Some(expression(".other | length")),
         |config| config.tables[0].sources[0].when.rows = Some(condition(".a")),
         |config| drop(config.tables[0].sources[0].when.events.insert("Placed".into(), condition(".a"))),
+        |config| config.topics[0].evolution = Some(super::evolution::versions("1", &[])),
+        |config| {
+            let upcast = super::evolution::upcast("1", "2", &[".a < .b"]);
+            config.topics[0].evolution = Some(super::evolution::versions("2", &[upcast]));
+        },
         |config| config.tables[0].key = vec![0, 1],
         |config| config.tables[0].name = "other".to_owned(),
         |config| config.topics[0].version = Some(expression(".v")),

@@ -2,6 +2,7 @@ mod conversions;
 mod debezium;
 mod event_ids;
 mod events;
+mod evolution;
 mod fingerprints;
 mod hostile;
 mod metadata;

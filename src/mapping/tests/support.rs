@@ -61,6 +61,7 @@ pub fn topic(name: &str, format: Format) -> Topic {
         placeholder: "__debezium_unavailable_value".to_owned(),
         schema_file: None,
         message: None,
+        evolution: None,
     }
 }
 
