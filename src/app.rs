@@ -6,6 +6,7 @@
 
 mod build;
 mod frozen;
+pub mod heap;
 mod log;
 pub mod replica;
 mod supervisor;

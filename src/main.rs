@@ -5,11 +5,12 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+use readside::app::heap;
 use readside::cli::Cli;
 use readside::commands;
 
 fn main() -> ExitCode {
-    bound_heap();
+    heap::bound();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -27,16 +28,4 @@ fn main() -> ExitCode {
         code
     });
     ExitCode::from(code)
-}
-
-/// glibc gives each thread a heap of its own, which grows resident memory by what each keeps back.
-/// Two are enough for one thread that allocates and one that frees. Without a fixed threshold it also
-/// learns to keep the large buffers that fetches arrive in.
-fn bound_heap() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: called before any other thread exists; a refusal changes nothing.
-    unsafe {
-        libc::mallopt(libc::M_ARENA_MAX, 2);
-        libc::mallopt(libc::M_MMAP_THRESHOLD, 128 << 10);
-    }
 }

@@ -35,6 +35,7 @@ async fn keep(mut file: reload::Watched, loaded: Loaded, level: telemetry::Level
             tokio::select! {
                 never = async {
                     admin::show_building(&progress, a_person_watches).await;
+                    app::heap::give_back_after_start().await;
                     std::future::pending().await
                 } => never,
                 replaced = watched.replaced(&running, &metrics, level) => replaced,

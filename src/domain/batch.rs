@@ -127,6 +127,9 @@ pub struct BatchBuilder {
     batch: Batch,
     /// Hash of (table, key) to the entry that a further change of the key may be folded into.
     open: HashMap<u64, usize, BuildHasherDefault<AsIs>>,
+    /// Fast, and not proof against chosen keys: two that share a hash are merely not folded.
+    keys: foldhash::quality::RandomState,
+    /// For ids of batches.
     hasher: RandomState,
     /// Batches sealed so far.
     sealed: u64,
@@ -137,6 +140,7 @@ impl Default for BatchBuilder {
         BatchBuilder {
             batch: Batch::default(),
             open: HashMap::default(),
+            keys: foldhash::quality::RandomState::default(),
             hasher: RandomState::new(),
             sealed: 0,
         }
@@ -153,7 +157,7 @@ impl BatchBuilder {
             self.append(Entry::new(change.table, topic, effect, Step::Truncate { version: change.version }));
             return;
         }
-        let hash = self.hasher.hash_one(KeyHash { table: change.table, catalog, values: &change.values });
+        let hash = self.keys.hash_one(KeyHash { table: change.table, catalog, values: &change.values });
         let incoming = match change.operation {
             Operation::Write { if_missing } => {
                 let row = RowState::written(change.values, change.version);
@@ -200,7 +204,7 @@ impl BatchBuilder {
         if change.operation != Operation::Truncate {
             // Later changes of the row must come behind it.
             let key = KeyHash { table: change.table, catalog, values: &change.values };
-            self.open.remove(&self.hasher.hash_one(key));
+            self.open.remove(&self.keys.hash_one(key));
         }
         let before = std::mem::take(&mut self.open);
         self.push(catalog, change);

@@ -38,7 +38,7 @@ const REFUSED: [&str; 7] = [
 /// enough that what is in it lasts until a fetch has brought more.
 const DEFAULTS: [(&str, &str); 10] = [
     ("client.id", "readside"),
-    ("queued.max.messages.kbytes", "384"),
+    ("queued.max.messages.kbytes", "256"),
     ("fetch.message.max.bytes", "131072"),
     ("fetch.wait.max.ms", "250"),
     ("fetch.queue.backoff.ms", "2"),
