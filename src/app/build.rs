@@ -89,6 +89,7 @@ impl Build {
         let telling = Telling { build: id, outcome: None, reports };
         let thread = std::thread::Builder::new()
             .name("pipeline".into())
+            .stack_size(crate::jq::THREAD_STACK)
             .spawn(move || {
                 let mut telling = telling;
                 let outcome = pipeline.run();

@@ -19,6 +19,7 @@ mod gaps;
 mod history;
 mod kafka;
 mod layers;
+mod mapping;
 mod pod;
 mod rebuild;
 mod redis;
