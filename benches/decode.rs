@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use readside::config::{
     Column, Config, DeadLetters, Expression, Format, Freshness, Gate, Kafka, Keep, Listener, Log, LogFormat,
-    Mapping, OnConfigChange, OnError, OnGap, Otherwise, Path, Rebuild, RebuildPolicy, Replica, Root, Rule,
-    Sqlite, Startup, Table, TableSource, Target, Topic,
+    Mapping, OnConfigChange, OnError, OnGap, Otherwise, Path, PersonalData, Rebuild, RebuildPolicy, Replica,
+    Root, Rule, Sqlite, Startup, Table, TableSource, Target, Topic, When,
 };
 use readside::decode::registry::{Kind, Registry, Schema};
 use readside::domain::checkpoint::{PartitionMemory, TopicPartition};
@@ -143,7 +143,7 @@ fn registry(format: Format) -> Registry {
         Format::DebeziumAvro => (Kind::Avro, AVRO_ENVELOPE.replace("ROW", AVRO_ROW)),
         _ => (Kind::Avro, AVRO_ROW.to_owned()),
     };
-    Registry::fixed([(1, Schema { kind, text, references: Vec::new() })])
+    Registry::fixed([(1, Schema { kind, text, references: Vec::new(), versions: Vec::new() })])
 }
 
 const AVRO_ROW: &str = r#"{"type":"record","name":"Row","fields":[{"name":"id","type":"long"},{"name":"status","type":"string"},{"name":"customer","type":"string"},{"name":"mail","type":["null","string"]},{"name":"city","type":["null","string"]},{"name":"total","type":["null",{"type":"bytes","logicalType":"decimal","precision":12,"scale":2}]},{"name":"items","type":["null","int"]},{"name":"paid","type":["null","boolean"]},{"name":"updated_at","type":["null",{"type":"long","logicalType":"timestamp-micros"}]},{"name":"warehouse","type":["null","string"]},{"name":"trace","type":["null","string"]}]}"#;
@@ -242,9 +242,16 @@ fn protobuf(nr: usize) -> Vec<u8> {
 
 fn config(format: Format, mapping: Mapping) -> Config {
     let event_type = matches!(mapping, Mapping::Events(_))
-        .then(|| Path { root: Root::Row, fields: vec!["type".to_owned()] });
-    let column =
-        |name: &str, ty, nullable| Column { name: name.to_owned(), ty, nullable, from: None, encoding: None };
+        .then(|| Expression::Path(Path { root: Root::Row, fields: vec!["type".to_owned()] }));
+    let column = |name: &str, ty, nullable| Column {
+        name: name.to_owned(),
+        ty,
+        nullable,
+        from: None,
+        encoding: None,
+        personal: None,
+        show_last: 0,
+    };
     let columns = vec![
         column("id", ColumnType::Integer, false),
         column("status", ColumnType::Text, false),
@@ -285,18 +292,25 @@ fn config(format: Format, mapping: Mapping) -> Config {
             placeholder: "__debezium_unavailable_value".to_owned(),
             schema_file: None,
             message: None,
+            evolution: None,
         }],
         tables: vec![Table {
             name: "orders".to_owned(),
             columns,
             key: vec![0],
             indexes: Vec::new(),
-            sources: vec![TableSource { topic: 0, mapping, key_from: BTreeMap::new() }],
+            sources: vec![TableSource {
+                topic: 0,
+                mapping,
+                key_from: BTreeMap::new(),
+                when: When::default(),
+            }],
             max_staleness: Duration::from_secs(30),
             delete_marks: Duration::from_secs(3600),
         }],
         freshness: Freshness { interval: Duration::from_secs(1) },
         startup: Startup { gate: Gate::Auto, max_age: Duration::from_secs(3600) },
+        personal: PersonalData::default(),
         dead_letters: DeadLetters { max: 1000, max_rate: None, keep: Keep::Coordinates, max_bytes: 1 << 24 },
         http: Listener { listen },
         admin: Listener { listen },

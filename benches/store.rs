@@ -1,4 +1,4 @@
-//! How fast a replica takes rows: `cargo bench --bench store -- [redis | redis-blocking] [rows]`.
+//! How fast a replica takes rows: `cargo bench --bench store -- [redis | redis-rows | redis-blocking] [rows]`.
 //!
 //! Plain timing, one line a case; each case runs on a new file in the temporary directory, or in a
 //! private redis-server that has nothing else to do.
@@ -25,6 +25,12 @@ fn main() {
     let asked = |mode: &str| std::env::args().any(|word| word == mode);
     if asked("redis") {
         return private_redis::run(rows);
+    }
+    if asked("redis-building") {
+        return private_redis::building(rows);
+    }
+    if asked("redis-rows") {
+        return private_redis::rows(rows);
     }
     if asked("redis-blocking") {
         return private_redis::blocking(rows);

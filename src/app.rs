@@ -17,14 +17,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tracing::{info, warn};
 
 use crate::admin;
 use crate::app::replica::Found;
 use crate::app::supervisor::{Setting, Supervisor};
 use crate::config::Config;
-use crate::domain::catalog::Catalog;
 use crate::mapping::Plan;
 use crate::metrics::Metrics;
 use crate::pipeline::letters::Log;
@@ -32,7 +31,6 @@ use crate::pipeline::progress::Progress;
 use crate::pipeline::rebuild::RebuildDesk;
 use crate::pipeline::{Clock, Failure};
 use crate::source::kafka::fetch::{Fetched, fetch};
-use crate::store::Reader;
 
 /// A shutdown that takes longer than this ends the process anyway: the replica is consistent at
 /// any moment, only the last batch would be read again.
@@ -40,11 +38,8 @@ const SHUTDOWN_MAX: Duration = Duration::from_secs(5);
 
 /// The parts of a running daemon.
 pub struct Running {
-    pub catalog: Arc<Catalog>,
-    /// Of the generation that serves at the start, as is `progress`.
-    pub metrics: Arc<Metrics>,
-    pub progress: Arc<Progress>,
-    pub reader: Arc<dyn Reader>,
+    /// The generation that serves, from now on.
+    pub serving: watch::Receiver<admin::Context>,
     stop: Arc<AtomicBool>,
     ended: Option<oneshot::Receiver<Result<(), Failure>>>,
     supervisor: Option<JoinHandle<()>>,
@@ -91,7 +86,8 @@ where
     };
     let Some(prepared) = prepared else { return Ok(None) };
     let mut running = prepared.start(config, stop).await?;
-    let beside = beside(Arc::clone(&running.progress), Arc::clone(&running.metrics));
+    let admin::Context { progress, metrics, .. } = running.serving.borrow().clone();
+    let beside = beside(progress, metrics);
     let outcome = tokio::select! {
         outcome = running.ended() => outcome.map(|()| None),
         name = signals.next() => {
@@ -181,10 +177,9 @@ impl Prepared {
         };
         let (supervisor, serving) = Supervisor::start(setting, self.plan, self.found)?;
         info!(http = %http_address, admin = %admin_address, "listening");
-        let admin::Context { catalog, metrics, progress, reader } = serving.borrow().clone();
         let (http_stop, http_stopped) = oneshot::channel();
         let desks = admin::Desks { rebuilds: desk, log: log_of(config) };
-        let http = tokio::spawn(admin::serve(serving, desks, self.listeners, async {
+        let http = tokio::spawn(admin::serve(serving.clone(), desks, self.listeners, async {
             let _ = http_stopped.await;
         }));
         let (ended_tx, ended) = oneshot::channel();
@@ -195,10 +190,7 @@ impl Prepared {
             })
             .map_err(|error| Failure::other(format!("cannot start a thread: {error}")))?;
         Ok(Running {
-            catalog,
-            metrics,
-            progress,
-            reader,
+            serving,
             stop,
             ended: Some(ended),
             supervisor: Some(thread),

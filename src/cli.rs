@@ -158,7 +158,7 @@ enum Command {
     ///
     /// The running daemon reads the log from its start into a second copy, while the first one
     /// serves and goes on applying, and then switches in one transaction. It refuses to switch when
-    /// the new copy has suspiciously fewer rows. SQLite only.
+    /// the new copy has suspiciously fewer rows.
     #[command(after_long_help = "Examples:\n  readside rebuild --wait\n  readside rebuild --accept-loss")]
     Rebuild {
         /// Wait until the new copy serves; exit code 1 when it will not

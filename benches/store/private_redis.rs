@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 
 use readside::config::{Redis, RedisServer, RedisUrl, RowEncoding};
 use readside::domain::batch::{BatchBuilder, Observed};
+use readside::domain::catalog::Catalog;
 use readside::domain::change::{Change, Operation};
 use readside::domain::checkpoint::Position;
 use readside::domain::value::Value;
-use readside::store::{RedisSettings, RedisStore, Store};
+use readside::store::{LossLimit, Rebuild, RedisReplica, RedisSettings, RedisStore, Store};
 
 use super::{AT, catalog, change};
 
@@ -24,12 +25,14 @@ struct Server {
 impl Server {
     fn start() -> Server {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let process = Command::new("redis-server")
-            .args(["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket", "redis.sock"])
-            .current_dir(directory.path())
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("redis-server");
+        let process = Command::new(
+            std::env::var("READSIDE_REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned()),
+        )
+        .args(["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket", "redis.sock"])
+        .current_dir(directory.path())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("redis-server");
         let server = Server { process, directory };
         while UnixStream::connect(server.socket()).is_err() {
             std::thread::sleep(Duration::from_millis(5));
@@ -94,6 +97,25 @@ pub fn run(rows: i64) {
             let passes = case(encoding, indexes, rows);
             let hset = (before + benchmark()) / 2.0;
             for (what, rate) in passes {
+                println!("{:36} {what:10} {:>9.2} of redis-benchmark HSET ({hset:.0}/s)", "", rate / hset);
+            }
+        }
+    }
+}
+
+/// For a profile: one thing, for long.
+pub fn building(rows: i64) {
+    case(RowEncoding::Hash, 0, rows);
+}
+
+/// Only what has an aim: rows without indexes, next to `redis-benchmark`, three times.
+pub fn rows(rows: i64) {
+    for _ in 0..3 {
+        for encoding in [RowEncoding::Hash, RowEncoding::Json] {
+            let before = benchmark(rows);
+            let passes = case(encoding, 0, rows);
+            let hset = (before + benchmark(rows)) / 2.0;
+            for (what, rate) in &passes[..2] {
                 println!("{:36} {what:10} {:>9.2} of redis-benchmark HSET ({hset:.0}/s)", "", rate / hset);
             }
         }
@@ -285,6 +307,60 @@ fn blocking_case(encoding: RowEncoding, about: &str, rows: i64, bytes: usize) {
         let most = if what == "truncate" { String::new() } else { format!(", {}", busiest(most)) };
         println!("{name:36} {what:10} {waits}{most}");
     }
+    drop(store);
+    second_generation(&server, encoding, &name, (&shape, rows, bytes));
+}
+
+/// What a rebuild adds: a copy that is made of the live one, the switch, and the old one's end.
+fn second_generation(
+    server: &Server,
+    encoding: RowEncoding,
+    name: &str,
+    (shape, rows, bytes): (&Arc<Catalog>, i64, usize),
+) {
+    let replica = RedisReplica::open(&settings(&server.socket(), encoding)).expect("a replica");
+    let mut live = replica.open_live(shape.clone()).expect("a copy");
+    let long = "x".repeat(bytes);
+    let from = live.checkpoint().expect("a checkpoint").positions[&AT].next_offset;
+    let mut builder = BatchBuilder::default();
+    for nth in 0..rows {
+        let mut change = change(false, nth, 5, false);
+        change.values[1] = Value::Text(long.clone());
+        builder.push(shape, change);
+        if (nth + 1) % 128 == 0 || builder.bytes() > 512 << 10 || nth + 1 == rows {
+            let batch = builder.seal(Observed { heartbeat_ms: 1, ..Observed::default() });
+            live.apply(&batch).expect("a batch that fits");
+        }
+    }
+    live.complete().expect("a copy that is whole");
+    drop(live);
+    let mut other = (**shape).clone();
+    other.tables[0].indexes = vec![vec![2], vec![5]];
+    let rebuild = Rebuild {
+        reason: "another index".into(),
+        may_go_back: false,
+        accepts_loss: false,
+        live_is_frozen: true,
+        from_live: true,
+    };
+    let begun = replica.begin(Arc::new(other), &rebuild).expect("a second generation");
+    let mut next = begun.expect("room for it");
+    let begun = Instant::now();
+    let waits = Waits::while_doing(server, || {
+        builder.advance(AT, Some(from), &Position { next_offset: from + 1, ..Position::start() });
+        let batch = builder.seal(Observed { heartbeat_ms: 1, ..Observed::default() });
+        next.apply(&batch).expect("a copy of the live one");
+    });
+    let rate = rows as f64 / begun.elapsed().as_secs_f64();
+    println!("{name:36} {:10} {waits}, {rate:.0} rows/s", "copied");
+    let waits = Waits::while_doing(server, || {
+        next.complete().expect("a switch");
+    });
+    println!("{name:36} {:10} {waits}", "switch");
+    let begun = Instant::now();
+    let waits = Waits::while_doing(server, || while next.maintain(1).expect("a slice").more {});
+    let rate = rows as f64 / begun.elapsed().as_secs_f64();
+    println!("{name:36} {:10} {waits}, {rate:.0} rows/s", "dropped");
 }
 
 fn longest_wait(server: &Server, over: &AtomicBool) -> Duration {
@@ -313,6 +389,8 @@ fn settings(socket: &Path, encoding: RowEncoding) -> RedisSettings {
         replica_name: "bench".into(),
         heartbeat_limit: Duration::from_secs(60),
         dead_letter_bytes_max: 0,
+        loss: LossLimit::default(),
+        min_free_bytes: 0,
     }
 }
 

@@ -68,7 +68,12 @@ fn registry() -> Registry {
         {"name":"after","type":["null","R"]},{"name":"op","type":"string"}]}"#;
     let proto = r#"syntax = "proto3"; package shop;
         message OrderPlaced { int64 order_id = 1; string status = 2; map<string, string> labels = 3; OrderPlaced customer = 4; }"#;
-    let schema = |kind, text: &str| Schema { kind, text: text.to_owned(), references: Vec::new() };
+    let schema = |kind, text: &str| Schema {
+        kind,
+        text: text.to_owned(),
+        references: Vec::new(),
+        versions: Vec::new(),
+    };
     Registry::fixed([
         (1, schema(Kind::Avro, avro)),
         (2, schema(Kind::Protobuf, proto)),

@@ -24,7 +24,7 @@ pub(super) struct Parameters {
 }
 
 /// 202 once it has begun, 409 while one is running, 507 when it cannot begin (the message says
-/// why), 501 where the store cannot do it.
+/// why).
 pub(super) async fn rebuild(
     State(server): OfServer,
     parameters: Result<Query<Parameters>, QueryRejection>,
@@ -43,7 +43,6 @@ pub(super) async fn rebuild(
             refusal(StatusCode::CONFLICT, "running", &message)
         }
         Ok(Ok(Answer::Refused(reason))) => refusal(StatusCode::INSUFFICIENT_STORAGE, "refused", &reason),
-        Ok(Ok(Answer::Unsupported(reason))) => refusal(StatusCode::NOT_IMPLEMENTED, "unsupported", &reason),
         Ok(Err(_)) | Err(_) => {
             let message = "nobody took the request: the daemon is ending, or too many wait";
             refusal(StatusCode::SERVICE_UNAVAILABLE, "not_taken", message)

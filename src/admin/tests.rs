@@ -652,7 +652,6 @@ fn a_rebuild_is_begun_by_post_only_and_says_what_became_of_it() {
         ("/rebuild", false, Began::Begun(2), 202),
         ("/rebuild?accept_loss=true", true, Began::Running(2), 409),
         ("/rebuild?accept_loss=false", false, Began::Refused("no room".to_owned()), 507),
-        ("/rebuild", false, Began::Unsupported("not here".to_owned()), 501),
     ] {
         let asking = request(running.admin, "POST", path);
         let until = Instant::now() + Duration::from_secs(20);

@@ -7,16 +7,15 @@ use std::thread::JoinHandle;
 
 use tracing::{info, warn};
 
-use super::replica::Replica;
 use crate::admin;
 use crate::config::Config;
 use crate::domain::catalog::Catalog;
 use crate::mapping::Plan;
 use crate::metrics::Metrics;
 use crate::pipeline::progress::Progress;
-use crate::pipeline::{Clock, Context, Ended, Failure, Pipeline};
+use crate::pipeline::{Clock, Context, Ended, Failure, Pipeline, start_writer};
 use crate::source::kafka::KafkaSource;
-use crate::store::Reader;
+use crate::store::{Reader, Store};
 
 /// What a build has ended with.
 #[derive(Debug)]
@@ -31,8 +30,7 @@ pub struct Build {
     pub catalog: Arc<Catalog>,
     pub metrics: Arc<Metrics>,
     pub progress: Arc<Progress>,
-    /// `None` where the store does not count them.
-    pub generation: Option<u32>,
+    pub generation: u32,
     stop: Arc<AtomicBool>,
     thread: JoinHandle<()>,
 }
@@ -48,10 +46,15 @@ pub struct Parts<'a> {
 }
 
 impl Build {
-    /// `plan` is the compiled mapping of `replica`.
-    pub fn start(id: u64, mut plan: Plan, mut replica: Replica, parts: Parts<'_>) -> Result<Build, Failure> {
+    /// `plan` is the compiled mapping of what `store` writes.
+    pub fn start(
+        id: u64,
+        mut plan: Plan,
+        mut store: Box<dyn Store>,
+        parts: Parts<'_>,
+    ) -> Result<Build, Failure> {
         let Parts { config, clock, metrics, progress, reports } = parts;
-        for (table, kind) in replica.version_kinds()?.into_iter().enumerate() {
+        for (table, kind) in store.version_kinds()?.into_iter().enumerate() {
             if let Some(kind) = kind {
                 plan.set_version_kind(table, kind);
             }
@@ -69,8 +72,8 @@ impl Build {
         };
         progress.tick_pipeline(context.now_ms());
         progress.tick_writer(context.now_ms());
-        let checkpoint = replica.checkpoint()?;
-        let generation = replica.generation();
+        let checkpoint = store.checkpoint()?;
+        let generation = store.generation();
         info!(
             replica = %config.replica.target,
             generation,
@@ -81,11 +84,12 @@ impl Build {
         let source = KafkaSource::start(&config.kafka, &catalog.topics, config.freshness.interval)
             .map_err(|error| Failure::other(format!("kafka: {error}")))?;
         let no_thread = |error| Failure::other(format!("cannot start a thread: {error}"));
-        let mut writer = replica.start_writer(context).map_err(no_thread)?;
+        let mut writer = start_writer(store, context).map_err(no_thread)?;
         let pipeline = Pipeline::new(config, plan, source, checkpoint, &mut writer);
         let telling = Telling { build: id, outcome: None, reports };
         let thread = std::thread::Builder::new()
             .name("pipeline".into())
+            .stack_size(crate::jq::THREAD_STACK)
             .spawn(move || {
                 let mut telling = telling;
                 let outcome = pipeline.run();

@@ -1,23 +1,21 @@
 //! A generation that serves as it is: under a mapping or a log that is not the one of now.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::admin;
 use crate::config::{Config, Gate};
-use crate::domain::catalog::Catalog;
 use crate::domain::checkpoint::TopicPartition;
 use crate::domain::state::Facts;
-use crate::metrics::{Metrics, Sizes};
+use crate::metrics::Sizes;
 use crate::pipeline::progress::Progress;
-use crate::store::{Reader, Status, heartbeat_limit};
+use crate::store::{Status, heartbeat_limit};
 
 /// How often its figures are published.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 pub struct Frozen {
     pub serving: admin::Context,
-    pub generation: Option<u32>,
+    pub generation: u32,
     heartbeat_limit: Duration,
     looked: Option<Instant>,
 }
@@ -25,16 +23,8 @@ pub struct Frozen {
 impl Frozen {
     /// A copy that this process has not written to. The start-up gate opens as it would for one that
     /// is: at once if the copy is young enough, unless the configuration wants it caught up.
-    pub fn new(
-        config: &Config,
-        catalog: Arc<Catalog>,
-        reader: Arc<dyn Reader>,
-        generation: u32,
-        now_ms: i64,
-    ) -> Frozen {
-        let metrics = Arc::new(Metrics::new(&catalog));
-        let serving = admin::Context { catalog, metrics, progress: Arc::default(), reader };
-        let mut frozen = Frozen::going_on(config, serving, Some(generation));
+    pub fn new(config: &Config, serving: admin::Context, generation: u32, now_ms: i64) -> Frozen {
+        let mut frozen = Frozen::going_on(config, serving, generation);
         if let Some(status) = frozen.look(now_ms) {
             let oldest = now_ms - config.startup.max_age.as_millis() as i64;
             let young = status.complete && status.fresh_as_of_ms.is_some_and(|at| at >= oldest);
@@ -46,7 +36,7 @@ impl Frozen {
     }
 
     /// A copy whose pipeline has just ended.
-    pub fn going_on(config: &Config, serving: admin::Context, generation: Option<u32>) -> Frozen {
+    pub fn going_on(config: &Config, serving: admin::Context, generation: u32) -> Frozen {
         let heartbeat_limit = heartbeat_limit(config.freshness.interval);
         Frozen { serving, generation, heartbeat_limit, looked: None }
     }
@@ -107,7 +97,7 @@ impl Frozen {
             replica_bytes: None,
             wal_bytes: None,
         });
-        for position in status.positions.iter().filter(|at| Some(at.generation) == self.generation) {
+        for position in status.positions.iter().filter(|at| at.generation == self.generation) {
             let Ok(topic) = self.serving.catalog.topics.binary_search(&position.topic) else { continue };
             let at = TopicPartition { topic, partition: position.partition };
             self.serving.metrics.partition(

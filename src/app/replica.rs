@@ -9,40 +9,31 @@ use tracing::{info, warn};
 use crate::config::{Config, RebuildPolicy, Target};
 use crate::domain::batch::{Batch, Observed};
 use crate::domain::catalog::Catalog;
-use crate::domain::checkpoint::Checkpoint;
 use crate::domain::retry::{Backoff, RetryReason};
-use crate::domain::version::VersionKind;
 use crate::mapping;
 use crate::pipeline::letters::letter_id;
-use crate::pipeline::{Context, Failure, Writer, pause, start_writer};
+use crate::pipeline::{Failure, pause};
 use crate::store::{
     LETTERS_PER_PAGE_MAX, LetterFilter, LetterPage, LetterQuery, Live, LossLimit, Next, Reader, RedisReader,
-    RedisSettings, RedisStore, Settings, SqliteReader, SqliteReplica, SqliteStore, Status, Store, StoreError,
-    heartbeat_limit, sqlite_dead_letters, sqlite_status,
+    RedisReplica, RedisSettings, Replica, Settings, SqliteReader, SqliteReplica, Status, Store, StoreError,
+    heartbeat_limit, redis_dead_letters, redis_status, sqlite_dead_letters, sqlite_status,
 };
-
-/// A generation of a replica that is open for writing.
-pub enum Replica {
-    Sqlite(Box<SqliteStore>),
-    Redis(Box<RedisStore>),
-}
 
 /// What the place of the configuration holds.
 pub struct Found {
-    /// Of a replica that can have a second generation.
-    pub file: Option<SqliteReplica>,
+    pub replica: Box<dyn Replica>,
     pub serves: Serves,
     /// A generation that was being built beside the one that serves, to be gone on with.
-    pub next: Option<(Replica, Next)>,
+    pub next: Option<(Box<dyn Store>, Next)>,
 }
 
 /// What readers see until another generation takes its place.
 pub enum Serves {
     /// A copy under the mapping of now, or the first one.
-    Live(Replica),
+    Live(Box<dyn Store>),
     /// A copy that nothing is to be applied to: it was built under this other mapping, or its log
-    /// cannot be read on.
-    Frozen(Arc<Catalog>),
+    /// cannot be read on. The next one can be made of it unless that needs the log.
+    Frozen { catalog: Arc<Catalog>, needs_log: bool },
 }
 
 impl Found {
@@ -71,114 +62,60 @@ impl Found {
     }
 
     fn try_open(config: &Config, catalog: &Arc<Catalog>) -> Result<Found, StoreError> {
-        match Place::of(config) {
-            Place::Sqlite(path) => {
-                let file = SqliteReplica::open(&path, sqlite_settings(config))?;
-                let never = config.replica.rebuild_when_mapping_changes == RebuildPolicy::Never;
-                let mut survey = file.survey(catalog)?;
-                if matches!(survey.live, Live::Changed { complete: true, .. }) && file.adapt(catalog)? {
-                    info!("the mapping has changed, and the copy follows without reading the log");
-                    survey = file.survey(catalog)?;
-                }
-                let serves = match survey.live {
-                    Live::Changed { complete: false, .. } if !never => {
-                        let store = file.start_over(Arc::clone(catalog))?;
-                        return Ok(Found { file: Some(file), serves: Serves::live(store), next: None });
-                    }
-                    Live::Changed { .. } if !never => frozen(&file)?,
-                    Live::Same
-                        if survey.next.as_ref().is_some_and(|next| next.same && next.live_is_frozen) =>
-                    {
-                        frozen(&file)?
-                    }
-                    // Refuses another mapping.
-                    _ => Serves::live(file.open_live(Arc::clone(catalog))?),
-                };
-                let next = match survey.next {
-                    None => None,
-                    Some(next) if next.same => {
-                        let store = file.resume(Arc::clone(catalog))?;
-                        Some((Replica::Sqlite(Box::new(store)), next))
-                    }
-                    Some(next) => {
-                        info!(
-                            generation = next.generation,
-                            "the mapping has changed again: dropping what was built"
-                        );
-                        file.abandon()?;
-                        None
-                    }
-                };
-                Ok(Found { file: Some(file), serves, next })
-            }
-            Place::Redis(settings) => {
-                let store = RedisStore::open(&settings, Arc::clone(catalog))?;
-                Ok(Found { file: None, serves: Serves::Live(Replica::Redis(Box::new(store))), next: None })
-            }
+        let replica = Place::of(config).open(config)?;
+        let never = config.replica.rebuild_when_mapping_changes == RebuildPolicy::Never;
+        let mut survey = replica.survey(catalog)?;
+        if matches!(survey.live, Live::Changed { complete: true, .. }) && replica.adapt(catalog)? {
+            info!("the mapping has changed, and the copy follows without reading the log");
+            survey = replica.survey(catalog)?;
         }
+        let serves = match survey.live {
+            Live::Changed { complete: false, .. } if !never => {
+                let store = replica.start_over(Arc::clone(catalog))?;
+                return Ok(Found { replica, serves: Serves::Live(store), next: None });
+            }
+            Live::Changed { needs_log, .. } if !never || !needs_log => frozen(&*replica, needs_log)?,
+            Live::Same if survey.next.as_ref().is_some_and(|next| next.same && next.live_is_frozen) => {
+                frozen(&*replica, true)?
+            }
+            // Refuses another mapping.
+            _ => Serves::Live(replica.open_live(Arc::clone(catalog))?),
+        };
+        let next = match survey.next {
+            None => None,
+            Some(next) if next.same => Some((replica.resume(Arc::clone(catalog))?, next)),
+            Some(next) => {
+                info!(generation = next.generation, "the mapping has changed again: dropping what was built");
+                replica.abandon()?;
+                None
+            }
+        };
+        Ok(Found { replica, serves, next })
     }
 }
 
-fn frozen(file: &SqliteReplica) -> Result<Serves, StoreError> {
-    match file.live_catalog()? {
-        Some(catalog) => Ok(Serves::Frozen(Arc::new(catalog))),
+fn frozen(replica: &dyn Replica, needs_log: bool) -> Result<Serves, StoreError> {
+    match replica.live_catalog()? {
+        Some(catalog) => Ok(Serves::Frozen { catalog: Arc::new(catalog), needs_log }),
         None => {
             Err(StoreError::Retry { reason: RetryReason::Io, message: "the replica has just gone".into() })
         }
     }
 }
 
-impl Serves {
-    fn live(store: SqliteStore) -> Serves {
-        Serves::Live(Replica::Sqlite(Box::new(store)))
-    }
-}
-
 fn sqlite_settings(config: &Config) -> Settings {
-    let limits = config.replica.rebuild;
     Settings {
         replica_name: config.replica.name.clone(),
         heartbeat_limit: heartbeat_limit(config.freshness.interval),
         dead_letter_bytes_max: config.dead_letters.max_bytes,
-        loss: LossLimit {
-            max_share: limits.max_loss,
-            min_rows: i64::try_from(limits.min_rows).unwrap_or(i64::MAX),
-        },
-        min_free_bytes: limits.min_free_bytes,
+        loss: loss_limit(config),
+        min_free_bytes: config.replica.rebuild.min_free_bytes,
     }
 }
 
-impl Replica {
-    /// `None` where generations are not counted.
-    pub fn generation(&self) -> Option<u32> {
-        match self {
-            Replica::Sqlite(store) => Some(store.generation()),
-            Replica::Redis(_) => None,
-        }
-    }
-
-    pub fn checkpoint(&mut self) -> Result<Checkpoint, StoreError> {
-        match self {
-            Replica::Sqlite(store) => store.checkpoint(),
-            Replica::Redis(store) => store.checkpoint(),
-        }
-    }
-
-    /// The kind of versions that each table has seen so far.
-    pub fn version_kinds(&mut self) -> Result<Vec<Option<VersionKind>>, StoreError> {
-        match self {
-            Replica::Sqlite(store) => store.version_kinds(),
-            Replica::Redis(store) => store.version_kinds(),
-        }
-    }
-
-    /// Gives it to the thread that will own it.
-    pub fn start_writer(self, context: Context) -> std::io::Result<Writer> {
-        match self {
-            Replica::Sqlite(store) => start_writer(*store, context),
-            Replica::Redis(store) => start_writer(*store, context),
-        }
-    }
+fn loss_limit(config: &Config) -> LossLimit {
+    let limits = config.replica.rebuild;
+    LossLimit { max_share: limits.max_loss, min_rows: i64::try_from(limits.min_rows).unwrap_or(i64::MAX) }
 }
 
 /// Where a replica is, with what it takes to read it.
@@ -197,8 +134,18 @@ impl Place {
                 replica_name: config.replica.name.clone(),
                 heartbeat_limit: heartbeat_limit(config.freshness.interval),
                 dead_letter_bytes_max: config.dead_letters.max_bytes,
+                loss: loss_limit(config),
+                min_free_bytes: config.replica.rebuild.min_free_bytes,
             })),
         }
+    }
+
+    /// Takes it for this process to write. Refuses (`Stop`) what belongs to somebody else.
+    fn open(&self, config: &Config) -> Result<Box<dyn Replica>, StoreError> {
+        Ok(match self {
+            Place::Sqlite(path) => Box::new(SqliteReplica::open(path, sqlite_settings(config))?),
+            Place::Redis(settings) => Box::new(RedisReplica::open(settings)?),
+        })
     }
 
     pub fn reader(&self, catalog: &Arc<Catalog>) -> Arc<dyn Reader> {
@@ -211,14 +158,11 @@ impl Place {
 }
 
 /// What the replica itself says about itself, for when no daemon answers; `None` where there is
-/// nothing to ask. A file is read without the mapping, so that it speaks whatever the mapping is now.
+/// nothing to ask. It is read without the mapping, so that it speaks whatever the mapping is now.
 pub fn status_without_daemon(config: &Config, now_ms: i64) -> Option<Result<Status, StoreError>> {
     match Place::of(config) {
         Place::Sqlite(path) => path.exists().then(|| sqlite_status(&path, now_ms)),
-        place @ Place::Redis(_) => {
-            let catalog = Arc::new(mapping::catalog(config));
-            Some(place.reader(&catalog).status(now_ms))
-        }
+        Place::Redis(settings) => Some(redis_status(&settings, now_ms)),
     }
 }
 
@@ -229,10 +173,7 @@ pub fn letters_without_daemon(
 ) -> Option<Result<LetterPage, StoreError>> {
     match Place::of(config) {
         Place::Sqlite(path) => path.exists().then(|| sqlite_dead_letters(&path, query)),
-        place @ Place::Redis(_) => {
-            let catalog = Arc::new(mapping::catalog(config));
-            Some(place.reader(&catalog).dead_letters(query))
-        }
+        Place::Redis(settings) => Some(redis_dead_letters(&settings, query)),
     }
 }
 
@@ -245,14 +186,10 @@ pub fn drop_without_daemon(
 ) -> Option<Result<u64, StoreError>> {
     let catalog = Arc::new(mapping::catalog(config));
     let place = Place::of(config);
-    let store: Result<Box<dyn Store>, StoreError> = match &place {
-        Place::Sqlite(path) if !path.exists() => return None,
-        Place::Sqlite(path) => SqliteReplica::open(path, sqlite_settings(config))
-            .and_then(|file| Ok(Box::new(file.open_live(Arc::clone(&catalog))?) as Box<dyn Store>)),
-        Place::Redis(settings) => {
-            RedisStore::open(settings, Arc::clone(&catalog)).map(|store| Box::new(store) as Box<dyn Store>)
-        }
-    };
+    if matches!(&place, Place::Sqlite(path) if !path.exists()) {
+        return None;
+    }
+    let store = place.open(config).and_then(|replica| replica.open_live(Arc::clone(&catalog)));
     let reader = place.reader(&catalog);
     Some(store.and_then(|mut store| drop_all(&mut *store, &*reader, &catalog, filter, now_ms)))
 }

@@ -25,14 +25,14 @@ use crate::metrics::{Metrics, RebuildResult};
 use crate::pipeline::progress::Progress;
 use crate::pipeline::rebuild::{RebuildDesk, Running};
 use crate::pipeline::{Clock, Ended, Failure};
-use crate::store::{Next, Rebuild, SqliteReplica};
+use crate::store::{Next, Rebuild, Replica, Store};
 
 const ROUND: Duration = Duration::from_millis(50);
 /// Between two attempts to find out what the log holds, or to begin a rebuild that is needed.
 const AGAIN: Duration = Duration::from_secs(10);
 
-/// Asking the file system is cheap; a volume fills in minutes.
-const LOOK_AT_ROOM_EVERY: Duration = Duration::from_secs(1);
+/// Asking how much room is left is cheap; a volume fills in minutes.
+const LOOK_AFTER_EVERY: Duration = Duration::from_secs(1);
 
 const MAPPING_CHANGED: &str = "the mapping has changed";
 
@@ -44,13 +44,14 @@ pub struct Supervisor {
     desk: Arc<RebuildDesk>,
     reports: (Sender<Report>, Receiver<Report>),
     builds: u64,
-    file: Option<SqliteReplica>,
+    replica: Box<dyn Replica>,
     live: Live,
     next: Option<NextBuild>,
     /// Builds that are out of use and still end.
     ending: Vec<Build>,
     wanted: Option<Wanted>,
-    room_looked: Instant,
+    /// After the room that a rebuild takes, and whether the replica is still ours.
+    looked: Instant,
     /// Times the replica lost data since it was last whole.
     losses: Backoff,
     /// The answer of a thread that asks what the log holds.
@@ -85,6 +86,96 @@ pub struct Setting {
     pub desk: Arc<RebuildDesk>,
 }
 
+/// What was found, as it serves and as it is built.
+struct TakenUp {
+    live: Live,
+    next: Option<NextBuild>,
+    wanted: Option<Wanted>,
+}
+
+/// What it takes to go on with what was found.
+struct Start<'a> {
+    config: &'a Config,
+    clock: &'a Clock,
+    reports: &'a Sender<Report>,
+    /// Numbers of builds that are taken.
+    builds: u64,
+    /// Of the generation that served before in this process.
+    kept: Option<(Arc<Metrics>, Arc<Progress>)>,
+}
+
+impl Start<'_> {
+    fn take_up(
+        &mut self,
+        plan: Plan,
+        serves: Serves,
+        next: Option<(Box<dyn Store>, Next)>,
+    ) -> Result<TakenUp, Failure> {
+        let mut wanted = None;
+        let live = match serves {
+            Serves::Live(store) => {
+                let kept = self.kept.take();
+                let (metrics, progress) = kept
+                    .unwrap_or_else(|| (Arc::new(Metrics::new(plan.catalog())), Arc::<Progress>::default()));
+                Live::Applying(self.build(plan, store, metrics, progress)?)
+            }
+            Serves::Frozen { catalog, needs_log } => {
+                let now_ms = (self.clock)();
+                let reader = Place::of(self.config).reader(&catalog);
+                let status = reader.status(now_ms)?;
+                let generation = status.tables.iter().map(|table| table.generation).max().unwrap_or(0);
+                let rebuild = Rebuild {
+                    reason: MAPPING_CHANGED.into(),
+                    may_go_back: false,
+                    accepts_loss: false,
+                    live_is_frozen: true,
+                    from_live: !needs_log,
+                };
+                let only_if_whole =
+                    needs_log && self.config.replica.rebuild_when_mapping_changes == RebuildPolicy::Auto;
+                wanted = Some(Wanted { rebuild, only_if_whole, again: Instant::now() });
+                info!(generation, "the copy that serves is left as it is: it is to be replaced by a new one");
+                let (metrics, progress) = match self.kept.take() {
+                    Some((metrics, progress)) => (metrics.beside(&catalog), progress),
+                    None => (Metrics::new(&catalog), Arc::default()),
+                };
+                let serving = admin::Context { catalog, metrics: Arc::new(metrics), progress, reader };
+                Live::Frozen(Frozen::new(self.config, serving, generation, now_ms))
+            }
+        };
+        let next = match next {
+            None => None,
+            Some((store, Next { reason, may_go_back, .. })) => {
+                wanted = None;
+                let plan = Plan::compile(self.config);
+                info!(generation = store.generation(), reason, "going on with the rebuild");
+                let metrics = Arc::new(live.metrics().beside(plan.catalog()));
+                let build = self.build(plan, store, metrics, Arc::default())?;
+                Some(NextBuild { build, reason, may_go_back, since_ms: (self.clock)() })
+            }
+        };
+        Ok(TakenUp { live, next, wanted })
+    }
+
+    fn build(
+        &mut self,
+        plan: Plan,
+        store: Box<dyn Store>,
+        metrics: Arc<Metrics>,
+        progress: Arc<Progress>,
+    ) -> Result<Build, Failure> {
+        let parts = Parts {
+            config: self.config,
+            clock: Arc::clone(self.clock),
+            metrics,
+            progress,
+            reports: self.reports.clone(),
+        };
+        self.builds += 1;
+        Build::start(self.builds, plan, store, parts)
+    }
+}
+
 impl Supervisor {
     /// Starts what was found. The receiver tells which generation serves, from now on.
     pub fn start(
@@ -93,53 +184,12 @@ impl Supervisor {
         found: Found,
     ) -> Result<(Supervisor, watch::Receiver<admin::Context>), Failure> {
         let Setting { config, clock, stop, desk } = setting;
-        let Found { file, serves, next } = found;
+        let Found { replica, serves, next } = found;
         let reports = channel();
-        let place = Place::of(&config);
-        let begin = |id, plan: Plan, replica, metrics| {
-            let parts = Parts {
-                config: &config,
-                clock: Arc::clone(&clock),
-                metrics,
-                progress: Arc::default(),
-                reports: reports.0.clone(),
-            };
-            Build::start(id, plan, replica, parts)
-        };
-        let mut wanted = None;
-        let live = match serves {
-            Serves::Live(replica) => {
-                let metrics = Arc::new(Metrics::new(plan.catalog()));
-                Live::Applying(begin(0, plan, replica, metrics)?)
-            }
-            Serves::Frozen(catalog) => {
-                let reader = place.reader(&catalog);
-                let status = reader.status(clock())?;
-                let generation = status.tables.iter().map(|table| table.generation).max().unwrap_or(0);
-                let rebuild = Rebuild {
-                    reason: MAPPING_CHANGED.into(),
-                    may_go_back: false,
-                    accepts_loss: false,
-                    live_is_frozen: true,
-                };
-                let only_if_whole = config.replica.rebuild_when_mapping_changes == RebuildPolicy::Auto;
-                wanted = Some(Wanted { rebuild, only_if_whole, again: Instant::now() });
-                info!(generation, "the copy that serves is left as it is: it is to be replaced by a new one");
-                Live::Frozen(Frozen::new(&config, catalog, reader, generation, clock()))
-            }
-        };
-        let next = match next {
-            None => None,
-            Some((replica, Next { reason, may_go_back, .. })) => {
-                wanted = None;
-                let plan = Plan::compile(&config);
-                info!(generation = replica.generation(), reason, "going on with the rebuild");
-                let metrics = Arc::new(live.metrics().beside(plan.catalog()));
-                let build = begin(1, plan, replica, metrics)?;
-                Some(NextBuild { build, reason, may_go_back, since_ms: clock() })
-            }
-        };
-        let (serving, served) = watch::channel(live.serving(&place));
+        let mut start = Start { config: &config, clock: &clock, reports: &reports.0, builds: 0, kept: None };
+        let TakenUp { live, next, wanted } = start.take_up(plan, serves, next)?;
+        let builds = start.builds;
+        let (serving, served) = watch::channel(live.serving(&Place::of(&config)));
         let supervisor = Supervisor {
             config,
             clock,
@@ -147,13 +197,13 @@ impl Supervisor {
             serving,
             desk,
             reports,
-            builds: 2,
-            file,
+            builds,
+            replica,
             live,
             next,
             ending: Vec::new(),
             wanted,
-            room_looked: Instant::now(),
+            looked: Instant::now(),
             losses: recovery::patience(),
             asked: None,
         };
@@ -181,7 +231,9 @@ impl Supervisor {
                 self.answer(request);
             }
             self.want();
-            self.mind_the_room();
+            if let Err(failure) = self.look_after() {
+                break Err(failure);
+            }
             self.publish();
         };
         self.close(outcome)
@@ -225,7 +277,11 @@ impl Supervisor {
         match outcome {
             Ok(Ended::Stopped | Ended::Retired) => {}
             Ok(Ended::Lost { reason: why }) => {
-                self.ended(generation, RebuildResult::Failed, Some(why));
+                self.ended(Some(generation), RebuildResult::Failed, Some(why.clone()));
+                // Nobody else writes who would notice it.
+                if frozen {
+                    return self.start_over(&why);
+                }
                 self.abandon();
             }
             Ok(Ended::Refused { reason: why }) => {
@@ -233,7 +289,7 @@ impl Supervisor {
                 let advice = format!(
                     "{why}; to switch nevertheless: readside rebuild --accept-loss, or raise rebuild.max_loss"
                 );
-                self.ended(generation, RebuildResult::Refused, Some(advice.clone()));
+                self.ended(Some(generation), RebuildResult::Refused, Some(advice.clone()));
                 self.abandon();
                 if frozen {
                     self.say_stopped(&format!("a rebuild was refused: {advice}"));
@@ -241,16 +297,21 @@ impl Supervisor {
             }
             Ok(Ended::Rebuild { reason: gap }) => {
                 warn!(reason = %gap, "the log has changed under the rebuild: beginning again");
-                self.ended(generation, RebuildResult::Failed, Some(gap));
+                self.ended(Some(generation), RebuildResult::Failed, Some(gap));
                 self.abandon();
-                let rebuild =
-                    Rebuild { reason, may_go_back: true, accepts_loss: false, live_is_frozen: frozen };
+                let rebuild = Rebuild {
+                    reason,
+                    may_go_back: true,
+                    accepts_loss: false,
+                    live_is_frozen: frozen,
+                    from_live: false,
+                };
                 self.wanted = Some(Wanted { rebuild, only_if_whole: false, again: Instant::now() + AGAIN });
             }
             Err(failure) if frozen => return Err(failure),
             Err(failure) => {
                 error!(reason = %failure, "the rebuild has failed; the live generation goes on");
-                self.ended(generation, RebuildResult::Failed, Some(failure.reason));
+                self.ended(Some(generation), RebuildResult::Failed, Some(failure.reason));
                 self.abandon();
             }
         }
@@ -259,14 +320,9 @@ impl Supervisor {
 
     /// The live generation cannot go on from where it stands.
     fn freeze(&mut self, reason: String) -> Result<(), Failure> {
-        let Some(file) = &self.file else {
-            return Err(Failure::foreign(format!(
-                "{reason}; a replica in this store is not rebuilt by itself: delete it to build it anew"
-            )));
-        };
         let Live::Applying(build) = &self.live else { return Ok(()) };
         warn!(reason, "the copy is served as it is while a new one is built");
-        file.freeze(None)?;
+        self.replica.freeze(None)?;
         let serving = build.serving(Place::of(&self.config).reader(&build.catalog));
         let frozen = Frozen::going_on(&self.config, serving, build.generation);
         if let Live::Applying(build) = std::mem::replace(&mut self.live, Live::Frozen(frozen)) {
@@ -278,7 +334,13 @@ impl Supervisor {
             self.ending.push(next.build);
             self.abandon();
         }
-        let rebuild = Rebuild { reason, may_go_back: true, accepts_loss: false, live_is_frozen: true };
+        let rebuild = Rebuild {
+            reason,
+            may_go_back: true,
+            accepts_loss: false,
+            live_is_frozen: true,
+            from_live: false,
+        };
         self.wanted = Some(Wanted { rebuild, only_if_whole: false, again: Instant::now() });
         Ok(())
     }
@@ -287,7 +349,7 @@ impl Supervisor {
     fn promote(&mut self) {
         let Some(NextBuild { build, .. }) = self.next.take() else { return };
         info!(generation = build.generation, "the new generation serves");
-        self.ended(build.generation, RebuildResult::Switched, None);
+        self.ended(Some(build.generation), RebuildResult::Switched, None);
         match std::mem::replace(&mut self.live, Live::Applying(build)) {
             Live::Applying(old) => {
                 old.progress.open_gate();
@@ -308,7 +370,7 @@ impl Supervisor {
             frozen.keep_up(building.map(|next| &*next.build.progress), now_ms);
         }
         let running = building.map(|next| Running {
-            generation: next.build.generation.unwrap_or_default(),
+            generation: next.build.generation,
             reason: next.reason.clone(),
             since_ms: next.since_ms,
             build: next.build.progress.read(|shared| shared.build),
@@ -316,7 +378,7 @@ impl Supervisor {
         let remaining = running.as_ref().and_then(|running| running.build);
         let remaining = remaining.map(|build| build.remaining_records);
         let generation = self.live.generation();
-        self.live.metrics().generations(generation, running.is_some(), remaining);
+        self.live.metrics().generations(Some(generation), running.is_some(), remaining);
         self.live.progress().set_rebuilding(running.is_some());
         let frozen = match &self.live {
             Live::Applying(_) => None,
@@ -327,7 +389,7 @@ impl Supervisor {
             }),
         };
         self.desk.update(|status| {
-            status.generation = generation;
+            status.generation = Some(generation);
             status.running = running;
             // What a person has to know says more than the reason of the beginning.
             if frozen.is_none() || status.frozen.is_none() || status.running.is_some() {
@@ -379,7 +441,7 @@ impl Live {
         }
     }
 
-    fn generation(&self) -> Option<u32> {
+    fn generation(&self) -> u32 {
         match self {
             Live::Applying(build) => build.generation,
             Live::Frozen(frozen) => frozen.generation,

@@ -107,7 +107,9 @@ fn schema_items(config: &Config, timeout: Duration) -> Vec<Item> {
     }
     let files = Plan::compile(config).problems();
     items.extend(
-        files.iter().map(|problem| failed("schema file", problem, "correct the topic's schema_file")),
+        files
+            .iter()
+            .map(|problem| failed("file", problem, "correct what the configuration names, or the file")),
     );
     items
 }

@@ -10,6 +10,7 @@
 mod environment;
 mod expression;
 mod fields;
+pub mod lift;
 mod lower;
 mod model;
 mod problem;

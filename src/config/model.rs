@@ -22,6 +22,7 @@ pub struct Config {
     pub freshness: Freshness,
     pub startup: Startup,
     pub dead_letters: DeadLetters,
+    pub personal: PersonalData,
     pub http: Listener,
     pub admin: Listener,
     pub log: Log,
@@ -29,6 +30,38 @@ pub struct Config {
 }
 
 impl Config {
+    /// Whether anything reads `$schema.version`.
+    pub fn needs_schema_versions(&self) -> bool {
+        let is_version = |from: &Expression| match from {
+            Expression::Path(Path { root: Root::Schema, fields }) => {
+                fields.first().is_some_and(|fact| fact == "version")
+            }
+            _ => false,
+        };
+        let of_topics = self.topics.iter().any(|topic| {
+            let declared = topic.evolution.as_ref().map(|evolution| &evolution.version);
+            let ids = topic.event_ids.as_ref().map(|ids| &ids.source);
+            [declared, topic.version.as_ref(), topic.event_type.as_ref(), ids]
+                .into_iter()
+                .flatten()
+                .any(is_version)
+        });
+        let of_rule = |rule: &Rule| match rule {
+            Rule::Upsert { columns } | Rule::Patch { columns, .. } | Rule::Delete { key: columns } => {
+                columns.values().any(is_version)
+            }
+        };
+        let of_source = |source: &TableSource| match &source.mapping {
+            Mapping::Rows => false,
+            Mapping::Events(rules) => rules.values().any(of_rule),
+        };
+        of_topics
+            || self.tables.iter().any(|table| {
+                table.columns.iter().filter_map(|column| column.from.as_ref()).any(is_version)
+                    || table.sources.iter().any(of_source)
+            })
+    }
+
     /// The sections of the file in which two configurations differ; what only says how a change is
     /// taken is not one.
     pub fn differences(&self, other: &Config) -> Vec<&'static str> {
@@ -47,6 +80,7 @@ impl Config {
             ("freshness", self.freshness != other.freshness),
             ("startup", self.startup != other.startup),
             ("dead_letters", self.dead_letters != other.dead_letters),
+            ("personal", self.personal != other.personal),
             ("http", self.http != other.http),
             ("admin", self.admin != other.admin),
             ("log", self.log != other.log),
@@ -193,10 +227,10 @@ pub struct Topic {
     pub name: String,
     pub format: Format,
     pub key_format: Option<KeyFormat>,
-    /// Where the event's type is; `None` for topics whose records are rows.
-    pub event_type: Option<Path>,
-    /// Where the version is; `None`: the format's own, else the position.
-    pub version: Option<Path>,
+    /// Where the event's type is; `None` for topics whose records are rows. Not a literal.
+    pub event_type: Option<Expression>,
+    /// Where the version is; `None`: the format's own, else the position. Not a literal.
+    pub version: Option<Expression>,
     /// How repeated events are recognised; `None`: they are not.
     pub event_ids: Option<EventIds>,
     /// Event types that are skipped and counted.
@@ -211,6 +245,79 @@ pub struct Topic {
     pub schema_file: Option<PathBuf>,
     /// Full name of the message in `schema_file`; `protobuf` only.
     pub message: Option<String>,
+    /// Which versions of their schema events have; `None`: there is only one.
+    pub evolution: Option<Evolution>,
+}
+
+/// The versions of a topic's events, and how older ones become the one that the mapping is written for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Evolution {
+    /// Where the version of an event is. Not a literal.
+    pub version: Expression,
+    /// The one that the mapping is written for.
+    pub current: String,
+    /// The one of events that do not say; `None`: they are not applied.
+    pub missing: Option<String>,
+    pub unknown: Unknown,
+    /// At most one from each version; they lead to the current one.
+    pub upcasts: Vec<Upcast>,
+}
+
+impl Evolution {
+    /// Every version that events may have, with the steps that lead from it to the current one: first the
+    /// current one, with none.
+    pub fn versions(&self) -> Vec<(&str, Vec<&Upcast>)> {
+        let mut versions = vec![(self.current.as_str(), Vec::new())];
+        for upcast in &self.upcasts {
+            let mut steps = vec![upcast];
+            // Their number bounds the way; a configuration whose steps go round was refused.
+            while let Some(last) = steps.last()
+                && last.to != self.current
+                && steps.len() <= self.upcasts.len()
+                && let Some(next) = self.upcasts.iter().find(|next| next.from == last.to)
+            {
+                steps.push(next);
+            }
+            versions.push((upcast.from.as_str(), steps));
+        }
+        versions
+    }
+}
+
+/// From one version to the next.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Upcast {
+    pub from: String,
+    pub to: String,
+    /// Only these event types; `None`: all.
+    pub events: Option<Vec<String>>,
+    pub rules: Vec<UpcastRule>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct UpcastRule {
+    /// Fields from `.` down, in the newer version; no rule's lie below another's.
+    pub target: Vec<String>,
+    pub change: Change,
+}
+
+/// Where the newer version's field comes from; expressions are those of the older version.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Change {
+    Rename(Vec<String>),
+    /// Where the older event has nothing there.
+    Default(Expression),
+    Set(Expression),
+}
+
+/// What becomes of events of a version that nobody declared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Unknown {
+    DeadLetter,
+    Stop,
+    Ignore,
+    /// They are read as the current one.
+    Accept,
 }
 
 impl Topic {
@@ -235,7 +342,8 @@ impl Topic {
 /// An event with the id of one that was applied lately is skipped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EventIds {
-    pub path: Path,
+    /// Not a literal.
+    pub source: Expression,
     /// How many are remembered.
     pub window: usize,
 }
@@ -256,6 +364,11 @@ pub enum Format {
 }
 
 impl Format {
+    /// Whether `.` and `$event` are the same.
+    pub fn row_is_event(self) -> bool {
+        !self.is_debezium() && self != Format::CloudEvents
+    }
+
     /// Debezium's envelope, in whatever encoding.
     pub fn is_debezium(self) -> bool {
         matches!(self, Format::DebeziumJson | Format::DebeziumAvro)
@@ -314,6 +427,31 @@ pub struct Column {
     pub from: Option<Expression>,
     /// How a number is to be read, where the type alone does not say.
     pub encoding: Option<Encoding>,
+    /// `None`: nothing was said.
+    pub personal: Option<Personal>,
+    /// How many characters at the end of a masked text are shown.
+    pub show_last: usize,
+}
+
+/// What a copy does with a value that may be personal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Personal {
+    /// It is not personal, whatever its name looks like.
+    No,
+    /// It is, and is copied as it is on purpose.
+    Clear,
+    /// HMAC-SHA-256, with the key of [`PersonalData`].
+    Hash,
+    Mask,
+    /// It is not read, and NULL.
+    Drop,
+}
+
+/// What concerns all personal columns.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PersonalData {
+    /// Holds the key of all hashes; read when a copy begins or goes on.
+    pub hash_key_file: Option<PathBuf>,
 }
 
 /// Units and encodings of values that are not self-describing.
@@ -335,8 +473,33 @@ pub struct TableSource {
     /// Index into [`Config::topics`].
     pub topic: usize,
     pub mapping: Mapping,
-    /// Key column index to a path into the record key, for deletes whose key has other names.
-    pub key_from: BTreeMap<usize, Path>,
+    /// Key column index to where it is in the record key, for deletes whose key has other names. Not a
+    /// literal, and nothing that reads the value.
+    pub key_from: BTreeMap<usize, Expression>,
+    pub when: When,
+}
+
+/// Which events a table wants.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct When {
+    /// Of a source of rows.
+    pub rows: Option<Condition>,
+    /// By event type.
+    pub events: BTreeMap<String, Condition>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Condition {
+    /// As it was written.
+    pub text: String,
+    pub test: Test,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Test {
+    /// Comparisons of paths with constants, which need no jq when they are applied.
+    Simple(crate::jq::condition::Condition),
+    Jq(Jq),
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -363,9 +526,29 @@ pub enum Expression {
     Path(Path),
     /// A jq literal, as JSON text: `"placed"`, `42`, `true`, `null`.
     Literal(String),
+    /// What a path cannot say.
+    Jq(Jq),
 }
 
-/// A plain jq path: `.user.name`, `."odd name"`, `$event.source.ts_ms`, `$key.id`.
+impl Expression {
+    /// Whether the value of a record has to be there to read it.
+    pub fn reads_value(&self) -> bool {
+        match self {
+            Expression::Path(path) => path.root.is_value(),
+            Expression::Literal(_) => false,
+            Expression::Jq(program) => program.reads.value(),
+        }
+    }
+}
+
+/// A program that `crate::jq` has taken.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Jq {
+    pub text: String,
+    pub reads: crate::jq::Reads,
+}
+
+/// A plain jq path: `.user.name`, `."odd name"`, `$event.source.ts_ms`, `$key.id`, `$headers.trace`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Path {
     pub root: Root,
@@ -381,6 +564,65 @@ pub enum Root {
     Event,
     /// `$key`: the record key.
     Key,
+    /// `$topic`: the name of the record's topic.
+    Topic,
+    Partition,
+    Offset,
+    /// `$timestamp`: that of the record.
+    Timestamp,
+    /// `$headers`: the record's headers by name, as text.
+    Headers,
+    /// `$schema.name`, `$schema.id`, `$schema.version`: of the schema that the record was written with.
+    Schema,
+}
+
+impl Root {
+    pub const ALL: [Root; 9] = [
+        Root::Row,
+        Root::Event,
+        Root::Key,
+        Root::Topic,
+        Root::Partition,
+        Root::Offset,
+        Root::Timestamp,
+        Root::Headers,
+        Root::Schema,
+    ];
+
+    /// As it is written in front of a path.
+    pub fn name(self) -> &'static str {
+        match self {
+            Root::Row => ".",
+            Root::Event => "$event",
+            Root::Key => "$key",
+            Root::Topic => "$topic",
+            Root::Partition => "$partition",
+            Root::Offset => "$offset",
+            Root::Timestamp => "$timestamp",
+            Root::Headers => "$headers",
+            Root::Schema => "$schema",
+        }
+    }
+
+    /// Whether it is, or is in, the record's value, or what that names.
+    pub fn is_value(self) -> bool {
+        matches!(self, Root::Row | Root::Event | Root::Schema)
+    }
+
+    /// Whether it is what the log knows of a record, besides its key and its value.
+    pub fn is_metadata(self) -> bool {
+        !self.is_value() && self != Root::Key
+    }
+
+    /// How many names a path from here may have.
+    pub fn depth_max(self) -> usize {
+        match self {
+            // Nobody's events nest deeper than this, and the projection recurses.
+            Root::Row | Root::Event | Root::Key => 32,
+            Root::Headers | Root::Schema => 1,
+            _ => 0,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -78,6 +78,7 @@ fn shape_schema(shape: &'static Shape) -> Value {
         Shape::Word(words) => json!({"enum": words()}),
         Shape::Path => json!({"type": "string", "pattern": "^ *[.$]"}),
         Shape::Expression => json!({"type": ["string", "number", "boolean", "null"]}),
+        Shape::Condition => json!({"type": "string", "minLength": 1}),
         Shape::ColumnType => {
             let types = super::words::words::<crate::domain::value::ColumnType>();
             let all: Vec<String> = types.iter().flat_map(|ty| [(*ty).to_owned(), format!("{ty}?")]).collect();

@@ -6,8 +6,8 @@
 use crate::domain::change::IfMissing;
 
 use super::model::{
-    Encoding, Format, Gate, Keep, KeyFormat, LogFormat, OnConfigChange, OnError, OnGap, Otherwise,
-    RebuildPolicy, RowEncoding,
+    Encoding, Format, Gate, Keep, KeyFormat, LogFormat, OnConfigChange, OnError, OnGap, Otherwise, Personal,
+    RebuildPolicy, RowEncoding, Unknown,
 };
 use super::words::words;
 
@@ -56,10 +56,12 @@ pub(super) enum Shape {
     /// `true` or `false`.
     Bool,
     Word(fn() -> Vec<&'static str>),
-    /// A plain jq path.
+    /// A jq path.
     Path,
-    /// A plain jq path or a literal.
+    /// A jq path, a literal, or any other jq.
     Expression,
+    /// jq that gives true or false.
+    Condition,
     /// A column type, `?` behind it for columns that may be null.
     ColumnType,
     Section(&'static Section),
@@ -128,7 +130,7 @@ pub(super) static ROOT: Section = Section {
             "rebuild",
             Optional,
             Shape::Section(&REBUILD),
-            "What a rebuild beside the live copy has to fulfil; SQLite only.",
+            "What a rebuild beside the live copy has to fulfil.",
         ),
         key("freshness", Optional, Shape::Section(&FRESHNESS), "How freshness is measured."),
         key("startup", Optional, Shape::Section(&STARTUP), "When the replica counts as started."),
@@ -137,6 +139,12 @@ pub(super) static ROOT: Section = Section {
             Optional,
             Shape::Section(&DEAD_LETTERS),
             "What is kept of events that could not be applied.",
+        ),
+        key(
+            "personal",
+            Optional,
+            Shape::Section(&PERSONAL),
+            "What columns with personal data need; see [Personal data](#personal-data).",
         ),
         key("http", Optional, Shape::Section(&HTTP), "The read-only listener: metrics and probes."),
         key("admin", Optional, Shape::Section(&ADMIN), "The listener for status and operations."),
@@ -310,7 +318,7 @@ static DEFAULTS: Section = Section {
 };
 
 /// Valid under `topics` and in an entry of a table's `sources`.
-static TOPIC_KEYS: [Key; 13] = [
+static TOPIC_KEYS: [Key; 15] = [
     key("format", Optional, Shape::Word(words::<Format>), "How values are encoded; default `json`."),
     key(
         "key_format",
@@ -325,17 +333,22 @@ static TOPIC_KEYS: [Key; 13] = [
         "The schema of values without a registry: an Avro schema (`avro`), or a `.proto` file or a descriptor set (`protobuf`). Values then have no header.",
     ),
     key("message", Optional, Shape::Text, "Full name of the message in `schema_file`, for `protobuf`."),
-    key("event_type", Optional, Shape::Path, "Where the type of an event is, for tables with `events`."),
+    key(
+        "event_type",
+        Optional,
+        Shape::Expression,
+        "Where the type of an event is, for tables with `events`.",
+    ),
     key(
         "version",
         Optional,
-        Shape::Path,
+        Shape::Expression,
         "Where the version is; default: the format's own, else the position in the log.",
     ),
     key(
         "event_id",
         Optional,
-        Shape::Path,
+        Shape::Expression,
         "Where the id of an event is: an event with the id of one that was applied lately is skipped. For producers that may send an event twice; not for `debezium-json`.",
     ),
     key(
@@ -369,8 +382,76 @@ static TOPIC_KEYS: [Key; 13] = [
         Shape::Text,
         "Debezium's `unavailable.value.placeholder`; default `__debezium_unavailable_value`.",
     ),
+    key(
+        "schema",
+        Optional,
+        Shape::Section(&SCHEMA),
+        "Which version of its schema an event has; see [EVOLUTION.md](EVOLUTION.md).",
+    ),
+    key(
+        "upcast",
+        Optional,
+        Shape::List(&Shape::Section(&UPCAST)),
+        "How events of older versions become the one that the mapping is written for.",
+    ),
 ];
-const TOPIC_UNSUPPORTED: &[&str] = &["upcast", "when", "schema"];
+const TOPIC_UNSUPPORTED: &[&str] = &[];
+
+pub(super) static SCHEMA: Section = Section {
+    name: "a schema",
+    help: "Which version of its schema an event has.",
+    keys: &[&[
+        key(
+            "version",
+            Required,
+            Shape::Expression,
+            "Where the version is: a field, a header, or `$schema.version` (of the registry), `$schema.id`, `$schema.name`.",
+        ),
+        key("current", Required, Shape::Text, "The version that the mapping is written for."),
+        key(
+            "missing",
+            Optional,
+            Shape::Text,
+            "The version of events that do not say; default: they are of an unknown one.",
+        ),
+        key(
+            "unknown",
+            Default("dead_letter"),
+            Shape::Word(words::<Unknown>),
+            "What becomes of events of a version that is neither current nor upcast; `accept`: read as the current one.",
+        ),
+    ]],
+    unsupported: &[],
+};
+
+pub(super) static UPCAST: Section = Section {
+    name: "an upcast",
+    help: "From one version to the next.",
+    keys: &[&[
+        key("from", Required, Shape::Text, "The older version."),
+        key("to", Required, Shape::Text, "The newer version."),
+        key("events", Optional, Shape::List(&Shape::Text), "Only these event types; default: all."),
+        key(
+            "rename",
+            Optional,
+            Shape::Map { names: "path in the newer version", value: &Shape::Path },
+            "Fields that have another place in the older version.",
+        ),
+        key(
+            "default",
+            Optional,
+            Shape::Map { names: "path in the newer version", value: &Shape::Expression },
+            "What a field is where the older event has nothing there.",
+        ),
+        key(
+            "set",
+            Optional,
+            Shape::Map { names: "path in the newer version", value: &Shape::Expression },
+            "What a field is in any case: a constant, a path or jq on the older event.",
+        ),
+    ]],
+    unsupported: &[],
+};
 
 pub(super) static TOPIC: Section = Section {
     name: "a topic",
@@ -380,19 +461,25 @@ pub(super) static TOPIC: Section = Section {
 };
 
 /// Valid in a table with one topic and in an entry of `sources`.
-static FEED_KEYS: [Key; 3] = [
+static FEED_KEYS: [Key; 4] = [
     key("topic", Optional, Shape::Text, "The topic that the rows come from."),
     key(
         "key_from",
         Optional,
-        Shape::Map { names: "key column", value: &Shape::Path },
-        "Where a key column is in the record key, when names differ: `$key` or `$key.name`.",
+        Shape::Map { names: "key column", value: &Shape::Expression },
+        "Where a key column is in the record key, when names differ: `$key`, `$key.name`, or what is calculated of it.",
     ),
     key(
         "events",
         Optional,
         Shape::Map { names: "event type", value: &Shape::Section(&RULE) },
         "What events of a type do to this table.",
+    ),
+    key(
+        "when",
+        Optional,
+        Shape::Condition,
+        "Which rows the table wants: the row of an event that does not meet it is deleted. For topics of rows; rules of `events` have their own.",
     ),
 ];
 
@@ -450,7 +537,7 @@ pub(super) static TABLE: Section = Section {
         ],
         &FEED_KEYS,
     ],
-    unsupported: &["when"],
+    unsupported: &[],
 };
 
 pub(super) static COLUMN: Section = Section {
@@ -469,6 +556,18 @@ pub(super) static COLUMN: Section = Section {
             Optional,
             Shape::Word(words::<Encoding>),
             "How a number or a text is to be read, where the type alone does not say.",
+        ),
+        key(
+            "personal",
+            Optional,
+            Shape::Word(words::<Personal>),
+            "Whether the column holds data of a person, and what the copy has of it: `hash`, `mask`, nothing (`drop`), or the value (`clear`, `no`).",
+        ),
+        key(
+            "show_last",
+            Optional,
+            Shape::Count,
+            "How many characters at the end a mask shows; 1 to 8, default none.",
         ),
     ]],
     unsupported: &[],
@@ -502,13 +601,19 @@ pub(super) static RULE: Section = Section {
             Shape::Word(words::<IfMissing>),
             "What a patch does when there is no row; default `hold`.",
         ),
+        key(
+            "when",
+            Optional,
+            Shape::Condition,
+            "Which events the rule is for: an `upsert` deletes the row of an event that does not meet it, a `patch` or a `delete` passes it over.",
+        ),
     ]],
-    unsupported: &["replace", "each", "row", "when"],
+    unsupported: &["replace", "each", "row"],
 };
 
 static REBUILD: Section = Section {
     name: "rebuild",
-    help: "What a rebuild beside the live copy has to fulfil; SQLite only.",
+    help: "What a rebuild beside the live copy has to fulfil.",
     keys: &[&[
         key(
             "max_loss",
@@ -526,7 +631,7 @@ static REBUILD: Section = Section {
             "min_free",
             Default("64MiB"),
             Shape::Size,
-            "What must stay free on the volume beside both copies; a rebuild that would need it does not begin.",
+            "What must stay free on the volume (Redis: below `maxmemory`) beside both copies; a rebuild that would need it does not begin.",
         ),
     ]],
     unsupported: &[],
@@ -584,6 +689,18 @@ static DEAD_LETTERS: Section = Section {
         key("max_bytes", Default("16MiB"), Shape::Size, "Bound on the kept bytes of records."),
     ]],
     unsupported: &["topic"],
+};
+
+static PERSONAL: Section = Section {
+    name: "personal",
+    help: "What columns with personal data need.",
+    keys: &[&[key(
+        "hash_key_file",
+        Optional,
+        Shape::File,
+        "A file that holds the key of all columns with `personal: hash`: 16 to 4096 bytes, without a line end behind them. A copy under another key is another copy.",
+    )]],
+    unsupported: &[],
 };
 
 static HTTP: Section = Section {

@@ -4,8 +4,8 @@ use crate::domain::change::IfMissing;
 use crate::domain::value::ColumnType;
 
 use super::model::{
-    Encoding, Format, Gate, Keep, KeyFormat, LogFormat, OnConfigChange, OnError, OnGap, Otherwise,
-    RebuildPolicy, RowEncoding,
+    Encoding, Format, Gate, Keep, KeyFormat, LogFormat, OnConfigChange, OnError, OnGap, Otherwise, Personal,
+    RebuildPolicy, RowEncoding, Unknown,
 };
 
 /// An enum that is written as one word.
@@ -57,6 +57,15 @@ impl Word for Otherwise {
         &[("ignore", Otherwise::Ignore), ("dead_letter", Otherwise::DeadLetter), ("stop", Otherwise::Stop)];
 }
 
+impl Word for Unknown {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("dead_letter", Unknown::DeadLetter),
+        ("stop", Unknown::Stop),
+        ("ignore", Unknown::Ignore),
+        ("accept", Unknown::Accept),
+    ];
+}
+
 impl Word for OnError {
     const WORDS: &'static [(&'static str, Self)] =
         &[("dead_letter", OnError::DeadLetter), ("stop", OnError::Stop), ("skip", OnError::Skip)];
@@ -94,6 +103,16 @@ impl Word for Encoding {
         ("days", Encoding::Days),
         ("base64", Encoding::Base64),
         ("hex", Encoding::Hex),
+    ];
+}
+
+impl Word for Personal {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("no", Personal::No),
+        ("clear", Personal::Clear),
+        ("hash", Personal::Hash),
+        ("mask", Personal::Mask),
+        ("drop", Personal::Drop),
     ];
 }
 

@@ -17,13 +17,16 @@ impl Body {
     /// The decoder of a topic's keys.
     pub fn of_key(topic: &Topic, wanted: &Wanted, registry: &Registry) -> Body {
         let paths = || wanted.key.iter().map(|path| path.fields.clone()).collect::<Vec<_>>();
+        let subject = format!("{}-key", topic.name);
         // Text keys are not read here. A key with more than one column is never text by default.
         match topic.key_format_of(2) {
-            KeyFormat::Avro => Body::Avro(avro::Document::of_registry("$key", &paths(), registry)),
+            KeyFormat::Avro => Body::Avro(avro::Document::of_registry("$key", &paths(), registry, &subject)),
             KeyFormat::Protobuf => {
-                Body::Protobuf(protobuf::Document::of_registry("$key", &paths(), registry))
+                Body::Protobuf(protobuf::Document::of_registry("$key", &paths(), registry, &subject))
             }
-            KeyFormat::JsonSchema => Body::JsonSchema(json_schema::Document::new("$key", paths(), registry)),
+            KeyFormat::JsonSchema => {
+                Body::JsonSchema(json_schema::Document::new("$key", paths(), registry, &subject))
+            }
             _ if topic.format.is_debezium() => Body::Json(connect::Document::with_schema("$key", paths())),
             _ => Body::Json(connect::Document::plain("$key", wanted.key.iter().map(|path| &path.fields[..]))),
         }

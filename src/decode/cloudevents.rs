@@ -28,6 +28,8 @@ pub struct Decoder {
     data_slots: Vec<usize>,
     /// Name of the attribute and its slot.
     attributes: Vec<(String, usize)>,
+    /// Slots that take the event as a whole.
+    whole: Vec<usize>,
 }
 
 impl Decoder {
@@ -42,6 +44,7 @@ impl Decoder {
             _ => None,
         });
         let attributes = attributes.collect();
+        let whole = (0..slots).filter(|&slot| paths[slot].is_empty()).collect();
         for own in ["specversion", "data_base64", "datacontenttype"] {
             paths.push(vec![own.to_owned()]);
         }
@@ -54,6 +57,7 @@ impl Decoder {
             data,
             data_slots: in_data,
             attributes,
+            whole,
         }
     }
 
@@ -142,11 +146,15 @@ impl Decoder {
         if let Some(attribute) = wrong {
             return Err(DecodeError::malformed(&format!("$event.{attribute}"), "is not valid UTF-8"));
         }
-        if bytes.is_empty() {
-            // An event without data.
-            return Ok(());
+        // Else it is an event without data.
+        if !bytes.is_empty() {
+            self.read_data(bytes, fields)?;
         }
-        self.read_data(bytes, fields)
+        if !self.whole.is_empty() {
+            let event = Field::Json(around.scratch.text(&structured(bytes, around)));
+            self.whole.iter().for_each(|&slot| fields[slot] = event);
+        }
+        Ok(())
     }
 
     fn read_data<'a>(&mut self, bytes: &'a [u8], fields: &mut [Field<'a>]) -> Result<(), DecodeError> {
@@ -159,10 +167,34 @@ impl Decoder {
     }
 }
 
+/// An event of the binary mode as it would be in the structured one; `data` is valid JSON or empty.
+fn structured(data: &[u8], around: Surroundings<'_>) -> String {
+    let mut event = serde_json::Map::new();
+    if let Some(list) = around.headers.0 {
+        list.each(&mut |name, value| {
+            let attribute = match name {
+                "content-type" => "datacontenttype",
+                _ => name.strip_prefix("ce_").unwrap_or_default(),
+            };
+            if let (Some(Ok(text)), false) = (value.map(std::str::from_utf8), attribute.is_empty()) {
+                event.insert(attribute.to_owned(), text.into());
+            }
+        });
+    }
+    let mut text = serde_json::Value::Object(event).to_string();
+    if let (Ok(data), false) = (std::str::from_utf8(data), data.is_empty()) {
+        // As it was sent: its numbers keep their digits.
+        text.truncate(text.len() - 1);
+        let comma = if text.len() > 1 { "," } else { "" };
+        text.push_str(&format!("{comma}\"data\":{data}}}"));
+    }
+    text
+}
+
 fn absolute(path: &Path) -> Vec<String> {
     match path.root {
         Root::Row => std::iter::once(DATA.to_owned()).chain(path.fields.iter().cloned()).collect(),
-        Root::Event | Root::Key => path.fields.clone(),
+        _ => path.fields.clone(),
     }
 }
 
@@ -247,9 +279,10 @@ mod tests {
             (Root::Event, &["type"]),
             (Root::Event, &["data", "a"]),
             (Root::Event, &["datacontenttype"]),
+            (Root::Event, &[]),
         ]);
         decoder.value(value, around, &mut fields)?;
-        Ok(fields[..5].iter().map(|field| format!("{field:?}")).collect())
+        Ok(fields[..6].iter().map(|field| format!("{field:?}")).collect())
     }
 
     const ABSENT: &str = "Absent";
@@ -259,7 +292,7 @@ mod tests {
         let structured: &[(&str, &[u8])] = &[("content-type", b"application/cloudevents+json")];
         let found = read(structured, br#"{"specversion":"1.0","type":"t","data":{"a":1}}"#).unwrap();
         assert_eq!(
-            found,
+            found[..5],
             ["Json(\"1\")", "Json(\"{\\\"a\\\":1}\")", "Json(\"\\\"t\\\"\")", "Json(\"1\")", ABSENT]
         );
         // Without any header, and with the data encoded.
@@ -273,9 +306,11 @@ mod tests {
         let found = read(binary, br#"{"a":1}"#).unwrap();
         let content_type = "Text(\"application/vnd.x+json; v=1\")";
         assert_eq!(
-            found,
+            found[..5],
             ["Json(\"1\")", "Json(\"{\\\"a\\\":1}\")", "Text(\"t\")", "Json(\"1\")", content_type]
         );
+        let whole = r#"{"datacontenttype":"application/vnd.x+json; v=1","specversion":"1.0","type":"t","data":{"a":1}}"#;
+        assert_eq!(found[5], format!("{:?}", Field::Json(whole)), "the event as a whole is an object too");
         let found = read(binary, b"").unwrap();
         assert_eq!(found[..4], [ABSENT, ABSENT, "Text(\"t\")", ABSENT], "an event without data");
     }

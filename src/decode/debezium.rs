@@ -108,7 +108,7 @@ fn no_version(message: &str) -> DecodeError {
 fn absolute(path: &Path) -> Vec<String> {
     match path.root {
         Root::Row => std::iter::once("after".to_owned()).chain(path.fields.iter().cloned()).collect(),
-        Root::Event | Root::Key => path.fields.clone(),
+        _ => path.fields.clone(),
     }
 }
 
@@ -144,8 +144,8 @@ fn position(text: &str) -> Option<i64> {
 
 /// What stands for a value that was stored out of line and not touched (`unavailable.value.placeholder`),
 /// in the forms the column types give it.
-#[derive(Debug)]
-struct Placeholder {
+#[derive(Debug, Clone)]
+pub struct Placeholder {
     /// Text, JSON and hex columns.
     text: String,
     /// `bytea` with `binary.handling.mode=bytes`: base64 of the text.
@@ -159,7 +159,7 @@ struct Placeholder {
 }
 
 impl Placeholder {
-    fn new(text: &str) -> Placeholder {
+    pub fn new(text: &str) -> Placeholder {
         // Quoting a string cannot fail.
         let quoted = serde_json::to_string(text).unwrap_or_default();
         let bytes: Vec<String> = text.bytes().map(|byte| byte.to_string()).collect();
@@ -181,7 +181,8 @@ impl Placeholder {
         }
     }
 
-    fn is(&self, value: &str) -> bool {
+    /// Whether a JSON text is one of its forms.
+    pub fn is(&self, value: &str) -> bool {
         if value.starts_with('[') {
             let same = |form: &str| without_space(value).eq(without_space(form));
             return same(&self.text_array) || same(&self.integer_array);

@@ -3,8 +3,9 @@
 
 use std::time::Duration;
 
-use super::DecodeError;
+use super::facts::Facts;
 use super::registry::{Answer, Kind, Registry, Schema};
+use super::{DecodeError, Field};
 
 /// Compiled schemas kept per document.
 const SCHEMAS_MAX: usize = 64;
@@ -26,13 +27,21 @@ pub struct Framed<T> {
     root_name: &'static str,
     kind: Kind,
     registry: Registry,
+    facts: Facts,
     /// The most recent last.
-    known: Vec<(u32, Result<T, DecodeError>)>,
+    known: Vec<Known<T>>,
+}
+
+#[derive(Debug)]
+struct Known<T> {
+    id: u32,
+    version: Option<i64>,
+    compiled: Result<T, DecodeError>,
 }
 
 impl<T> Framed<T> {
-    pub fn new(root_name: &'static str, kind: Kind, registry: &Registry) -> Framed<T> {
-        Framed { root_name, kind, registry: registry.clone(), known: Vec::new() }
+    pub fn new(root_name: &'static str, kind: Kind, registry: &Registry, facts: Facts) -> Framed<T> {
+        Framed { root_name, kind, registry: registry.clone(), facts, known: Vec::new() }
     }
 
     /// Compiles the schema of a record if it is not known yet. What is wrong with a record is said by
@@ -46,8 +55,10 @@ impl<T> Framed<T> {
         if self.position(id).is_some() {
             return Ok(());
         }
+        let mut version = None;
         let compiled = match self.registry.get(id, PATIENCE) {
             Answer::Found(schema) if schema.kind == self.kind => {
+                version = self.facts.version_of(&schema.versions);
                 compile(&schema).map_err(|why| self.error(format!("the schema {id} cannot be used: {why}")))
             }
             Answer::Found(schema) => {
@@ -61,7 +72,7 @@ impl<T> Framed<T> {
         if self.known.len() >= SCHEMAS_MAX {
             drop(self.known.remove(0));
         }
-        self.known.push((id, compiled));
+        self.known.push(Known { id, version, compiled });
         Ok(())
     }
 
@@ -77,14 +88,21 @@ impl<T> Framed<T> {
             self.known.push(used);
         }
         match self.known.last_mut() {
-            Some((_, Ok(compiled))) => Ok((compiled, rest)),
-            Some((_, Err(error))) => Err(error.clone()),
+            Some(Known { compiled: Ok(compiled), .. }) => Ok((compiled, rest)),
+            Some(Known { compiled: Err(error), .. }) => Err(error.clone()),
             None => Err(DecodeError::schema(self.root_name, "is not known")),
         }
     }
 
+    /// Adds to the fields of the record that was got last what is known of its schema.
+    pub fn fill(&self, fields: &mut [Field<'_>]) {
+        if let Some(Known { id, version, .. }) = self.known.last() {
+            self.facts.fill(*id, *version, fields);
+        }
+    }
+
     fn position(&self, id: u32) -> Option<usize> {
-        self.known.iter().rposition(|(known, _)| *known == id)
+        self.known.iter().rposition(|known| known.id == id)
     }
 
     fn error(&self, message: String) -> DecodeError {

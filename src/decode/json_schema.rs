@@ -6,6 +6,7 @@
 use serde_json::Value;
 
 use super::connect::Document as Json;
+use super::facts::Facts;
 use super::framed::{Framed, Pending};
 use super::registry::{self, Registry};
 use super::{DecodeError, Field, Logical};
@@ -21,11 +22,17 @@ pub struct Document {
 }
 
 impl Document {
-    pub fn new(root_name: &'static str, paths: Vec<Vec<String>>, registry: &Registry) -> Document {
+    pub fn new(
+        root_name: &'static str,
+        paths: Vec<Vec<String>>,
+        registry: &Registry,
+        subject: &str,
+    ) -> Document {
+        let facts = Facts::of(&paths, subject.to_owned());
         Document {
             json: Json::plain(root_name, paths.iter().map(|path| &path[..])),
             paths,
-            schemas: Framed::new(root_name, registry::Kind::Json, registry),
+            schemas: Framed::new(root_name, registry::Kind::Json, registry, facts),
         }
     }
 
@@ -49,6 +56,7 @@ impl Document {
                 fields[slot] = Field::Typed(logical, text);
             }
         }
+        self.schemas.fill(fields);
         Ok(())
     }
 
@@ -88,10 +96,11 @@ mod tests {
             "price":{"oneOf":[{"type":"null"},{"type":"number","title":"org.apache.kafka.connect.data.Decimal","connect.type":"bytes","connect.parameters":{"scale":"2"}}]},
             "day":{"type":"integer","title":"org.apache.kafka.connect.data.Date","connect.type":"int32"},
             "name":{"type":"string","title":"org.apache.kafka.connect.data.Date"}}}"#;
-        let schema = Schema { kind: Kind::Json, text: text.to_owned(), references: Vec::new() };
+        let schema =
+            Schema { kind: Kind::Json, text: text.to_owned(), references: Vec::new(), versions: Vec::new() };
         let paths: Vec<Vec<String>> =
             ["price", "day", "name", "other"].map(|name| vec![name.to_owned()]).into();
-        let mut document = Document::new(".", paths, &Registry::fixed([(7, schema)]));
+        let mut document = Document::new(".", paths, &Registry::fixed([(7, schema)]), "");
         let record = [&[0, 0, 0, 0, 7][..], br#"{"price":"BNI=","day":20000,"name":"x"}"#].concat();
         document.prepare(&record).unwrap();
         let mut fields = Vec::new();

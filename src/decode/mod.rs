@@ -11,7 +11,9 @@ mod cloudevents;
 mod connect;
 mod debezium;
 pub mod decimal;
+mod facts;
 mod framed;
+mod headers;
 mod json;
 mod json_schema;
 pub mod native;
@@ -22,14 +24,15 @@ mod scratch;
 pub mod time;
 mod wanted;
 
-pub use debezium::deleted_row;
+pub use debezium::{Placeholder, deleted_row};
 pub use framed::Pending;
+pub use headers::{header, headers_json};
 pub use native::Native;
 pub use scratch::Scratch;
 
 use std::fmt::Write as _;
 
-use crate::config::{Encoding, Format, Path, Root, Topic};
+use crate::config::{Encoding, Format, Path, Topic};
 use crate::domain::dead_letter::Reason;
 use crate::domain::record::Headers;
 use body::Body;
@@ -96,6 +99,9 @@ pub enum OwnVersion {
 /// A field that no record can have: the name of the record's type, in formats whose schema has one.
 pub const TYPE_FIELD: &str = "$type";
 
+/// Another: it has what a registry knows of the record's schema, `id` and `version`.
+pub const SCHEMA_FIELD: &str = "$schema";
+
 /// Why a record is not what its format says. `message` never holds contents.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error("{path}: {message}")]
@@ -159,6 +165,7 @@ impl Decoder {
         let registry = registry.unwrap_or(&nobody);
         let own: Vec<Vec<String>> = wanted.value.iter().map(|path| path.fields.clone()).collect();
         let file = topic.schema_file.as_deref();
+        let subject = format!("{}-value", topic.name);
         let value = match topic.format {
             Format::Json => Value::Json(json::Decoder::new(wanted)),
             Format::DebeziumJson => {
@@ -168,20 +175,20 @@ impl Decoder {
             }
             Format::DebeziumAvro => {
                 Value::Debezium(debezium::Decoder::new(wanted, &topic.placeholder, |paths| {
-                    Body::Avro(avro::Document::of_registry("$event", &paths, registry))
+                    Body::Avro(avro::Document::of_registry("$event", &paths, registry, &subject))
                 }))
             }
             Format::CloudEvents => Value::CloudEvents(cloudevents::Decoder::new(wanted)),
             Format::Avro => Value::Body(Body::Avro(match file {
                 Some(file) => avro::Document::of_file(".", &own, file),
-                None => avro::Document::of_registry(".", &own, registry),
+                None => avro::Document::of_registry(".", &own, registry, &subject),
             })),
             Format::Protobuf => Value::Body(Body::Protobuf(match (file, &topic.message) {
                 (Some(file), Some(message)) => protobuf::Document::of_file(".", &own, file, message),
-                _ => protobuf::Document::of_registry(".", &own, registry),
+                _ => protobuf::Document::of_registry(".", &own, registry, &subject),
             })),
             Format::JsonSchema => {
-                Value::Body(Body::JsonSchema(json_schema::Document::new(".", own, registry)))
+                Value::Body(Body::JsonSchema(json_schema::Document::new(".", own, registry, &subject)))
             }
             Format::Raw => Value::Raw(wanted.value.len()),
         };
@@ -285,12 +292,7 @@ fn utf8<'a>(bytes: &'a [u8], root: &str) -> Result<&'a str, DecodeError> {
 
 /// A path as a person writes it: `.user.name`, `."odd name"`, `$event.source.ts_ms`, `$key`.
 pub fn path_text(path: &Path) -> String {
-    let root = match path.root {
-        Root::Row => ".",
-        Root::Event => "$event",
-        Root::Key => "$key",
-    };
-    fields_text(root, &path.fields)
+    fields_text(path.root.name(), &path.fields)
 }
 
 fn fields_text(root: &str, fields: &[String]) -> String {
@@ -314,6 +316,7 @@ fn fields_text(root: &str, fields: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Root;
 
     #[test]
     fn paths_read_as_they_are_written() {

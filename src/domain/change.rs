@@ -129,11 +129,20 @@ pub enum Skip {
     Rejected,
     /// A patch for a missing row with `if_missing: ignore`.
     MissingRow,
+    /// Events that no rule's `when` lets pass.
+    Filtered,
 }
 
 impl Skip {
-    pub const ALL: [Skip; 6] =
-        [Skip::Duplicate, Skip::Stale, Skip::Ignored, Skip::Tombstone, Skip::Rejected, Skip::MissingRow];
+    pub const ALL: [Skip; 7] = [
+        Skip::Duplicate,
+        Skip::Stale,
+        Skip::Ignored,
+        Skip::Tombstone,
+        Skip::Rejected,
+        Skip::MissingRow,
+        Skip::Filtered,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -143,6 +152,7 @@ impl Skip {
             Skip::Tombstone => "tombstone",
             Skip::Rejected => "rejected",
             Skip::MissingRow => "missing_row",
+            Skip::Filtered => "filtered",
         }
     }
 }

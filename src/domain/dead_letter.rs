@@ -30,10 +30,16 @@ pub enum Reason {
     UnknownType,
     /// A patch for a missing row with `if_missing: dead_letter`.
     MissingRow,
+    /// A jq expression that ends with an error, or gives more than one value.
+    Expression,
+    /// A jq expression that takes too many steps or too much memory.
+    ExpressionLimit,
+    /// A version of the topic's schema that is neither the current one nor upcast.
+    SchemaVersion,
 }
 
 impl Reason {
-    pub const ALL: [Reason; 11] = [
+    pub const ALL: [Reason; 14] = [
         Reason::Malformed,
         Reason::Schema,
         Reason::TooLarge,
@@ -45,6 +51,9 @@ impl Reason {
         Reason::EventId,
         Reason::UnknownType,
         Reason::MissingRow,
+        Reason::Expression,
+        Reason::ExpressionLimit,
+        Reason::SchemaVersion,
     ];
 
     pub fn from_name(name: &str) -> Option<Reason> {
@@ -64,6 +73,9 @@ impl Reason {
             Reason::EventId => "event_id",
             Reason::UnknownType => "unknown_type",
             Reason::MissingRow => "missing_row",
+            Reason::Expression => "expression",
+            Reason::ExpressionLimit => "expression_limit",
+            Reason::SchemaVersion => "schema_version",
         }
     }
 }

@@ -2,64 +2,68 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::convert::{Target, convert};
-use super::event_id::IdsOfTopic;
+use super::condition::{Condition, Test};
+use super::convert::{Refusal, Target, convert};
+use super::event_id::IdSource;
+use super::face::{Face, Filter, TableRows, VersionSource};
+use super::program::{Around, Calculated, KeyAs, short};
+use super::protection::{HashKey, Protection};
 use super::row::{Assignment, Row, Source};
-use super::topic::{Operation, TableRows, TableRule, TopicPlan, Types, VersionSource};
+use super::schema::Versions;
+use super::topic::TopicPlan;
+use super::types::{Operation, TableRule, Types};
+use crate::config::lift::{Lifted, lift, lift_program};
 use crate::config::{
-    Column, Config, Encoding, Expression, Format, KeyFormat, Mapping, Path, Root, Rule, Table, TableSource,
-    Topic,
+    self, Column, Config, Encoding, Expression, Format, Jq, KeyFormat, Mapping, Path, Personal, Root, Rule,
+    Table, TableSource, Topic, Upcast,
 };
 use crate::decode::registry::Registry;
-use crate::decode::{Decoder, Field, TYPE_FIELD, Wanted, deleted_row, path_text};
+use crate::decode::{Decoder, Field, Placeholder, SCHEMA_FIELD, TYPE_FIELD, Wanted, deleted_row, path_text};
 use crate::domain::change::IfMissing;
+use crate::domain::dead_letter::Reason;
 use crate::domain::event_ids::EventIds;
-use crate::domain::value::ColumnType;
+use crate::domain::value::{ColumnType, Value};
+use crate::jq::condition;
 
-pub(super) fn topic(config: &Config, index: usize, registry: Option<&Registry>) -> TopicPlan {
+/// What a mapping takes from elsewhere than the configuration.
+pub(super) struct Outside<'a> {
+    pub registry: Option<&'a Registry>,
+    pub key: Option<&'a HashKey>,
+}
+
+pub(super) fn topic(config: &Config, index: usize, outside: &Outside<'_>) -> TopicPlan {
     let topic = &config.topics[index];
-    let mut compiler = Compiler { topic, wanted: Wanted::default() };
-    let mut rows = Vec::new();
-    let mut rules = RulesByType::new();
-    let mut has_events = false;
-    for (table_index, table) in config.tables.iter().enumerate() {
-        for source in table.sources.iter().filter(|source| source.topic == index) {
-            let at = At { table, index: table_index, source };
-            match &source.mapping {
-                Mapping::Rows => rows.push(compiler.rows(&at)),
-                Mapping::Events(by_type) => {
-                    has_events = true;
-                    for (event, rule) in by_type {
-                        rules.entry(event.clone()).or_default().push(compiler.rule(&at, rule));
-                    }
-                }
-            }
-        }
-    }
-    let events = has_events.then(|| {
-        // A format with an envelope has its own idea of a type.
-        let of_envelope = || Path { root: Root::Event, fields: vec![envelope_type(topic.format).to_owned()] };
-        let path = topic.event_type.clone().unwrap_or_else(of_envelope);
-        Types {
-            source: compiler.path(&path, false),
-            path: path_text(&path),
-            rules,
-            ignore: topic.ignore.iter().cloned().collect(),
-            otherwise: topic.otherwise,
-        }
-    });
-    let version = match (&topic.version, topic.format) {
-        (Some(path), _) => VersionSource::Path { source: compiler.path(path, false), path: path_text(path) },
-        (None, format) if format.is_debezium() => VersionSource::Format,
-        (None, _) => VersionSource::Position,
+    let mut compiler = Compiler {
+        topic,
+        wanted: Wanted::default(),
+        row_is_before: false,
+        key: outside.key,
+        steps: Vec::new(),
+        event: None,
     };
-    let event_ids = topic.event_ids.as_ref().map(|ids| IdsOfTopic {
-        source: compiler.path(&ids.path, compiler.has_text_keys()),
-        path: path_text(&ids.path),
-        remembered: EventIds::new(ids.window),
-    });
-    let decoder = Decoder::compile(topic, &compiler.wanted, registry);
-    TopicPlan::new(decoder, version, rows, events, event_ids)
+    let mut faces = Vec::new();
+    let mut versions = None;
+    if let Some(evolution) = &topic.evolution {
+        let mut indexes = HashMap::new();
+        for (version, steps) in evolution.versions() {
+            indexes.insert(version.to_owned(), faces.len());
+            compiler.steps = steps;
+            faces.push(compiler.face(config, index));
+        }
+        compiler.steps = Vec::new();
+        versions = Some(Versions {
+            source: compiler.source(&evolution.version, compiler.has_text_keys()),
+            path: text_of(&evolution.version),
+            missing: evolution.missing.as_ref().and_then(|version| indexes.get(version)).copied(),
+            faces: indexes,
+            unknown: evolution.unknown,
+        });
+    } else {
+        faces.push(compiler.face(config, index));
+    }
+    let event_ids = topic.event_ids.as_ref().map(|ids| EventIds::new(ids.window));
+    let decoder = Decoder::compile(topic, &compiler.wanted, outside.registry);
+    TopicPlan::new(decoder, faces, versions, event_ids)
 }
 
 fn envelope_type(format: Format) -> &'static str {
@@ -84,9 +88,69 @@ struct At<'a> {
 struct Compiler<'a> {
     topic: &'a Topic,
     wanted: Wanted,
+    /// For programs: `.` is the row as it was before it was deleted.
+    row_is_before: bool,
+    /// Of hashes.
+    key: Option<&'a HashKey>,
+    /// From the version that is compiled to the current one.
+    steps: Vec<&'a Upcast>,
+    /// The event type that is compiled.
+    event: Option<String>,
 }
 
 impl Compiler<'_> {
+    /// What the events of one version of the topic's schema do.
+    fn face(&mut self, config: &Config, index: usize) -> Face {
+        let topic = self.topic;
+        let mut rows = Vec::new();
+        let mut rules = RulesByType::new();
+        let mut has_events = false;
+        for (table_index, table) in config.tables.iter().enumerate() {
+            for source in table.sources.iter().filter(|source| source.topic == index) {
+                let at = At { table, index: table_index, source };
+                match &source.mapping {
+                    Mapping::Rows => rows.push(self.rows(&at)),
+                    Mapping::Events(by_type) => {
+                        has_events = true;
+                        for (event, rule) in by_type {
+                            self.event = Some(event.clone());
+                            rules.entry(event.clone()).or_default().push(self.rule(&at, event, rule));
+                        }
+                        self.event = None;
+                    }
+                }
+            }
+        }
+        let events = has_events.then(|| {
+            // A format with an envelope has its own idea of a type.
+            let of_envelope = || {
+                let fields = vec![envelope_type(topic.format).to_owned()];
+                Expression::Path(Path { root: Root::Event, fields })
+            };
+            let from = topic.event_type.clone().unwrap_or_else(of_envelope);
+            Types {
+                source: self.source(&from, self.has_text_keys()),
+                path: text_of(&from),
+                rules,
+                ignore: topic.ignore.iter().cloned().collect(),
+                otherwise: topic.otherwise,
+            }
+        });
+        let version = match (&topic.version, topic.format) {
+            (Some(from), _) => {
+                let source = self.source(from, self.has_text_keys());
+                VersionSource::Path { source, path: text_of(from) }
+            }
+            (None, format) if format.is_debezium() => VersionSource::Format,
+            (None, _) => VersionSource::Position,
+        };
+        let event_id = topic.event_ids.as_ref().map(|ids| IdSource {
+            source: self.source(&ids.source, self.has_text_keys()),
+            path: text_of(&ids.source),
+        });
+        Face { version, rows, events, event_id }
+    }
+
     fn rows(&mut self, at: &At<'_>) -> TableRows {
         let none = BTreeMap::new();
         let upsert = self.row(at, |compiler, index, column| {
@@ -104,19 +168,32 @@ impl Compiler<'_> {
                     }
                     other => other,
                 };
-                at.table.key.contains(&index).then(|| compiler.assignment(at, index, &from))
+                at.table.key.contains(&index).then(|| {
+                    compiler.row_is_before = true;
+                    let assignment = compiler.assignment(at, index, &from);
+                    compiler.row_is_before = false;
+                    assignment
+                })
             })
         });
-        TableRows { upsert, delete, delete_without_key }
+        let filter = at.source.when.rows.as_ref().map(|when| Filter {
+            when: self.condition(when, self.has_text_key(at)),
+            unwanted: self.key_row(at, &none),
+        });
+        TableRows { upsert, delete, delete_without_key, filter }
     }
 
-    fn rule(&mut self, at: &At<'_>, rule: &Rule) -> TableRule {
+    fn rule(&mut self, at: &At<'_>, event: &str, rule: &Rule) -> TableRule {
+        let when = at.source.when.events.get(event);
+        let when = when.map(|when| self.condition(when, self.has_text_key(at)));
         match rule {
             Rule::Upsert { columns } => TableRule {
                 operation: Operation::Write { if_missing: IfMissing::default() },
                 row: self.row(at, |compiler, index, column| {
                     Some(compiler.assignment(at, index, &own(columns, index, column)))
                 }),
+                unwanted: when.is_some().then(|| self.key_row(at, columns)),
+                when,
             },
             Rule::Patch { columns, if_missing } => TableRule {
                 operation: Operation::Write { if_missing: *if_missing },
@@ -124,14 +201,51 @@ impl Compiler<'_> {
                     let named = columns.contains_key(&index) || at.table.key.contains(&index);
                     named.then(|| compiler.assignment(at, index, &own(columns, index, column)))
                 }),
+                when,
+                unwanted: None,
             },
-            Rule::Delete { key } => TableRule {
-                operation: Operation::Delete,
-                row: self.row(at, |compiler, index, column| {
-                    let is_key = at.table.key.contains(&index);
-                    is_key.then(|| compiler.assignment(at, index, &own(key, index, column)))
-                }),
-            },
+            Rule::Delete { key } => {
+                TableRule { operation: Operation::Delete, row: self.key_row(at, key), when, unwanted: None }
+            }
+        }
+    }
+
+    /// The key columns alone, from the value of an event.
+    fn key_row(&mut self, at: &At<'_>, from: &BTreeMap<usize, Expression>) -> Row {
+        self.row(at, |compiler, index, column| {
+            let is_key = at.table.key.contains(&index);
+            is_key.then(|| compiler.assignment(at, index, &own(from, index, column)))
+        })
+    }
+
+    fn condition(&mut self, condition: &config::Condition, text_key: bool) -> Condition {
+        let test = match &condition.test {
+            config::Test::Simple(simple) => self.test(simple, text_key),
+            config::Test::Jq(program) => {
+                let row_is_event = self.topic.format.row_is_event();
+                let lifted = lift_program(&self.steps, &program.text, self.event.as_deref(), row_is_event);
+                // Looked at when the configuration was checked.
+                Test::Program(Box::new(self.calculated(lifted.as_ref().unwrap_or(program), text_key)))
+            }
+        };
+        Condition { test, text: short(&condition.text) }
+    }
+
+    fn test(&mut self, condition: &condition::Condition, text_key: bool) -> Test {
+        use condition::Condition as Simple;
+        let mut from = |from: &condition::From| {
+            let root = from.variable.unwrap_or(".");
+            let root = Root::ALL.into_iter().find(|known| known.name() == root).unwrap_or(Root::Row);
+            self.source(&Expression::Path(Path { root, fields: from.fields.clone() }), text_key)
+        };
+        match condition {
+            Simple::Is(path) => Test::Is(from(path)),
+            Simple::Compare(path, comparison, constant) => {
+                Test::Compare(from(path), *comparison, constant.clone())
+            }
+            Simple::Not(inner) => Test::Not(Box::new(self.test(inner, text_key))),
+            Simple::All(list) => Test::All(list.iter().map(|each| self.test(each, text_key)).collect()),
+            Simple::Any(list) => Test::Any(list.iter().map(|each| self.test(each, text_key)).collect()),
         }
     }
 
@@ -147,28 +261,47 @@ impl Compiler<'_> {
 
     fn assignment(&mut self, at: &At<'_>, index: usize, from: &Expression) -> Assignment {
         let mut target = self.target(at, index);
-        match from {
-            Expression::Path(path) => {
-                Assignment { source: self.path(path, self.has_text_key(at)), path: path_text(path), target }
+        let column = &at.table.columns[index];
+        let protection = match column.personal {
+            Some(Personal::Hash) => self.key.cloned().map(Protection::Hash),
+            Some(Personal::Mask) => Some(Protection::Mask { show_last: column.show_last }),
+            _ => None,
+        };
+        // Never in clear: without its key a hash is nothing, and nothing is read to be dropped.
+        let nothing = match column.personal {
+            Some(Personal::Drop) => Some(Ok(Value::Null)),
+            Some(Personal::Hash) if protection.is_none() => {
+                Some(Err(Refusal::new(Reason::WrongType, "cannot be hashed: there is no key")))
             }
-            Expression::Literal(text) => {
+            _ => None,
+        };
+        let source = match (nothing, self.lifted(from)) {
+            (Some(value), _) => Source::Literal(value),
+            (None, Ok(Lifted::Plain(Expression::Literal(text)))) => {
                 target.json_in_text = false;
+                let field = Field::Json(text.trim());
                 // Converted once. A literal that does not fit is refused when the configuration is
                 // checked; should one get here, every event that uses it says so.
-                Assignment {
-                    source: Source::Literal(convert(Field::Json(text.trim()), &target)),
-                    path: text.clone(),
-                    target,
-                }
+                Source::Literal(match &protection {
+                    Some(protection) => protection.convert(field, &target),
+                    None => convert(field, &target),
+                })
             }
-        }
+            (None, Ok(lifted)) => {
+                // jq gives values, not the text that a database holds.
+                target.json_in_text &= !matches!(lifted, Lifted::Plain(Expression::Jq(_)));
+                self.source_of(&lifted, self.has_text_key(at))
+            }
+            (None, Err(refusal)) => Source::Literal(Err(refusal)),
+        };
+        Assignment { source, path: text_of(from), target, protection }
     }
 
     /// Where a key column of a deleted row stands: in the record key.
     fn deleted_key(&mut self, at: &At<'_>, index: usize, column: &Column) -> Assignment {
         let key = |fields: Vec<String>| Expression::Path(Path { root: Root::Key, fields });
-        if let Some(path) = at.source.key_from.get(&index) {
-            return self.assignment(at, index, &Expression::Path(path.clone()));
+        if let Some(from) = at.source.key_from.get(&index) {
+            return self.assignment(at, index, from);
         }
         let from_envelope = |path: &Path| {
             self.topic.format.is_debezium()
@@ -176,7 +309,10 @@ impl Compiler<'_> {
         };
         match &column.from {
             Some(literal @ Expression::Literal(_)) => self.assignment(at, index, literal),
-            Some(Expression::Path(path)) if path.root == Root::Key => {
+            Some(program @ Expression::Jq(_)) if !program.reads_value() => {
+                self.assignment(at, index, program)
+            }
+            Some(Expression::Path(path)) if path.root == Root::Key || path.root.is_metadata() => {
                 self.assignment(at, index, &Expression::Path(path.clone()))
             }
             Some(Expression::Path(path)) if path.root == Root::Event && from_envelope(path) => {
@@ -210,12 +346,82 @@ impl Compiler<'_> {
         self.topic.key_format_of(1) == KeyFormat::Text
     }
 
+    fn source(&mut self, from: &Expression, text_key: bool) -> Source {
+        match self.lifted(from) {
+            Ok(lifted) => self.source_of(&lifted, text_key),
+            Err(refusal) => Source::Literal(Err(refusal)),
+        }
+    }
+
+    /// What an expression is for the version that is compiled.
+    fn lifted(&self, from: &Expression) -> Result<Lifted, Refusal> {
+        let row_is_event = self.topic.format.row_is_event();
+        // Looked at when the configuration was checked.
+        lift(&self.steps, from, self.event.as_deref(), row_is_event)
+            .map_err(|wrong| Refusal::new(Reason::Expression, wrong.message))
+    }
+
+    fn source_of(&mut self, lifted: &Lifted, text_key: bool) -> Source {
+        match lifted {
+            Lifted::Absent => Source::Nothing,
+            Lifted::Plain(Expression::Path(path)) => self.path(path, text_key),
+            Lifted::Plain(Expression::Jq(program)) => self.program(program, text_key),
+            Lifted::Plain(Expression::Literal(text)) => Source::Constant(text.clone()),
+            Lifted::Or(first, second) => {
+                let (first, second) = (self.source_of(first, text_key), self.source_of(second, text_key));
+                Source::Or(Box::new(first), Box::new(second))
+            }
+        }
+    }
+
+    fn program(&mut self, program: &Jq, text_key: bool) -> Source {
+        Source::Jq(Box::new(self.calculated(program, text_key)))
+    }
+
+    fn calculated(&mut self, program: &Jq, text_key: bool) -> Calculated {
+        let reads = &program.reads;
+        let root = |root: Root| Path { root, fields: Vec::new() };
+        let row = if self.row_is_before { deleted_row(&[]) } else { root(Root::Row) };
+        let around = Around {
+            topic: self.topic.name.clone(),
+            row: (!reads.row.is_empty()).then(|| slot(&mut self.wanted.value, &row)),
+            is_before: self.row_is_before,
+            event: (!reads.event.is_empty()).then(|| slot(&mut self.wanted.value, &root(Root::Event))),
+            key: match (reads.names("$key"), text_key) {
+                (false, _) => KeyAs::Nothing,
+                (true, true) => KeyAs::Text,
+                (true, false) => KeyAs::Slot(self.key_slot(&root(Root::Key))),
+            },
+            placeholder: self.topic.format.is_debezium().then(|| Placeholder::new(&self.topic.placeholder)),
+        };
+        Calculated::new(program, around)
+    }
+
     fn path(&mut self, path: &Path, text_key: bool) -> Source {
         match path.root {
             Root::Key if path.fields.is_empty() && text_key => Source::TextKey,
             Root::Key => Source::Key(self.key_slot(path)),
             Root::Row | Root::Event => Source::Value(slot(&mut self.wanted.value, path)),
+            Root::Topic => Source::Topic(self.topic.name.clone()),
+            Root::Partition => Source::Partition,
+            Root::Offset => Source::Offset,
+            Root::Timestamp => Source::Timestamp,
+            // Decoders have it as fields that no event can have.
+            Root::Schema => match path.fields.first().map(String::as_str) {
+                Some("name") => self.event_slot(&[TYPE_FIELD]),
+                Some(fact) => self.event_slot(&[SCHEMA_FIELD, fact]),
+                None => Source::Nothing,
+            },
+            Root::Headers => match path.fields.first() {
+                Some(name) => Source::Header(name.clone()),
+                None => Source::Headers,
+            },
         }
+    }
+
+    fn event_slot(&mut self, fields: &[&str]) -> Source {
+        let fields = fields.iter().map(|&field| field.to_owned()).collect();
+        Source::Value(slot(&mut self.wanted.value, &Path { root: Root::Event, fields }))
     }
 
     fn key_slot(&mut self, path: &Path) -> usize {
@@ -243,6 +449,15 @@ fn own(rule: &BTreeMap<usize, Expression>, index: usize, column: &Column) -> Exp
         .or(column.from.as_ref())
         .cloned()
         .unwrap_or_else(|| Expression::Path(Path { root: Root::Row, fields: vec![column.name.clone()] }))
+}
+
+/// An expression as messages name it.
+pub(super) fn text_of(from: &Expression) -> String {
+    match from {
+        Expression::Path(path) => path_text(path),
+        Expression::Literal(text) => text.clone(),
+        Expression::Jq(program) => short(&program.text),
+    }
 }
 
 fn slot(wanted: &mut Vec<Path>, path: &Path) -> usize {

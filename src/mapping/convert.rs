@@ -294,6 +294,13 @@ pub(super) fn lone_surrogate() -> Refusal {
     Refusal::new(Reason::Malformed, "is a string with half of a surrogate pair")
 }
 
+/// Bytes of no known type as the text that they should be.
+pub(super) fn opaque_text(bytes: &[u8]) -> Result<&str, Refusal> {
+    std::str::from_utf8(bytes).map_err(|error| {
+        Refusal::new(Reason::Malformed, format!("is not valid UTF-8 at byte {}", error.valid_up_to()))
+    })
+}
+
 fn hex(text: &str) -> Option<Vec<u8>> {
     if !text.len().is_multiple_of(2) {
         return None;

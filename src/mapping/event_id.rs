@@ -1,7 +1,7 @@
 //! The ids of one topic's events: read from the event, and looked up among the remembered ones.
 
 use super::Outcome;
-use super::convert::{Refusal, describe, string};
+use super::convert::{Refusal, describe, opaque_text, string};
 use super::row::{Inputs, Source, rejection};
 use super::topic::refused;
 use crate::decode::{Decoder, Field, Native};
@@ -10,24 +10,24 @@ use crate::domain::dead_letter::Reason;
 use crate::domain::event_ids::{EventId, EventIds};
 
 #[derive(Debug)]
-pub struct IdsOfTopic {
+pub struct IdSource {
     pub source: Source,
     pub path: String,
-    pub remembered: EventIds,
 }
 
-impl IdsOfTopic {
+impl IdSource {
     /// The id of an event that was not applied yet. Not remembered before its changes are made: an
     /// event that is rejected may come again.
     pub fn of_new_event<'a>(
         &self,
+        applied: &EventIds,
         inputs: &mut Inputs<'a>,
         decoder: &mut Decoder,
     ) -> Result<EventId, Outcome> {
         let field = inputs.read(&self.source, decoder);
         let field = field.map_err(|error| Outcome::Rejected(rejection(error, None)))?;
         let id = read(field).map_err(|refusal| Outcome::Rejected(refused(refusal, &self.path)))?;
-        if self.remembered.contains(id) {
+        if applied.contains(id) {
             return Err(Outcome::Skipped(Skip::Duplicate));
         }
         Ok(id)
@@ -44,6 +44,8 @@ fn read(field: Field<'_>) -> Result<EventId, Refusal> {
         Field::Unavailable => return missing("was left out as unchanged"),
         Field::Text("") | Field::Json("\"\"") => return missing("is an empty text"),
         Field::Text(text) => return Ok(EventId::of_text(text)),
+        Field::Native(Native::Opaque(b"")) => return missing("is an empty text"),
+        Field::Native(Native::Opaque(bytes)) => return Ok(EventId::of_text(opaque_text(bytes)?)),
         Field::Native(Native::Text("")) => return missing("is an empty text"),
         Field::Native(Native::Text(text)) => return Ok(EventId::of_text(text)),
         Field::Native(Native::Integer(number)) => return Ok(EventId::of_integer(&number.to_string())),

@@ -9,7 +9,10 @@
 
 use serde_json::{Value, json};
 
-use crate::config::{Config, Encoding, Expression, Format, KeyFormat, Mapping, Rule, Table, TableSource};
+use crate::config::{
+    Change, Config, Encoding, Evolution, Expression, Format, KeyFormat, Mapping, Personal, Rule, Table,
+    TableSource, Unknown, Upcast, UpcastRule,
+};
 use crate::decode::path_text;
 use crate::domain::change::IfMissing;
 use crate::domain::digest::Digest;
@@ -19,16 +22,25 @@ const CONVERSIONS: u32 = 1;
 
 /// Of one table: a digest of what concerns all its columns, then, behind a colon, one of each column
 /// in declared order, with commas. See [`keeps_rows`].
-pub fn table(config: &Config, table: &Table) -> String {
+/// `key`: which key hashes have.
+pub fn table(config: &Config, table: &Table, key: Option<&str>) -> String {
     let sources: Vec<Value> = table.sources.iter().map(|each| source(config, table, each)).collect();
-    let key: Vec<&str> = table.key.iter().map(|&column| table.columns[column].name.as_str()).collect();
-    let whole = digest(&json!({
+    let key_columns: Vec<&str> =
+        table.key.iter().map(|&column| table.columns[column].name.as_str()).collect();
+    let mut whole = json!({
         "conversions": CONVERSIONS,
         "name": table.name,
-        "key": key,
+        "key": key_columns,
         "sources": sources,
-    }));
-    let columns: Vec<String> = (0..table.columns.len()).map(|column| self::column(table, column)).collect();
+    });
+    // A row under another key of hashes is another row.
+    let is_hashed = |&&column: &&usize| table.columns[column].personal == Some(Personal::Hash);
+    if table.key.iter().any(|column| is_hashed(&column)) {
+        whole["hash_key"] = json!(key);
+    }
+    let whole = digest(&whole);
+    let columns: Vec<String> =
+        (0..table.columns.len()).map(|column| self::column(table, column, key)).collect();
     format!("{whole}:{}", columns.join(","))
 }
 
@@ -42,7 +54,7 @@ pub fn keeps_rows(old: &str, new: &str) -> bool {
     old == new && after.split(',').all(|column| before.contains(&column))
 }
 
-fn column(table: &Table, index: usize) -> String {
+fn column(table: &Table, index: usize, key: Option<&str>) -> String {
     let column = &table.columns[index];
     let rules: Vec<Value> = table
         .sources
@@ -61,14 +73,22 @@ fn column(table: &Table, index: usize) -> String {
             }
         })
         .collect();
-    let mut digest = digest(&json!({
+    let mut description = json!({
         "name": column.name,
         "type": column.ty.name(),
         "nullable": column.nullable,
         "from": column.from.as_ref().map(expression),
         "encoding": column.encoding.map(encoding),
         "rules": rules,
-    }));
+    });
+    match column.personal {
+        Some(Personal::Hash) => description["hash"] = json!(key),
+        Some(Personal::Mask) => description["mask"] = json!(column.show_last),
+        Some(Personal::Drop) => description["drop"] = json!(true),
+        // In clear, whether that was said or not.
+        Some(Personal::No | Personal::Clear) | None => {}
+    }
+    let mut digest = digest(&description);
     digest.truncate(16);
     digest
 }
@@ -88,7 +108,7 @@ fn source(config: &Config, table: &Table, source: &TableSource) -> Value {
             Value::Object(rules.collect())
         }
     };
-    let key_from = source.key_from.iter().map(|(&column, path)| (named(column), json!(path_text(path))));
+    let key_from = source.key_from.iter().map(|(&column, from)| (named(column), plain(from)));
     let mut description = json!({
         "topic": topic.name,
         "topic_index": source.topic,
@@ -109,19 +129,29 @@ fn source(config: &Config, table: &Table, source: &TableSource) -> Value {
             KeyFormat::Protobuf => "protobuf",
             KeyFormat::JsonSchema => "json-schema",
         }),
-        "event_type": topic.event_type.as_ref().map(path_text),
-        "version": topic.version.as_ref().map(path_text),
+        "event_type": topic.event_type.as_ref().map(plain),
+        "version": topic.version.as_ref().map(plain),
         // Means nothing elsewhere, where it must not force a rebuild.
         "placeholder": topic.format.is_debezium().then_some(&topic.placeholder),
         "mapping": mapping,
         "key_from": Value::Object(key_from.collect()),
     });
+    if let Some(when) = &source.when.rows {
+        description["when"] = json!(when.text);
+    }
+    if !source.when.events.is_empty() {
+        let when = source.when.events.iter().map(|(event, when)| (event.clone(), json!(when.text)));
+        description["when_events"] = Value::Object(when.collect());
+    }
+    if let Some(found) = &topic.evolution {
+        description["evolution"] = evolution(found);
+    }
     // Where the file is says nothing of the rows, and neither does where the registry is.
     if let Some(message) = &topic.message {
         description["message"] = json!(message);
     }
     if let Some(ids) = &topic.event_ids {
-        description["event_id"] = json!(path_text(&ids.path));
+        description["event_id"] = plain(&ids.source);
     }
     description
 }
@@ -149,6 +179,35 @@ fn expression(expression: &Expression) -> Value {
     match expression {
         Expression::Path(path) => json!({ "path": path_text(path) }),
         Expression::Literal(text) => json!({ "literal": text }),
+        Expression::Jq(program) => json!({ "jq": program.text }),
+    }
+}
+
+/// Policies for events that are not applied are left out, as elsewhere.
+fn evolution(evolution: &Evolution) -> Value {
+    let upcast = |upcast: &Upcast| {
+        let rule = |rule: &UpcastRule| match &rule.change {
+            Change::Rename(old) => json!({ "to": rule.target, "rename": old }),
+            Change::Default(value) => json!({ "to": rule.target, "default": expression(value) }),
+            Change::Set(value) => json!({ "to": rule.target, "set": expression(value) }),
+        };
+        let rules: Vec<Value> = upcast.rules.iter().map(rule).collect();
+        json!({ "from": upcast.from, "to": upcast.to, "events": upcast.events, "rules": rules })
+    };
+    json!({
+        "version": expression(&evolution.version),
+        "current": evolution.current,
+        "missing": evolution.missing,
+        "accept": evolution.unknown == Unknown::Accept,
+        "upcasts": evolution.upcasts.iter().map(upcast).collect::<Vec<_>>(),
+    })
+}
+
+/// Where only paths used to be: a path as its text.
+fn plain(from: &Expression) -> Value {
+    match from {
+        Expression::Path(path) => json!(path_text(path)),
+        other => expression(other),
     }
 }
 

@@ -5,13 +5,19 @@
 //! What a value becomes in a column is the table at the head of `convert.rs`.
 
 mod compile;
+mod condition;
 mod convert;
 mod event_id;
+mod face;
 mod fingerprint;
 mod json_text;
 mod native;
+mod program;
+mod protection;
 mod row;
+mod schema;
 mod topic;
+mod types;
 mod version;
 
 use std::collections::BTreeMap;
@@ -27,6 +33,8 @@ use crate::domain::dead_letter::Rejection;
 use crate::domain::event_ids::{EventId, NewEventIds};
 use crate::domain::record::Record;
 use crate::domain::version::VersionKind;
+use compile::Outside;
+use protection::HashKey;
 use topic::{Passage, TopicPlan};
 
 pub use crate::decode::time::instant_from_text;
@@ -58,25 +66,39 @@ pub struct Plan {
     /// By table index: the kind of its first version, which all others must have.
     kinds: Vec<Option<VersionKind>>,
     registry: Option<Registry>,
+    /// Why hashed columns cannot be hashed.
+    key_problem: Option<String>,
 }
 
 impl Plan {
     /// `config` is already checked: its indexes point at what is there.
     pub fn compile(config: &Config) -> Plan {
-        Plan::with_registry(config, config.schema_registry.as_ref().map(Registry::new))
+        let registry = |settings| match config.needs_schema_versions() {
+            true => Registry::with_versions(settings),
+            false => Registry::new(settings),
+        };
+        Plan::with_registry(config, config.schema_registry.as_ref().map(registry))
     }
 
     /// The same with schemas from elsewhere than `schema_registry` says.
     pub fn with_registry(config: &Config, registry: Option<Registry>) -> Plan {
-        let topic = |index| compile::topic(config, index, registry.as_ref());
+        let (key, key_problem) = match HashKey::of(config) {
+            Ok(key) => (key, None),
+            Err(problem) => (None, Some(problem)),
+        };
+        let outside = Outside { registry: registry.as_ref(), key: key.as_ref() };
+        let topic = |index| compile::topic(config, index, &outside);
         let topics = (0..config.topics.len()).map(topic).collect();
-        Plan { catalog: Arc::new(catalog(config)), topics, kinds: vec![None; config.tables.len()], registry }
+        let catalog = Arc::new(catalog_with(config, key.as_ref()));
+        Plan { catalog, topics, kinds: vec![None; config.tables.len()], registry, key_problem }
     }
 
-    /// What makes it impossible to read a topic: the schema files that cannot be used.
+    /// What makes it impossible to map: files that cannot be used, of schemas and of the key of hashes.
     pub fn problems(&self) -> Vec<String> {
         let topics = self.catalog.topics.iter().zip(&self.topics);
-        topics.filter_map(|(name, topic)| Some(format!("topic {name}: {}", topic.problem()?))).collect()
+        let of_topics =
+            topics.filter_map(|(name, topic)| Some(format!("topic {name}: {}", topic.problem()?)));
+        self.key_problem.iter().cloned().chain(of_topics).collect()
     }
 
     /// Where schemas are fetched, if anywhere.
@@ -103,7 +125,7 @@ impl Plan {
     /// Goes on with the event ids that the store has after a start, oldest first.
     pub fn restore_event_ids(&mut self, topic: usize, stored: Vec<EventId>) {
         if let Some(ids) = self.topics.get_mut(topic).and_then(|topic| topic.event_ids.as_mut()) {
-            ids.remembered.restore(stored);
+            ids.restore(stored);
         }
     }
 
@@ -111,22 +133,20 @@ impl Plan {
     /// same batch.
     pub fn take_event_ids(&mut self) -> BTreeMap<usize, NewEventIds> {
         let topics = self.topics.iter_mut().enumerate();
-        topics
-            .filter_map(|(topic, plan)| Some((topic, plan.event_ids.as_mut()?.remembered.take_news()?)))
-            .collect()
+        topics.filter_map(|(topic, plan)| Some((topic, plan.event_ids.as_mut()?.take_news()?))).collect()
     }
 
     /// The batch in the making is dropped, with the events whose ids were remembered for it.
     pub fn drop_event_ids(&mut self) {
         for ids in self.topics.iter_mut().filter_map(|topic| topic.event_ids.as_mut()) {
-            ids.remembered.forget_news();
+            ids.forget_news();
         }
     }
 
     /// A topic begins anew: none of its events was seen before.
     pub fn clear_event_ids(&mut self, topic: usize) {
         if let Some(ids) = self.topics.get_mut(topic).and_then(|topic| topic.event_ids.as_mut()) {
-            ids.remembered.clear();
+            ids.clear();
         }
     }
 
@@ -163,6 +183,12 @@ impl Plan {
 
 /// The tables of a configuration, for whoever reads a replica and no record.
 pub fn catalog(config: &Config) -> Catalog {
+    // Without the key the catalog is not that of any copy, which whoever compares them will say.
+    catalog_with(config, HashKey::of(config).unwrap_or_default().as_ref())
+}
+
+fn catalog_with(config: &Config, key: Option<&HashKey>) -> Catalog {
+    let key = key.map(HashKey::digest);
     let topics: Vec<String> = config.topics.iter().map(|topic| topic.name.clone()).collect();
     let tables: Vec<Table> = config
         .tables
@@ -188,7 +214,7 @@ pub fn catalog(config: &Config) -> Catalog {
                 topics,
                 max_staleness_ms: millis(table.max_staleness),
                 delete_marks_ms: millis(table.delete_marks),
-                fingerprint: fingerprint::table(config, table),
+                fingerprint: fingerprint::table(config, table, key.as_deref()),
             }
         })
         .collect();

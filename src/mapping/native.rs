@@ -1,7 +1,7 @@
 //! Values of formats that are not text, into columns. The table is in docs/FORMATS.md.
 
 use super::convert::{
-    Refusal, Target, article, from_epoch, from_json_string, from_number, from_string, from_text,
+    Refusal, Target, article, from_epoch, from_json_string, from_number, from_string, from_text, opaque_text,
 };
 use crate::config::Encoding;
 use crate::decode::native::{Native, write_json};
@@ -15,13 +15,7 @@ pub fn convert(native: Native<'_>, target: &Target) -> Result<Value, Refusal> {
         (Native::Text(text), ColumnType::Text) => from_plain_text(text),
         (Native::Text(text), ColumnType::Json) if target.json_in_text => from_json_string(text),
         (Native::Opaque(bytes), ColumnType::Blob) => Ok(Value::Blob(bytes.to_vec())),
-        (Native::Opaque(bytes), _) => match std::str::from_utf8(bytes) {
-            Ok(text) => from_text(text, target),
-            Err(error) => Err(Refusal::new(
-                Reason::Malformed,
-                format!("is not valid UTF-8 at byte {}", error.valid_up_to()),
-            )),
-        },
+        (Native::Opaque(bytes), _) => from_text(opaque_text(bytes)?, target),
         (native, ColumnType::Json) => {
             let mut text = String::new();
             write_json(native, &mut text).map_err(|why| Refusal::new(Reason::OutOfRange, why.message()))?;

@@ -1,8 +1,14 @@
 //! One row of one table, put together from the fields of an event.
 
 use super::convert::{Refusal, Target, convert};
-use crate::decode::{DecodeError, Decoder, Field, Surroundings, text_key};
+use super::program::{Calculated, Documents};
+use super::protection::Protection;
+use crate::config::Encoding;
+use crate::decode::{
+    DecodeError, Decoder, Field, Logical, Native, Surroundings, header, headers_json, text_key,
+};
 use crate::domain::dead_letter::Rejection;
+use crate::domain::record::Record;
 use crate::domain::value::Value;
 
 /// What a column is set to.
@@ -12,6 +18,7 @@ pub struct Assignment {
     /// For messages.
     pub path: String,
     pub target: Target,
+    pub protection: Option<Protection>,
 }
 
 #[derive(Debug)]
@@ -27,6 +34,21 @@ pub enum Source {
     },
     /// The record key as plain text.
     TextKey,
+    Topic(String),
+    Partition,
+    Offset,
+    Timestamp,
+    /// The last header of this name.
+    Header(String),
+    /// All headers, as an object.
+    Headers,
+    Jq(Box<Calculated>),
+    /// The first that is neither absent nor null.
+    Or(Box<Source>, Box<Source>),
+    /// A constant, as JSON.
+    Constant(String),
+    /// Always absent.
+    Nothing,
     Literal(Result<Value, Refusal>),
 }
 
@@ -43,9 +65,27 @@ pub struct Row {
 pub struct Inputs<'a> {
     pub key_bytes: Option<&'a [u8]>,
     pub around: Surroundings<'a>,
+    pub log: LogEntry,
     pub value: Vec<Field<'a>>,
     pub key: Vec<Field<'a>>,
     pub key_is_read: bool,
+    /// For programs.
+    pub documents: Documents,
+}
+
+/// What the log knows of a record.
+#[derive(Debug, Clone, Copy)]
+pub struct LogEntry {
+    pub partition: i32,
+    pub offset: i64,
+    pub timestamp_ms: Option<i64>,
+}
+
+impl LogEntry {
+    pub fn of(record: &Record<'_>) -> LogEntry {
+        let Record { at, offset, timestamp_ms, .. } = record;
+        LogEntry { partition: at.partition, offset: *offset, timestamp_ms: *timestamp_ms }
+    }
 }
 
 impl<'a> Inputs<'a> {
@@ -81,7 +121,22 @@ impl<'a> Inputs<'a> {
                 Some(bytes) => text_key(bytes)?,
                 None => Field::Absent,
             },
-            Source::Literal(_) => Field::Absent,
+            Source::Topic(name) => Field::Text(self.around.scratch.text(name)),
+            Source::Partition => Field::Native(Native::Integer(self.log.partition.into())),
+            Source::Offset => Field::Native(Native::Integer(self.log.offset)),
+            Source::Timestamp => match self.log.timestamp_ms {
+                Some(number) => Field::Native(Native::Since(Logical::Timestamp(Encoding::Millis), number)),
+                None => Field::Absent,
+            },
+            Source::Header(name) => header(self.around, name),
+            Source::Headers => headers_json(self.around),
+            Source::Jq(program) => program.field(self)?,
+            Source::Or(first, second) => match self.field(first)? {
+                Field::Absent | Field::Json("null") => self.field(second)?,
+                field => field,
+            },
+            Source::Constant(json) => Field::Json(self.around.scratch.text(json)),
+            Source::Literal(_) | Source::Nothing => Field::Absent,
         })
     }
 }
@@ -104,16 +159,20 @@ impl Row {
             values.push(match assignment {
                 None => Value::Absent,
                 // The usual one, straight through.
-                Some(Assignment { source: Source::Value(slot), path, target }) => {
+                Some(Assignment { source: Source::Value(slot), path, target, protection: None }) => {
                     let field = inputs.value.get(*slot).copied().unwrap_or_default();
                     convert(field, target).map_err(|refusal| self.rejection(refusal, path))?
                 }
                 Some(Assignment { source: Source::Literal(value), path, .. }) => {
                     value.clone().map_err(|refusal| self.rejection(refusal, path))?
                 }
-                Some(Assignment { source, path, target }) => {
+                Some(Assignment { source, path, target, protection }) => {
                     let field = inputs.field(source).map_err(|error| rejection(error, Some(self.table)))?;
-                    convert(field, target).map_err(|refusal| self.rejection(refusal, path))?
+                    let value = match protection {
+                        Some(protection) => protection.convert(field, target),
+                        None => convert(field, target),
+                    };
+                    value.map_err(|refusal| self.rejection(refusal, path))?
                 }
             });
         }
@@ -129,7 +188,22 @@ impl Row {
 
 impl Source {
     pub fn reads_key(&self) -> bool {
-        matches!(self, Source::Key(_) | Source::KeyFieldOrWhole { .. })
+        match self {
+            Source::Key(_) | Source::KeyFieldOrWhole { .. } => true,
+            Source::Jq(program) => program.reads_key(),
+            Source::Or(first, second) => first.reads_key() || second.reads_key(),
+            _ => false,
+        }
+    }
+
+    /// Whether a record without a value has nothing there.
+    pub fn reads_value(&self) -> bool {
+        match self {
+            Source::Value(_) => true,
+            Source::Jq(program) => program.reads_value(),
+            Source::Or(first, second) => first.reads_value() || second.reads_value(),
+            _ => false,
+        }
     }
 }
 

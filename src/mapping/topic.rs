@@ -1,77 +1,32 @@
 //! The plan of one topic: what a record of it does to the tables it feeds.
 
-use std::collections::HashSet;
-
 use super::Outcome;
-use super::compile::RulesByType;
-use super::convert::{Refusal, string};
-use super::event_id::IdsOfTopic;
-use super::row::{Inputs, Row, Source, rejection};
-use super::version::{self, Integers, kind_name};
-use crate::config::Otherwise;
-use crate::decode::{Decoder, EventKind, Field, Native, OwnVersion, Pending, Scratch, Surroundings};
-use crate::domain::change::{self, Change, IfMissing, Skip};
+use super::convert::Refusal;
+use super::face::{Face, Given};
+use super::program::Documents;
+use super::row::{Inputs, LogEntry, rejection};
+use super::schema::Versions;
+use crate::decode::{Decoder, EventKind, Field, Pending, Scratch, Surroundings};
+use crate::domain::change::{Change, Skip};
 use crate::domain::checkpoint::{AfterDelete, PartitionMemory};
-use crate::domain::dead_letter::{Reason, Rejection};
+use crate::domain::dead_letter::Rejection;
+use crate::domain::event_ids::EventIds;
 use crate::domain::record::Record;
 use crate::domain::version::{Coordinates, Version, VersionKind};
 
 #[derive(Debug)]
 pub struct TopicPlan {
     decoder: Decoder,
-    version: VersionSource,
-    rows: Vec<TableRows>,
-    events: Option<Types>,
-    /// Where repeated events are recognised.
-    pub event_ids: Option<IdsOfTopic>,
+    /// One per version of the schema; the first is the current one.
+    faces: Vec<Face>,
+    /// Where there is more than one.
+    versions: Option<Versions>,
+    /// Ids of applied events, where repeated ones are recognised.
+    pub event_ids: Option<EventIds>,
     /// Kept between records for their memory.
     value_fields: Vec<Field<'static>>,
     key_fields: Vec<Field<'static>>,
     scratch: Scratch,
-}
-
-#[derive(Debug)]
-pub enum VersionSource {
-    Path {
-        source: Source,
-        path: String,
-    },
-    /// The format's own.
-    Format,
-    Position,
-}
-
-/// A table whose rows the records are.
-#[derive(Debug)]
-pub struct TableRows {
-    pub upsert: Row,
-    /// By the record key.
-    pub delete: Row,
-    /// For records that have none, in formats that know the old row.
-    pub delete_without_key: Option<Row>,
-}
-
-/// What one event type does to one table.
-#[derive(Debug)]
-pub struct TableRule {
-    pub operation: Operation,
-    pub row: Row,
-}
-
-#[derive(Debug, Clone, Copy)]
-pub enum Operation {
-    Write { if_missing: IfMissing },
-    Delete,
-}
-
-/// The event types of a topic.
-#[derive(Debug)]
-pub struct Types {
-    pub source: Source,
-    pub path: String,
-    pub rules: RulesByType,
-    pub ignore: HashSet<String>,
-    pub otherwise: Otherwise,
 }
 
 /// A record on its way, with what it reads and writes.
@@ -85,16 +40,16 @@ pub struct Passage<'r, 'a> {
 }
 
 impl TopicPlan {
+    /// `faces` has at least the current one.
     pub fn new(
         decoder: Decoder,
-        version: VersionSource,
-        rows: Vec<TableRows>,
-        events: Option<Types>,
-        event_ids: Option<IdsOfTopic>,
+        faces: Vec<Face>,
+        versions: Option<Versions>,
+        event_ids: Option<EventIds>,
     ) -> TopicPlan {
         let (value_fields, key_fields) = (Vec::new(), Vec::new());
         let scratch = Scratch::default();
-        TopicPlan { decoder, version, rows, events, event_ids, value_fields, key_fields, scratch }
+        TopicPlan { decoder, faces, versions, event_ids, value_fields, key_fields, scratch }
     }
 
     /// Why no record of the topic can be read.
@@ -124,9 +79,11 @@ impl TopicPlan {
         let mut inputs = Inputs {
             key_bytes: passage.record.key,
             around: Surroundings { headers: passage.record.headers, scratch },
+            log: LogEntry::of(passage.record),
             value: recycled(std::mem::take(&mut self.value_fields)),
             key: recycled(std::mem::take(&mut self.key_fields)),
             key_is_read: false,
+            documents: Documents::default(),
         };
         let outcome = self.translate_inputs(&mut passage, &mut inputs);
         self.value_fields = recycled(inputs.value);
@@ -139,7 +96,6 @@ impl TopicPlan {
         passage: &mut Passage<'_, 'a>,
         inputs: &mut Inputs<'a>,
     ) -> Result<Outcome, Outcome> {
-        let start = passage.changes.len();
         let event = match passage.record.value {
             Some(bytes) => {
                 let kind = self.decoder.value(bytes, inputs.around, &mut inputs.value);
@@ -151,83 +107,19 @@ impl TopicPlan {
         if event == Some(EventKind::Ignored) {
             return Ok(Outcome::Skipped(Skip::Ignored));
         }
-        // Read when the first change asks for it: an event nobody wants needs no version, nor an id.
-        // A record without a value is no event and has no id.
-        let mut stamp = None;
-        let mut id = None;
-        if let (Some(ids), Some(_), false) = (&self.event_ids, event, self.rows.is_empty()) {
-            id = Some(ids.of_new_event(inputs, &mut self.decoder)?);
-        }
-        for rows in &self.rows {
-            let (row, operation) = match event {
-                Some(EventKind::Row) => {
-                    let if_missing = IfMissing::default();
-                    (&rows.upsert, change::Operation::Write { if_missing })
-                }
-                Some(EventKind::Delete) => {
-                    (rows.deleted(inputs.key_bytes.is_some()), change::Operation::Delete)
-                }
-                Some(EventKind::Truncate) => (&rows.delete, change::Operation::Truncate),
-                None if matches!(self.version, VersionSource::Position) => {
-                    (&rows.delete, change::Operation::Delete)
-                }
-                _ => (&rows.delete, change::Operation::Tombstone),
-            };
-            let step = Step { decoder: &mut self.decoder, version: &self.version, row, operation };
-            step.append(passage, inputs, &mut stamp)?;
-        }
-        if event == Some(EventKind::Delete) {
-            passage.remember_delete(stamp);
-        }
-        if let Some(types) = &self.events {
-            let known = match event {
-                Some(_) => types.find(&mut self.decoder, inputs)?,
-                None => Found::Nothing,
-            };
-            if let Found::Rules(rules) = known {
-                if let Some(ids) = &self.event_ids {
-                    id = Some(ids.of_new_event(inputs, &mut self.decoder)?);
-                }
-                for rule in rules {
-                    let operation = match rule.operation {
-                        Operation::Write { if_missing } => change::Operation::Write { if_missing },
-                        Operation::Delete => change::Operation::Delete,
-                    };
-                    let step = Step {
-                        decoder: &mut self.decoder,
-                        version: &self.version,
-                        row: &rule.row,
-                        operation,
-                    };
-                    step.append(passage, inputs, &mut stamp)?;
-                }
-            }
-            if passage.changes.len() == start {
-                return types.unhandled(&known, event.is_some());
-            }
-        }
-        if passage.changes.len() == start {
-            // A topic of the configuration that feeds no table.
-            return Ok(Outcome::Skipped(Skip::Ignored));
-        }
-        if let Some(Stamp { kind: Some(kind), .. }) = stamp {
-            for change in &passage.changes[start..] {
-                passage.kinds[change.table] = Some(kind);
-            }
-        }
+        let face = match (&self.versions, event) {
+            (Some(versions), Some(_)) => versions.face(inputs, &mut self.decoder)?,
+            // A record without a value has no schema: what there is to read is its key.
+            _ => 0,
+        };
+        let Some(face) = self.faces.get(face) else { return Ok(Outcome::Skipped(Skip::Ignored)) };
+        let applied = self.event_ids.as_ref();
+        let mut given = Given { decoder: &mut self.decoder, applied, event };
+        let id = face.translate(&mut given, passage, inputs)?;
         if let (Some(ids), Some(id)) = (&mut self.event_ids, id) {
-            ids.remembered.remember(id);
+            ids.remember(id);
         }
         Ok(Outcome::Changes)
-    }
-}
-
-impl TableRows {
-    fn deleted(&self, has_key: bool) -> &Row {
-        match &self.delete_without_key {
-            Some(row) if !has_key => row,
-            _ => &self.delete,
-        }
     }
 }
 
@@ -237,163 +129,16 @@ impl Passage<'_, '_> {
         self.record.key == Some(&deleted.key[..])
     }
 
-    fn remember_delete(&mut self, stamp: Option<Stamp>) {
-        if let (Some(key), Some(Stamp { version, .. })) = (self.record.key, stamp) {
+    pub fn remember_delete(&mut self, version: Option<Version>) {
+        if let (Some(key), Some(version)) = (self.record.key, version) {
             self.memory.after_delete = Some(AfterDelete { key: key.to_vec(), version });
         }
     }
 
-    fn at(&self) -> Coordinates {
+    pub fn at(&self) -> Coordinates {
         // The index of a topic of the configuration: far below 2^32.
         let topic = self.record.at.topic as u32;
         Coordinates { topic, partition: self.record.at.partition, offset: self.record.offset }
-    }
-}
-
-/// The version of a record; without a kind where only the coordinates count.
-#[derive(Debug, Clone, Copy)]
-struct Stamp {
-    kind: Option<VersionKind>,
-    version: Version,
-}
-
-/// One change of one table about to be made.
-struct Step<'p> {
-    decoder: &'p mut Decoder,
-    version: &'p VersionSource,
-    row: &'p Row,
-    operation: change::Operation,
-}
-
-impl Step<'_> {
-    fn append<'a>(
-        mut self,
-        passage: &mut Passage<'_, 'a>,
-        inputs: &mut Inputs<'a>,
-        stamp: &mut Option<Stamp>,
-    ) -> Result<(), Outcome> {
-        let table = self.row.table;
-        let is_truncate = self.operation == change::Operation::Truncate;
-        if self.row.reads_key() && !is_truncate {
-            let read = inputs.read_key(self.decoder);
-            read.map_err(|error| Outcome::Rejected(rejection(error, Some(table))))?;
-        }
-        let values = match is_truncate {
-            true => Vec::new(),
-            false => self.row.values(inputs).map_err(Outcome::Rejected)?,
-        };
-        let Stamp { kind, version } = match stamp {
-            Some(stamp) => *stamp,
-            None => {
-                let read = self.stamp(passage, inputs);
-                *stamp.insert(
-                    read.map_err(|refused| Outcome::Rejected(Rejection { table: Some(table), ..refused }))?,
-                )
-            }
-        };
-        if let (Some(kind), Some(usual)) = (kind, passage.kinds[table])
-            && kind != usual
-        {
-            return Err(Outcome::Rejected(Rejection {
-                table: Some(table),
-                path: self.version.path().to_owned(),
-                reason: Reason::Version,
-                message: format!(
-                    "is one of {}, but the table's versions are {}",
-                    kind_name(kind),
-                    kind_name(usual)
-                ),
-            }));
-        }
-        passage.changes.push(Change {
-            table,
-            topic: passage.record.at.topic,
-            operation: self.operation,
-            values,
-            from: Vec::new(),
-            version,
-        });
-        Ok(())
-    }
-
-    fn stamp<'a>(&mut self, passage: &Passage<'_, 'a>, inputs: &mut Inputs<'a>) -> Result<Stamp, Rejection> {
-        let at = passage.at();
-        let by_position =
-            |kind| Stamp { kind, version: Version::position(passage.memory.max_timestamp_ms, at) };
-        let (kind, integers) = match self.version {
-            _ if self.operation == change::Operation::Tombstone => return Ok(by_position(None)),
-            VersionSource::Position => return Ok(by_position(Some(VersionKind::Position))),
-            VersionSource::Format => match self.decoder.own_version(&inputs.value) {
-                OwnVersion::Integers(pair) => (VersionKind::Integers, Integers::two(pair)),
-                OwnVersion::Unusable(error) => return Err(rejection(error, None)),
-                OwnVersion::None => return Ok(by_position(Some(VersionKind::Position))),
-            },
-            VersionSource::Path { source, path } => {
-                let field = inputs.read(source, self.decoder).map_err(|error| rejection(error, None))?;
-                version::read(field).map_err(|refusal| refused(refusal, path))?
-            }
-        };
-        let version = Version::new(kind, integers.as_slice(), at).ok_or_else(|| {
-            refused(Refusal::new(Reason::Version, "has no or too many parts"), self.version.path())
-        })?;
-        Ok(Stamp { kind: Some(kind), version })
-    }
-}
-
-impl VersionSource {
-    fn path(&self) -> &str {
-        match self {
-            VersionSource::Path { path, .. } => path,
-            VersionSource::Format => "$event",
-            VersionSource::Position => "",
-        }
-    }
-}
-
-/// What the mapping says of an event's type.
-enum Found<'t> {
-    Rules(&'t [TableRule]),
-    /// `ignore` names it.
-    Ignored,
-    /// Nobody names it, or there is none.
-    Nothing,
-}
-
-impl Types {
-    fn find<'a>(&self, decoder: &mut Decoder, inputs: &mut Inputs<'a>) -> Result<Found<'_>, Outcome> {
-        let field = inputs.read(&self.source, decoder);
-        let text = match field.map_err(|error| Outcome::Rejected(rejection(error, None)))? {
-            Field::Json("null") | Field::Absent | Field::Unavailable => return Ok(Found::Nothing),
-            Field::Text(text) | Field::Native(Native::Text(text)) => text.into(),
-            Field::Json(text) if text.starts_with('"') => {
-                string(text).map_err(|refusal| Outcome::Rejected(refused(refusal, &self.path)))?
-            }
-            _ => {
-                let refusal =
-                    Refusal::new(Reason::WrongType, "is not a string and should hold the event's type");
-                return Err(Outcome::Rejected(refused(refusal, &self.path)));
-            }
-        };
-        Ok(match self.rules.get(&*text) {
-            Some(rules) => Found::Rules(rules),
-            None if self.ignore.contains(&*text) => Found::Ignored,
-            None => Found::Nothing,
-        })
-    }
-
-    /// What becomes of a record that no table takes.
-    fn unhandled(&self, found: &Found<'_>, has_value: bool) -> Result<Outcome, Outcome> {
-        let message = match (found, has_value) {
-            (Found::Ignored, _) => return Ok(Outcome::Skipped(Skip::Ignored)),
-            (_, true) => "is an event type that no table of the topic names",
-            (_, false) => "is not there: the record has no value",
-        };
-        let rejection = refused(Refusal::new(Reason::UnknownType, message), &self.path);
-        match self.otherwise {
-            Otherwise::Ignore => Ok(Outcome::Skipped(Skip::Ignored)),
-            Otherwise::DeadLetter => Err(Outcome::Rejected(rejection)),
-            Otherwise::Stop => Err(Outcome::Stop(rejection)),
-        }
     }
 }
 

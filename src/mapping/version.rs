@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::convert::{Refusal, describe, string};
+use super::convert::{Refusal, describe, opaque_text, string};
 use crate::decode::{Field, Native, time};
 use crate::domain::dead_letter::Reason;
 use crate::domain::version::{MAX_PARTS, VersionKind};
@@ -13,11 +13,8 @@ pub fn read(field: Field<'_>) -> Result<(VersionKind, Integers), Refusal> {
     let text = match field {
         // A number of days or microseconds since 1970 is an integer like any other.
         Field::Json(text) | Field::Typed(_, text) => text,
-        Field::Text(text) => {
-            return integer(text)
-                .map(|number| (VersionKind::Integer, Integers::one(number)))
-                .or_else(|refusal| time_of(text).map_err(|_| refusal));
-        }
+        Field::Text(text) => return from_text(text),
+        Field::Native(Native::Opaque(bytes)) => return from_text(opaque_text(bytes)?),
         Field::Native(native) => return from_native(native),
         Field::Absent => return Err(refused("is missing and should hold the version")),
         Field::Unavailable => return Err(refused("was left out as unchanged and should hold the version")),
@@ -34,6 +31,12 @@ pub fn read(field: Field<'_>) -> Result<(VersionKind, Integers), Refusal> {
         }
         _ => integer(text).map(|number| (VersionKind::Integer, Integers::one(number))),
     }
+}
+
+fn from_text(text: &str) -> Result<(VersionKind, Integers), Refusal> {
+    integer(text)
+        .map(|number| (VersionKind::Integer, Integers::one(number)))
+        .or_else(|refusal| time_of(text).map_err(|_| refusal))
 }
 
 /// A timestamp of the format's own is an integer like any other: the number that was sent.

@@ -40,8 +40,6 @@ pub enum Answer {
     Running(u32),
     /// It cannot be built: no room, for example.
     Refused(String),
-    /// The replica's store cannot do it.
-    Unsupported(String),
 }
 
 /// How rebuilding stands, as `GET /status` says it.

@@ -15,6 +15,7 @@ use crate::domain::batch::Batch;
 use crate::domain::checkpoint::Checkpoint;
 use crate::domain::retry::RetryReason;
 use crate::domain::state::State;
+use crate::domain::version::VersionKind;
 use crate::store::{
     Applied, Completion, Fault, Figures, Maintenance, MemoryStore, Reader, StopCode, Store, StoreError,
 };
@@ -216,6 +217,14 @@ struct Damaged {
 }
 
 impl Store for Damaged {
+    fn generation(&self) -> u32 {
+        self.store.generation()
+    }
+
+    fn version_kinds(&mut self) -> Result<Vec<Option<VersionKind>>, StoreError> {
+        self.store.version_kinds()
+    }
+
     fn checkpoint(&mut self) -> Result<Checkpoint, StoreError> {
         self.store.checkpoint()
     }

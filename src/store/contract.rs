@@ -2,6 +2,7 @@
 //! reference model.
 
 mod cases;
+mod generations;
 mod histories;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,7 +35,6 @@ pub(super) trait Bench {
     fn new(catalog: Arc<Catalog>) -> Self;
     fn open(&self) -> Self::Opened;
     fn reader(&self) -> Box<dyn Reader>;
-    fn version_kinds(opened: &mut Self::Opened) -> Vec<Option<VersionKind>>;
 }
 
 pub(super) struct InMemory(MemoryStore);
@@ -52,10 +52,6 @@ impl Bench for InMemory {
 
     fn reader(&self) -> Box<dyn Reader> {
         Box::new(self.0.reader())
-    }
-
-    fn version_kinds(opened: &mut MemoryStore) -> Vec<Option<VersionKind>> {
-        opened.version_kinds().unwrap()
     }
 }
 
@@ -102,10 +98,6 @@ impl Bench for InSqlite {
     fn reader(&self) -> Box<dyn Reader> {
         Box::new(SqliteReader::new(&self.path(), self.catalog.clone()))
     }
-
-    fn version_kinds(opened: &mut SqliteStore) -> Vec<Option<VersionKind>> {
-        opened.version_kinds().unwrap()
-    }
 }
 
 /// Under a prefix of its own, in a server that others use too.
@@ -138,10 +130,6 @@ impl Bench for InRedis {
     fn reader(&self) -> Box<dyn Reader> {
         Box::new(RedisReader::new(&self.settings, self.catalog.clone()))
     }
-
-    fn version_kinds(opened: &mut RedisStore) -> Vec<Option<VersionKind>> {
-        opened.version_kinds().unwrap()
-    }
 }
 
 /// The same with rows as JSON.
@@ -160,10 +148,6 @@ impl Bench for InRedisJson {
 
     fn reader(&self) -> Box<dyn Reader> {
         self.0.reader()
-    }
-
-    fn version_kinds(opened: &mut RedisStore) -> Vec<Option<VersionKind>> {
-        InRedis::version_kinds(opened)
     }
 }
 
@@ -345,4 +329,59 @@ fn unfolded(catalog: &Catalog, batches: &[Vec<Change>]) -> Vec<Vec<Entry>> {
 
 fn is_truncate(entry: &Entry) -> bool {
     matches!(entry.step, Step::Cut { .. })
+}
+
+/// The catalog with fingerprints as the mapping makes them.
+pub(super) fn described() -> Catalog {
+    let mut catalog = catalog();
+    for table in &mut catalog.tables {
+        let columns: Vec<_> = table.columns.iter().map(|column| column.name.as_str()).collect();
+        table.fingerprint = format!("{}:{}", table.name, columns.join(","));
+    }
+    catalog.fingerprint = "described".into();
+    catalog
+}
+
+/// `users` without `email`, in another order, and one table less.
+pub(super) fn narrowed() -> Catalog {
+    let mut catalog = described();
+    let users = &mut catalog.tables[0];
+    users.columns = [3, 0, 1].map(|column| users.columns[column].clone()).to_vec();
+    users.key = vec![1];
+    users.indexes = vec![vec![2, 0]];
+    users.fingerprint = "users:score,id,name".into();
+    catalog.tables.remove(2);
+    catalog.fingerprint = "narrowed".into();
+    catalog
+}
+
+/// Events of `users`, as the one or the other mapping makes changes of them: rows, deletes, patches
+/// in any order, late ones.
+pub(super) fn users_history(catalog: &Catalog, narrow: bool) -> Vec<Batch> {
+    let mut changes = Vec::new();
+    for nth in 0..400 {
+        changes.push(upsert(nth, 10 + nth % 3));
+        match nth % 5 {
+            0 => changes.push(patch(nth, 20, 0b0010, IfMissing::Hold)),
+            1 => changes.push(patch(nth, 21, 0b1010, IfMissing::Hold)),
+            2 => changes.push(delete(nth, 22)),
+            3 => changes.extend([patch(nth, 25, 0b1000, IfMissing::Hold), delete(nth, 23)]),
+            _ => {}
+        }
+    }
+    // A patched row whose older columns were deleted is held: it is made whole again.
+    changes.extend((0..400).filter(|nth| nth % 5 == 3).map(|nth| upsert(nth, 30)));
+    if narrow {
+        for change in &mut changes {
+            change.values = [3, 0, 1].map(|column| change.values[column].clone()).to_vec();
+        }
+    }
+    changes
+        .chunks(50)
+        .map(|chunk| {
+            let mut builder = BatchBuilder::default();
+            chunk.iter().for_each(|change| builder.push(catalog, change.clone()));
+            builder.seal(observed())
+        })
+        .collect()
 }

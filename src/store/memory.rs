@@ -138,13 +138,6 @@ impl MemoryStore {
         self.replica().dead_letters.values().cloned().collect()
     }
 
-    /// What kind of version a table's rows carry; `None` while it has none.
-    pub fn version_kinds(&mut self) -> Result<Vec<Option<VersionKind>>, StoreError> {
-        let replica = self.replica();
-        let first = |table: &MemoryTable| table.rows.values().find_map(|row| row.state.newest());
-        Ok(replica.tables.iter().map(|table| first(table).map(|version| version.kind())).collect())
-    }
-
     fn replica(&self) -> MutexGuard<'_, Replica> {
         self.replica.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -156,6 +149,16 @@ fn shown(values: &[Value]) -> Vec<Value> {
 }
 
 impl Store for MemoryStore {
+    fn generation(&self) -> u32 {
+        1
+    }
+
+    fn version_kinds(&mut self) -> Result<Vec<Option<VersionKind>>, StoreError> {
+        let replica = self.replica();
+        let first = |table: &MemoryTable| table.rows.values().find_map(|row| row.state.newest());
+        Ok(replica.tables.iter().map(|table| first(table).map(|version| version.kind())).collect())
+    }
+
     fn checkpoint(&mut self) -> Result<Checkpoint, StoreError> {
         let replica = self.replica();
         let mut dead_letters: Vec<Kept> = replica.dead_letters.values().map(DeadLetter::kept).collect();

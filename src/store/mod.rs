@@ -3,37 +3,49 @@
 //! Behind [`Store`] stand SQLite (`sqlite/`), Redis (`redis/`) and the in-memory reference model
 //! (`memory.rs`) that the contract suite compares them with.
 
+mod adapt;
 mod letters;
 mod memory;
 mod redis;
 mod rules;
 mod sqlite;
+mod turns;
 
 #[cfg(test)]
 mod contract;
+#[cfg(test)]
+pub(crate) use self::redis::tests::server as redis_server;
 
+use std::sync::Arc;
 use std::time::Duration;
 
-pub use self::redis::{RedisReader, RedisSettings, RedisStore, redis_check};
+pub use self::redis::{
+    RedisReader, RedisReplica, RedisSettings, RedisStore, redis_check, redis_dead_letters, redis_status,
+};
 pub use letters::{
     LETTERS_PER_PAGE_MAX, Letter, LetterCursor, LetterFilter, LetterPage, LetterQuery, is_forgotten,
 };
 pub use memory::{Fault, MemoryReader, MemoryStore};
-pub use sqlite::{
-    Live, Next, Settings, SqliteReader, SqliteReplica, SqliteStore, Survey, sqlite_dead_letters,
-    sqlite_status,
-};
+pub use sqlite::{Settings, SqliteReader, SqliteReplica, SqliteStore, sqlite_dead_letters, sqlite_status};
 
 use crate::domain::batch::Batch;
+use crate::domain::catalog::Catalog;
 use crate::domain::checkpoint::{Checkpoint, TopicPartition};
 use crate::domain::dead_letter::{DeadLetter, Kept};
 use crate::domain::retry::RetryReason;
 use crate::domain::state::State;
 use crate::domain::value::Value;
-use crate::domain::version::Version;
+use crate::domain::version::{Version, VersionKind};
 
-/// The writing side. Owned by one thread.
+/// The writing side of one generation. Owned by one thread.
 pub trait Store: Send {
+    /// The number of the generation this writes.
+    fn generation(&self) -> u32;
+
+    /// What kind of version each table's rows carry, found by looking at one of them; `None` while
+    /// a table has none.
+    fn version_kinds(&mut self) -> Result<Vec<Option<VersionKind>>, StoreError>;
+
     /// Positions and identity as stored.
     fn checkpoint(&mut self) -> Result<Checkpoint, StoreError>;
 
@@ -56,6 +68,118 @@ pub trait Store: Send {
     fn batch_limits(&self) -> BatchLimits {
         BatchLimits::default()
     }
+}
+
+impl<T: Store + ?Sized> Store for Box<T> {
+    fn generation(&self) -> u32 {
+        (**self).generation()
+    }
+
+    fn version_kinds(&mut self) -> Result<Vec<Option<VersionKind>>, StoreError> {
+        (**self).version_kinds()
+    }
+
+    fn checkpoint(&mut self) -> Result<Checkpoint, StoreError> {
+        (**self).checkpoint()
+    }
+
+    fn apply(&mut self, batch: &Batch) -> Result<Applied, StoreError> {
+        (**self).apply(batch)
+    }
+
+    fn complete(&mut self) -> Result<Completion, StoreError> {
+        (**self).complete()
+    }
+
+    fn maintain(&mut self, now_ms: i64) -> Result<Maintenance, StoreError> {
+        (**self).maintain(now_ms)
+    }
+
+    fn figures(&mut self) -> Figures {
+        (**self).figures()
+    }
+
+    fn batch_limits(&self) -> BatchLimits {
+        (**self).batch_limits()
+    }
+}
+
+/// A replica as one process holds it to write it: whose it is, and its generations. At most two of
+/// them are open at a time, the live one and the next, each written by a thread of its own.
+pub trait Replica: Send {
+    /// What is there, compared with the mapping of now. Reads only.
+    fn survey(&self, catalog: &Catalog) -> Result<Survey, StoreError>;
+
+    /// The mapping under which the live generation was built; `None` while there is none.
+    fn live_catalog(&self) -> Result<Option<Catalog>, StoreError>;
+
+    /// Brings a whole copy under this mapping without the log, if that is possible; false, and
+    /// nothing has changed, where it is not.
+    fn adapt(&self, catalog: &Catalog) -> Result<bool, StoreError>;
+
+    /// Opens the live generation, or makes the first one. The mapping must be the one it was built
+    /// under ([`Live::Same`]); otherwise this refuses (`Stop`) without having touched it.
+    fn open_live(&self, catalog: Arc<Catalog>) -> Result<Box<dyn Store>, StoreError>;
+
+    /// Puts a first copy that nobody has seen yet out of use, to begin another under this mapping.
+    fn start_over(&self, catalog: Arc<Catalog>) -> Result<Box<dyn Store>, StoreError>;
+
+    /// Begins to build a generation beside the live one. A half-built one is put out of use.
+    /// `Err` inside: there is no room for a second copy, as a sentence.
+    fn begin(
+        &self,
+        catalog: Arc<Catalog>,
+        rebuild: &Rebuild,
+    ) -> Result<Result<Box<dyn Store>, String>, StoreError>;
+
+    /// Goes on with a generation that an earlier process began under this mapping.
+    fn resume(&self, catalog: Arc<Catalog>) -> Result<Box<dyn Store>, StoreError>;
+
+    /// Puts a half-built generation out of use; what it holds is dropped later.
+    fn abandon(&self) -> Result<(), StoreError>;
+
+    /// What is left of the live generation is served as it is. `stopped` says why, for readers;
+    /// `None`: because the next one is being built.
+    fn freeze(&self, stopped: Option<&str>) -> Result<(), StoreError>;
+
+    /// While a rebuild runs: a sentence about what is missing if it takes room that the copy that
+    /// serves needs.
+    fn lacks_room(&self) -> Result<Option<String>, StoreError>;
+
+    /// Keeps others from taking over while no generation is written.
+    fn keep(&self) -> Result<(), StoreError>;
+
+    /// Lets go of it, so that this process can open it again. Its stores are closed.
+    fn let_go(&self);
+}
+
+/// What a place holds, compared with the mapping of now.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Survey {
+    pub live: Live,
+    /// A generation that was being built beside the live one.
+    pub next: Option<Next>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Live {
+    /// Nothing yet, or a copy under this mapping.
+    Same,
+    /// A copy under another mapping: tables that are not as this one has them, whether it is
+    /// whole, and whether a new one can only be made by reading the log.
+    Changed { tables: Vec<String>, complete: bool, needs_log: bool },
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Next {
+    pub generation: u32,
+    /// It is built under the mapping of now, so that it can be gone on with.
+    pub same: bool,
+    pub reason: String,
+    /// See [`Rebuild::may_go_back`].
+    pub may_go_back: bool,
+    /// The live generation must not be written meanwhile.
+    pub live_is_frozen: bool,
 }
 
 /// The reading side: what `status`, `wait` and `explain` ask while the writer works. Each call is
@@ -135,6 +259,9 @@ pub struct Rebuild {
     pub accepts_loss: bool,
     /// Nothing is applied to the live generation any more; the heartbeat of the next counts for it.
     pub live_is_frozen: bool,
+    /// The mapping asks for nothing that the live generation does not have: its rows are copied, and
+    /// the log is read on from where it stands. Only with `live_is_frozen`.
+    pub from_live: bool,
 }
 
 /// From which loss of rows on a rebuilt table is not believed.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{LossLimit, StopCode, StoreError};
-use crate::domain::catalog::Table;
+use crate::domain::catalog::{Catalog, Table};
 use crate::domain::checkpoint::{Position, TopicPartition};
 use crate::domain::dead_letter::{DeadLetter, Origin, Reason, Rejection};
 use crate::domain::freshness::worst;
@@ -128,6 +128,143 @@ impl Log<'_> {
             }
         }
         Some(lag)
+    }
+}
+
+/// How far a generation is, in terms that another one understands, whose catalog may be another.
+pub(super) struct Standing<'a> {
+    pub catalog: &'a Catalog,
+    pub topic_ids: &'a BTreeMap<usize, String>,
+    pub positions: &'a BTreeMap<TopicPartition, Position>,
+    pub fresh_as_of_ms: &'a BTreeMap<TopicPartition, i64>,
+    /// Visible rows by table index.
+    pub rows: Vec<i64>,
+    /// Readers have seen it.
+    pub complete: bool,
+}
+
+impl Standing<'_> {
+    /// The same partition in another generation, with the ids of the topic here and there.
+    fn in_other(
+        &self,
+        at: TopicPartition,
+        other: &Standing<'_>,
+    ) -> Option<(TopicPartition, [Option<String>; 2])> {
+        let name = self.catalog.topics.get(at.topic)?;
+        let topic = other.catalog.topics.iter().position(|known| known == name)?;
+        let ids = [self.topic_ids.get(&at.topic).cloned(), other.topic_ids.get(&topic).cloned()];
+        Some((TopicPartition { topic, partition: at.partition }, ids))
+    }
+
+    /// Whether a partition of the same topic stands before where `live` has it, or is not known yet:
+    /// a switch from `live` would go back.
+    pub fn is_behind(&self, live: &Standing<'_>) -> bool {
+        live.positions.iter().any(|(at, position)| {
+            let Some((here, ids)) = live.in_other(*at, self) else { return false };
+            if matches!(&ids, [Some(there), Some(here)] if there != here) {
+                return false;
+            }
+            self.positions.get(&here).is_none_or(|mine| mine.next_offset < position.next_offset)
+        })
+    }
+
+    /// A sentence about the first table that has lost more rows than is usual.
+    /// Of a copy that nobody has seen nothing is lost.
+    pub fn suspicious_loss(&self, live: &Standing<'_>, limit: LossLimit) -> Option<String> {
+        if !live.complete {
+            return None;
+        }
+        for (table, &new) in self.catalog.tables.iter().zip(&self.rows) {
+            let before = live.catalog.tables.iter().position(|before| before.name == table.name);
+            let Some(&old) = before.and_then(|before| live.rows.get(before)) else { continue };
+            if is_suspicious_loss(limit, new, old) {
+                return Some(format!(
+                    "table {} would have {new} rows instead of {old}: the log does not hold the rest any more, or the \
+                     mapping leaves it out",
+                    table.name
+                ));
+            }
+        }
+        None
+    }
+
+    /// What was proven of the live generation and holds here, too: fresh-as-of does not go back with a
+    /// switch.
+    pub fn floors(&self, live: &Standing<'_>) -> Floors {
+        let mut floors = Floors::default();
+        // A partition of which nothing was read yet stands at its start, in either of them.
+        let offset = |position: Option<&Position>| position.map_or(0, |position| position.next_offset);
+        let mut topics: BTreeMap<usize, Option<i64>> = BTreeMap::new();
+        for at in live.partitions() {
+            let Some((here, [Some(there), Some(id)])) = live.in_other(at, self) else { continue };
+            let reached = offset(self.positions.get(&here)) >= offset(live.positions.get(&at));
+            let proven = live.fresh_as_of_ms.get(&at).copied().filter(|_| there == id && reached);
+            let topic = topics.entry(here.topic).or_insert(proven);
+            *topic = (*topic).min(proven);
+            if let Some(proven) = proven
+                && self.fresh_as_of_ms.get(&here).is_none_or(|known| *known < proven)
+            {
+                floors.partitions.insert(here, proven);
+            }
+        }
+        for (topic, proven) in topics {
+            let Some(proven) = proven else { continue };
+            for here in self.partitions().into_iter().filter(|at| at.topic == topic) {
+                // Unknown to the other one: it did not exist when its topic was proven.
+                let is_new = self.in_other(here, live).is_some_and(|(there, _)| !live.knows(there));
+                if is_new && self.fresh_as_of_ms.get(&here).is_none_or(|known| *known < proven) {
+                    floors.partitions.insert(here, proven);
+                }
+            }
+            let known = self.partitions().into_iter().chain(floors.partitions.keys().copied());
+            let known = known.filter(|at| at.topic == topic).map(|at| at.partition).collect();
+            floors.topics.insert(topic, (proven, known));
+        }
+        floors
+    }
+
+    fn knows(&self, at: TopicPartition) -> bool {
+        self.positions.contains_key(&at) || self.fresh_as_of_ms.contains_key(&at)
+    }
+
+    /// Every partition that is known by anything.
+    fn partitions(&self) -> BTreeSet<TopicPartition> {
+        self.positions.keys().chain(self.fresh_as_of_ms.keys()).copied().collect()
+    }
+}
+
+/// Freshness that a generation has taken over, until its own proofs have passed it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Floors {
+    /// What is stored of partitions that it knew, or that the other one knew.
+    pub partitions: BTreeMap<TopicPartition, i64>,
+    /// A partition that neither knew did not exist when the other one's topic was proven: it had no
+    /// event before that time. By topic, with the partitions that were known.
+    topics: BTreeMap<usize, (i64, BTreeSet<i32>)>,
+}
+
+impl Floors {
+    /// What a proof means; `None`: less than what is stored.
+    pub fn raise(&self, at: TopicPartition, fresh_as_of_ms: i64) -> Option<i64> {
+        if let Some(floor) = self.partitions.get(&at) {
+            return Some(fresh_as_of_ms).filter(|fresh| fresh >= floor);
+        }
+        match self.topics.get(&at.topic) {
+            Some((floor, known)) if !known.contains(&at.partition) => Some(fresh_as_of_ms.max(*floor)),
+            _ => Some(fresh_as_of_ms),
+        }
+    }
+
+    /// These proofs are stored now.
+    pub fn pass(&mut self, proofs: &BTreeMap<TopicPartition, i64>) {
+        for (at, fresh) in proofs {
+            if self.partitions.get(at).is_some_and(|floor| fresh >= floor) {
+                self.partitions.remove(at);
+            }
+            if self.topics.get(&at.topic).is_some_and(|(floor, _)| fresh >= floor) {
+                self.topics.remove(&at.topic);
+            }
+        }
     }
 }
 

@@ -8,17 +8,17 @@ use crate::registry;
 
 /// Writes Avro's binary encoding.
 #[derive(Default, Clone)]
-struct Avro(Vec<u8>);
+pub struct Avro(pub Vec<u8>);
 
 impl Avro {
     /// Behind the header that names a schema.
-    fn of(schema: u32) -> Avro {
+    pub fn of(schema: u32) -> Avro {
         let mut bytes = vec![0];
         bytes.extend(schema.to_be_bytes());
         Avro(bytes)
     }
 
-    fn long(mut self, number: i64) -> Avro {
+    pub fn long(mut self, number: i64) -> Avro {
         let mut rest = ((number << 1) ^ (number >> 63)) as u64;
         while rest >= 0x80 {
             self.0.push(rest as u8 | 0x80);
@@ -28,7 +28,7 @@ impl Avro {
         self
     }
 
-    fn bytes(self, bytes: impl AsRef<[u8]>) -> Avro {
+    pub fn bytes(self, bytes: impl AsRef<[u8]>) -> Avro {
         let mut this = self.long(bytes.as_ref().len() as i64);
         this.0.extend_from_slice(bytes.as_ref());
         this

@@ -615,6 +615,20 @@ fn the_shipped_users_are_enough_and_no_more() {
         scene.produce(200);
         assert!(scene.settles(&mut daemon), "{}", daemon.log());
         assert!(run(scene.dir.path(), &["check"]).status.success());
+        // Also for a second generation, and to remove the first.
+        assert_eq!(daemon.post("/rebuild").unwrap().0, 202);
+        eventually("it has switched", 60, || {
+            (daemon.metric("readside_generation") == Some(2.0)).then_some(())
+        });
+        eventually("the first is gone", 60, || {
+            let mut admin = scene.server.connect();
+            let dropped: String =
+                cmd("HGET").arg("shop:readside:meta").arg("dropped").query(&mut admin).unwrap();
+            cmd("SELECT").arg(1).query::<()>(&mut admin).unwrap();
+            let beside: u64 = cmd("DBSIZE").query(&mut admin).unwrap();
+            (dropped.is_empty() && beside == 0 && keys(&mut scene.server.connect(), "shop:1:*").is_empty())
+                .then_some(())
+        });
 
         let mut reader = scene.server.connect_as("reader", "reader-password");
         let key = keys(&mut scene.server.connect(), "shop:*items:*").pop_first().unwrap();
@@ -666,13 +680,23 @@ fn the_demo_keeps_its_replica_in_a_redis_of_its_own() {
     let home = dir.path().join("demo");
     let demo = |path: Option<&str>| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_readside"));
-        command.args(["demo", "--redis", "--for", "3s", "--dir"]).arg(&home);
+        command.args(["demo", "--redis", "--for", "12s", "--dir"]).arg(&home);
         if let Some(path) = path {
             command.env("PATH", path);
         }
         command.output().unwrap()
     };
-    let ended = demo(None);
+    // The copy that serves in the end is another one than in the beginning.
+    let ended = std::thread::scope(|scope| {
+        let running = scope.spawn(|| demo(None));
+        eventually("it was built anew", 60, || {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_readside"));
+            command.args(["rebuild", "--wait", "--config"]).arg(home.join("readside.yaml"));
+            (running.is_finished() || command.output().unwrap().status.success()).then_some(())
+        });
+        assert!(!running.is_finished(), "the demo was over before a rebuild was");
+        running.join().unwrap()
+    });
     let said = String::from_utf8_lossy(&ended.stdout);
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
     assert_eq!(said.matches("every row equal").count(), 3, "{said}");

@@ -39,10 +39,15 @@ pub fn start(arguments: &[&str]) -> Option<RedisServer> {
     Some(server)
 }
 
+/// What is started as a Redis: another version, or a Valkey, where the environment names one.
+fn program() -> String {
+    std::env::var("READSIDE_REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned())
+}
+
 fn is_installed() -> bool {
     static FOUND: OnceLock<bool> = OnceLock::new();
     *FOUND.get_or_init(|| {
-        let asked = Command::new("redis-server").arg("--version").stdout(Stdio::null()).status();
+        let asked = Command::new(program()).arg("--version").stdout(Stdio::null()).status();
         asked.is_ok_and(|status| status.success())
     })
 }
@@ -100,7 +105,7 @@ impl RedisServer {
 
     fn launch(&mut self) {
         let dir = self.dir.path();
-        let mut command = Command::new("redis-server");
+        let mut command = Command::new(program());
         command
             .args(["--port", "0", "--save", "", "--daemonize", "no", "--enable-debug-command", "yes"])
             .arg("--unixsocket")

@@ -7,16 +7,14 @@ use std::time::Instant;
 
 use tracing::{error, info, warn};
 
-use super::{AGAIN, LOOK_AT_ROOM_EVERY, Live, MAPPING_CHANGED, NextBuild, Supervisor, Wanted};
-use crate::app::build::{Build, Parts};
+use super::{AGAIN, LOOK_AFTER_EVERY, Live, MAPPING_CHANGED, NextBuild, Start, Supervisor, Wanted};
 use crate::app::log;
-use crate::app::replica::Replica;
 use crate::config::Config;
 use crate::mapping::Plan;
 use crate::metrics::RebuildResult;
 use crate::pipeline::Failure;
 use crate::pipeline::rebuild::{Answer, Last, Request};
-use crate::store::Rebuild;
+use crate::store::{Rebuild, StopCode, StoreError};
 
 impl Supervisor {
     /// Begins what is wanted, as soon as it may.
@@ -44,19 +42,40 @@ impl Supervisor {
         }
     }
 
-    /// A rebuild must not take the room that the copy that serves needs, also if others fill the
-    /// volume meanwhile.
-    pub(super) fn mind_the_room(&mut self) {
-        if self.room_looked.elapsed() < LOOK_AT_ROOM_EVERY {
-            return;
+    /// Now and then: whether a rebuild takes room that the copy that serves needs, and whether a copy
+    /// that nobody writes is still ours.
+    pub(super) fn look_after(&mut self) -> Result<(), Failure> {
+        if self.looked.elapsed() < LOOK_AFTER_EVERY {
+            return Ok(());
         }
-        self.room_looked = Instant::now();
-        let short = self.file.as_ref().is_some_and(|file| file.is_short_of_room().unwrap_or(false));
-        let Some(next) = self.next.take_if(|_| short) else { return };
-        let message = "the volume has less room left than rebuild.min_free: what was built is dropped";
+        self.looked = Instant::now();
+        if self.next.is_some() {
+            self.mind_the_room();
+            return Ok(());
+        }
+        if matches!(self.live, Live::Applying(_)) {
+            return Ok(());
+        }
+        match self.replica.keep() {
+            Ok(()) => Ok(()),
+            // It is tried again soon.
+            Err(StoreError::Retry { message, .. }) => {
+                warn!(error = %message, "it is not known whether the replica is still ours");
+                Ok(())
+            }
+            Err(StoreError::Stop { exit: StopCode::Lost, message }) => self.start_over(&message),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Also if others fill the volume meanwhile.
+    fn mind_the_room(&mut self) {
+        let Ok(Some(lack)) = self.replica.lacks_room() else { return };
+        let Some(next) = self.next.take() else { return };
+        let message = format!("{lack}: what was built is dropped");
         error!(generation = next.build.generation, "the rebuild is given up: {message}");
         next.build.stop();
-        self.ended(next.build.generation, RebuildResult::Failed, Some(message.into()));
+        self.ended(Some(next.build.generation), RebuildResult::Failed, Some(message));
         self.ending.push(next.build);
         self.abandon();
         if matches!(self.live, Live::Frozen(_)) {
@@ -65,6 +84,7 @@ impl Supervisor {
                 may_go_back: next.may_go_back,
                 accepts_loss: false,
                 live_is_frozen: true,
+                from_live: false,
             };
             self.wanted = Some(Wanted { rebuild, only_if_whole: false, again: Instant::now() + AGAIN });
         }
@@ -95,12 +115,8 @@ impl Supervisor {
     }
 
     pub(super) fn answer(&mut self, request: Request) {
-        let answer = if self.file.is_none() {
-            let reason = "a replica in Redis is not rebuilt beside the live copy: stop the daemon, delete every \
-                          key with its prefix, and start it";
-            Answer::Unsupported(reason.into())
-        } else if let Some(next) = &self.next {
-            Answer::Running(next.build.generation.unwrap_or_default())
+        let answer = if let Some(next) = &self.next {
+            Answer::Running(next.build.generation)
         } else {
             let frozen = matches!(self.live, Live::Frozen(_));
             let earlier = self.wanted.as_ref().map(|wanted| &wanted.rebuild);
@@ -109,6 +125,7 @@ impl Supervisor {
                 may_go_back: earlier.is_some_and(|rebuild| rebuild.may_go_back),
                 accepts_loss: request.accepts_loss,
                 live_is_frozen: frozen,
+                from_live: false,
             };
             match self.begin(rebuild) {
                 Ok(Ok(generation)) => {
@@ -126,9 +143,8 @@ impl Supervisor {
 
     /// `Err` inside: there is no room.
     pub(super) fn begin(&mut self, rebuild: Rebuild) -> Result<Result<u32, String>, Failure> {
-        let Some(file) = &self.file else { return Err(Failure::other("this store has one generation only")) };
         let plan = Plan::compile(&self.config);
-        let store = match file.begin(Arc::clone(plan.catalog()), &rebuild) {
+        let store = match self.replica.begin(Arc::clone(plan.catalog()), &rebuild) {
             Ok(Ok(store)) => store,
             Ok(Err(lack)) => {
                 error!(reason = lack, "a rebuild cannot begin");
@@ -137,20 +153,22 @@ impl Supervisor {
             }
             Err(error) => return Err(error.into()),
         };
-        if let (Live::Frozen(_), Err(error)) = (&self.live, file.freeze(None)) {
+        if matches!(self.live, Live::Frozen(_))
+            && let Err(error) = self.replica.freeze(None)
+        {
             warn!(%error, "readers are not told yet that a rebuild runs");
         }
         let metrics = Arc::new(self.live.metrics().beside(plan.catalog()));
-        let parts = Parts {
+        let mut start = Start {
             config: &self.config,
-            clock: Arc::clone(&self.clock),
-            metrics,
-            progress: Arc::default(),
-            reports: self.reports.0.clone(),
+            clock: &self.clock,
+            reports: &self.reports.0,
+            builds: self.builds,
+            kept: None,
         };
-        let id = self.builds;
-        self.builds += 1;
-        let build = match Build::start(id, plan, Replica::Sqlite(Box::new(store)), parts) {
+        let build = start.build(plan, store, metrics, Arc::default());
+        self.builds = start.builds;
+        let build = match build {
             Ok(build) => build,
             Err(failure) => {
                 self.ended(None, RebuildResult::Failed, Some(failure.reason.clone()));
@@ -158,7 +176,7 @@ impl Supervisor {
                 return Err(failure);
             }
         };
-        let generation = build.generation.unwrap_or_default();
+        let generation = build.generation;
         info!(generation, reason = rebuild.reason, "rebuilding beside the copy that serves");
         let Rebuild { reason, may_go_back, .. } = rebuild;
         self.next = Some(NextBuild { build, reason, may_go_back, since_ms: (self.clock)() });
@@ -166,17 +184,15 @@ impl Supervisor {
     }
 
     pub(super) fn abandon(&self) {
-        if let Some(file) = &self.file
-            && let Err(error) = file.abandon()
-        {
+        if let Err(error) = self.replica.abandon() {
             warn!(%error, "what was built is not dropped yet");
         }
     }
 
     /// Readers of a copy that is left as it is are told why.
     pub(super) fn say_stopped(&mut self, reason: &str) {
-        if let (Live::Frozen(frozen), Some(file)) = (&mut self.live, &self.file) {
-            if let Err(error) = file.freeze(Some(reason)) {
+        if let Live::Frozen(frozen) = &mut self.live {
+            if let Err(error) = self.replica.freeze(Some(reason)) {
                 warn!(%error, "readers are not told why nothing is applied");
             }
             frozen.look_soon();

@@ -12,12 +12,12 @@ use std::time::Duration;
 
 use tracing::{error, warn};
 
-use super::{Live, Supervisor};
-use crate::app::build::{Build, Parts};
-use crate::app::replica::{Found, Place, Serves};
+use super::{Live, Start, Supervisor, TakenUp};
+use crate::app::replica::{Found, Place};
 use crate::config::{Config, OnGap};
 use crate::domain::retry::Backoff;
 use crate::mapping::Plan;
+use crate::metrics::RebuildResult;
 use crate::pipeline::{Failure, pause};
 
 /// Losses in a row, without a whole copy between them, after which something must be wrong that
@@ -31,10 +31,11 @@ pub(super) fn patience() -> Backoff {
 }
 
 impl Supervisor {
-    /// Opens the store again and starts a new pipeline where it stands now.
+    /// Opens the replica again and goes on with what is there now, which may be a copy under another
+    /// mapping, or a rebuild that had begun.
     pub(super) fn start_over(&mut self, reason: &str) -> Result<(), Failure> {
-        let Live::Applying(lost) = &self.live else { return Ok(()) };
-        let (metrics, progress) = (Arc::clone(&lost.metrics), Arc::clone(&lost.progress));
+        let serving = self.live.serving(&Place::of(&self.config));
+        let (metrics, progress) = (Arc::clone(&serving.metrics), Arc::clone(&serving.progress));
         if progress.is_gate_open() {
             self.losses = patience();
         }
@@ -46,6 +47,12 @@ impl Supervisor {
         metrics.replica_lost();
         progress.start_over();
         warn!(reason, "the replica lost data; going on from what the log and the replica still have");
+        if let Some(next) = self.next.take() {
+            next.build.stop();
+            let generation = next.build.generation;
+            next.build.join();
+            self.ended(Some(generation), RebuildResult::Failed, Some(reason.to_owned()));
+        }
         let wait = self.losses.next(0);
         // Asked while waiting: a daemon that waits is alive.
         let goes_on = || {
@@ -57,23 +64,25 @@ impl Supervisor {
         if !pause(wait, &goes_on) {
             return Ok(());
         }
+        self.replica.let_go();
         let plan = Plan::compile(&self.config);
         let Some(found) = Found::open(&self.config, plan.catalog(), &goes_on)? else { return Ok(()) };
-        let Serves::Live(replica) = found.serves else {
-            return Err(Failure::foreign(format!("{reason}; what is there now has another mapping")));
-        };
-        let parts = Parts {
+        let mut start = Start {
             config: &self.config,
-            clock: Arc::clone(&self.clock),
-            metrics,
-            progress: Arc::clone(&progress),
-            reports: self.reports.0.clone(),
+            clock: &self.clock,
+            reports: &self.reports.0,
+            builds: self.builds,
+            kept: Some((metrics, progress)),
         };
-        let build = Build::start(self.builds, plan, replica, parts)?;
-        self.builds += 1;
-        if let Live::Applying(old) = std::mem::replace(&mut self.live, Live::Applying(build)) {
-            old.join();
+        let TakenUp { live, next, wanted } = start.take_up(plan, found.serves, found.next)?;
+        self.builds = start.builds;
+        self.replica = found.replica;
+        (self.next, self.wanted, self.asked) = (next, wanted, None);
+        if let Live::Applying(old) = std::mem::replace(&mut self.live, live) {
+            old.stop();
+            self.ending.push(old);
         }
+        self.desk.update(|status| status.frozen = None);
         self.serving.send_replace(self.live.serving(&Place::of(&self.config)));
         Ok(())
     }

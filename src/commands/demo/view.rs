@@ -2,20 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
-use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::proof::{Comparison, compare};
 use super::shop::Expected;
 use super::words;
+use crate::admin;
 use crate::app::Running;
-use crate::domain::catalog::Catalog;
 use crate::domain::checkpoint::TopicPartition;
-use crate::pipeline::progress::Progress;
 use crate::pipeline::{Clock, Failure};
-use crate::store::{Reader, Status};
+use crate::store::Status;
 
 /// For the first copy. It takes a second; longer than this and something is wrong.
 const GATE_MAX: Duration = Duration::from_secs(60);
@@ -23,20 +22,18 @@ const GATE_MAX: Duration = Duration::from_secs(60);
 const STATUS_EVERY: Duration = Duration::from_secs(1);
 
 pub struct View {
-    catalog: Arc<Catalog>,
-    progress: Arc<Progress>,
-    reader: Arc<dyn Reader>,
+    /// Another generation when a rebuild has switched.
+    serving: watch::Receiver<admin::Context>,
     clock: Clock,
 }
 
 impl View {
     pub fn new(running: &Running, clock: Clock) -> View {
-        View {
-            catalog: Arc::clone(&running.catalog),
-            progress: Arc::clone(&running.progress),
-            reader: Arc::clone(&running.reader),
-            clock,
-        }
+        View { serving: running.serving.clone(), clock }
+    }
+
+    fn serving(&self) -> admin::Context {
+        self.serving.borrow().clone()
     }
 
     pub fn now_ms(&self) -> i64 {
@@ -44,7 +41,7 @@ impl View {
     }
 
     pub fn is_gate_open(&self) -> bool {
-        self.progress.is_gate_open()
+        self.serving().progress.is_gate_open()
     }
 
     /// Waits for the first copy, says what to try, and then keeps a status line up to date on a
@@ -84,15 +81,15 @@ impl View {
     }
 
     async fn gate_opened(&self) {
-        self.until(|| self.progress.is_gate_open()).await;
+        self.until(|serving| serving.progress.is_gate_open()).await;
     }
 
     /// Waits until everything below these offsets is committed in the replica.
     pub async fn reached(&self, ends: &BTreeMap<(String, i32), i64>) {
-        self.until(|| {
-            self.progress.read(|shared| {
+        self.until(|serving| {
+            serving.progress.read(|shared| {
                 ends.iter().all(|((topic, partition), end)| {
-                    let topic = self.catalog.topics.iter().position(|name| name == topic);
+                    let topic = serving.catalog.topics.iter().position(|name| name == topic);
                     let position = topic.and_then(|topic| {
                         shared.positions.get(&TopicPartition { topic, partition: *partition })
                     });
@@ -103,10 +100,19 @@ impl View {
         .await;
     }
 
-    async fn until(&self, holds: impl Fn() -> bool) {
-        let mut moved = self.progress.subscribe();
-        while !holds() {
-            if moved.changed().await.is_err() {
+    async fn until(&self, holds: impl Fn(&admin::Context) -> bool) {
+        let mut replaced = self.serving.clone();
+        loop {
+            let serving = replaced.borrow_and_update().clone();
+            let mut moved = serving.progress.subscribe();
+            if holds(&serving) {
+                return;
+            }
+            let goes_on = tokio::select! {
+                moved = moved.changed() => moved.is_ok(),
+                replaced = replaced.changed() => replaced.is_ok(),
+            };
+            if !goes_on {
                 // Nothing will move any more; who waits has a limit.
                 return std::future::pending().await;
             }
@@ -114,13 +120,13 @@ impl View {
     }
 
     pub async fn status(&self) -> Result<Status, Failure> {
-        let (reader, now_ms) = (Arc::clone(&self.reader), self.now_ms());
+        let (reader, now_ms) = (self.serving().reader, self.now_ms());
         let answer = tokio::task::spawn_blocking(move || reader.status(now_ms)).await;
         answer.map_err(|error| Failure::other(format!("status: {error}")))?.map_err(Failure::from)
     }
 
     pub async fn compare(&self, expected: Vec<Expected>) -> Result<Vec<Comparison>, Failure> {
-        let (reader, catalog, now_ms) = (Arc::clone(&self.reader), Arc::clone(&self.catalog), self.now_ms());
+        let (admin::Context { reader, catalog, .. }, now_ms) = (self.serving(), self.now_ms());
         let answer =
             tokio::task::spawn_blocking(move || compare(&expected, &catalog, reader.as_ref(), now_ms)).await;
         answer.map_err(|error| Failure::other(format!("comparison: {error}")))?.map_err(Failure::from)

@@ -48,6 +48,8 @@ Try in another terminal:
 
 {rows}
     {program} status --admin http://{admin}
+  a second copy beside the one that serves, and the switch to it
+    {program} rebuild --wait --admin http://{admin}
   probes and metrics
     curl -s http://{http}/startupz
     curl -s http://{http}/metrics | grep replication_lag

@@ -1,14 +1,16 @@
 //! Columns: their types, and whether an expression can fill them.
 
-use crate::config::expression::{ExpressionError, parse};
-use crate::config::fields::{Fields, Given, entries, scalar};
-use crate::config::model::{Column, Encoding, Expression};
+use crate::config::expression::{ExpressionError, parse, parse_condition};
+use crate::config::fields::{Fields, Given, entries, scalar, scalar_text};
+use crate::config::model::{Column, Condition, Encoding, Expression, Personal};
 use crate::config::problem::{Place, Problem, Report};
-use crate::config::scalar::{Wrong, column_name, word};
+use crate::config::scalar::{Wrong, column_name, count, word};
 use crate::config::sections::COLUMN;
 use crate::config::tree::{Content, Node};
 use crate::config::words::{Word as _, words};
 use crate::domain::value::ColumnType;
+
+use super::personal::{Declared, looks_personal};
 
 /// Far below what SQLite can do (2,000), which must also hold what readside keeps of each row.
 const COLUMNS_MAX: usize = 500;
@@ -27,6 +29,8 @@ struct Draft {
     ty: Option<Type>,
     from: Option<Expression>,
     encoding: Option<Encoding>,
+    personal: Option<Given<Personal>>,
+    show_last: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +40,7 @@ struct Type {
 }
 
 impl Columns {
-    pub fn lower(report: &mut Report, node: &Node) -> Columns {
+    pub fn lower(report: &mut Report, node: &Node, personal: &mut Declared) -> Columns {
         let Some(entries) = entries(report, node, "`columns`") else {
             return Columns::default();
         };
@@ -58,7 +62,16 @@ impl Columns {
                 let message = "another column has this name, apart from upper and lower case";
                 report.push(Problem::new(&entry.key_place, message).about(&entry.key));
             }
-            columns.list.push(Draft::lower(report, &entry.key, &entry.value));
+            let draft = Draft::lower(report, &entry.key, &entry.value);
+            match &draft.personal {
+                Some(given) => personal.add(given.value, &given.place),
+                None if looks_personal(&entry.key) => {
+                    let message = "looks personal and is copied in clear; say `personal: hash`, `mask` or `drop`, or, if it is meant, `clear` or `no`";
+                    report.push_warning(Problem::new(&entry.key_place, message).about(&entry.key));
+                }
+                None => {}
+            }
+            columns.list.push(draft);
         }
         columns
     }
@@ -89,6 +102,10 @@ impl Columns {
         self.list.get(column)?.from.as_ref()
     }
 
+    pub fn personal(&self, column: usize) -> Option<Personal> {
+        Some(self.list.get(column)?.personal.as_ref()?.value)
+    }
+
     /// A column whose type could not be read counts as nullable: that was reported.
     pub fn is_nullable(&self, column: usize) -> bool {
         self.list.get(column).and_then(|column| column.ty).is_none_or(|ty| ty.nullable)
@@ -102,9 +119,10 @@ impl Columns {
 
     pub fn finish(self) -> Option<Vec<Column>> {
         let mut columns = Vec::with_capacity(self.list.len());
-        for Draft { name, ty, from, encoding } in self.list {
+        for Draft { name, ty, from, encoding, personal, show_last } in self.list {
             let Type { ty, nullable } = ty?;
-            columns.push(Column { name, ty, nullable, from, encoding });
+            let personal = personal.map(|given| given.value);
+            columns.push(Column { name, ty, nullable, from, encoding, personal, show_last });
         }
         self.complete.then_some(columns)
     }
@@ -112,7 +130,8 @@ impl Columns {
 
 impl Draft {
     fn lower(report: &mut Report, name: &str, node: &Node) -> Draft {
-        let mut draft = Draft { name: name.to_owned(), ty: None, from: None, encoding: None };
+        let name = name.to_owned();
+        let mut draft = Draft { name, ty: None, from: None, encoding: None, personal: None, show_last: 0 };
         if !matches!(node.content, Content::Mapping(_)) {
             draft.ty = scalar(report, node, column_type).map(|given| given.value);
             return draft;
@@ -127,7 +146,33 @@ impl Draft {
         if let Some(from) = fields.get("from") {
             draft.from = expression(report, from, &draft);
         }
+        draft.personal = fields.value(report, "personal", word::<Personal>);
+        draft.check_personal(report, &fields);
         draft
+    }
+
+    fn check_personal(&mut self, report: &mut Report, fields: &Fields) {
+        let is = |personal: Personal| self.personal.as_ref().is_some_and(|given| given.value == personal);
+        if let Some(given) = fields.value(report, "show_last", count) {
+            match (given.value, is(Personal::Mask)) {
+                (last @ 1..=8, true) => self.show_last = last as usize,
+                (_, true) => report.error(&given.place, "`show_last` is between 1 and 8"),
+                (_, false) => report.error(&given.place, "`show_last` is about `personal: mask`"),
+            }
+        }
+        let (Some(given), Some(Type { ty, nullable })) = (&self.personal, self.ty) else { return };
+        let wrong = match given.value {
+            Personal::Hash if !matches!(ty, ColumnType::Text | ColumnType::Blob) => {
+                format!("a hash is a `text` or a `blob`, not {ty}")
+            }
+            Personal::Hash if self.encoding.is_some() => {
+                "a hash is made of what is sent: take `encoding` away".to_owned()
+            }
+            Personal::Mask if ty != ColumnType::Text => format!("a mask is for `text`, not for {ty}"),
+            Personal::Drop if !nullable => "a column that is dropped is null: give its type a `?`".to_owned(),
+            _ => return,
+        };
+        report.push(Problem::new(&given.place, wrong).about(given.value.word()));
     }
 }
 
@@ -183,9 +228,31 @@ fn encoding(report: &mut Report, given: Given<Encoding>, ty: ColumnType) -> Opti
     None
 }
 
+/// Reads a condition.
+pub(super) fn condition(report: &mut Report, node: &Node) -> Option<Given<Condition>> {
+    let text = scalar_text(report, node)?;
+    match parse_condition(text) {
+        Ok(value) => Some(Given { value, place: node.place.clone() }),
+        Err(error) => {
+            report.push(wrong_expression(node, text, &error));
+            None
+        }
+    }
+}
+
+/// The problem of a text that is no expression.
+pub(super) fn wrong_expression(node: &Node, text: &str, error: &ExpressionError) -> Problem {
+    let problem = Problem::new(&node.place, error.to_string());
+    if *error == ExpressionError::Empty {
+        return problem;
+    }
+    let (found, valid) = error.suggestion(text);
+    problem.about(text).suggest(found, valid)
+}
+
 fn expression(report: &mut Report, node: &Node, column: &Draft) -> Option<Expression> {
     let Content::Scalar { text, .. } = &node.content else {
-        report.error(&node.place, ExpressionError::Unsupported.to_string());
+        report.error(&node.place, ExpressionError::NotText.to_string());
         return None;
     };
     let expression = match text.as_str() {
@@ -202,10 +269,9 @@ fn expression(report: &mut Report, node: &Node, column: &Draft) -> Option<Expres
             }
             Some(Expression::Literal(literal))
         }
-        Ok(path) => Some(path),
+        Ok(other) => Some(other),
         Err(error) => {
-            let problem = Problem::new(&node.place, error.to_string());
-            report.push(if error == ExpressionError::Empty { problem } else { problem.about(text) });
+            report.push(wrong_expression(node, text, &error));
             None
         }
     }

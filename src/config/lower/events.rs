@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 
 use crate::config::fields::{Fields, Given, entries};
-use crate::config::model::{Expression, Rule};
+use crate::config::model::{Condition, Expression, Rule};
 use crate::config::problem::{Place, Problem, Report};
 use crate::config::scalar::word;
 use crate::config::sections::RULE;
 use crate::config::tree::{Entry, Node};
 use crate::domain::change::IfMissing;
 
-use super::columns::Columns;
+use super::columns::{Columns, condition};
 
 /// What the rules of a table are checked against.
 pub(super) struct Target<'a> {
@@ -19,13 +19,12 @@ pub(super) struct Target<'a> {
     pub key: &'a [usize],
 }
 
-/// The rules by event type, as far as they could be read, and the types with their places.
-pub(super) fn lower(
-    report: &mut Report,
-    node: &Node,
-    target: &Target,
-) -> (BTreeMap<String, Rule>, Given<Vec<Given<String>>>) {
+/// Rules and conditions by event type, as far as they could be read, and the types with their places.
+pub(super) type Rules = (BTreeMap<String, Rule>, BTreeMap<String, Condition>, Given<Vec<Given<String>>>);
+
+pub(super) fn lower(report: &mut Report, node: &Node, target: &Target) -> Rules {
     let mut rules = BTreeMap::new();
+    let mut conditions = BTreeMap::new();
     let mut types = Vec::new();
     let entries = entries(report, node, "`events`");
     if entries.is_some_and(<[Entry]>::is_empty) {
@@ -33,15 +32,18 @@ pub(super) fn lower(
     }
     for entry in entries.unwrap_or_default() {
         types.push(Given { value: entry.key.clone(), place: entry.key_place.clone() });
-        if let Some(rule) = rule(report, entry, target) {
+        let Some(fields) = Fields::open(report, &entry.value, &RULE) else { continue };
+        if let Some(given) = fields.get("when").and_then(|node| condition(report, node)) {
+            conditions.insert(entry.key.clone(), given.value);
+        }
+        if let Some(rule) = rule(report, entry, &fields, target) {
             rules.insert(entry.key.clone(), rule);
         }
     }
-    (rules, Given { value: types, place: node.place.clone() })
+    (rules, conditions, Given { value: types, place: node.place.clone() })
 }
 
-fn rule(report: &mut Report, entry: &Entry, target: &Target) -> Option<Rule> {
-    let fields = Fields::open(report, &entry.value, &RULE)?;
+fn rule(report: &mut Report, entry: &Entry, fields: &Fields, target: &Target) -> Option<Rule> {
     let if_missing = fields.value(report, "if_missing", word::<IfMissing>);
     let (upsert, patch, delete) = (fields.get("upsert"), fields.get("patch"), fields.get("delete"));
     if let (Some(given), None) = (&if_missing, patch) {

@@ -5,9 +5,12 @@
 
 mod columns;
 mod events;
+mod evolution;
 mod kafka;
+mod personal;
 mod registry;
 mod replica;
+mod sources;
 mod tables;
 mod topics;
 
@@ -69,25 +72,37 @@ pub(super) fn lower(report: &mut Report, root: &Node) -> Option<Config> {
     if let Some(node) = root.get("topics") {
         topics.declare(report, node);
     }
-    let tables = root.require(report, "tables").and_then(|node| tables::lower(report, node, &mut topics));
+    let mut declared = personal::Declared::default();
+    let tables = root
+        .require(report, "tables")
+        .and_then(|node| tables::lower(report, node, &mut topics, &mut declared));
     topics.check(report, root.get("schema_registry").is_some());
+    let personal = section(report, &root, "personal").and_then(|fields| personal::lower(report, &fields));
+    if let (Some(personal), Some(letters)) = (&personal, &dead_letters) {
+        let at = |name: &str| root.get(name).map_or(&root.place, |node| &node.place);
+        declared.check(report, at("personal"), personal, (letters.keep, at("dead_letters")));
+    }
 
     let (defaults, tables, freshness) = (defaults?, tables?, freshness?);
     let topic_names = topics.names();
+    let upcasts = topics.upcasts();
     let tables = tables
         .into_iter()
         .filter_map(|table| table.finish(report, &topic_names, &defaults, &freshness))
-        .collect();
+        .collect::<Vec<_>>();
     let (http, admin) = listeners?;
+    let topics = topics.finish(&defaults);
+    evolution::check_lifts(report, &upcasts, &topics, &tables);
     Some(Config {
         kafka: kafka?,
         schema_registry: schema_registry?,
         replica: replica::finish(replica?, Rebuilds { policy: policy?.value, limits: limits? }),
-        topics: topics.finish(&defaults),
+        topics,
         tables,
         freshness,
         startup: startup?,
         dead_letters: dead_letters?,
+        personal: personal?,
         http,
         admin,
         log: log?,

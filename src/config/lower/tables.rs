@@ -3,19 +3,22 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::config::expression::parse_path;
-use crate::config::fields::{Fields, Given, entries, few, items, one_or_many, scalar, wrong_value};
-use crate::config::model::{Column, Expression, Freshness, Mapping, Path, Root, Rule, Table, TableSource};
+use crate::config::fields::{Fields, Given, entries, few, items, one_or_many, scalar};
+use crate::config::model::{
+    Column, Condition, Expression, Freshness, Mapping, Personal, Root, Rule, Table, TableSource, Test, When,
+};
 use crate::config::problem::{Place, Problem, Report};
-use crate::config::scalar::{Wrong, duration, table_name, text, topic_name};
+use crate::config::scalar::{duration, table_name, text, topic_name};
 use crate::config::sections::{SOURCE, TABLE};
 use crate::config::tree::{Entry, Node};
 use crate::domain::change::IfMissing;
 use crate::domain::value::ColumnType;
 
-use super::columns::Columns;
+use super::columns::{Columns, condition};
 use super::events::{self, Target};
-use super::topics::{Order, Topics, Use, wrong_expression};
+use super::personal::Declared;
+use super::sources::source;
+use super::topics::{Order, Topics, Use};
 use super::{Defaults, staleness};
 
 const TABLES_MAX: usize = 1_000;
@@ -37,10 +40,16 @@ struct Source {
     topic: String,
     place: Place,
     mapping: Mapping,
-    key_from: BTreeMap<usize, Path>,
+    key_from: BTreeMap<usize, Expression>,
+    when: When,
 }
 
-pub(super) fn lower(report: &mut Report, node: &Node, topics: &mut Topics) -> Option<Vec<Draft>> {
+pub(super) fn lower(
+    report: &mut Report,
+    node: &Node,
+    topics: &mut Topics,
+    personal: &mut Declared,
+) -> Option<Vec<Draft>> {
     let tables = entries(report, node, "`tables`")?;
     if tables.is_empty() {
         report.error(&node.place, "`tables` needs at least one table");
@@ -58,15 +67,20 @@ pub(super) fn lower(report: &mut Report, node: &Node, topics: &mut Topics) -> Op
             let message = "another table has this name, apart from upper and lower case";
             report.push(Problem::new(&entry.key_place, message).about(&entry.key));
         }
-        drafts.extend(lower_table(report, entry, topics));
+        drafts.extend(lower_table(report, entry, topics, personal));
     }
     (drafts.len() == tables.len()).then_some(drafts)
 }
 
-fn lower_table(report: &mut Report, entry: &Entry, topics: &mut Topics) -> Option<Draft> {
+fn lower_table(
+    report: &mut Report,
+    entry: &Entry,
+    topics: &mut Topics,
+    personal: &mut Declared,
+) -> Option<Draft> {
     let fields = Fields::open(report, &entry.value, &TABLE)?;
     let columns = match fields.require(report, "columns") {
-        Some(node) => Columns::lower(report, node),
+        Some(node) => Columns::lower(report, node, personal),
         None => Columns::default(),
     };
     let key = fields.require(report, "key").map(|node| lower_key(report, node, &columns));
@@ -113,8 +127,8 @@ impl Draft {
             None => defaults.max_staleness,
         };
         let mut sources = Vec::with_capacity(self.sources.len());
-        for Source { topic, mapping, key_from, .. } in self.sources {
-            sources.push(TableSource { topic: topics.binary_search(&topic).ok()?, mapping, key_from });
+        for Source { topic, mapping, key_from, when, .. } in self.sources {
+            sources.push(TableSource { topic: topics.binary_search(&topic).ok()?, mapping, key_from, when });
         }
         Some(Table {
             name: self.name,
@@ -152,6 +166,10 @@ fn lower_key(report: &mut Report, node: &Node, columns: &Columns) -> Vec<usize> 
         let name = columns.name(column);
         if columns.ty(column).is_some() && columns.is_nullable(column) {
             let message = "a column of the key cannot be null: take the `?` from its type";
+            report.push(Problem::new(&node.place, message).about(name));
+        }
+        if let Some(Personal::Mask | Personal::Drop) = columns.personal(column) {
+            let message = "a column of the key identifies rows: it can be hashed, not masked or dropped";
             report.push(Problem::new(&node.place, message).about(name));
         }
         if let Some(ty @ (ColumnType::Real | ColumnType::Decimal | ColumnType::Json)) = columns.ty(column) {
@@ -207,7 +225,7 @@ fn lower_sources(
     let Some(list) = table.get("sources") else {
         return lower_source(report, table, target, topics).into_iter().collect();
     };
-    for name in ["topic", "events", "key_from"] {
+    for name in ["topic", "events", "key_from", "when"] {
         if let Some(node) = table.get(name) {
             let message = format!("`{name}` belongs into the entries of `sources`, where a table has them");
             report.error(&node.place, message);
@@ -245,6 +263,7 @@ fn lower_source(
     topics: &mut Topics,
 ) -> Option<Source> {
     let rules = fields.get("events").map(|node| events::lower(report, node, target));
+    let given = fields.get("when").and_then(|node| condition(report, node));
     let key_from = match fields.get("key_from") {
         Some(node) => lower_key_from(report, node, target),
         None => BTreeMap::new(),
@@ -258,11 +277,31 @@ fn lower_source(
     if std::ptr::eq(fields.section, &SOURCE) {
         topics.settle(report, &topic.value, fields);
     }
+    let mut when = When::default();
+    if let (Some(given), Some(_)) = (&given, &rules) {
+        let message = "where a table has `events`, `when` belongs into the rules: each type has its own";
+        report.error(&given.place, message);
+    }
+    let reads_field = |condition: &Condition| match &condition.test {
+        Test::Simple(condition) => condition.reads_value(),
+        Test::Jq(_) => false,
+    };
+    let when_field =
+        given.as_ref().filter(|given| reads_field(&given.value)).map(|given| given.place.clone());
+    when.rows = given.map(|given| given.value);
     let (mapping, events) = match rules {
-        Some((rules, types)) => (Mapping::Events(rules), Some(types)),
+        Some((rules, conditions, types)) => {
+            when.events = conditions;
+            (Mapping::Events(rules), Some(types))
+        }
         None => (Mapping::Rows, None),
     };
-    let is_constant = |column: &&usize| matches!(target.columns.from(**column), Some(Expression::Literal(_)));
+    // A topic's name is the same in all its records.
+    let is_constant = |column: &&usize| match target.columns.from(**column) {
+        Some(Expression::Literal(_)) => true,
+        Some(Expression::Path(path)) => path.root == Root::Topic,
+        Some(Expression::Jq(_)) | None => false,
+    };
     let key_columns = target.key.iter().filter(|column| !is_constant(column)).count();
     if !target.key.is_empty() && key_columns == 0 {
         report
@@ -274,8 +313,8 @@ fn lower_source(
     let needs_row = |rule: &Rule| matches!(rule, Rule::Patch { if_missing: IfMissing::DeadLetter, .. });
     let patches_need_rows = matches!(&mapping, Mapping::Events(rules) if rules.values().any(needs_row));
     let reads_field = |expression: Option<&Expression>| match expression {
-        Some(Expression::Path(path)) => path.root != Root::Key && !path.fields.is_empty(),
-        Some(Expression::Literal(_)) => false,
+        Some(Expression::Path(path)) => path.root.is_value() && !path.fields.is_empty(),
+        Some(Expression::Literal(_) | Expression::Jq(_)) => false,
         None => true,
     };
     let field_column = (0..target.columns.len()).find(|&column| reads_field(target.columns.from(column)));
@@ -284,10 +323,21 @@ fn lower_source(
         events,
         patches_need_rows,
         key_columns,
+        schema_facts: schema_facts(target, &topic.place),
+        when_field,
         field_column: field_column.map(|column| target.columns.name(column).to_owned()),
     };
     topics.add_use(&topic.value, used);
-    Some(Source { topic: topic.value, place: topic.place, mapping, key_from })
+    Some(Source { topic: topic.value, place: topic.place, mapping, key_from, when })
+}
+
+/// What columns take of the schema itself.
+fn schema_facts(target: &Target, place: &Place) -> Vec<(String, Place)> {
+    let fact = |column: usize| match target.columns.from(column) {
+        Some(Expression::Path(path)) if path.root == Root::Schema => path.fields.first().cloned(),
+        _ => None,
+    };
+    (0..target.columns.len()).filter_map(fact).map(|fact| (fact, place.clone())).collect()
 }
 
 /// A record without a value deletes; all that it has is the record key.
@@ -295,13 +345,22 @@ fn check_key_of_deletes(
     report: &mut Report,
     place: &Place,
     target: &Target,
-    key_from: &BTreeMap<usize, Path>,
+    key_from: &BTreeMap<usize, Expression>,
 ) {
     for column in target.key.iter().filter(|column| !key_from.contains_key(column)) {
         let name = target.columns.name(*column);
+        if let Some(from @ Expression::Jq(_)) = target.columns.from(*column)
+            && from.reads_value()
+        {
+            let message = format!(
+                "deletes have nothing to calculate `{name}` of: they look for it in the record key as it is; if it has to be calculated there too, give `key_from: {{ {name}: $key | … }}`"
+            );
+            report.warn(place, message);
+            continue;
+        }
         let other_name = match target.columns.from(*column) {
             Some(Expression::Path(path)) => {
-                path.root != Root::Key && path.fields.last().is_none_or(|last| last != name)
+                path.root.is_value() && path.fields.last().is_none_or(|last| last != name)
             }
             _ => false,
         };
@@ -314,28 +373,28 @@ fn check_key_of_deletes(
     }
 }
 
-fn lower_key_from(report: &mut Report, node: &Node, target: &Target) -> BTreeMap<usize, Path> {
-    let mut paths = BTreeMap::new();
+fn lower_key_from(report: &mut Report, node: &Node, target: &Target) -> BTreeMap<usize, Expression> {
+    let mut sources = BTreeMap::new();
     for entry in entries(report, node, "`key_from`").unwrap_or_default() {
         let Some(column) = target.columns.find(report, &entry.key, &entry.key_place) else { continue };
         if !target.key.contains(&column) {
             report.push(Problem::new(&entry.key_place, "this column is not in the key").about(&entry.key));
             continue;
         }
-        let path = scalar(report, &entry.value, |text| parse_path(text).map_err(wrong_expression));
-        match path {
-            Some(path) if path.value.root == Root::Key => {
-                paths.insert(column, path.value);
+        let found = source(report, &entry.value, |source| match source {
+            Expression::Path(path) if path.root != Root::Key => {
+                Err("expected a path into the record key, such as `$key` or `$key.id`")
             }
-            Some(_) => {
-                let text = scalar(report, &entry.value, text).map(|given| given.value).unwrap_or_default();
-                let wrong = Wrong::from("expected a path into the record key, such as `$key` or `$key.id`");
-                report.push(wrong_value(&entry.value, &text, wrong));
+            Expression::Jq(_) if source.reads_value() => {
+                Err("a record that deletes has no value, so that this can read `$key` only")
             }
-            None => {}
+            _ => Ok(()),
+        });
+        if let Some(found) = found {
+            sources.insert(column, found.value);
         }
     }
-    paths
+    sources
 }
 
 /// Offsets of several topics say nothing about order: all sources need one kind of version.

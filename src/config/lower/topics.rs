@@ -3,23 +3,25 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use crate::config::expression::{ExpressionError, parse_path};
-use crate::config::fields::{Fields, Given, entries, few, items, scalar, scalar_text};
-use crate::config::model::{EventIds, Format, KeyFormat, OnError, OnGap, Otherwise, Path, Root, Topic};
+use crate::config::fields::{Fields, Given, entries, few, scalar};
+use crate::config::model::{
+    EventIds, Expression, Format, KeyFormat, OnError, OnGap, Otherwise, Path, Root, Topic,
+};
 use crate::config::problem::{Place, Problem, Report};
-use crate::config::scalar::{Wrong, count, file, text, topic_name, word};
+use crate::config::scalar::{file, text, topic_name, word};
 use crate::config::sections::TOPIC;
 use crate::config::tree::Node;
 use crate::config::words::Word as _;
-use crate::domain::event_ids::{WINDOW_DEFAULT, WINDOW_MAX};
+use crate::domain::event_ids::WINDOW_DEFAULT;
 
 use super::Defaults;
+use super::evolution::{self, Schema, Upcasts};
+use super::sources::{event_id, event_type, event_types, on_gap, version, window};
 
 /// What Debezium sends unless `unavailable.value.placeholder` says otherwise.
 const PLACEHOLDER: &str = "__debezium_unavailable_value";
 
 const TOPICS_MAX: usize = 1_000;
-const IGNORED_MAX: usize = 1_000;
 
 /// All topics by name: declared ones and those that tables name.
 #[derive(Default)]
@@ -34,9 +36,9 @@ struct Draft {
     declared: Option<Place>,
     format: Option<Given<Format>>,
     key_format: Option<Given<KeyFormat>>,
-    event_type: Option<Given<Path>>,
-    version: Option<Given<Path>>,
-    event_id: Option<Given<Path>>,
+    event_type: Option<Given<Expression>>,
+    version: Option<Given<Expression>>,
+    event_id: Option<Given<Expression>>,
     event_id_window: Option<Given<usize>>,
     ignore: Option<Given<Vec<String>>>,
     otherwise: Option<Given<Otherwise>>,
@@ -45,6 +47,8 @@ struct Draft {
     placeholder: Option<Given<String>>,
     schema_file: Option<Given<PathBuf>>,
     message: Option<Given<String>>,
+    schema: Option<Given<Schema>>,
+    upcast: Option<Given<Upcasts>>,
     uses: Vec<Use>,
     /// A setting was wrong, and reported: what follows from it is not checked.
     broken: bool,
@@ -60,6 +64,10 @@ pub(super) struct Use {
     pub patches_need_rows: bool,
     /// How many columns of the table's key are not constant.
     pub key_columns: usize,
+    /// Columns that take something of the schema: what, and where the table names the topic.
+    pub schema_facts: Vec<(String, Place)>,
+    /// A `when` that compares a field of the value.
+    pub when_field: Option<Place>,
     /// A column that takes a field of the value rather than the value, the key or a constant.
     pub field_column: Option<String>,
 }
@@ -101,6 +109,12 @@ impl Topics {
         }
     }
 
+    /// Where `upcast` of each topic is.
+    pub fn upcasts(&self) -> BTreeMap<String, Place> {
+        let place = |draft: &Draft| Some(draft.upcast.as_ref()?.place.clone());
+        self.drafts.iter().filter_map(|(name, draft)| Some((name.clone(), place(draft)?))).collect()
+    }
+
     /// In ascending order: the position in this list is the topic's index.
     pub fn names(&self) -> Vec<String> {
         self.drafts.keys().cloned().collect()
@@ -140,8 +154,8 @@ impl Draft {
         let mut agree = Agree { report, topic, broken: false };
         agree.take(&mut self.format, fields, "format", |report, node| scalar(report, node, word));
         agree.take(&mut self.key_format, fields, "key_format", |report, node| scalar(report, node, word));
-        agree.take(&mut self.event_type, fields, "event_type", field_of_event);
-        agree.take(&mut self.version, fields, "version", field_of_event);
+        agree.take(&mut self.event_type, fields, "event_type", event_type);
+        agree.take(&mut self.version, fields, "version", version);
         agree.take(&mut self.event_id, fields, "event_id", event_id);
         agree.take(&mut self.event_id_window, fields, "event_id_window", window);
         agree.take(&mut self.ignore, fields, "ignore", event_types);
@@ -151,6 +165,8 @@ impl Draft {
         agree.take(&mut self.placeholder, fields, "placeholder", |report, node| scalar(report, node, text));
         agree.take(&mut self.schema_file, fields, "schema_file", |report, node| scalar(report, node, file));
         agree.take(&mut self.message, fields, "message", |report, node| scalar(report, node, text));
+        agree.take(&mut self.schema, fields, "schema", evolution::lower_schema);
+        agree.take(&mut self.upcast, fields, "upcast", evolution::lower_upcasts);
         self.broken |= agree.broken;
     }
 
@@ -160,6 +176,14 @@ impl Draft {
         }
         self.check_key_format(report, name);
         self.check_event_id(report, name);
+        self.check_schema_facts(report, name);
+        if !self.broken {
+            let types = self.uses.iter().filter_map(|used| used.events.as_ref());
+            let types = types.flat_map(|events| &events.value).map(|event| event.value.as_str());
+            let types: Vec<&str> = types.collect();
+            let (schema, upcast) = (self.schema.as_ref(), self.upcast.as_ref());
+            evolution::check(report, name, self.format(), (schema, upcast), &types);
+        }
         match self.format() {
             _ if self.broken => {}
             Format::DebeziumJson | Format::DebeziumAvro => self.check_rows(report, name),
@@ -237,11 +261,41 @@ impl Draft {
                 report.error(&used.place, message);
             }
         }
-        for (path, key) in [(&self.version, "version"), (&self.event_id, "event_id")] {
-            if let Some(path) = path
-                && path.value.root != Root::Key
+        for place in self.uses.iter().filter_map(|used| used.when_field.as_ref()) {
+            report.error(place, format!("`when` reads a field of the topic `{name}`: {reads}"));
+        }
+        for (source, key) in [(&self.version, "version"), (&self.event_id, "event_id")] {
+            if let Some(source) = source
+                && matches!(&source.value, Expression::Path(path) if path.root.is_value())
             {
-                report.error(&path.place, format!("`{key}` of `{name}` reads a field: {reads}"));
+                report.error(&source.place, format!("`{key}` of `{name}` reads a field: {reads}"));
+            }
+        }
+    }
+
+    /// What only a schema says can only be read where there is one.
+    fn check_schema_facts(&self, report: &mut Report, name: &str) {
+        let format = self.format();
+        let known: &[&str] = match (format, &self.schema_file) {
+            _ if self.broken => return,
+            (Format::Avro | Format::Protobuf, Some(_)) => &["name"],
+            (Format::Avro | Format::DebeziumAvro | Format::Protobuf, None) => &["name", "id", "version"],
+            (Format::JsonSchema, _) => &["id", "version"],
+            _ => &[],
+        };
+        let declared = self.schema.iter().map(|given| (&given.value.version, &given.value.version_place));
+        let sources = [&self.event_type, &self.version, &self.event_id].into_iter().flatten();
+        let sources = sources.map(|given| (&given.value, &given.place));
+        let columns = self.uses.iter().flat_map(|used| &used.schema_facts);
+        let facts = declared.chain(sources).filter_map(|(from, place)| match from {
+            Expression::Path(Path { root: Root::Schema, fields }) => Some((fields.first()?, place)),
+            _ => None,
+        });
+        for (fact, place) in facts.chain(columns.map(|(fact, place)| (fact, place))) {
+            if !known.contains(&fact.as_str()) {
+                let message =
+                    format!("the topic `{name}` has no `$schema.{fact}`: its records name no such thing");
+                report.error(place, message);
             }
         }
     }
@@ -360,7 +414,7 @@ impl Draft {
             event_type: self.event_type.map(|given| given.value),
             version: self.version.map(|given| given.value),
             event_ids: self.event_id.map(|given| EventIds {
-                path: given.value,
+                source: given.value,
                 window: self.event_id_window.map_or(WINDOW_DEFAULT, |given| given.value),
             }),
             ignore: self.ignore.map(|given| given.value).unwrap_or_default(),
@@ -370,6 +424,7 @@ impl Draft {
             placeholder: self.placeholder.map_or_else(|| PLACEHOLDER.to_owned(), |given| given.value),
             schema_file: self.schema_file.map(|given| given.value),
             message: self.message.map(|given| given.value),
+            evolution: self.schema.map(|given| given.value.with(self.upcast.map(|given| given.value))),
         }
     }
 }
@@ -406,67 +461,4 @@ impl Agree<'_> {
             None => *slot = Some(given),
         }
     }
-}
-
-fn on_gap(report: &mut Report, node: &Node) -> Option<Given<OnGap>> {
-    scalar(report, node, word)
-}
-
-/// A path to a field of the event: not the event itself, not the record key.
-fn field_of_event(report: &mut Report, node: &Node) -> Option<Given<Path>> {
-    let given = scalar(report, node, |text| parse_path(text).map_err(wrong_expression))?;
-    if given.value.root == Root::Key || given.value.fields.is_empty() {
-        let message = "expected a path to a field of the event, such as `.type`";
-        let text = scalar_text(report, node).unwrap_or_default();
-        report.push(Problem::new(&given.place, message).about(text));
-        return None;
-    }
-    Some(given)
-}
-
-/// A path to a field of the event, or into the record key.
-fn event_id(report: &mut Report, node: &Node) -> Option<Given<Path>> {
-    let given = scalar(report, node, |text| parse_path(text).map_err(wrong_expression))?;
-    if given.value.root != Root::Key && given.value.fields.is_empty() {
-        let message = "expected a path to a field of the event, such as `.id`, or to the record key, `$key`";
-        let text = scalar_text(report, node).unwrap_or_default();
-        report.push(Problem::new(&given.place, message).about(text));
-        return None;
-    }
-    Some(given)
-}
-
-fn window(report: &mut Report, node: &Node) -> Option<Given<usize>> {
-    let given = scalar(report, node, count)?;
-    match usize::try_from(given.value) {
-        Ok(value @ 1..=WINDOW_MAX) => Some(Given { value, place: given.place }),
-        _ => {
-            report.error(&given.place, format!("`event_id_window` is between 1 and {WINDOW_MAX}"));
-            None
-        }
-    }
-}
-
-pub(super) fn wrong_expression(error: ExpressionError) -> Wrong {
-    error.to_string().into()
-}
-
-fn event_types(report: &mut Report, node: &Node) -> Option<Given<Vec<String>>> {
-    let mut types: Vec<String> = Vec::new();
-    let mut complete = true;
-    let list = items(report, node, "`ignore`")?;
-    if !few(report, node, list, IGNORED_MAX, "event types") {
-        return None;
-    }
-    for item in list {
-        match scalar(report, item, text) {
-            Some(given) if types.contains(&given.value) => {
-                report
-                    .push(Problem::new(&given.place, "this event type is listed twice").about(&given.value));
-            }
-            Some(given) => types.push(given.value),
-            None => complete = false,
-        }
-    }
-    complete.then(|| Given { value: types, place: node.place.clone() })
 }

@@ -45,7 +45,7 @@ fn the_configuration_in_the_readme_is_valid() {
         let yaml = block.split("```").next().unwrap();
         let loaded =
             parse(yaml, "README.md", super::no_variables()).unwrap_or_else(|errors| panic!("{errors}"));
-        assert_eq!(loaded.warnings, []);
+        assert!(loaded.warnings.iter().all(|warning| warning.message.starts_with("looks personal")));
     }
 }
 
@@ -149,6 +149,7 @@ fn type_of(shape: &Shape) -> String {
         Shape::RegistryUrl => "URL".to_owned(),
         Shape::Bool => "`true`, `false`".to_owned(),
         Shape::Word(words) => words().iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", "),
+        Shape::Condition => "condition".to_owned(),
         Shape::Path => "path".to_owned(),
         Shape::Expression => "expression".to_owned(),
         Shape::ColumnType => "column type".to_owned(),

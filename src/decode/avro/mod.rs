@@ -10,6 +10,7 @@ mod schema;
 
 use std::path::Path as FilePath;
 
+use super::facts::Facts;
 use super::framed::{Framed, Pending};
 use super::registry::{self, Registry};
 use super::scratch::Scratch;
@@ -34,11 +35,17 @@ enum Schemas {
 
 impl Document {
     /// `paths[slot]` is the path of that slot from the root.
-    pub fn of_registry(root_name: &'static str, paths: &[Vec<String>], registry: &Registry) -> Document {
+    pub fn of_registry(
+        root_name: &'static str,
+        paths: &[Vec<String>],
+        registry: &Registry,
+        subject: &str,
+    ) -> Document {
+        let facts = Facts::of(paths, subject.to_owned());
         Document {
             root_name,
             tree: Tree::new(root_name, paths),
-            schemas: Schemas::Registry(Framed::new(root_name, registry::Kind::Avro, registry)),
+            schemas: Schemas::Registry(Framed::new(root_name, registry::Kind::Avro, registry, facts)),
             is_record: false,
         }
     }
@@ -87,7 +94,11 @@ impl Document {
             Schemas::File(projection) => (projection.as_ref().map_err(Clone::clone)?, bytes),
         };
         self.is_record = projection.is_record();
-        projection.read(self.root_name, bytes, scratch, fields)
+        projection.read(self.root_name, bytes, scratch, fields)?;
+        if let Schemas::Registry(schemas) = &self.schemas {
+            schemas.fill(fields);
+        }
+        Ok(())
     }
 
     pub fn require_object(&self) -> Result<(), DecodeError> {

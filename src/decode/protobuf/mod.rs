@@ -10,6 +10,7 @@ mod wire;
 
 use std::path::Path as FilePath;
 
+use super::facts::Facts;
 use super::framed::{Framed, Pending};
 use super::registry::{self, Registry};
 use super::scratch::Scratch;
@@ -45,8 +46,14 @@ struct Compiled {
 
 impl Document {
     /// `paths[slot]` is the path of that slot from the root.
-    pub fn of_registry(root_name: &'static str, paths: &[Vec<String>], registry: &Registry) -> Document {
-        let schemas = Framed::new(root_name, registry::Kind::Protobuf, registry);
+    pub fn of_registry(
+        root_name: &'static str,
+        paths: &[Vec<String>],
+        registry: &Registry,
+        subject: &str,
+    ) -> Document {
+        let facts = Facts::of(paths, subject.to_owned());
+        let schemas = Framed::new(root_name, registry::Kind::Protobuf, registry, facts);
         Document { root_name, tree: Tree::new(root_name, paths), schemas: Schemas::Registry(schemas) }
     }
 
@@ -112,7 +119,11 @@ impl Document {
         };
         fields.clear();
         fields.resize(self.tree.slots(), Field::Absent);
-        plan.read(schema, bytes, scratch, fields)
+        plan.read(schema, bytes, scratch, fields)?;
+        if let Schemas::Registry(schemas) = &self.schemas {
+            schemas.fill(fields);
+        }
+        Ok(())
     }
 }
 

@@ -38,6 +38,8 @@ pub struct Client {
     settings: SchemaRegistry,
     /// Of a whole request.
     timeout: Duration,
+    /// Whether the versions of a schema are asked for too.
+    with_versions: bool,
 }
 
 #[derive(Deserialize)]
@@ -57,6 +59,12 @@ struct Link {
 }
 
 #[derive(Deserialize)]
+struct Place {
+    subject: String,
+    version: i64,
+}
+
+#[derive(Deserialize)]
 struct Refusal {
     #[serde(default)]
     error_code: Option<i64>,
@@ -64,12 +72,16 @@ struct Refusal {
 
 impl Client {
     pub fn new(settings: &SchemaRegistry) -> Client {
-        Client { settings: settings.clone(), timeout: TIMEOUT }
+        Client { settings: settings.clone(), timeout: TIMEOUT, with_versions: false }
     }
 
     /// For a command that a person waits for.
     pub fn with_timeout(self, timeout: Duration) -> Client {
         Client { timeout: timeout.min(TIMEOUT), ..self }
+    }
+
+    pub fn with_versions(self, with_versions: bool) -> Client {
+        Client { with_versions, ..self }
     }
 
     /// The kinds of schemas that the registry knows, to see that it is one.
@@ -93,7 +105,18 @@ impl Client {
             Some(_) => Kind::Other,
         };
         let references = self.references(&agent, found.references)?;
-        Ok(Some(Schema { kind, text: found.schema, references }))
+        let versions = if self.with_versions { self.versions(&agent, id)? } else { Vec::new() };
+        Ok(Some(Schema { kind, text: found.schema, references, versions }))
+    }
+
+    /// Where a schema is registered: subjects and versions.
+    fn versions(&self, agent: &Agent, id: u32) -> Result<Vec<(String, i64)>, Failure> {
+        let (status, body) = self.ask(agent, &format!("/schemas/ids/{id}/versions"))?;
+        let found: Vec<Place> = match status {
+            200 => serde_json::from_slice(&body).map_err(|_| self.refusal(status))?,
+            _ => return Err(self.refusal(status)),
+        };
+        Ok(found.into_iter().map(|place| (place.subject, place.version)).collect())
     }
 
     fn references(&self, agent: &Agent, links: Vec<Link>) -> Result<Vec<Reference>, Failure> {

@@ -60,6 +60,8 @@ pub struct Schema {
     pub text: String,
     /// All that it refers to, directly or not, each once.
     pub references: Vec<Reference>,
+    /// Subject and version of each place where it is registered; only if somebody asks for it.
+    pub versions: Vec<(String, i64)>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,6 +96,8 @@ struct Handle {
     shared: Arc<Shared>,
     /// `None`: there is nobody to ask.
     settings: Option<SchemaRegistry>,
+    /// Whether to ask for the versions of schemas too.
+    with_versions: bool,
     thread: OnceLock<()>,
 }
 
@@ -143,21 +147,35 @@ impl fmt::Debug for Registry {
 impl Registry {
     /// Nothing is asked before the first schema is wanted.
     pub fn new(settings: &SchemaRegistry) -> Registry {
-        Registry::with(Some(settings.clone()), [])
+        Registry::with(Some(settings.clone()), false, [])
+    }
+
+    /// The same, and of each schema its versions are asked for too.
+    pub fn with_versions(settings: &SchemaRegistry) -> Registry {
+        Registry::with(Some(settings.clone()), true, [])
     }
 
     /// One that holds these schemas and asks nobody.
     pub fn fixed(schemas: impl IntoIterator<Item = (u32, Schema)>) -> Registry {
-        Registry::with(None, schemas)
+        Registry::with(None, false, schemas)
     }
 
-    fn with(settings: Option<SchemaRegistry>, schemas: impl IntoIterator<Item = (u32, Schema)>) -> Registry {
+    fn with(
+        settings: Option<SchemaRegistry>,
+        with_versions: bool,
+        schemas: impl IntoIterator<Item = (u32, Schema)>,
+    ) -> Registry {
         let mut state = State::default();
         for (id, schema) in schemas {
             state.keep(id, schema);
         }
         let shared = Shared { state: Mutex::new(state), changed: Condvar::new(), metrics: OnceLock::new() };
-        Registry(Arc::new(Handle { shared: Arc::new(shared), settings, thread: OnceLock::new() }))
+        Registry(Arc::new(Handle {
+            shared: Arc::new(shared),
+            settings,
+            with_versions,
+            thread: OnceLock::new(),
+        }))
     }
 
     /// Counts requests there from now on.
@@ -210,6 +228,7 @@ impl Registry {
         self.0.thread.get_or_init(|| {
             let Some(settings) = &self.0.settings else { return };
             let (shared, client) = (Arc::clone(&self.0.shared), Client::new(settings));
+            let client = client.with_versions(self.0.with_versions);
             let serve = move || shared.serve(&client);
             if let Err(error) = std::thread::Builder::new().name("registry".into()).spawn(serve) {
                 warn!(%error, "cannot start the thread that asks the schema registry");

@@ -173,7 +173,11 @@ fn a_registry_that_hangs_holds_nobody() {
 fn after_failures_in_a_row_nobody_waits_and_the_cache_goes_on() {
     let closed = { TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap() };
     let registry = Registry::new(&settings(format!("http://{closed}")));
-    registry.0.shared.lock().keep(7, Schema { kind: Kind::Avro, text: "kept".into(), references: vec![] });
+    registry
+        .0
+        .shared
+        .lock()
+        .keep(7, Schema { kind: Kind::Avro, text: "kept".into(), references: vec![], versions: vec![] });
     assert!(matches!(registry.get(1, Duration::from_millis(10)), Answer::Pending { .. }));
     let start = Instant::now();
     while registry.0.shared.lock().breaker.is_closed() {
@@ -261,7 +265,10 @@ fn https_is_checked_against_the_certificates_of_the_file() {
 fn what_is_kept_is_bounded() {
     let mut state = State::default();
     for id in 0..100 {
-        state.keep(id, Schema { kind: Kind::Avro, text: "x".repeat(1 << 20), references: vec![] });
+        state.keep(
+            id,
+            Schema { kind: Kind::Avro, text: "x".repeat(1 << 20), references: vec![], versions: vec![] },
+        );
     }
     assert!(state.bytes <= KEEP_BYTES && state.schemas.len() == KEEP_BYTES >> 20, "{}", state.schemas.len());
     assert!(state.schemas.contains_key(&99));

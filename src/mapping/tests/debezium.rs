@@ -138,7 +138,7 @@ fn the_sequence_orders_as_a_pair_of_numbers() {
 #[test]
 fn a_declared_version_replaces_the_sequence() {
     let mut topic = topic("t", Format::DebeziumJson);
-    topic.version = Some(path("$event.source.ts_us"));
+    topic.version = Some(expression("$event.source.ts_us"));
     let mut feed = Feed::new(topic, vec![table("t", 1, &["id integer"])]);
     assert_eq!(feed.value(r#"{"after":{"id":1},"op":"c","source":{"ts_us":17}}"#), Outcome::Changes);
     assert_eq!(feed.version(), (VersionKind::Integer, vec![17]));
@@ -337,7 +337,7 @@ fn a_column_named_payload_is_only_a_column() {
 
 #[test]
 fn odd_column_names_and_big_numbers() {
-    let columns = ["Id integer", "größe decimal .Größe", "long text .long\u{a0}text"];
+    let columns = ["Id integer", "größe decimal .\"Größe\"", "long text .\"long\u{a0}text\""];
     let mut feed = Feed::new(topic("t", Format::DebeziumJson), vec![table("t", 1, &columns)]);
     let after = "{\"Id\":9223372036854775807,\"Größe\":\"-52503.332\",\"long\u{a0}text\":\"x\"}";
     assert_eq!(

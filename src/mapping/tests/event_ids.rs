@@ -10,13 +10,13 @@ use crate::domain::event_ids::EventId;
 const REPEATED: Outcome = Outcome::Skipped(Skip::Duplicate);
 
 fn with_ids(mut topic: Topic, from: &str, window: usize) -> Topic {
-    topic.event_ids = Some(EventIds { path: path(from), window });
+    topic.event_ids = Some(EventIds { source: expression(from), window });
     topic
 }
 
 fn orders(window: usize) -> Feed {
     let mut topic = with_ids(topic("orders.events", Format::Json), ".id", window);
-    topic.event_type = Some(path(".type"));
+    topic.event_type = Some(expression(".type"));
     topic.ignore = vec!["Viewed".to_owned()];
     let mut orders = table("orders", 1, &["order integer", "status text", "note text?"]);
     orders.sources[0].mapping =

@@ -10,8 +10,8 @@ use crate::domain::version::VersionKind;
 
 fn orders_topic() -> Topic {
     let mut topic = topic("orders.events", Format::Json);
-    topic.event_type = Some(path(".type"));
-    topic.version = Some(path(".sequence"));
+    topic.event_type = Some(expression(".type"));
+    topic.version = Some(expression(".sequence"));
     topic.ignore = vec!["OrderViewed".to_owned()];
     topic
 }
@@ -124,7 +124,7 @@ fn unnamed_columns_take_the_field_of_their_name() {
     users.sources[0].mapping =
         events([("Renamed", patch([(1, ".new")])), ("Seen", upsert([])), ("Gone", delete([]))]);
     let mut topic = topic("t", Format::Json);
-    topic.event_type = Some(path(".type"));
+    topic.event_type = Some(expression(".type"));
     let mut feed = Feed::new(topic, vec![users]);
     assert_eq!(feed.row("", r#"{"type":"Seen","user_id":1,"name":"a"}"#), [int(1), text("a")]);
     assert_eq!(feed.row("", r#"{"type":"Renamed","user_id":1,"new":"b"}"#), [int(1), text("b")]);
@@ -137,7 +137,7 @@ fn a_literal_that_does_not_fit_refuses_each_event() {
     let mut users = table("users", 1, &["id integer", "age integer"]);
     users.sources[0].mapping = events([("Seen", upsert([(1, "\"old\"")]))]);
     let mut topic = topic("t", Format::Json);
-    topic.event_type = Some(path(".type"));
+    topic.event_type = Some(expression(".type"));
     let mut feed = Feed::new(topic, vec![users]);
     assert_eq!(refusal(&feed.value(r#"{"type":"Seen","id":1}"#)), (WrongType, "\"old\""));
 }

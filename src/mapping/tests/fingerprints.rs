@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::super::Plan;
 use super::support::*;
-use crate::config::{Config, Encoding, EventIds, Format, KeyFormat, OnError};
+use crate::config::{Config, Encoding, EventIds, Format, KeyFormat, OnError, Personal};
 use crate::domain::change::IfMissing;
 use crate::domain::value::ColumnType;
 
@@ -13,7 +13,7 @@ fn base() -> Config {
     orders.sources[0].mapping =
         events([("Placed", upsert([(1, "\"placed\"")])), ("Noted", patch([(2, ".note")]))]);
     let mut topic = topic("t", Format::Json);
-    topic.event_type = Some(path(".type"));
+    topic.event_type = Some(expression(".type"));
     config(vec![topic], vec![orders])
 }
 
@@ -27,19 +27,27 @@ fn fingerprint(change: impl FnOnce(&mut Config)) -> (String, String) {
 #[test]
 fn whatever_decides_rows_changes_it() {
     let unchanged = fingerprint(|_| {});
-    let changes: [fn(&mut Config); 14] = [
+    let changes: [fn(&mut Config); 19] = [
         |config| config.tables[0].columns[1].name = "state".to_owned(),
         |config| config.tables[0].columns[1].ty = ColumnType::Json,
         |config| config.tables[0].columns[1].nullable = true,
         |config| config.tables[0].columns[1].from = Some(expression(".other")),
         |config| config.tables[0].columns[1].encoding = Some(Encoding::Hex),
+        |config| config.tables[0].columns[1].from = Some(expression(".other | length")),
+        |config| config.tables[0].sources[0].when.rows = Some(condition(".a")),
+        |config| drop(config.tables[0].sources[0].when.events.insert("Placed".into(), condition(".a"))),
+        |config| config.topics[0].evolution = Some(super::evolution::versions("1", &[])),
+        |config| {
+            let upcast = super::evolution::upcast("1", "2", &[".a < .b"]);
+            config.topics[0].evolution = Some(super::evolution::versions("2", &[upcast]));
+        },
         |config| config.tables[0].key = vec![0, 1],
         |config| config.tables[0].name = "other".to_owned(),
-        |config| config.topics[0].version = Some(path(".v")),
-        |config| config.topics[0].event_type = Some(path(".kind")),
-        |config| config.topics[0].event_ids = Some(EventIds { path: path(".id"), window: 1 }),
+        |config| config.topics[0].version = Some(expression(".v")),
+        |config| config.topics[0].event_type = Some(expression(".kind")),
+        |config| config.topics[0].event_ids = Some(EventIds { source: expression(".id"), window: 1 }),
         |config| config.topics[0].key_format = Some(KeyFormat::Json),
-        |config| config.tables[0].sources[0].key_from = [(0, path("$key"))].into(),
+        |config| config.tables[0].sources[0].key_from = [(0, expression("$key"))].into(),
         |config| config.tables[0].sources[0].mapping = events([("Placed", upsert([(1, "\"new\"")]))]),
         |config| {
             let mut rule = patch([(2, ".note")]);
@@ -59,9 +67,46 @@ fn whatever_decides_rows_changes_it() {
     assert_ne!(fingerprint(|config| config.topics.push(topic("u", Format::Json))).0, unchanged.0);
 }
 
+/// A changed key is a changed mapping, and the key is not in it.
+#[test]
+fn hashes_have_the_fingerprint_of_their_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let with_key = |key: &str, change: fn(&mut Config)| {
+        let file = dir.path().join(key);
+        std::fs::write(&file, key).unwrap();
+        fingerprint(|config| {
+            config.personal.hash_key_file = Some(file);
+            config.tables[0].columns[1].personal = Some(Personal::Hash);
+            change(config);
+        })
+    };
+    let (one, other) = ("0123456789abcdef-one", "0123456789abcdef-other");
+    let first = with_key(one, |_| {});
+    assert_eq!(with_key(one, |_| {}), first);
+    assert_ne!(with_key(other, |_| {}), first);
+    assert_ne!(fingerprint(|_| {}), first);
+    let parts =
+        |(_, table): (String, String)| table.split_once(':').map(|(whole, _)| whole.to_owned()).unwrap();
+    assert_eq!(parts(with_key(one, |_| {})), parts(with_key(other, |_| {})), "only the column differs");
+    let in_key: fn(&mut Config) = |config| config.tables[0].columns[0].personal = Some(Personal::Hash);
+    assert_ne!(parts(with_key(one, in_key)), parts(with_key(other, in_key)), "other keys are other rows");
+    // What is in clear is in clear, whether that was said or not.
+    for personal in [Personal::Clear, Personal::No] {
+        let mut config = base();
+        config.tables[0].columns[1].personal = Some(personal);
+        assert_eq!(Plan::compile(&config).catalog().fingerprint, fingerprint(|_| {}).0);
+    }
+    for (personal, show_last) in [(Personal::Mask, 0), (Personal::Mask, 4), (Personal::Drop, 0)] {
+        let mut config = base();
+        config.tables[0].columns[1].personal = Some(personal);
+        config.tables[0].columns[1].show_last = show_last;
+        assert_ne!(Plan::compile(&config).catalog().fingerprint, fingerprint(|_| {}).0);
+    }
+}
+
 #[test]
 fn the_rest_does_not() {
-    let window = |window| Some(EventIds { path: path(".id"), window });
+    let window = |window| Some(EventIds { source: expression(".id"), window });
     let with_ids = fingerprint(|config| config.topics[0].event_ids = window(10));
     assert_eq!(fingerprint(|config| config.topics[0].event_ids = window(20)), with_ids);
     let unchanged = fingerprint(|_| {});

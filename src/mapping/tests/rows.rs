@@ -135,13 +135,13 @@ fn a_json_key_of_one_column_is_an_object_or_the_value() {
 #[test]
 fn key_from_names_other_fields() {
     let mut source = table("t", 2, &["tenant text", "id integer"]);
-    source.sources[0].key_from = [(0, path("$key.org.name")), (1, path("$key.nr"))].into();
+    source.sources[0].key_from = [(0, expression("$key.org.name")), (1, expression("$key.nr"))].into();
     let mut feed = Feed::new(topic("t", Format::Json), vec![source]);
     assert_eq!(feed.tombstone(r#"{"org":{"name":"a"},"nr":5}"#), Outcome::Changes);
     assert_eq!(feed.only().values, [text("a"), int(5)]);
 
     let mut source = table("t", 1, &["id integer .user.id"]);
-    source.sources[0].key_from = [(0, path("$key"))].into();
+    source.sources[0].key_from = [(0, expression("$key"))].into();
     let mut feed = Feed::new(topic("t", Format::Json), vec![source]);
     assert_eq!(feed.tombstone("5"), Outcome::Changes);
     assert_eq!(feed.only().values, [int(5)]);
@@ -184,7 +184,7 @@ fn without_a_version_the_position_orders() {
 fn declared_versions_have_one_kind_a_table() {
     let make = || {
         let mut topic = topic("t", Format::Json);
-        topic.version = Some(path(".v"));
+        topic.version = Some(expression(".v"));
         Feed::new(topic, vec![table("t", 1, &["id integer"])])
     };
     let row = |version: &str| format!(r#"{{"id":1,"v":{version}}}"#);
@@ -220,7 +220,7 @@ fn declared_versions_have_one_kind_a_table() {
 #[test]
 fn a_tombstone_is_lone_where_versions_come_from_events() {
     let mut topic = topic("t", Format::Json);
-    topic.version = Some(path(".v"));
+    topic.version = Some(expression(".v"));
     let mut feed = Feed::new(topic, vec![table("t", 1, &["id integer"])]);
     assert_eq!(feed.value(r#"{"id":1,"v":3}"#), Outcome::Changes);
     assert_eq!(feed.tombstone("1"), Outcome::Changes);

@@ -5,16 +5,17 @@ use std::time::Duration;
 
 use super::super::{Outcome, Plan};
 use crate::config::{
-    Column, Config, DeadLetters, Encoding, Expression, Format, Freshness, Gate, Kafka, Keep, KeyFormat,
-    Listener, Log, LogFormat, Mapping, OnConfigChange, OnError, OnGap, Otherwise, Path, Rebuild,
-    RebuildPolicy, Replica, Root, Rule, Sqlite, Startup, Table, TableSource, Target, Topic,
+    Column, Condition, Config, DeadLetters, Encoding, Expression, Format, Freshness, Gate, Kafka, Keep,
+    KeyFormat, Listener, Log, LogFormat, Mapping, OnConfigChange, OnError, OnGap, Otherwise, PersonalData,
+    Rebuild, RebuildPolicy, Replica, Rule, Sqlite, Startup, Table, TableSource, Target, Test, Topic, When,
 };
 use crate::domain::change::{Change, IfMissing, Operation, Skip};
 use crate::domain::checkpoint::{PartitionMemory, TopicPartition};
 use crate::domain::dead_letter::{Reason, Rejection};
-use crate::domain::record::{Headers, Record};
+use crate::domain::record::{HeaderList, Headers, Record};
 use crate::domain::value::{ColumnType, Value};
 use crate::domain::version::VersionKind;
+use crate::jq::condition::simple;
 
 pub fn config(topics: Vec<Topic>, tables: Vec<Table>) -> Config {
     let listen = "127.0.0.1:0".parse().unwrap();
@@ -36,6 +37,7 @@ pub fn config(topics: Vec<Topic>, tables: Vec<Table>) -> Config {
         tables,
         freshness: Freshness { interval: Duration::from_secs(1) },
         startup: Startup { gate: Gate::Auto, max_age: Duration::from_secs(3600) },
+        personal: PersonalData::default(),
         dead_letters: DeadLetters { max: 1000, max_rate: None, keep: Keep::Coordinates, max_bytes: 1 << 24 },
         http: Listener { listen },
         admin: Listener { listen },
@@ -59,6 +61,7 @@ pub fn topic(name: &str, format: Format) -> Topic {
         placeholder: "__debezium_unavailable_value".to_owned(),
         schema_file: None,
         message: None,
+        evolution: None,
     }
 }
 
@@ -71,7 +74,12 @@ pub fn table(name: &str, keys: usize, columns: &[&str]) -> Table {
         columns: columns.iter().map(|spec| column(spec)).collect(),
         key: (0..keys).collect(),
         indexes: Vec::new(),
-        sources: vec![TableSource { topic: 0, mapping: Mapping::Rows, key_from: BTreeMap::new() }],
+        sources: vec![TableSource {
+            topic: 0,
+            mapping: Mapping::Rows,
+            key_from: BTreeMap::new(),
+            when: When::default(),
+        }],
         max_staleness: Duration::from_secs(30),
         delete_marks: Duration::from_secs(7 * 86_400),
     }
@@ -90,6 +98,8 @@ fn column(spec: &str) -> Column {
         ty: ColumnType::from_name(ty.trim_end_matches('?')).unwrap(),
         nullable: ty.ends_with('?'),
         from: words.next().map(expression),
+        personal: None,
+        show_last: 0,
         encoding: encoding.map(|name| match name {
             "seconds" => Encoding::Seconds,
             "millis" => Encoding::Millis,
@@ -104,22 +114,18 @@ fn column(spec: &str) -> Column {
 }
 
 pub fn expression(text: &str) -> Expression {
-    if text.starts_with(['.', '$']) {
-        Expression::Path(path(text))
-    } else {
-        Expression::Literal(text.to_owned())
-    }
+    text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
 }
 
-pub fn path(text: &str) -> Path {
-    let (root, rest) = if let Some(rest) = text.strip_prefix("$event") {
-        (Root::Event, rest)
-    } else if let Some(rest) = text.strip_prefix("$key") {
-        (Root::Key, rest)
-    } else {
-        (Root::Row, text)
+pub fn condition(text: &str) -> Condition {
+    let test = match simple(text) {
+        Some(condition) => Test::Simple(condition),
+        None => match expression(text) {
+            Expression::Jq(program) => Test::Jq(program),
+            other => panic!("{other:?}"),
+        },
     };
-    Path { root, fields: rest.split('.').filter(|name| !name.is_empty()).map(str::to_owned).collect() }
+    Condition { text: text.to_owned(), test }
 }
 
 /// Rules by event type, columns by their index in the table.
@@ -143,11 +149,23 @@ pub fn delete<const N: usize>(key: [(usize, &str); N]) -> Rule {
     Rule::Delete { key: set(key) }
 }
 
+struct HeaderSlice<'h>(&'h [(String, Vec<u8>)]);
+
+impl HeaderList for HeaderSlice<'_> {
+    fn each(&self, visit: &mut dyn FnMut(&str, Option<&[u8]>)) {
+        self.0.each(visit);
+    }
+}
+
 /// A plan with one partition of one topic before it.
 pub struct Feed {
     pub plan: Plan,
     pub memory: PartitionMemory,
     pub changes: Vec<Change>,
+    /// Of every record from here on.
+    pub headers: Vec<(String, Vec<u8>)>,
+    /// Of the next record.
+    pub timestamp_ms: Option<i64>,
     offset: i64,
 }
 
@@ -158,25 +176,37 @@ impl Feed {
 
     pub fn of(config: &Config) -> Feed {
         let plan = Plan::compile(config);
-        Feed { plan, memory: PartitionMemory::default(), changes: Vec::new(), offset: 0 }
+        Feed {
+            plan,
+            memory: PartitionMemory::default(),
+            changes: Vec::new(),
+            headers: Vec::new(),
+            timestamp_ms: Some(1000),
+            offset: 0,
+        }
     }
 
-    /// The next record, at timestamp 1000 + offset.
+    /// The next record, at timestamp 1000 + offset unless `timestamp_ms` was changed.
     pub fn bytes(&mut self, key: Option<&[u8]>, value: Option<&[u8]>) -> Outcome {
+        let headers = HeaderSlice(&self.headers);
         let record = Record {
             at: TopicPartition { topic: 0, partition: 3 },
             offset: self.offset,
             leader_epoch: -1,
-            timestamp_ms: Some(1000 + self.offset),
+            timestamp_ms: self.timestamp_ms.map(|first| first + self.offset),
             key,
             value,
-            headers: Headers(None),
+            headers: Headers(Some(&headers)),
         };
         self.offset += 1;
         self.changes.clear();
         let outcome = self.plan.translate(&record, &mut self.memory, &mut self.changes);
         assert_eq!(outcome == Outcome::Changes, !self.changes.is_empty(), "all or nothing");
         outcome
+    }
+
+    pub fn set_headers<const N: usize>(&mut self, headers: [(&str, &str); N]) {
+        self.headers = headers.map(|(name, value)| (name.to_owned(), value.as_bytes().to_vec())).into();
     }
 
     pub fn record(&mut self, key: &str, value: &str) -> Outcome {

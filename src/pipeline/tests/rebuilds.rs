@@ -3,21 +3,21 @@
 //! switch. Readers must never see anything go back.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use tempfile::TempDir;
 
 use super::simulation::{
-    KEYS, MAPPING, ORDERS, Random, USERS, model, or_say_how, positions, seeds, stored_rows,
+    KEYS, MAPPING, ORDERS, Random, USERS, model, or_say_how, positions, redis_settings, seeds, stored_rows,
 };
 use super::support::{Daemon, Delivery, START_MS, Shared, at, catalog, config};
-use crate::config::Config;
+use crate::config::{Config, RowEncoding};
 use crate::domain::catalog::Catalog;
 use crate::domain::checkpoint::TopicPartition;
 use crate::pipeline::{Ended, Halt};
 use crate::store::{
-    LossLimit, Reader, Rebuild, Settings, SqliteReader, SqliteReplica, SqliteStore, heartbeat_limit,
+    LossLimit, Reader, Rebuild, RedisReader, RedisReplica, RedisSettings, Replica, Settings, SqliteReader,
+    SqliteReplica, Store, heartbeat_limit, redis_server,
 };
 
 const STEPS: u64 = 120;
@@ -28,12 +28,49 @@ struct Running {
     client: Shared,
 }
 
+/// Where a replica is kept.
+trait Ground {
+    fn open(&self) -> Box<dyn Replica>;
+    fn reader(&self, catalog: Arc<Catalog>) -> Box<dyn Reader>;
+}
+
+struct File {
+    directory: TempDir,
+    settings: Settings,
+}
+
+impl Ground for File {
+    fn open(&self) -> Box<dyn Replica> {
+        let path = self.directory.path().join("replica.db");
+        Box::new(SqliteReplica::open(&path, self.settings.clone()).unwrap())
+    }
+
+    fn reader(&self, catalog: Arc<Catalog>) -> Box<dyn Reader> {
+        Box::new(SqliteReader::new(&self.directory.path().join("replica.db"), catalog))
+    }
+}
+
+struct Server {
+    settings: RedisSettings,
+    _server: redis_server::Server,
+}
+
+impl Ground for Server {
+    fn open(&self) -> Box<dyn Replica> {
+        Box::new(RedisReplica::open(&self.settings).unwrap())
+    }
+
+    fn reader(&self, catalog: Arc<Catalog>) -> Box<dyn Reader> {
+        Box::new(RedisReader::new(&self.settings, catalog))
+    }
+}
+
 struct Run {
     random: Random,
     config: Config,
     catalog: Arc<Catalog>,
-    path: PathBuf,
-    replica: Option<SqliteReplica>,
+    ground: Box<dyn Ground>,
+    replica: Option<Box<dyn Replica>>,
     /// The brokers.
     shared: Shared,
     live: Option<Running>,
@@ -53,24 +90,14 @@ struct Seen {
 }
 
 impl Run {
-    fn settings(&self) -> Settings {
-        Settings {
-            replica_name: "test".into(),
-            heartbeat_limit: heartbeat_limit(self.config.freshness.interval),
-            dead_letter_bytes_max: 1_000,
-            loss: LossLimit::default(),
-            min_free_bytes: 0,
-        }
-    }
-
-    fn run(&self, store: SqliteStore) -> Running {
+    fn run(&self, store: Box<dyn Store>) -> Running {
         let client = self.shared.another_client();
         Running { daemon: Daemon::start(&self.config, &client, store), client }
     }
 
     /// A process starts on whatever is there.
     fn start(&mut self) {
-        let replica = SqliteReplica::open(&self.path, self.settings()).unwrap();
+        let replica = self.ground.open();
         let survey = replica.survey(&self.catalog).unwrap();
         self.live = Some(self.run(replica.open_live(Arc::clone(&self.catalog)).unwrap()));
         if let Some(next) = survey.next {
@@ -104,6 +131,7 @@ impl Run {
             may_go_back: false,
             accepts_loss: false,
             live_is_frozen: false,
+            from_live: false,
         };
         let store = replica.begin(Arc::clone(&self.catalog), &rebuild).unwrap().unwrap();
         self.next = Some(self.run(store));
@@ -215,11 +243,11 @@ impl Run {
     }
 
     fn check(&mut self) {
-        let reader = SqliteReader::new(&self.path, Arc::clone(&self.catalog));
+        let reader = self.ground.reader(Arc::clone(&self.catalog));
         let status = reader.status(self.shared.now_ms()).unwrap();
         let now = positions(&status);
         let world = self.shared.world();
-        assert_eq!(stored_rows(&reader), model(&world, &now), "rows at {now:?}");
+        assert_eq!(stored_rows(&*reader), model(&world, &now), "rows at {now:?}");
         let generation = status.tables[0].generation;
         assert!(generation >= self.seen.generation, "generation {generation} after {}", self.seen.generation);
         for (at, before) in &self.seen.positions {
@@ -270,12 +298,10 @@ impl Run {
     }
 }
 
-#[test]
-fn any_schedule_of_rebuilds_lets_readers_see_nothing_go_back() {
+fn let_readers_see_nothing_go_back(count: u64, ground: impl Fn(u64, &Config) -> Box<dyn Ground>) {
     let mut switches = 0;
-    for seed in seeds(16) {
+    for seed in seeds(count) {
         let config = config(MAPPING);
-        let directory = TempDir::new().unwrap();
         let shared = Shared::new();
         for place in [at(ORDERS, 0), at(USERS, 0), at(USERS, 1)] {
             shared.world().add_partition(place);
@@ -283,8 +309,8 @@ fn any_schedule_of_rebuilds_lets_readers_see_nothing_go_back() {
         let mut run = Run {
             random: Random(seed),
             catalog: catalog(&config),
+            ground: ground(seed, &config),
             config,
-            path: directory.path().join("replica.db"),
             replica: None,
             shared,
             live: None,
@@ -306,4 +332,32 @@ fn any_schedule_of_rebuilds_lets_readers_see_nothing_go_back() {
     }
     assert!(switches > 0 || std::env::var_os("SEED").is_some(), "nothing was ever switched");
     println!("{switches} switches");
+}
+
+#[test]
+fn any_schedule_of_rebuilds_lets_readers_see_nothing_go_back() {
+    let_readers_see_nothing_go_back(16, |_, config| {
+        let settings = Settings {
+            replica_name: "test".into(),
+            heartbeat_limit: heartbeat_limit(config.freshness.interval),
+            dead_letter_bytes_max: 1_000,
+            loss: LossLimit::default(),
+            min_free_bytes: 0,
+        };
+        Box::new(File { directory: TempDir::new().unwrap(), settings })
+    });
+}
+
+#[test]
+fn any_schedule_of_rebuilds_in_redis_lets_readers_see_nothing_go_back() {
+    if !redis_server::available() {
+        return;
+    }
+    let_readers_see_nothing_go_back(16, |seed, config| {
+        let server = redis_server::Server::start();
+        let encoding = if seed % 4 == 1 { RowEncoding::Json } else { RowEncoding::Hash };
+        let mut settings = redis_settings(config, &server, encoding);
+        settings.redis.dedicated = seed % 2 == 0;
+        Box::new(Server { settings, _server: server })
+    });
 }

@@ -11,14 +11,14 @@ use std::sync::Arc;
 use tempfile::TempDir;
 
 use super::support::{Daemon, Delivery, Logged, START_MS, Shared, World, at, catalog, config, memory_store};
-use crate::config::Config;
+use crate::config::{Config, RowEncoding};
 use crate::domain::catalog::Catalog;
 use crate::domain::checkpoint::TopicPartition;
 use crate::domain::retry::RetryReason;
 use crate::domain::value::Value;
 use crate::store::{
-    Fault, LossLimit, MemoryStore, Reader, RowLookup, Settings, SqliteReader, SqliteStore, Status, Store,
-    heartbeat_limit,
+    Fault, LossLimit, MemoryStore, Reader, RedisReader, RedisSettings, RedisStore, RowLookup, Settings,
+    SqliteReader, SqliteStore, Status, Store, heartbeat_limit, redis_server,
 };
 
 pub(super) const MAPPING: &str = "
@@ -112,6 +112,45 @@ impl Disk for SqliteDisk {
     fn reader(&self) -> Box<dyn Reader> {
         let path = self.directory.path().join("replica.db");
         Box::new(SqliteReader::new(&path, Arc::clone(&self.catalog)))
+    }
+}
+
+/// Under a prefix of its own in a server that others use, too.
+struct RedisDisk {
+    settings: RedisSettings,
+    catalog: Arc<Catalog>,
+}
+
+impl RedisDisk {
+    fn new(config: &Config, encoding: RowEncoding) -> RedisDisk {
+        RedisDisk {
+            settings: redis_settings(config, redis_server::shared(), encoding),
+            catalog: catalog(config),
+        }
+    }
+}
+
+pub(super) fn redis_settings(
+    config: &Config,
+    server: &redis_server::Server,
+    encoding: RowEncoding,
+) -> RedisSettings {
+    RedisSettings {
+        replica_name: "test".into(),
+        heartbeat_limit: heartbeat_limit(config.freshness.interval),
+        ..server.settings(encoding)
+    }
+}
+
+impl Disk for RedisDisk {
+    type Opened = RedisStore;
+
+    fn open(&self) -> RedisStore {
+        RedisStore::open(&self.settings, Arc::clone(&self.catalog)).expect("a replica")
+    }
+
+    fn reader(&self) -> Box<dyn Reader> {
+        Box::new(RedisReader::new(&self.settings, Arc::clone(&self.catalog)))
     }
 }
 
@@ -465,6 +504,19 @@ fn any_schedule_leaves_the_same_in_sqlite() {
         let config = config(MAPPING);
         let directory = TempDir::new().unwrap();
         let disk = SqliteDisk { directory, catalog: catalog(&config), config: config.clone() };
+        simulate(seed, config, &disk, false);
+    }
+}
+
+#[test]
+fn any_schedule_leaves_the_same_in_redis() {
+    if !redis_server::available() {
+        return;
+    }
+    for seed in seeds(20) {
+        let config = config(MAPPING);
+        let encoding = if seed % 2 == 0 { RowEncoding::Hash } else { RowEncoding::Json };
+        let disk = RedisDisk::new(&config, encoding);
         simulate(seed, config, &disk, false);
     }
 }

@@ -6,18 +6,21 @@
 -- KEYS: meta, status, positions, lease, alive
 -- ARGV: writer, epoch, sequence before, batch id ('' when this is not the end of a batch),
 --   lease ms, alive ms ('': leave it, '0': delete it), form,
---   '1' if whole rows are likely to be new,
+--   '1' if whole rows are likely to be new, generation, role,
 --   positions: n, n * (field, from ('' if it must be absent), to)
 --   types: n, n * (key, type)
 --   expected beginnings of rows that were read before: n, n * (key, beginning; '' if absent)
---   whole rows: groups, groups * (field of the row count, count, n, n * (key, body))
+--   whole rows: groups, groups * (field of the row count, count ('': as it is), n, n * (key, body))
 --     a body is, by the form: a payload of RESTORE; the fields of HSET, packed; JSON
 --   commands: n, n * (words, '1' if its right is to be checked, words...)
+--   what is said of the live generation, which nobody else writes: '' or its meta, then its
+--     generation, its database and that of the connection ('': the same), its status, its alive,
+--     and a number of fields and values of the status
 -- Returns {what, ...}; 'ok' with one letter per whole row: inserted, updated, stale.
 local call, byte, sub, find, unpack, unpacked = redis.call, string.byte, string.sub, string.find, unpack, cmsgpack.unpack
 local meta, status, positions, lease, alive = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local ARGV = ARGV
-local at = 8
+local at = 10
 
 local function take()
   at = at + 1
@@ -64,10 +67,17 @@ for key, wanted in pairs({ [meta] = 'hash', [status] = 'hash', [positions] = 'ha
   if not is(key, wanted) then return { 'type', key } end
 end
 
-local owner = call('HMGET', meta, 'writer', 'epoch', 'sequence')
-if not owner[1] then return { 'gone' } end
-if owner[1] ~= ARGV[1] or owner[2] ~= ARGV[2] then return { 'epoch', owner[2] } end
-if owner[3] ~= ARGV[3] then return { 'sequence', owner[3] } end
+-- Of this process, in this role; otherwise why not.
+local function strange(meta, generation, role, sequence)
+  local owner = call('HMGET', meta, 'writer', 'epoch', 'generation', 'role', 'sequence')
+  if not owner[1] then return { 'gone' } end
+  if owner[3] ~= generation or owner[4] ~= role then return { 'moved' } end
+  if owner[1] ~= ARGV[1] or owner[2] ~= ARGV[2] then return { 'epoch', owner[2] } end
+  if sequence and owner[5] ~= sequence then return { 'sequence', owner[5] } end
+end
+
+local refusal = strange(meta, ARGV[9], ARGV[10], ARGV[3])
+if refusal then return refusal end
 
 local moves = {}
 for _ = 1, count() do
@@ -157,7 +167,7 @@ for _ = 1, some and count() or 0 do
         if sub(head, 1, 7) ~= '{"_v":"' then return { 'row', key } end
         local last = find(head, '"', 8, true)
         -- Zero and details: no version begins so.
-        if byte(head, 8) == 45 and (byte(head, 9) or 0) < 70 then
+        if byte(head, 8) == 33 and (byte(head, 9) or 0) < 66 then
           letter = 'j'
         elseif not last then
           return { 'row', key }
@@ -193,11 +203,23 @@ for _ = 1, count() do
   if sample == '1' and denied(unpack(ARGV, at + 1, at + words)) then return { 'denied', ARGV[at + 1] } end
   at = at + words
 end
+local carried = take()
+if carried ~= '' then
+  local generation, there, here, carried_status, carried_alive = take(), take(), take(), take(), take()
+  if there ~= '' then call('SELECT', there) end
+  local refused = strange(carried, generation, 'live')
+  for key, wanted in pairs({ [carried_status] = 'hash', [carried_alive] = 'string' }) do
+    if not refused and not is(key, wanted) then refused = { 'type', key } end
+  end
+  if there ~= '' then call('SELECT', here) end
+  if refused then return refused end
+end
 
 nth = 0
 at = rows_at
 for _ = 1, count() do
-  local field, known, rows = take(), count(), count()
+  local field, known, rows = take(), take(), count()
+  known = tonumber(known) or tonumber(call('HGET', status, field) or '0')
   for i = at + 1, at + 2 * rows, 2 do
     local key = ARGV[i]
     nth = nth + 1
@@ -224,13 +246,29 @@ for _ = 1, count() do
   at = at + words
 end
 
+local function keep_alive(key)
+  if ARGV[6] == '0' then
+    call('DEL', key)
+  elseif ARGV[6] ~= '' then
+    call('SET', key, ARGV[2], 'PX', ARGV[6])
+  end
+end
+
+if take() ~= '' then
+  at = at + 1
+  local there, here, carried_status, carried_alive, words = take(), take(), take(), take(), count()
+  if there ~= '' then call('SELECT', there) end
+  for first = at + 1, at + words, 2000 do
+    call('HSET', carried_status, unpack(ARGV, first, math.min(first + 1999, at + words)))
+  end
+  call('SET', lease, ARGV[1], 'PX', ARGV[5])
+  keep_alive(carried_alive)
+  if there ~= '' then call('SELECT', here) end
+end
+
 call('HSET', meta, 'sequence', string.format('%d', tonumber(ARGV[3]) + 1))
 if ARGV[4] ~= '' then call('HSET', meta, 'last_batch', ARGV[4]) end
 call('SET', lease, ARGV[1], 'PX', ARGV[5])
-if ARGV[6] == '0' then
-  call('DEL', alive)
-elseif ARGV[6] ~= '' then
-  call('SET', alive, ARGV[2], 'PX', ARGV[6])
-end
+keep_alive(alive)
 for i = 1, #moves, 2 do call('HSET', positions, moves[i], moves[i + 1]) end
 return { 'ok', some and table.concat(outcome) or string.rep('i', total) }

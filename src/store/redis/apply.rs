@@ -2,13 +2,15 @@
 
 use std::collections::hash_map::Entry as Slot;
 use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::Ordering;
 
+use super::described::Role;
 use super::error::damaged;
 use super::known::{Known, Wanted};
 use super::ledger::{Ledger, TableLedger, partition_field};
-use super::names::key_text;
+use super::names::{Spot, key_text};
 use super::step::{Answer, Step, WORDS_MAX, WholeRow, WholeRows};
-use super::{RedisStore, Unconfirmed};
+use super::{PIECE_ROWS, RedisStore, Unconfirmed};
 use crate::domain::batch::{AfterGap, Batch, Entry, Step as Change};
 use crate::domain::change::IfMissing;
 use crate::domain::checkpoint::TopicPartition;
@@ -41,6 +43,8 @@ impl RedisStore {
             }
         }
         self.check_identity(batch)?;
+        self.finish_clearing()?;
+        self.finish_copying(&batch.observed)?;
         self.finish_truncates(batch.observed.heartbeat_ms)?;
 
         let mut applied = Applied::default();
@@ -72,6 +76,7 @@ impl RedisStore {
         };
         self.apply_entries(batch, first..batch.entries.len(), &mut applied, Some(&finish))?;
         self.unconfirmed = None;
+        self.floors.pass(&batch.observed.fresh_as_of_ms);
         Ok(applied)
     }
 
@@ -101,7 +106,7 @@ impl RedisStore {
         Ok(())
     }
 
-    fn apply_entries(
+    pub(super) fn apply_entries(
         &mut self,
         batch: &Batch,
         range: std::ops::Range<usize>,
@@ -111,22 +116,23 @@ impl RedisStore {
         if range.is_empty() && finish.is_none() {
             return Ok(());
         }
-        let mut read_first = BTreeSet::new();
-        // A row found with versions per column is read and joined; it cannot be found so twice.
-        for _ in 0..3 {
+        let mut tries = Tries::default();
+        // A row found with versions per column is read and joined; it cannot be found so twice. What
+        // is written in pieces may find one in each.
+        for _ in 0..3 + range.len() / PIECE_ROWS {
             let part = Part { batch, range: range.clone(), finish };
-            if self.try_entries(part, &mut read_first, applied)? {
+            if self.try_entries(part, &mut tries, applied)? {
                 return Ok(());
             }
         }
         Err(damaged("a row", "a table"))
     }
 
-    /// False: entries were added to `read_first`, and nothing was changed.
+    /// False: entries have to be read first, and what is left has to be tried again.
     fn try_entries(
         &mut self,
         part: Part<'_>,
-        read_first: &mut BTreeSet<usize>,
+        tries: &mut Tries,
         applied: &mut Applied,
     ) -> Result<bool, StoreError> {
         let Part { batch, range, finish } = part;
@@ -134,7 +140,7 @@ impl RedisStore {
         let ledger = self.known_ledger()?.clone();
         let mut outcome = applied.clone();
         let mut step = Step::default();
-        let plan = self.sort_out(&ledger, batch, range, read_first)?;
+        let plan = self.sort_out(&ledger, batch, range, tries)?;
         let mut all = self.find(&plan.wanted, plan.hidden)?;
         let places: HashMap<(usize, Vec<u8>), usize> =
             all.iter().enumerate().map(|(nth, known)| ((known.table, known.key.clone()), nth)).collect();
@@ -176,30 +182,45 @@ impl RedisStore {
             finish(self, &mut step, &mut next, &mut outcome);
             self.unconfirmed = Some(Unconfirmed { batch: batch.id, applied: outcome.clone() });
         }
-        let letters = match self.run(&step, next)? {
-            Answer::Done(letters) => letters,
-            Answer::Join(letters) => {
-                let rows = step.whole.iter().flat_map(|group| &group.rows);
-                read_first.extend(
-                    rows.zip(letters).filter(|(_, letter)| *letter == b'j').map(|(row, _)| row.entry),
-                );
-                return Ok(false);
-            }
-        };
-        let mut letters = letters.into_iter();
-        for group in &step.whole {
-            for whole in &group.rows {
-                match letters.next() {
-                    Some(b'i') => self.count_insert(group.table),
-                    Some(b's') => outcome.stale.push(whole.entry),
-                    _ => {}
+        let steps = in_pieces(step, next.complete);
+        let last = self.run_all(&steps, next)?;
+        let mut moved = false;
+        for (step, answer) in steps.iter().zip(&last) {
+            let rows = step.whole.iter().flat_map(|group| group.rows.iter().map(|row| (group.table, row)));
+            match answer {
+                Answer::Done(letters) => {
+                    for ((table, whole), letter) in rows.zip(letters) {
+                        tries.done.insert(whole.entry);
+                        match letter {
+                            b'i' => self.count_insert(table),
+                            b's' => outcome.stale.push(whole.entry),
+                            _ => {}
+                        }
+                    }
                 }
+                // Nothing was changed by it, nor by those behind it.
+                Answer::Join(letters) => {
+                    let joined = rows.zip(letters).filter(|(_, letter)| **letter == b'j');
+                    tries.read_first.extend(joined.map(|((_, row), _)| row.entry));
+                }
+                Answer::Moved => moved = true,
             }
         }
-        outcome.stale.sort_unstable();
-        outcome.missing_row.sort_unstable();
-        *applied = outcome;
-        Ok(true)
+        if moved {
+            return Err(self.moved());
+        }
+        let is_done = last.len() == steps.len() && matches!(last.last(), Some(Answer::Done(_)));
+        if is_done {
+            outcome.stale.sort_unstable();
+            outcome.missing_row.sort_unstable();
+            *applied = outcome;
+        } else {
+            // What is tried again begins with what is known of those that are done.
+            let known: BTreeSet<usize> = applied.stale.iter().copied().collect();
+            let news = outcome.stale.into_iter();
+            applied.stale.extend(news.filter(|entry| tries.done.contains(entry) && !known.contains(entry)));
+        }
+        Ok(is_done)
     }
 
     /// Decides for each entry whether the script can guard it or its row has to be read.
@@ -208,11 +229,11 @@ impl RedisStore {
         ledger: &Ledger,
         batch: &'b Batch,
         range: std::ops::Range<usize>,
-        read_first: &BTreeSet<usize>,
+        tries: &Tries,
     ) -> Result<Plan<'b>, StoreError> {
         let catalog = self.catalog.clone();
         let mut plan = Plan::default();
-        let entries = range.filter_map(|nth| {
+        let entries = range.filter(|nth| !tries.done.contains(nth)).filter_map(|nth| {
             let entry = &batch.entries[nth];
             Some((nth, entry.table, key_text(&catalog.tables[entry.table], values_of(entry)?)))
         });
@@ -244,7 +265,7 @@ impl RedisStore {
             if later.is_empty()
                 && hidden.is_none()
                 && shape.indexes.is_empty()
-                && !read_first.contains(&nth)
+                && !tries.read_first.contains(&nth)
                 && let Change::Row(row) = &batch.entries[nth].step
                 && let Some(version) = row.version
                 && !row.needs_details()
@@ -289,7 +310,13 @@ impl RedisStore {
         touched.extend(&observed.freshness_lost);
         ledger.heartbeat_ms = Some(observed.heartbeat_ms);
         ledger.connected = observed.connected;
-        ledger.fresh_as_of_ms.extend(&observed.fresh_as_of_ms);
+        for (at, fresh) in &observed.fresh_as_of_ms {
+            // An older proof may have been on its way when another generation's was taken over.
+            if let Some(fresh) = self.floors.raise(*at, *fresh) {
+                ledger.fresh_as_of_ms.insert(*at, fresh);
+            }
+        }
+        ledger.rebuilding = self.role == Role::Live && self.home.rebuilding.load(Ordering::Acquire);
         ledger.end_offsets.extend(&observed.end_offsets);
         touched.extend(observed.fresh_as_of_ms.keys().chain(observed.end_offsets.keys()));
         if let Some(reason) = &observed.stopped {
@@ -325,7 +352,14 @@ impl RedisStore {
         step.set_fields(&self.names.status, ledger.status_fields(catalog, &self.names));
         ledger.last_batch = batch.id;
         step.batch = Some(batch.id);
-        step.alive = Some(observed.connected);
+        step.alive = match (self.role, self.spot) {
+            // The live one, which goes on, says so itself.
+            (Role::Next { carries_live: false }, Spot::Beside(_)) => None,
+            _ => Some(observed.connected),
+        };
+        if self.role == (Role::Next { carries_live: true }) {
+            step.carried = self.home.carry(self.spot, observed);
+        }
     }
 
     fn go_on(&self, after: &AfterGap, step: &mut Step<'_>, ledger: &mut Ledger) {
@@ -356,6 +390,41 @@ impl RedisStore {
             ledger.tables[table].rows += 1;
         }
     }
+}
+
+/// What is known of entries from an attempt to write them.
+#[derive(Default)]
+struct Tries {
+    /// Their rows have to be read before they are written.
+    read_first: BTreeSet<usize>,
+    /// Written, or found to be stale.
+    done: BTreeSet<usize>,
+}
+
+/// A step as several that follow each other, where nobody sees the one without the other: only whole
+/// rows of a copy that is being built. Everything else comes with the last.
+fn in_pieces(mut step: Step<'_>, complete: bool) -> Vec<Step<'_>> {
+    let mut pieces = Vec::new();
+    if !complete {
+        let mut piece = Step::default();
+        for group in std::mem::take(&mut step.whole) {
+            let mut rows = group.rows.into_iter().peekable();
+            while rows.peek().is_some() {
+                let room = PIECE_ROWS - piece.whole_rows();
+                let some = rows.by_ref().take(room).collect();
+                piece.whole.push(WholeRows { table: group.table, rows: some });
+                if piece.whole_rows() == PIECE_ROWS {
+                    pieces.push(std::mem::take(&mut piece));
+                }
+            }
+        }
+        step.whole = match piece.whole.is_empty() {
+            true => pieces.pop().map(|piece: Step| piece.whole).unwrap_or_default(),
+            false => piece.whole,
+        };
+    }
+    pieces.push(step);
+    pieces
 }
 
 /// Entries of a batch with the same key.

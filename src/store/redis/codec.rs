@@ -183,33 +183,60 @@ pub(super) fn json_head(header: &[u8]) -> String {
     format!("{{\"{RESERVED}\":\"{}\"", to_text(header))
 }
 
-/// Six bits a character, in the order of their codes: texts have the order of the bytes.
-const DIGITS: &[u8; 64] = b"-0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz";
+/// Every character that JSON leaves as it is, in the order of their codes. Two of them hold thirteen
+/// bits, the last may hold six: texts have the order of the bytes, and one character less than with
+/// six bits each.
+const DIGITS: &[u8; 92] =
+    b"!#$%&'()*+,-./0123456789:;<=>?@ABCDEFGHIJKLMNOPQRSTUVWXYZ[]^_`abcdefghijklmnopqrstuvwxyz{|}~";
+const BITS: u32 = 13;
+/// Bits that one character holds.
+const HALF: u32 = 6;
 
 fn to_text(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len() * 4 / 3 + 1);
-    for three in bytes.chunks(3) {
-        let mut bits = [0; 4];
-        bits[1..=three.len()].copy_from_slice(three);
-        let bits = u32::from_be_bytes(bits);
-        for nth in 0..=three.len() {
-            text.push(char::from(DIGITS[(bits >> (18 - 6 * nth)) as usize & 63]));
+    let mut text = String::with_capacity(bytes.len() * 5 / 4 + 2);
+    let mut push = |digit: u32| text.push(char::from(DIGITS[digit as usize]));
+    let (mut held, mut bits) = (0u32, 0);
+    for byte in bytes {
+        (held, bits) = (held << 8 | u32::from(*byte), bits + 8);
+        if bits >= BITS {
+            bits -= BITS;
+            let two = held >> bits;
+            (push(two / 92), push(two % 92));
+            held &= (1 << bits) - 1;
+        }
+    }
+    match bits {
+        0 => {}
+        1..=HALF => push(held << (HALF - bits)),
+        _ => {
+            let two = held << (BITS - bits);
+            (push(two / 92), push(two % 92));
         }
     }
     text
 }
 
 fn from_text(text: &[u8]) -> Option<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(text.len() * 3 / 4);
-    for four in text.chunks(4) {
-        let mut bits = 0u32;
-        for (nth, digit) in four.iter().enumerate() {
-            let digit = DIGITS.binary_search(digit).ok()?;
-            bits |= (digit as u32) << (18 - 6 * nth);
+    let mut bytes = Vec::with_capacity(text.len());
+    let digit = |digit: u8| DIGITS.binary_search(&digit).ok().map(|place| place as u32);
+    let (mut held, mut bits) = (0u32, 0);
+    for two in text.chunks(2) {
+        let (more, width) = match two {
+            [high, low] => (digit(*high)? * 92 + digit(*low)?, BITS),
+            one => (digit(*one.first()?)?, HALF),
+        };
+        if more >> width != 0 {
+            return None;
         }
-        bytes.extend_from_slice(&bits.to_be_bytes()[1..four.len()]);
+        (held, bits) = (held << width | more, bits + width);
+        while bits >= 8 {
+            bits -= 8;
+            bytes.push((held >> bits) as u8);
+            held &= (1 << bits) - 1;
+        }
     }
-    Some(bytes)
+    // What is left fills up the last character.
+    (held == 0).then_some(bytes)
 }
 
 /// A row as a JSON object, the reserved member first. Blobs are base64, null columns absent, and
@@ -401,4 +428,46 @@ fn take_value(rest: &mut &[u8]) -> Option<Value> {
         4 => Value::Blob(chunk.to_vec()),
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_digits_are_in_order_and_need_no_escape() {
+        assert!(DIGITS.windows(2).all(|two| two[0] < two[1]));
+        let text = std::str::from_utf8(DIGITS).unwrap();
+        assert_eq!(serde_json::to_string(text).unwrap(), format!("\"{text}\""));
+    }
+
+    proptest! {
+        #[test]
+        fn texts_are_read_back_and_have_the_order_of_the_bytes(
+            a in prop::collection::vec(any::<u8>(), 0..40),
+            b in prop::collection::vec(any::<u8>(), 0..40),
+        ) {
+            prop_assert_eq!(from_text(to_text(&a).as_bytes()), Some(a.clone()));
+            // Versions are never the beginning of one another.
+            let same = a.len().min(b.len());
+            let (a, b) = (&a[..same], &b[..same]);
+            prop_assert_eq!(to_text(a).cmp(&to_text(b)), a.cmp(b));
+        }
+
+        #[test]
+        fn no_other_text_is_read(text in prop::collection::vec(any::<u8>(), 0..20)) {
+            if let Some(bytes) = from_text(&text) {
+                prop_assert_eq!(to_text(&bytes).into_bytes(), text);
+            }
+        }
+
+        /// `apply.lua` tells by the first two characters that details follow.
+        #[test]
+        fn details_begin_as_nothing_else(first in any::<u8>(), rest in prop::collection::vec(any::<u8>(), 3..20)) {
+            let text = to_text(&[&[first], &rest[..]].concat()).into_bytes();
+            prop_assert_eq!(text[0] == b'!' && text[1] < 66, first == DETAILED);
+        }
+    }
 }

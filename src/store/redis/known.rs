@@ -6,9 +6,11 @@ use super::RedisStore;
 use super::codec::{self, Form, RESERVED};
 use super::error::damaged;
 use super::ledger::Ledger;
+use super::link::Link;
+use super::names::TableNames;
 use super::settings::RowEncoding;
 use super::step::{Step, beginning};
-use crate::domain::catalog::Table;
+use crate::domain::catalog::{Catalog, Table};
 use crate::domain::row::RowState;
 use crate::domain::value::Value;
 use crate::store::StoreError;
@@ -116,44 +118,8 @@ impl RedisStore {
 
     /// Rows that readers see, in the order of the keys.
     pub(super) fn read_rows(&mut self, keys: &[(usize, &[u8])]) -> Result<Vec<Option<RowState>>, StoreError> {
-        if keys.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut pipe = redis::pipe();
-        for (table, key) in keys {
-            let row_key = self.tables[*table].row_key(key);
-            match self.settings.redis.encoding {
-                RowEncoding::Hash => {
-                    pipe.cmd("HMGET").arg(row_key).arg(RESERVED);
-                    for column in &self.catalog.tables[*table].columns {
-                        pipe.arg(&column.name);
-                    }
-                }
-                RowEncoding::Json => {
-                    pipe.cmd("GET").arg(row_key);
-                }
-            }
-        }
-        let mut rows = Vec::with_capacity(keys.len());
-        match self.settings.redis.encoding {
-            RowEncoding::Hash => {
-                let answers: Vec<Vec<Option<Vec<u8>>>> = self.link.pipe(&pipe)?;
-                for ((table, _), fields) in keys.iter().zip(answers) {
-                    rows.push(codec::row_of_fields(&self.catalog.tables[*table], fields)?);
-                }
-            }
-            RowEncoding::Json => {
-                let answers: Vec<Option<Vec<u8>>> = self.link.pipe(&pipe)?;
-                for ((table, _), json) in keys.iter().zip(answers) {
-                    let shape = &self.catalog.tables[*table];
-                    rows.push(match json {
-                        Some(json) => Some(codec::row_of_json(shape, &json)?),
-                        None => None,
-                    });
-                }
-            }
-        }
-        Ok(rows)
+        let encoding = self.settings.redis.encoding;
+        read_rows(&mut self.link, (&self.tables, &self.catalog, encoding), keys)
     }
 
     /// Writes down what became of a key, and counts it.
@@ -222,4 +188,63 @@ impl RedisStore {
         }
         Ok(())
     }
+}
+
+/// Rows of a generation with these names, mapping and encoding, in the order of the keys.
+pub(super) fn read_rows(
+    link: &mut Link,
+    (tables, catalog, encoding): (&[TableNames], &Catalog, RowEncoding),
+    keys: &[(usize, &[u8])],
+) -> Result<Vec<Option<RowState>>, StoreError> {
+    let mut rows = Vec::with_capacity(keys.len());
+    let mut left = keys;
+    while !left.is_empty() {
+        let (some, rest) = left.split_at(left.len().min(link.rows_at_once()));
+        read_some(link, (tables, catalog, encoding), some, &mut rows)?;
+        left = rest;
+    }
+    Ok(rows)
+}
+
+fn read_some(
+    link: &mut Link,
+    (tables, catalog, encoding): (&[TableNames], &Catalog, RowEncoding),
+    keys: &[(usize, &[u8])],
+    rows: &mut Vec<Option<RowState>>,
+) -> Result<(), StoreError> {
+    let mut pipe = redis::pipe();
+    for (table, key) in keys {
+        let row_key = tables[*table].row_key(key);
+        match encoding {
+            RowEncoding::Hash => {
+                pipe.cmd("HMGET").arg(row_key).arg(RESERVED);
+                for column in &catalog.tables[*table].columns {
+                    pipe.arg(&column.name);
+                }
+            }
+            RowEncoding::Json => {
+                pipe.cmd("GET").arg(row_key);
+            }
+        }
+    }
+    let mut bytes = 0;
+    match encoding {
+        RowEncoding::Hash => {
+            let answers: Vec<Vec<Option<Vec<u8>>>> = link.pipe(&pipe)?;
+            for ((table, _), fields) in keys.iter().zip(answers) {
+                bytes += fields.iter().flatten().map(Vec::len).sum::<usize>();
+                rows.push(codec::row_of_fields(&catalog.tables[*table], fields)?);
+            }
+        }
+        RowEncoding::Json => {
+            let answers: Vec<Option<Vec<u8>>> = link.pipe(&pipe)?;
+            for ((table, _), json) in keys.iter().zip(answers) {
+                bytes += json.as_ref().map_or(0, Vec::len);
+                let shape = &catalog.tables[*table];
+                rows.push(json.map(|json| codec::row_of_json(shape, &json)).transpose()?);
+            }
+        }
+    }
+    link.has_read(keys.len(), bytes);
+    Ok(())
 }

@@ -6,6 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
 
+use super::described::Described;
 use super::error::damaged;
 use super::link::Link;
 use super::names::{Names, from_hex, to_hex};
@@ -13,15 +14,15 @@ use crate::domain::catalog::{Catalog, Table};
 use crate::domain::checkpoint::{AfterDelete, PartitionMemory, Position, TopicPartition};
 use crate::domain::state::{Facts, State, believable, state};
 use crate::domain::version::Version;
-use crate::store::rules::{Log, Place};
+use crate::store::rules::{Log, Place, Standing};
 use crate::store::{PositionStatus, Status, StoreError, TableStatus, rules};
-
-/// The generation that is built and served; a rebuild will count it up.
-pub(super) const GENERATION: u32 = 1;
 
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(super) struct Ledger {
     pub replica: String,
+    pub generation: u32,
+    /// Another one is being built beside it.
+    pub rebuilding: bool,
     pub writer: String,
     pub epoch: u64,
     /// Counts the steps that changed anything.
@@ -85,20 +86,25 @@ struct Partition {
     fresh_as_of_ms: Option<i64>,
 }
 
-type Fields = HashMap<String, Vec<u8>>;
+pub(super) type Fields = HashMap<String, Vec<u8>>;
 
-fn text(fields: &Fields, name: &str) -> Option<String> {
+pub(super) fn text(fields: &Fields, name: &str) -> Option<String> {
     let bytes = fields.get(name).filter(|bytes| !bytes.is_empty())?;
     String::from_utf8(bytes.clone()).ok()
 }
 
-fn number<T: std::str::FromStr>(fields: &Fields, name: &str) -> Option<T> {
+pub(super) fn number<T: std::str::FromStr>(fields: &Fields, name: &str) -> Option<T> {
     text(fields, name)?.parse().ok()
 }
 
 impl Ledger {
-    /// All of it at one moment. `None`: there is no replica.
-    pub fn read(link: &mut Link, names: &Names, catalog: &Catalog) -> Result<Option<Ledger>, StoreError> {
+    /// All of it at one moment, with what is said of the generation itself, by whose mapping the rest is understood unless
+    /// `catalog` is given. `None`: there is none.
+    pub fn read(
+        link: &mut Link,
+        names: &Names,
+        catalog: Option<&Catalog>,
+    ) -> Result<Option<(Described, Ledger)>, StoreError> {
         type All = (Fields, Fields, Fields, Fields, Vec<String>);
         let (meta, status, positions, partitions, letters): All = link.read(&[
             &[b"HGETALL", names.meta.as_bytes()],
@@ -110,8 +116,12 @@ impl Ledger {
         if meta.is_empty() {
             return Ok(None);
         }
+        let described = Described::parse(&meta)?;
+        let catalog = catalog.unwrap_or(&described.catalog);
         let mut ledger = Ledger {
             replica: text(&meta, "name").unwrap_or_default(),
+            generation: described.number,
+            rebuilding: described.next.is_some(),
             writer: text(&meta, "writer").unwrap_or_default(),
             epoch: number(&meta, "epoch").unwrap_or(0),
             sequence: number(&meta, "sequence").unwrap_or(0),
@@ -132,7 +142,7 @@ impl Ledger {
             }
         }
         for (field, json) in &partitions {
-            let Some(at) = ledger.partition_of(catalog, field) else { continue };
+            let Some(at) = partition_of(catalog, field) else { continue };
             ledger.adopt(at, number(&positions, field), json).ok_or_else(|| damaged("a position", field))?;
         }
         for table in &catalog.tables {
@@ -154,19 +164,25 @@ impl Ledger {
                 truncating: number::<u8>(&meta, &format!("truncating/{}", table.name)) == Some(1),
             });
         }
-        Ok(Some(ledger))
+        Ok(Some((described, ledger)))
+    }
+
+    /// What of this holds for another generation of the log, by names that both know.
+    pub fn standing<'l>(&'l self, catalog: &'l Catalog) -> Standing<'l> {
+        Standing {
+            catalog,
+            topic_ids: &self.topic_ids,
+            positions: &self.positions,
+            fresh_as_of_ms: &self.fresh_as_of_ms,
+            rows: self.tables.iter().map(|table| table.rows).collect(),
+            complete: self.complete,
+        }
     }
 
     /// Tables, by index, that are known to lack events.
     pub fn missing_events(&self) -> BTreeSet<usize> {
         let tables = self.tables.iter().enumerate();
         tables.filter(|(_, table)| table.missing_events).map(|(index, _)| index).collect()
-    }
-
-    fn partition_of(&self, catalog: &Catalog, field: &str) -> Option<TopicPartition> {
-        let (topic, partition) = field.rsplit_once('/')?;
-        let topic = catalog.topics.iter().position(|known| known == topic)?;
-        Some(TopicPartition { topic, partition: partition.parse().ok()? })
     }
 
     fn adopt(&mut self, at: TopicPartition, next_offset: Option<i64>, json: &[u8]) -> Option<()> {
@@ -224,7 +240,7 @@ impl Ledger {
             fresh_as_of_ms: self.log().fresh_as_of(&shape.topics),
             max_staleness_ms: shape.max_staleness_ms,
             missing_events: self.tables[index].missing_events,
-            rebuilding: false,
+            rebuilding: self.rebuilding,
         }
     }
 
@@ -289,7 +305,7 @@ impl Ledger {
         push("fresh_as_of_ms", number(self.log().fresh_as_of(&all)));
         push("lag_records", number(self.log().lag_records(&all)));
         push("dead_letters", self.letters.len().to_string());
-        push("generation", GENERATION.to_string());
+        push("generation", self.generation.to_string());
         for (topic, id) in &self.topic_ids {
             push(&format!("topic/{}.id", catalog.topics[*topic]), id.clone());
         }
@@ -305,7 +321,7 @@ impl Ledger {
                 table_name: shape.name.clone(),
                 state: state(&facts, now_ms),
                 complete: self.complete,
-                rebuilding: false,
+                rebuilding: facts.rebuilding,
                 missing_events: facts.missing_events,
                 fresh_as_of: fresh_as_of_ms.and_then(rules::rfc3339),
                 fresh_as_of_ms,
@@ -313,20 +329,9 @@ impl Ledger {
                 max_staleness_ms: shape.max_staleness_ms,
                 rows: self.tables[index].rows.max(0) as u64,
                 dead_letters: self.letters_of(catalog, shape),
-                generation: GENERATION,
+                generation: self.generation,
             });
         }
-        let positions = self.positions.iter().map(|(at, position)| PositionStatus {
-            generation: GENERATION,
-            topic: catalog.topics[at.topic].clone(),
-            partition: at.partition,
-            next_offset: position.next_offset,
-            end_offset: self.end_offsets.get(at).copied(),
-            leader_epoch: position.leader_epoch,
-            topic_id: self.topic_ids.get(&at.topic).cloned(),
-            cluster_id: self.cluster_id.clone(),
-            fresh_as_of_ms: self.fresh_as_of_ms.get(at).copied(),
-        });
         let all: Vec<usize> = (0..catalog.topics.len()).collect();
         let fresh_as_of_ms = believable(self.log().fresh_as_of(&all), now_ms, self.heartbeat_limit_ms);
         Status {
@@ -339,10 +344,31 @@ impl Ledger {
             dead_letters: self.letters.len() as u64,
             stopped: self.stopped.clone(),
             cluster_id: self.cluster_id.clone(),
-            positions: positions.collect(),
+            positions: self.position_status(catalog),
             tables,
         }
     }
+
+    pub fn position_status(&self, catalog: &Catalog) -> Vec<PositionStatus> {
+        let status = |(at, position): (&TopicPartition, &Position)| PositionStatus {
+            generation: self.generation,
+            topic: catalog.topics[at.topic].clone(),
+            partition: at.partition,
+            next_offset: position.next_offset,
+            end_offset: self.end_offsets.get(at).copied(),
+            leader_epoch: position.leader_epoch,
+            topic_id: self.topic_ids.get(&at.topic).cloned(),
+            cluster_id: self.cluster_id.clone(),
+            fresh_as_of_ms: self.fresh_as_of_ms.get(at).copied(),
+        };
+        self.positions.iter().map(status).collect()
+    }
+}
+
+fn partition_of(catalog: &Catalog, field: &str) -> Option<TopicPartition> {
+    let (topic, partition) = field.rsplit_once('/')?;
+    let topic = catalog.topics.iter().position(|known| known == topic)?;
+    Some(TopicPartition { topic, partition: partition.parse().ok()? })
 }
 
 pub(super) fn partition_field(catalog: &Catalog, at: TopicPartition) -> String {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use redis::{
     Client, Cmd, Connection, ConnectionAddr, ConnectionInfo, FromRedisValue, IntoConnectionInfo, Pipeline,
-    RedisConnectionInfo, RedisResult, Script, TlsCertificates,
+    RedisConnectionInfo, RedisResult, Script, TlsCertificates, Value,
 };
 
 use super::error::{foreign, from_redis, is_answer};
@@ -21,12 +21,23 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 const READ: &str = include_str!("read.lua");
 static READ_SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(READ));
 
+/// Of one script, word by word.
+pub(super) type Answer = Result<Vec<Vec<u8>>, StoreError>;
+
+/// Bytes of rows that are asked for at once: Redis answers everything that is asked together before
+/// it turns to anybody else, and takes one or two milliseconds for so much.
+const ASKED_BYTES: usize = 1 << 20;
+/// What a row is thought to take before any was seen.
+const ROW_BYTES: usize = 32 << 10;
+
 pub(super) struct Link {
     settings: RedisSettings,
     database: i64,
     connect_timeout: Duration,
     answer_timeout: Duration,
     conn: Option<Connection>,
+    /// What a row took lately, at the most.
+    row_bytes: usize,
 }
 
 impl Link {
@@ -37,7 +48,18 @@ impl Link {
             connect_timeout: CONNECT_TIMEOUT,
             answer_timeout: ANSWER_TIMEOUT,
             conn: None,
+            row_bytes: ROW_BYTES,
         }
+    }
+
+    /// Rows that may be asked for at once.
+    pub fn rows_at_once(&self) -> usize {
+        (ASKED_BYTES / self.row_bytes).clamp(4, super::step::WORDS_MAX)
+    }
+
+    /// So many bytes were in so many rows that were asked for.
+    pub fn has_read(&mut self, rows: usize, bytes: usize) {
+        self.row_bytes = (bytes / rows.max(1)).max(self.row_bytes / 2).max(1);
     }
 
     /// For a command that a person waits for.
@@ -118,23 +140,41 @@ impl Link {
         })
     }
 
-    /// The same for a command that is sent while it is made.
-    pub fn stream<T: FromRedisValue>(
+    /// The same for commands that are sent while they are made, without waiting for the answers of
+    /// those before. Answers in order; the outer error is of all of them.
+    pub fn stream<C: Command>(
         &mut self,
         script: &Script,
         text: &str,
-        command: &impl Command,
-    ) -> Result<T, StoreError> {
+        commands: &[C],
+    ) -> Result<Vec<Answer>, StoreError> {
         let mut conn = match self.conn.take() {
             Some(conn) => conn,
             None => self.connect()?,
         };
-        let mut answer = words::ask(&mut conn, ["EVALSHA", script.get_hash()], command)?;
-        if answer.as_ref().is_err_and(|error| error.code() == Some("NOSCRIPT")) {
-            answer = words::ask(&mut conn, ["EVAL", text], command)?;
+        let by_hash = ["EVALSHA", script.get_hash()];
+        let mut asked = words::ask(&mut conn, by_hash, commands)?;
+        let forgotten = |answer: &RedisResult<Value>| {
+            answer.as_ref().is_err_and(|error| error.code() == Some("NOSCRIPT"))
+        };
+        if let (Ok(answers), [first, rest @ ..]) = (&asked, commands)
+            && answers.first().is_some_and(forgotten)
+        {
+            // None of the others can have done anything without it.
+            asked = words::ask(&mut conn, ["EVAL", text], std::slice::from_ref(first))?;
+            if let Ok(answers) = &mut asked
+                && !rest.is_empty()
+            {
+                match words::ask(&mut conn, by_hash, rest)? {
+                    Ok(more) => answers.extend(more),
+                    Err(error) => asked = Err(error),
+                }
+            }
         }
+        let answers = asked.map_err(|error| from_redis(&error))?;
         self.conn = Some(conn);
-        self.run(|_| Ok(redis::from_redis_value(answer?)?))
+        let read = |answer: RedisResult<Value>| answer.and_then(|value| Ok(redis::from_redis_value(value)?));
+        Ok(answers.into_iter().map(|answer| read(answer).map_err(|error| from_redis(&error))).collect())
     }
 
     fn run<T>(&mut self, ask: impl FnOnce(&mut Connection) -> RedisResult<T>) -> Result<T, StoreError> {

@@ -1,8 +1,11 @@
 //! The replica in Redis.
 //!
 //! - `settings`, `link`: where it is, and the connection to it
-//! - `open`: whether the server can keep it, whose it is, who writes it
-//! - `names`, `codec`, `payload`: what is in it
+//! - `replica`, `lease`, `open`: whether the server can keep it, whose it is, who writes it
+//! - `generations`, `sweep`, `room`: building one beside the live one, switching, what is left behind
+//! - `copying`: a generation that is made of the live one
+//! - `change`, `change.lua`: a change of the bookkeeping as a whole
+//! - `names`, `described`, `codec`, `payload`: what is in it
 //! - `step`, `words`, `apply.lua`: one atomic step, sent while it is made
 //! - `apply`, `known`: one batch; rows that are read before they are written
 //! - `letters`: dead letters
@@ -17,14 +20,18 @@
 //! the outcome and refuses if what was read has changed.
 //!
 //! While the first copy is built readers find `complete` 0 and `state` building in the hash
-//! `readside:status`. In a dedicated Redis they find no rows before it is whole: it is built in the
-//! next logical database, and the two are exchanged. Otherwise rows are written under their names as
-//! they come, and a reader that does not look at the status sees part of a copy.
+//! `readside:status`, and no rows where it says that they are. What is built beside a live copy is
+//! under other names or in another database until it takes its place in one step.
 
 mod apply;
+mod change;
 mod codec;
+mod copying;
+mod described;
 mod error;
+mod generations;
 mod known;
+mod lease;
 mod ledger;
 mod letters;
 mod link;
@@ -32,8 +39,11 @@ mod names;
 mod open;
 mod payload;
 mod reader;
+mod replica;
+mod room;
 mod settings;
 mod step;
+mod sweep;
 mod upkeep;
 mod words;
 
@@ -44,51 +54,68 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-pub use reader::{RedisReader, redis_check};
+pub use reader::{RedisReader, redis_check, redis_dead_letters, redis_status};
+pub use replica::RedisReplica;
 pub use settings::RedisSettings;
 
-use super::{Applied, BatchLimits, Completion, Figures, Maintenance, Store, StoreError};
+use super::{Applied, BatchLimits, Completion, Figures, Maintenance, StopCode, Store, StoreError};
 use crate::domain::batch::Batch;
 use crate::domain::catalog::Catalog;
 use crate::domain::checkpoint::Checkpoint;
 use crate::domain::event_ids::EventId;
 use crate::domain::version::VersionKind;
+use crate::store::rules::Floors;
 use codec::Form;
+use described::Role;
 use error::at;
 use ledger::Ledger;
 use link::Link;
-use names::{Names, TableNames};
+use names::{Names, Spot, TableNames};
+use replica::Home;
+use sweep::Sweep;
 
 /// Records a batch should have at most: Redis serves nobody else while it applies one, for 2 ms with
 /// so many rows of ten columns.
 const BATCH_RECORDS: u64 = 512;
 /// The same where rows have index entries, each of which takes longer than a row.
 const BATCH_RECORDS_INDEXED: u64 = 128;
+/// Rows of one script while nobody reads the copy: the next ones are encoded while Redis is at work
+/// on these.
+const PIECE_ROWS: usize = if cfg!(test) { 4 } else { 256 };
 /// Event ids read by one command.
 const IDS_AT_ONCE: usize = 5_000;
 /// Bytes of a batch: copying a megabyte takes Redis about as long as a thousand small rows.
 const BATCH_BYTES: usize = 512 << 10;
 
-/// The writer of a replica in Redis. See [`Store`].
+/// The writer of one generation of a replica in Redis. See [`Store`].
 pub struct RedisStore {
+    home: Arc<Home>,
+    generation: u32,
+    role: Role,
+    spot: Spot,
     settings: RedisSettings,
     catalog: Arc<Catalog>,
     names: Names,
     tables: Vec<TableNames>,
     link: Link,
     form: Form,
-    writer: String,
-    epoch: u64,
     /// Equal to what Redis has; `None` after an error, until it is read again.
     ledger: Option<Ledger>,
     /// Of the last step whose answer was heard.
     sequence: u64,
-    /// A step was sent whose answer was not heard.
-    in_flight: bool,
+    /// Steps that were sent and whose answers were not heard.
+    in_flight: u64,
     /// Outcome of the last batch that was sent, in case that the answer gets lost.
     unconfirmed: Option<Unconfirmed>,
     /// Where the search for old delete marks goes on, by table.
     cursors: Vec<u64>,
+    /// Rows of an earlier generation have to go from this place before the first is written.
+    clearing: bool,
+    /// Rows of the live generation have to come before the first batch.
+    copying: bool,
+    floors: Floors,
+    /// What is being removed of a generation that is out of use.
+    sweep: Option<Sweep>,
 }
 
 #[derive(Debug)]
@@ -97,36 +124,53 @@ struct Unconfirmed {
     applied: Applied,
 }
 
-/// A replica that is ours to write.
-struct Taken {
-    epoch: u64,
-}
-
 impl fmt::Debug for RedisStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RedisStore").field("at", &self.place()).field("epoch", &self.epoch).finish()
+        f.debug_struct("RedisStore").field("at", &self.place()).field("generation", &self.generation).finish()
     }
 }
 
 impl Store for RedisStore {
+    fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    fn version_kinds(&mut self) -> Result<Vec<Option<VersionKind>>, StoreError> {
+        let kinds = (0..self.tables.len()).map(|table| self.version_kind(table)).collect();
+        self.at(kinds)
+    }
+
     fn checkpoint(&mut self) -> Result<Checkpoint, StoreError> {
         let checkpoint = self.read_checkpoint();
         self.at(checkpoint)
     }
 
     fn apply(&mut self, batch: &Batch) -> Result<Applied, StoreError> {
+        let home = Arc::clone(&self.home);
+        let turn = match self.role {
+            Role::Live => home.turns.first(),
+            _ => home.turns.second(),
+        };
         let applied = self.apply_batch(batch);
+        drop(turn);
         self.at(applied)
     }
 
     fn complete(&mut self) -> Result<Completion, StoreError> {
-        let completed = self.finish_first_copy();
-        self.at(completed).map(|()| Completion::Done)
+        let completed = match self.role {
+            Role::Live => self.finish_first_copy().map(|()| Completion::Done),
+            _ => self.switch(),
+        };
+        self.at(completed)
     }
 
     fn maintain(&mut self, now_ms: i64) -> Result<Maintenance, StoreError> {
         let maintained = self.keep_up(now_ms);
-        self.at(maintained)
+        match self.at(maintained) {
+            // Another one looks after the replica now.
+            Err(StoreError::Stop { exit: StopCode::Retired, .. }) => Ok(Maintenance::default()),
+            maintained => maintained,
+        }
     }
 
     fn figures(&mut self) -> Figures {
@@ -141,13 +185,6 @@ impl Store for RedisStore {
 }
 
 impl RedisStore {
-    /// What kind of version each table's rows carry, found by looking at one of them; `None` while
-    /// a table has none.
-    pub fn version_kinds(&mut self) -> Result<Vec<Option<VersionKind>>, StoreError> {
-        let kinds = (0..self.tables.len()).map(|table| self.version_kind(table)).collect();
-        self.at(kinds)
-    }
-
     fn read_checkpoint(&mut self) -> Result<Checkpoint, StoreError> {
         self.ready()?;
         let mut event_ids = BTreeMap::new();
@@ -188,34 +225,27 @@ impl RedisStore {
         self.ledger.as_ref().ok_or_else(|| error::lost("was lost from sight"))
     }
 
+    fn epoch(&self) -> u64 {
+        self.home.epoch()
+    }
+
     fn place(&self) -> String {
         open::place(&self.settings)
     }
 
     /// Says where, and forgets what may no longer be true.
     fn at<T>(&mut self, result: Result<T, StoreError>) -> Result<T, StoreError> {
-        if result.is_err() {
+        let result = result.map_err(|error| {
             self.ledger = None;
-        }
+            match error {
+                // What was read may be another generation's, under names that were this one's.
+                StoreError::Stop { exit: StopCode::Foreign | StopCode::Io, .. } => match self.locate() {
+                    Err(moved @ StoreError::Stop { exit: StopCode::Retired | StopCode::Lost, .. }) => moved,
+                    _ => error,
+                },
+                error => error,
+            }
+        });
         at(&self.place(), result)
-    }
-}
-
-impl Drop for RedisStore {
-    /// The next writer need not wait, and readers see that nobody follows the log. What a dead
-    /// process leaves behind expires.
-    fn drop(&mut self) {
-        if !self.link.is_connected() {
-            return;
-        }
-        let mut cmd = redis::cmd("EVAL");
-        cmd.arg(
-            "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1], KEYS[2]) end",
-        )
-        .arg(2)
-        .arg(&self.names.lease)
-        .arg(&self.names.alive)
-        .arg(&self.writer);
-        let _ = self.link.query::<redis::Value>(&cmd);
     }
 }

@@ -2,25 +2,55 @@
 //!
 //! A row is `{rows}users:42`, where `{rows}` is the prefix in a dedicated Redis and `{prefix}1:` in a
 //! shared one: the generation is in it, and `readside:status` says in `live` what it is once the copy
-//! is whole. The parts of a composite key are joined by `:`, with `\` before a
+//! is whole. What is known of the live generation is below `{prefix}readside:`; of one that is built
+//! beside it or that is out of use, below `{prefix}readside:2:`, and a switch renames the keys. In a
+//! dedicated Redis the other generation is in the next logical database, under the same names, and a
+//! switch exchanges the databases. The parts of a composite key are joined by `:`, with `\` before a
 //! `:` or `\` in them; a key of one column is written as it is. An index on `email` is the sets
 //! `{rows}users@email:value` of the texts behind `users:`, so that
 //! `SORT {rows}users@email:a@x.org BY nosort GET {rows}users:*->name` works. A row whose indexed column is null
-//! is in none of them. Everything else is below `{prefix}readside:`. No table is named like a
-//! generation: names begin with a letter or `_`.
+//! is in none of them. No table is named like a generation: names begin with a letter or `_`.
 
 use std::fmt::Write as _;
 
 use super::codec::field;
-use super::ledger::GENERATION;
 use crate::config::Redis;
-use crate::domain::catalog::Table;
+use crate::domain::catalog::{Catalog, Table};
 use crate::domain::value::Value;
 
-/// The bookkeeping keys.
+/// Where a generation is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Spot {
+    /// Where readers look.
+    Live,
+    /// In a dedicated Redis: under the same names in the next logical database.
+    Elsewhere,
+    /// In a shared one: in the same database, under names with its number.
+    Beside(u32),
+}
+
+impl Spot {
+    /// Where a generation is built while there is a live one.
+    pub fn of_next(redis: &Redis, number: u32) -> Spot {
+        if redis.dedicated { Spot::Elsewhere } else { Spot::Beside(number) }
+    }
+
+    pub fn database(self, redis: &Redis) -> i64 {
+        i64::from(redis.url.database) + i64::from(self == Spot::Elsewhere)
+    }
+}
+
+/// Before the names of tables of a generation that is built now.
+pub(super) fn rows_of(redis: &Redis, number: u32) -> String {
+    if redis.dedicated { redis.prefix.clone() } else { format!("{}{number}:", redis.prefix) }
+}
+
+/// The bookkeeping keys of one generation.
 #[derive(Debug, Clone)]
 pub(super) struct Names {
     pub prefix: String,
+    /// Before everything that belongs to the generation and is no row.
+    before: String,
     /// Before the names of tables.
     pub rows: String,
     /// Whose replica it is and who writes it.
@@ -44,27 +74,55 @@ pub(super) struct Names {
 }
 
 impl Names {
-    pub fn new(redis: &Redis) -> Names {
+    /// Of the generation that is in `spot`, with its rows behind `rows`.
+    pub fn new(redis: &Redis, spot: Spot, rows: String) -> Names {
         let prefix = &redis.prefix;
-        let name = |name: &str| format!("{prefix}readside:{name}");
+        let before = match spot {
+            Spot::Live | Spot::Elsewhere => format!("{prefix}readside:"),
+            Spot::Beside(number) => format!("{prefix}readside:{number}:"),
+        };
+        let name = |name: &str| format!("{before}{name}");
+        let of_all = |name: &str| format!("{prefix}readside:{name}");
         Names {
             prefix: prefix.to_owned(),
-            rows: if redis.dedicated { prefix.to_owned() } else { format!("{prefix}{GENERATION}:") },
+            rows,
             meta: name("meta"),
             status: name("status"),
             positions: name("positions"),
             partitions: name("partitions"),
             dead_letters: name("dead_letters"),
             dead_letter_times: name("dead_letter_times"),
-            alive: name("alive"),
-            lease: name("lease"),
-            probe: name("probe"),
+            alive: of_all("alive"),
+            lease: of_all("lease"),
+            probe: of_all("probe"),
+            before,
         }
     }
 
     /// Remembered event ids of a topic, oldest first.
     pub fn event_ids(&self, topic: &str) -> String {
-        format!("{}readside:event_ids:{topic}", self.prefix)
+        format!("{}event_ids:{topic}", self.before)
+    }
+
+    /// What readers must not see of a table.
+    fn hidden(&self, table: &str) -> String {
+        format!("{}deleted:{table}", self.before)
+    }
+
+    /// Every key of a generation that is no row, in an order that depends on the catalog only.
+    pub fn bookkeeping(&self, catalog: &Catalog) -> Vec<String> {
+        let mut names = vec![
+            self.status.clone(),
+            self.positions.clone(),
+            self.partitions.clone(),
+            self.dead_letters.clone(),
+            self.dead_letter_times.clone(),
+        ];
+        names.extend(catalog.tables.iter().map(|table| self.hidden(&table.name)));
+        names.extend(catalog.topics.iter().map(|topic| self.event_ids(topic)));
+        // Last: what is there without it belongs to nobody.
+        names.push(self.meta.clone());
+        names
     }
 }
 
@@ -91,7 +149,7 @@ impl TableNames {
         });
         let row = format!("{rows}{}:", table.name);
         TableNames {
-            hidden: format!("{}readside:deleted:{}", names.prefix, table.name),
+            hidden: names.hidden(&table.name),
             indexes: indexes.collect(),
             pattern: format!("{}*", literal(&row)),
             row: row.into_bytes(),

@@ -1,48 +1,36 @@
 //! Opening: whether the server can keep a replica, whose it is, and who writes it.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, Hasher, RandomState};
-use std::sync::{Arc, LazyLock};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use redis::Script;
 use tracing::info;
 
+use super::RedisStore;
+use super::change::{self, Change};
 use super::codec::{Form, RESERVED};
-use super::error::{at, foreign, lost, rival};
+use super::described::{self, Described, Role};
+use super::error::{foreign, lost, rival};
 use super::ledger::Ledger;
 use super::link::Link;
-use super::names::{Names, TableNames, literal, to_hex};
+use super::names::{Names, Spot, TableNames};
 use super::payload::Payload;
+use super::replica::{Home, RedisReplica};
 use super::settings::RedisSettings;
 use super::settings::RowEncoding;
-use super::{RedisStore, Taken};
 use crate::domain::catalog::{Catalog, Table};
 use crate::store::StoreError;
+use crate::store::rules::Floors;
 
-const TEXT: &str = include_str!("open.lua");
-static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(TEXT));
-
-/// Of keys and fields; another one cannot be read.
-const LAYOUT: &str = "2";
 /// The first version whose scripts can be refused as a whole when memory is out.
 const REDIS_MIN: u32 = 7;
-const LEASE_POLL: Duration = Duration::from_millis(100);
-
-impl RedisStore {
-    /// Opens or creates the replica. Refuses (`Stop`) a server that evicts keys, a replica of
-    /// another name or mapping, and one that another process writes; waits until the lease of a
-    /// writer that died has expired, at most [`RedisSettings::heartbeat_limit`].
-    pub fn open(settings: &RedisSettings, catalog: Arc<Catalog>) -> Result<RedisStore, StoreError> {
-        at(&place(settings), open(settings, catalog))
-    }
-}
 
 pub(super) fn place(settings: &RedisSettings) -> String {
     format!("{} ({}*)", settings.redis.url, settings.redis.prefix)
 }
 
-fn open(settings: &RedisSettings, catalog: Arc<Catalog>) -> Result<RedisStore, StoreError> {
+/// Names that readside needs for itself.
+pub(super) fn check_catalog(catalog: &Catalog) -> Result<(), StoreError> {
     if let Some(table) = catalog.tables.iter().find(|table| table.name == "readside") {
         return Err(foreign(format!(
             "table {:?} would have the keys of readside's bookkeeping; rename it",
@@ -56,33 +44,7 @@ fn open(settings: &RedisSettings, catalog: Arc<Catalog>) -> Result<RedisStore, S
             table.name
         )));
     }
-    let live = i64::from(settings.redis.url.database);
-    let mut link = Link::new(settings, live);
-    check_server(&mut link)?;
-    let names = Names::new(&settings.redis);
-    let writer = to_hex(&RandomState::new().build_hasher().finish().to_be_bytes());
-    let taken = take_over(&mut link, settings, &names, &catalog, &writer)?;
-    let ledger = Ledger::read(&mut link, &names, &catalog)?
-        .ok_or_else(|| lost("is gone (flushed while it was opened)"))?;
-    let form = find_form(&mut link, settings, &names)?;
-    let mut store = RedisStore {
-        form,
-        tables: catalog.tables.iter().map(|table| TableNames::new(&names, table)).collect(),
-        names,
-        writer,
-        epoch: taken.epoch,
-        settings: settings.clone(),
-        link,
-        catalog,
-        ledger: None,
-        sequence: ledger.sequence,
-        in_flight: false,
-        unconfirmed: None,
-        cursors: Vec::new(),
-    };
-    store.cursors = vec![0; store.tables.len()];
-    store.settle(ledger)?;
-    Ok(store)
+    Ok(())
 }
 
 /// Version and eviction, which no replica survives.
@@ -141,118 +103,56 @@ fn find_form(link: &mut Link, settings: &RedisSettings, names: &Names) -> Result
     }
 }
 
-/// What must be the same as when the replica was made.
-fn identity(settings: &RedisSettings, catalog: &Catalog) -> Vec<(&'static str, String)> {
-    // The mapping's fingerprint leaves indexes out: for SQLite they are rebuilt in place.
-    let indexes: Vec<_> = catalog.tables.iter().map(|table| (&table.name, &table.indexes)).collect();
-    vec![
-        ("layout", LAYOUT.to_owned()),
-        ("name", settings.replica_name.clone()),
-        ("fingerprint", catalog.fingerprint.clone()),
-        ("indexes", serde_json::to_string(&indexes).unwrap_or_default()),
-        ("encoding", settings.redis.encoding.name().to_owned()),
-    ]
-}
-
-fn foreign_field(settings: &RedisSettings, field: &str, found: &str) -> StoreError {
-    let again = "delete every key with its prefix to build it anew";
-    foreign(match field {
-        "name" => format!(
-            "it belongs to replica {found:?}, and replica.name is {:?}: correct one of them or choose another \
-             replica.redis.prefix",
-            settings.replica_name
-        ),
-        "fingerprint" => {
-            format!("it was built under another mapping: restore the mapping, or {again}")
-        }
-        "indexes" => format!("it was built with other indexes: restore them, or {again}"),
-        "encoding" => format!("its rows are kept as {found}: set replica.redis.encoding to that, or {again}"),
-        _ => format!(
-            "it has layout {found} and this readside knows layout {LAYOUT}: use the version of readside that \
-             wrote it, or {again}"
-        ),
-    })
-}
-
-fn take_over(
-    link: &mut Link,
-    settings: &RedisSettings,
-    names: &Names,
-    catalog: &Catalog,
-    writer: &str,
-) -> Result<Taken, StoreError> {
-    let identity = identity(settings, catalog);
-    let live = i64::from(settings.redis.url.database);
-    let mut lease_left = None;
-    let mut may_begin = false;
-    loop {
-        let answer: Vec<String> = link.script(&SCRIPT, TEXT, |cmd| {
-            cmd.arg(2).arg(&names.meta).arg(&names.lease);
-            cmd.arg(writer).arg(settings.heartbeat_limit_ms()).arg(u8::from(may_begin));
-            for (field, value) in &identity {
-                cmd.arg(*field).arg(value);
-            }
-        })?;
-        let word = |nth: usize| answer.get(nth).map_or("", String::as_str);
-        match word(0) {
-            "ok" => return Ok(Taken { epoch: word(1).parse().unwrap_or(0) }),
-            // A dedicated Redis is built in its next database, out of readers' sight.
-            "none" if settings.redis.dedicated && link.database() == live => {
-                refuse_strangers(link, settings, names)?;
-                link.select(live + 1);
-            }
-            "none" => {
-                refuse_strangers(link, settings, names)?;
-                may_begin = true;
-            }
-            "foreign" => return Err(foreign_field(settings, word(1), word(2))),
-            "held" => {
-                let left: i64 = word(2).parse().unwrap_or(0);
-                // Time only takes from a lease; a living writer gives to it.
-                if lease_left.is_some_and(|before| left > before) {
-                    return Err(foreign(
-                        "another readside writes this replica; stop it or give each its own \
-                         replica.redis.prefix"
-                            .into(),
-                    ));
-                }
-                lease_left = Some(left);
-                std::thread::sleep(LEASE_POLL);
-            }
-            _ => {
-                return Err(foreign(format!(
-                    "key {:?} belongs to another program; choose another replica.redis.prefix",
-                    word(1)
-                )));
-            }
-        }
-    }
-}
-
-/// A new replica begins among no keys of its prefix: rows without bookkeeping would never go.
-fn refuse_strangers(link: &mut Link, settings: &RedisSettings, names: &Names) -> Result<(), StoreError> {
-    let pattern = format!("{}*", literal(&settings.redis.prefix));
-    let mut cursor = 0u64;
-    loop {
-        let (next, keys) = link.scan(&pattern, cursor, 5_000)?;
-        // Of a build that has not begun to be written, or of one in the other database.
-        let ours = [&names.lease, &names.alive, &names.status, &names.probe];
-        if let Some(key) = keys.iter().find(|key| !ours.iter().any(|name| name.as_bytes() == key.as_slice()))
-        {
-            return Err(foreign(format!(
-                "there is key {:?} but no replica; choose another replica.redis.prefix, or delete every key with \
-                 this prefix",
-                String::from_utf8_lossy(key)
-            )));
-        }
-        if next == 0 {
-            return Ok(());
-        }
-        cursor = next;
-    }
-}
-
 impl RedisStore {
+    /// Opens or creates the replica for its live generation.
+    pub fn open(settings: &RedisSettings, catalog: Arc<Catalog>) -> Result<RedisStore, StoreError> {
+        RedisReplica::open(settings)?.open_live(catalog)
+    }
+
+    /// Of a generation that is there and ours to write.
+    pub(super) fn open_at(
+        home: &Arc<Home>,
+        catalog: Arc<Catalog>,
+        (spot, described): (Spot, Described),
+    ) -> Result<RedisStore, StoreError> {
+        let settings = &home.settings;
+        let mut link = home.link(spot);
+        let names = Names::new(&settings.redis, spot, described.rows);
+        let (_, ledger) = Ledger::read(&mut link, &names, Some(&catalog))?
+            .ok_or_else(|| lost("is gone (flushed while it was opened)"))?;
+        let form = find_form(&mut link, settings, &names)?;
+        if described.catalog != *catalog {
+            // Settings that change no row.
+            let owner = home.owner(spot, described.number, described.role);
+            let mut change = Change::default().by(owner);
+            change.set_fields(&names.meta, &[("catalog", described::as_text(&catalog))]);
+            change.run(&mut link)?;
+        }
+        let mut store = RedisStore {
+            home: Arc::clone(home),
+            generation: described.number,
+            role: described.role,
+            spot,
+            form,
+            tables: catalog.tables.iter().map(|table| TableNames::new(&names, table)).collect(),
+            names,
+            settings: settings.clone(),
+            link,
+            cursors: vec![0; catalog.tables.len()],
+            catalog,
+            ledger: None,
+            sequence: ledger.sequence,
+            in_flight: 0,
+            unconfirmed: None,
+            clearing: described.clearing,
+            copying: described.copying.is_some(),
+            floors: Floors::default(),
+            sweep: None,
+        };
+        store.settle(ledger)?;
+        Ok(store)
+    }
+
     /// Makes sure that what is kept in memory is what Redis has. After a lost connection the
     /// bookkeeping is read again, and must be as it was left, or one step further if the last
     /// answer was lost.
@@ -261,21 +161,19 @@ impl RedisStore {
             return Ok(());
         }
         self.ledger = None;
-        let live = i64::from(self.settings.redis.url.database);
-        let mut found = Ledger::read(&mut self.link, &self.names, &self.catalog)?;
-        if found.is_none() && self.link.database() != live {
-            // The answer to the exchange of databases was lost.
-            self.link.select(live);
-            found = Ledger::read(&mut self.link, &self.names, &self.catalog)?;
+        let (spot, ledger) = self.locate()?;
+        if spot != self.spot {
+            // The answer to the exchange of databases or names was lost.
+            let mut inside = self.home.inside();
+            inside.live = Spot::Live;
+            inside.frozen = None;
+            inside.dropped = self.home.live(&inside)?.dropped;
+            self.home.rebuilding.store(false, Ordering::Release);
+            drop(inside);
+            self.become_live();
         }
-        let Some(ledger) = found else {
-            return Err(lost("is gone (flushed, or restarted without persistence)"));
-        };
-        if ledger.epoch > self.epoch || ledger.epoch == self.epoch && ledger.writer != self.writer {
-            return Err(rival());
-        }
-        let further = u64::from(self.in_flight);
-        if ledger.epoch < self.epoch
+        let further = self.in_flight;
+        if ledger.epoch < self.epoch()
             || ledger.sequence < self.sequence
             || ledger.sequence > self.sequence + further
         {
@@ -284,12 +182,61 @@ impl RedisStore {
         self.settle(ledger)
     }
 
+    /// Where this generation is now, with its bookkeeping; or why it is nowhere.
+    pub(super) fn locate(&mut self) -> Result<(Spot, Ledger), StoreError> {
+        let mut spots = vec![self.spot];
+        if self.spot != Spot::Live {
+            spots.push(Spot::Live);
+        }
+        let (mut anything, mut retired) = (false, false);
+        for spot in spots {
+            let names = Names::new(&self.settings.redis, spot, String::new());
+            let catalog = Some(&*self.catalog);
+            let found = if self.home.database(spot) == self.link.database() {
+                Ledger::read(&mut self.link, &names, catalog)?
+            } else {
+                Ledger::read(&mut self.home.link(spot), &names, catalog)?
+            };
+            let Some((described, ledger)) = found else { continue };
+            let mine = described.number == self.generation;
+            let newer = described.number > self.generation;
+            if (mine || spot == Spot::Live)
+                && (described.epoch > self.epoch()
+                    || described.epoch == self.epoch() && described.writer != self.home.writer)
+            {
+                return Err(rival());
+            }
+            let role = if spot == self.spot { self.role } else { Role::Live };
+            if mine && described.role.name() == role.name() {
+                return Ok((spot, ledger));
+            }
+            anything = true;
+            retired |= newer || mine && described.role == Role::Dropped;
+        }
+        Err(match (retired, anything) {
+            (true, _) => change::retired(self.generation),
+            (false, false) => lost("is gone (flushed, or restarted without persistence)"),
+            (false, true) => lost("went back to an older state (restored or failed over)"),
+        })
+    }
+
+    /// Why a step found something else than this generation.
+    pub(super) fn moved(&mut self) -> StoreError {
+        self.ledger = None;
+        match self.ready() {
+            Err(error) => error,
+            // This one is where it was: the live one beside it is not.
+            Ok(()) => lost("has lost the copy that serves (flushed, restored, or changed by somebody else)"),
+        }
+    }
+
     fn settle(&mut self, ledger: Ledger) -> Result<(), StoreError> {
         self.sequence = ledger.sequence;
-        self.in_flight = false;
+        self.in_flight = 0;
         self.ledger = Some(Ledger {
             replica: self.settings.replica_name.clone(),
             heartbeat_limit_ms: self.settings.heartbeat_limit_ms(),
+            rebuilding: self.role == Role::Live && self.home.rebuilding.load(Ordering::Acquire),
             ..ledger
         });
         self.show_status()

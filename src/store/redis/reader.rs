@@ -4,102 +4,189 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::codec::{self, RESERVED};
+use super::described::{Described, Role};
 use super::error::{at, foreign, stop_io};
 use super::ledger::{Ledger, partition_field};
 use super::letters;
 use super::link::Link;
-use super::names::{Names, TableNames, joined};
+use super::names::{Names, Spot, TableNames, joined};
 use super::open::{check_server, place};
 use super::settings::{RedisSettings, RowEncoding};
-use crate::domain::catalog::Catalog;
+use crate::domain::catalog::{Catalog, Table};
 use crate::domain::checkpoint::TopicPartition;
+use crate::domain::retry::RetryReason;
+use crate::domain::row::RowState;
 use crate::domain::value::Value;
 use crate::store::{LetterPage, LetterQuery, Reader, RowLookup, Status, StoreError};
 
-/// Reads a replica in Redis while its daemon writes it, or while there is none.
+/// Reads a replica in Redis while its daemon writes it, or while there is none: always the live
+/// generation, whichever that is when it is asked.
 pub struct RedisReader {
     settings: RedisSettings,
     catalog: Arc<Catalog>,
     names: Names,
-    tables: Vec<TableNames>,
-    link: Mutex<Link>,
+    open: Mutex<Open>,
+}
+
+struct Open {
+    link: Link,
+    /// Where the rows of the live generation are, as it was found the last time.
+    asked: Option<Asked>,
+}
+
+/// What has to be known of a generation to read a row of it.
+#[derive(Clone, PartialEq)]
+struct Asked {
+    /// `None`: none is where readers look.
+    generation: Option<String>,
+    rows: String,
+    encoding: RowEncoding,
 }
 
 impl RedisReader {
+    /// `catalog` is the mapping under which the live generation was built.
     pub fn new(settings: &RedisSettings, catalog: Arc<Catalog>) -> RedisReader {
-        let names = Names::new(&settings.redis);
+        let link = Link::new(settings, Spot::Live.database(&settings.redis));
         RedisReader {
-            tables: catalog.tables.iter().map(|table| TableNames::new(&names, table)).collect(),
-            names,
-            link: Mutex::new(Link::new(settings, i64::from(settings.redis.url.database))),
+            names: Names::new(&settings.redis, Spot::Live, String::new()),
+            open: Mutex::new(Open { link, asked: None }),
             settings: settings.clone(),
             catalog,
         }
     }
 
-    fn read<T>(&self, look: impl FnOnce(&mut Link) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        let mut link = self.link.lock().unwrap_or_else(PoisonError::into_inner);
-        at(&place(&self.settings), look(&mut link))
+    fn read<T>(&self, look: impl FnOnce(&mut Open) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        at(&place(&self.settings), look(&mut open))
     }
 
-    fn read_status(&self, link: &mut Link, now_ms: i64) -> Result<Status, StoreError> {
-        let live = i64::from(self.settings.redis.url.database);
-        link.select(live);
-        let mut found = Ledger::read(link, &self.names, &self.catalog)?;
-        if found.is_none() && self.settings.redis.dedicated {
-            // It is being built out of readers' sight.
-            link.select(live + 1);
-            let building = Ledger::read(link, &self.names, &self.catalog);
-            link.select(live);
-            found = building?.map(|ledger| Ledger { complete: false, ..ledger });
-        }
-        match found {
-            Some(ledger) => Ok(ledger.status(&self.catalog, now_ms)),
-            None => Err(foreign("there is no replica".into())),
-        }
-    }
-
-    fn read_row(&self, link: &mut Link, table: usize, key: &[Value]) -> Result<RowLookup, StoreError> {
-        let (Some(shape), Some(names)) = (self.catalog.tables.get(table), self.tables.get(table)) else {
-            return Ok(RowLookup::Missing);
-        };
+    fn read_row(&self, open: &mut Open, table: usize, key: &[Value]) -> Result<RowLookup, StoreError> {
+        let Some(shape) = self.catalog.tables.get(table) else { return Ok(RowLookup::Missing) };
         let parts: Vec<&Value> = key.iter().take(shape.key.len()).collect();
         let text = joined(&parts);
-        let row_key = names.row_key(&text);
-        let hidden: &[&[u8]] = &[b"HGET", names.hidden.as_bytes(), &text];
-        let (row, hidden) = match self.settings.redis.encoding {
-            RowEncoding::Hash => {
-                let mut words: Vec<&[u8]> = vec![b"HMGET", &row_key, RESERVED.as_bytes()];
-                words.extend(shape.columns.iter().map(|column| column.name.as_bytes()));
-                let (fields, hidden): (Vec<Option<Vec<u8>>>, Option<Vec<u8>>) =
-                    link.read(&[&words, hidden])?;
-                (codec::row_of_fields(shape, fields)?, hidden)
+        // Another generation may take its place between two looks, and hardly again between the next.
+        for _ in 0..3 {
+            let asked = match &open.asked {
+                Some(asked) => asked.clone(),
+                None => self.find(&mut open.link)?,
+            };
+            let names = Names::new(&self.settings.redis, Spot::Live, asked.rows.clone());
+            let names = TableNames::new(&names, shape);
+            let row_key = names.row_key(&text);
+            let generation: &[&[u8]] = &[b"HGET", self.names.meta.as_bytes(), b"generation"];
+            let hidden: &[&[u8]] = &[b"HGET", names.hidden.as_bytes(), &text];
+            let (now, row, hidden): (Option<String>, _, Option<Vec<u8>>) = match asked.encoding {
+                RowEncoding::Hash => {
+                    let mut words: Vec<&[u8]> = vec![b"HMGET", &row_key, RESERVED.as_bytes()];
+                    words.extend(shape.columns.iter().map(|column| column.name.as_bytes()));
+                    let (now, fields, hidden): (_, Vec<Option<Vec<u8>>>, _) =
+                        open.link.read(&[generation, &words, hidden])?;
+                    (now, codec::row_of_fields(shape, fields)?, hidden)
+                }
+                RowEncoding::Json => {
+                    let (now, json, hidden): (_, Option<Vec<u8>>, _) =
+                        open.link.read(&[generation, &[b"GET", &row_key], hidden])?;
+                    (now, json.map(|json| codec::row_of_json(shape, &json)).transpose()?, hidden)
+                }
+            };
+            if now != asked.generation {
+                open.asked = None;
+                continue;
             }
-            RowEncoding::Json => {
-                let (json, hidden): (Option<Vec<u8>>, Option<Vec<u8>>) =
-                    link.read(&[&[b"GET", &row_key], hidden])?;
-                (json.map(|json| codec::row_of_json(shape, &json)).transpose()?, hidden)
-            }
-        };
-        if let Some(row) = row
-            && let Some(version) = row.version
-        {
-            let null = |value| if value == Value::Absent { Value::Null } else { value };
-            return Ok(RowLookup::Visible { values: row.values.into_iter().map(null).collect(), version });
+            open.asked = Some(asked);
+            return lookup(shape, row, hidden);
         }
-        let Some(bytes) = hidden else { return Ok(RowLookup::Missing) };
-        let (row, _) = codec::unhide(shape, vec![Value::Absent; shape.columns.len()], &bytes)?;
-        Ok(row.deleted.map_or(RowLookup::Missing, |version| RowLookup::Deleted { version }))
+        Err(replaced())
     }
+
+    /// The live generation; one under another mapping cannot be read with this one: whoever asks is
+    /// to be told of the switch first.
+    fn find(&self, link: &mut Link) -> Result<Asked, StoreError> {
+        let meta = link.query(redis::cmd("HGETALL").arg(&self.names.meta))?;
+        if std::collections::HashMap::is_empty(&meta) {
+            // A first copy that is built out of sight, or nothing.
+            return Ok(Asked {
+                generation: None,
+                rows: self.settings.redis.prefix.clone(),
+                encoding: self.settings.redis.encoding,
+            });
+        }
+        let live = Described::parse(&meta)?;
+        if live.catalog.fingerprint != self.catalog.fingerprint {
+            return Err(replaced());
+        }
+        Ok(Asked { generation: Some(live.number.to_string()), rows: live.rows, encoding: live.encoding })
+    }
+}
+
+fn replaced() -> StoreError {
+    StoreError::Retry {
+        reason: RetryReason::Busy,
+        message: "the copy has just been replaced by one under another mapping".into(),
+    }
+}
+
+fn lookup(shape: &Table, row: Option<RowState>, hidden: Option<Vec<u8>>) -> Result<RowLookup, StoreError> {
+    if let Some(row) = row
+        && let Some(version) = row.version
+    {
+        let null = |value| if value == Value::Absent { Value::Null } else { value };
+        return Ok(RowLookup::Visible { values: row.values.into_iter().map(null).collect(), version });
+    }
+    let Some(bytes) = hidden else { return Ok(RowLookup::Missing) };
+    let (row, _) = codec::unhide(shape, vec![Value::Absent; shape.columns.len()], &bytes)?;
+    Ok(row.deleted.map_or(RowLookup::Missing, |version| RowLookup::Deleted { version }))
+}
+
+/// The status of a replica, whatever its mapping is.
+pub fn redis_status(settings: &RedisSettings, now_ms: i64) -> Result<Status, StoreError> {
+    let mut link = Link::new(settings, Spot::Live.database(&settings.redis));
+    at(&place(settings), status(&mut link, settings, now_ms))
+}
+
+/// The dead letters of a replica, whatever its mapping is.
+pub fn redis_dead_letters(settings: &RedisSettings, query: &LetterQuery) -> Result<LetterPage, StoreError> {
+    let mut link = Link::new(settings, Spot::Live.database(&settings.redis));
+    let names = Names::new(&settings.redis, Spot::Live, String::new());
+    at(&place(settings), letters::page(&mut link, &names, query))
+}
+
+fn status(link: &mut Link, settings: &RedisSettings, now_ms: i64) -> Result<Status, StoreError> {
+    let redis = &settings.redis;
+    let read = |link: &mut Link, spot: Spot| {
+        let names = Names::new(redis, spot, String::new());
+        link.select(spot.database(redis));
+        let found = Ledger::read(link, &names, None);
+        link.select(Spot::Live.database(redis));
+        found
+    };
+    if let Some((live, ledger)) = read(link, Spot::Live)? {
+        let mut status = ledger.status(&live.catalog, now_ms);
+        if let Some(number) = live.next
+            && let Some((next, ledger)) = read(link, Spot::of_next(redis, number))?
+            && next.number == number
+        {
+            status.positions.extend(ledger.position_status(&next.catalog));
+        }
+        return Ok(status);
+    }
+    if redis.dedicated
+        && let Some((first, ledger)) = read(link, Spot::Elsewhere)?
+        && first.role == Role::Live
+    {
+        // It is being built out of readers' sight.
+        return Ok(Ledger { complete: false, ..ledger }.status(&first.catalog, now_ms));
+    }
+    Err(foreign("there is no replica".into()))
 }
 
 impl Reader for RedisReader {
     fn status(&self, now_ms: i64) -> Result<Status, StoreError> {
-        self.read(|link| self.read_status(link, now_ms))
+        self.read(|open| status(&mut open.link, &self.settings, now_ms))
     }
 
     fn row(&self, table: usize, key: &[Value]) -> Result<RowLookup, StoreError> {
-        self.read(|link| self.read_row(link, table, key))
+        self.read(|open| self.read_row(open, table, key))
     }
 
     fn is_dead_letter(&self, at: TopicPartition, offset: i64) -> Result<bool, StoreError> {
@@ -112,12 +199,12 @@ impl Reader for RedisReader {
         for table in &self.catalog.tables {
             cmd.arg(format!("{record}{}", table.name));
         }
-        let found: Vec<Option<Vec<u8>>> = self.read(|link| link.query(&cmd))?;
+        let found: Vec<Option<Vec<u8>>> = self.read(|open| open.link.query(&cmd))?;
         Ok(found.iter().any(Option::is_some))
     }
 
     fn dead_letters(&self, query: &LetterQuery) -> Result<LetterPage, StoreError> {
-        self.read(|link| letters::page(link, &self.names, query))
+        self.read(|open| letters::page(&mut open.link, &self.names, query))
     }
 }
 
@@ -146,6 +233,9 @@ fn check(settings: &RedisSettings, timeout: Duration) -> Result<String, StoreErr
         ("SET", vec![&key, "v"]),
         ("DEL", vec![&key]),
         ("EXISTS", vec![&key]),
+        ("UNLINK", vec![&key]),
+        ("RENAME", vec![&key, &key]),
+        ("DBSIZE", vec![]),
         ("TYPE", vec![&key]),
         ("PTTL", vec![&key]),
         ("SADD", vec![&key, "v"]),

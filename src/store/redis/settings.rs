@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 pub(super) use crate::config::{Redis, RedisServer, RowEncoding};
+use crate::store::LossLimit;
 
 impl RowEncoding {
     pub(super) fn name(self) -> &'static str {
@@ -24,6 +25,10 @@ pub struct RedisSettings {
     pub heartbeat_limit: Duration,
     /// Bound on the bytes of records kept with dead letters; beyond it only their coordinates are.
     pub dead_letter_bytes_max: u64,
+    /// What a generation may lack of the one it replaces.
+    pub loss: LossLimit,
+    /// A rebuild must leave this much below the server's `maxmemory`.
+    pub min_free_bytes: u64,
 }
 
 impl RedisSettings {

@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 use redis::Script;
 
 use super::codec::{self, Form};
+use super::described::Role;
 use super::error::{damaged, foreign, lost, rival, stop_io};
 use super::ledger::Ledger;
 use super::link::Link;
@@ -40,6 +41,20 @@ pub(super) struct Step<'a> {
     pub batch: Option<u64>,
     /// `Some(true)`: the copy follows the log at this moment, `Some(false)`: it does not.
     pub alive: Option<bool>,
+    /// What is said of the live generation by the one that is built beside it.
+    pub carried: Option<Carried>,
+}
+
+/// The heartbeat of a generation that nobody writes any more. See [`Role::Next`].
+#[derive(Debug)]
+pub(super) struct Carried {
+    pub meta: String,
+    pub generation: u32,
+    /// Its database and that of the connection, where they differ.
+    pub databases: Option<(i64, i64)>,
+    pub status: String,
+    pub alive: String,
+    pub fields: Vec<(String, String)>,
 }
 
 /// Texts of rows' keys that leave and come to a set.
@@ -60,6 +75,7 @@ pub(super) struct Replica<'r> {
     pub catalog: &'r Catalog,
     pub settings: &'r RedisSettings,
     pub form: Form,
+    pub role: Role,
     /// As it will be, apart from rows that the script inserts, with the sequence as it is.
     pub ledger: &'r Ledger,
 }
@@ -87,9 +103,15 @@ pub(super) enum Answer {
     Done(Vec<u8>),
     /// Nothing was changed: those with `j` have to be joined in full.
     Join(Vec<u8>),
+    /// Nothing was changed: the generation is not where it was, or not what it was.
+    Moved,
 }
 
 impl Step<'_> {
+    pub fn whole_rows(&self) -> usize {
+        self.whole.iter().map(|group| group.rows.len()).sum()
+    }
+
     pub fn command<const N: usize>(&mut self, words: [&[u8]; N]) {
         self.commands.push(words.iter().map(|word| word.to_vec()).collect());
     }
@@ -128,9 +150,30 @@ impl Step<'_> {
         }
     }
 
-    pub fn run(&self, link: &mut Link, of: Replica<'_>) -> Result<Answer, StoreError> {
-        let ledger = of.ledger;
-        let answer: Vec<Vec<u8>> = link.stream(&SCRIPT, TEXT, &Told { step: self, of: &of })?;
+    /// Runs steps that follow each other. Each expects that those before it were done, so that behind
+    /// one that was not, none is: there are answers up to and with the first of that kind.
+    pub fn run(
+        steps: &[Step<'_>],
+        link: &mut Link,
+        of: Replica<'_>,
+    ) -> Result<Vec<Result<Answer, StoreError>>, StoreError> {
+        let told: Vec<Told> =
+            steps.iter().zip(0..).map(|(step, ahead)| Told { step, of: &of, ahead }).collect();
+        let mut judged = Vec::with_capacity(steps.len());
+        for answer in link.stream(&SCRIPT, TEXT, &told)? {
+            let answer = answer.and_then(|answer| judge(of.ledger, answer));
+            let done = matches!(answer, Ok(Answer::Done(_)));
+            judged.push(answer);
+            if !done {
+                break;
+            }
+        }
+        Ok(judged)
+    }
+}
+
+fn judge(ledger: &Ledger, answer: Vec<Vec<u8>>) -> Result<Answer, StoreError> {
+    {
         let mut answer = answer.into_iter();
         let what = answer.next().unwrap_or_default();
         let first = answer.next().unwrap_or_default();
@@ -138,7 +181,7 @@ impl Step<'_> {
         match what.as_slice() {
             b"ok" => Ok(Answer::Done(first)),
             b"join" => Ok(Answer::Join(first)),
-            b"gone" => Err(lost("is gone (flushed, or restarted without persistence)")),
+            b"gone" | b"moved" => Ok(Answer::Moved),
             b"epoch" if shown.parse().unwrap_or(0) < ledger.epoch => {
                 Err(lost("went back to an older state (restored or failed over)"))
             }
@@ -163,11 +206,13 @@ impl Step<'_> {
 struct Told<'t> {
     step: &'t Step<'t>,
     of: &'t Replica<'t>,
+    /// Steps that are sent before it and have not been answered.
+    ahead: u64,
 }
 
 impl Command for Told<'_> {
     fn tell(&self, words: &mut impl Words) {
-        let Replica { names, tables, catalog, settings, form, ledger } = *self.of;
+        let Replica { names, tables, catalog, settings, form, role, ledger } = *self.of;
         let step = self.step;
         let limit = settings.heartbeat_limit_ms();
         words.word(b"5");
@@ -176,7 +221,7 @@ impl Command for Told<'_> {
         }
         words.word(ledger.writer.as_bytes());
         words.number(ledger.epoch);
-        words.number(ledger.sequence);
+        words.number(ledger.sequence + self.ahead);
         match step.batch {
             Some(id) => words.number(id),
             None => words.word(b""),
@@ -190,6 +235,8 @@ impl Command for Told<'_> {
         words.word(form.name().as_bytes());
         // While the first copy is built most rows are new.
         words.word(if ledger.complete { b"0" } else { b"1" });
+        words.number(ledger.generation);
+        words.word(role.name().as_bytes());
         words.number(step.positions.len());
         for (name, from, to) in &step.positions {
             for word in [name, from, to] {
@@ -210,7 +257,11 @@ impl Command for Told<'_> {
         for group in &step.whole {
             let shape = &catalog.tables[group.table];
             words.number(format_args!("{}.rows", shape.name));
-            words.number(ledger.tables[group.table].rows);
+            // How many the steps before it have inserted is not known yet.
+            match self.ahead {
+                0 => words.number(ledger.tables[group.table].rows),
+                _ => words.word(b""),
+            }
             words.number(group.rows.len());
             for whole in &group.rows {
                 words.made(|out| {
@@ -243,6 +294,20 @@ impl Command for Told<'_> {
             for member in members {
                 words.word(member);
             }
+        }
+        let Some(carried) = &step.carried else { return words.word(b"") };
+        words.word(carried.meta.as_bytes());
+        words.number(carried.generation);
+        let database = |database: Option<i64>| database.map_or(String::new(), |number| number.to_string());
+        for number in [carried.databases.map(|(there, _)| there), carried.databases.map(|(_, here)| here)] {
+            words.word(database(number).as_bytes());
+        }
+        words.word(carried.status.as_bytes());
+        words.word(carried.alive.as_bytes());
+        words.number(2 * carried.fields.len());
+        for (name, value) in &carried.fields {
+            words.word(name.as_bytes());
+            words.word(value.as_bytes());
         }
     }
 }

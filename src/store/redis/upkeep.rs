@@ -1,14 +1,16 @@
 //! Truncates, the end of the first copy, and what has to be done between batches.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use super::RedisStore;
+use super::change::Change;
 use super::codec;
-use super::error::{damaged, foreign, lost};
+use super::described::Role;
+use super::error::{damaged, foreign};
 use super::known::Known;
 use super::ledger::{Ledger, TableLedger};
-use super::link::Link;
-use super::names::to_hex;
+use super::names::{Spot, to_hex};
 use super::step::{Answer, Replica, Step, WORDS_MAX};
 use crate::domain::row::RowState;
 use crate::domain::value::Value;
@@ -40,7 +42,7 @@ impl RedisStore {
             (format!("truncating/{name}"), "1".to_owned()),
         ];
         step.set_fields(&self.names.meta, fields);
-        self.run(&step, next).map(drop)
+        self.do_it(&step, next)
     }
 
     /// Also for truncates that a process which died had begun.
@@ -55,7 +57,7 @@ impl RedisStore {
             let field = format!("truncating/{}", self.catalog.tables[table].name);
             let mut step = Step::default();
             step.command([b"HDEL", self.names.meta.as_bytes(), field.as_bytes()]);
-            self.run(&step, next)?;
+            self.do_it(&step, next)?;
         }
         Ok(())
     }
@@ -127,10 +129,10 @@ impl RedisStore {
             return Ok(());
         }
         self.count_in(&mut step, &next, table);
-        self.run(&step, next).map(drop)
+        self.do_it(&step, next)
     }
 
-    fn count_in(&self, step: &mut Step, ledger: &Ledger, table: usize) {
+    pub(super) fn count_in(&self, step: &mut Step, ledger: &Ledger, table: usize) {
         let name = &self.catalog.tables[table].name;
         let counts = &ledger.tables[table];
         let fields = [("rows", counts.rows), ("held", counts.held), ("delete_marks", counts.marks)];
@@ -160,11 +162,10 @@ impl RedisStore {
         }
         let mut step = Step::default();
         step.set_fields(&self.names.status, fields.clone());
-        self.run(&step, next)?;
+        self.do_it(&step, next)?;
         if self.is_elsewhere() {
             // Readers look at the live database, where nothing else is yet.
-            let live = i64::from(self.settings.redis.url.database);
-            let mut link = Link::new(&self.settings, live);
+            let mut link = self.home.link(Spot::Live);
             link.query::<()>(redis::cmd("HSET").arg(&self.names.status).arg(fields))?;
         }
         Ok(())
@@ -179,7 +180,7 @@ impl RedisStore {
             let mut step = Step::default();
             step.command([b"HSET", self.names.meta.as_bytes(), b"built_at_ms", built.as_bytes()]);
             step.set_fields(&self.names.status, next.status_fields(&self.catalog, &self.names));
-            self.run(&step, next)?;
+            self.do_it(&step, next)?;
         }
         if self.is_elsewhere() {
             self.exchange()?;
@@ -190,33 +191,46 @@ impl RedisStore {
     /// Puts the database that was built in the place of the live one. Clients that are connected to
     /// it see the new keys at once.
     fn exchange(&mut self) -> Result<(), StoreError> {
-        let live = i64::from(self.settings.redis.url.database);
-        let built = self.link.database();
-        let mut link = Link::new(&self.settings, live);
-        if link.query::<bool>(redis::cmd("EXISTS").arg(&self.names.meta))? {
-            return Err(lost("is in both databases: another readside has built it too"));
-        }
-        link.query::<()>(redis::cmd("SWAPDB").arg(live).arg(built))?;
-        self.link.select(live);
-        // What readers saw of the build is behind the copy now.
-        Link::new(&self.settings, built).query::<()>(redis::cmd("DEL").arg(&self.names.status))
+        let home = Arc::clone(&self.home);
+        let mut inside = home.inside();
+        let (live, built) = (home.database(Spot::Live), home.database(self.spot));
+        let mut change = Change::default()
+            .by(home.owner(self.spot, self.generation, self.role))
+            .if_nobody(live, &self.names.meta);
+        change.select(live);
+        // What readers saw of the build.
+        change.command(["DEL", &self.names.status, &self.names.lease, &self.names.alive]);
+        change.command(["SWAPDB", &live.to_string(), &built.to_string()]);
+        change.run(&mut self.link)?;
+        inside.live = Spot::Live;
+        self.become_live();
+        Ok(())
     }
 
     pub(super) fn is_elsewhere(&self) -> bool {
-        self.link.database() != i64::from(self.settings.redis.url.database)
+        self.role == Role::Live && self.spot == Spot::Elsewhere
     }
 
     /// Renews the lease, which also tells whether the replica is still ours, and drops old marks.
     pub(super) fn keep_up(&mut self, now_ms: i64) -> Result<Maintenance, StoreError> {
+        let home = Arc::clone(&self.home);
+        let turn = match self.role {
+            Role::Live => home.turns.first(),
+            _ => home.turns.second(),
+        };
         self.ready()?;
         let ledger = self.known_ledger()?.clone();
-        self.run(&Step::default(), ledger)?;
+        self.do_it(&Step::default(), ledger)?;
         let mut left = HIDDEN_PER_CALL;
         let mut dropped = 0;
         for table in 0..self.tables.len() {
             dropped += self.drop_marks(table, now_ms, &mut left)?;
         }
-        Ok(Maintenance { delete_marks_dropped: dropped, wal_pages_pinned: 0, more: false })
+        drop(turn);
+        // The first writer tidies up, or the only one.
+        let tidies = matches!(self.role, Role::Live | Role::Next { carries_live: true });
+        let more = tidies && self.sweep_slice()?;
+        Ok(Maintenance { delete_marks_dropped: dropped, wal_pages_pinned: 0, more })
     }
 
     fn drop_marks(&mut self, table: usize, now_ms: i64, left: &mut usize) -> Result<u64, StoreError> {
@@ -247,7 +261,7 @@ impl RedisStore {
                     step.commands.push(words);
                 }
                 self.count_in(&mut step, &next, table);
-                self.run(&step, next)?;
+                self.do_it(&step, next)?;
             }
             self.cursors[table] = cursor;
             if cursor == 0 {
@@ -290,7 +304,7 @@ impl RedisStore {
             }
         }
         if counts.rows == 0 {
-            return Ok(None);
+            return if self.copying { self.kind_to_come(table) } else { Ok(None) };
         }
         let mut cursor = 0u64;
         loop {
@@ -309,25 +323,52 @@ impl RedisStore {
 
     /// Runs a step; afterwards `next` is what Redis has.
     pub(super) fn run(&mut self, step: &Step, next: Ledger) -> Result<Answer, StoreError> {
+        let answers = self.run_all(std::slice::from_ref(step), next)?;
+        answers.into_iter().next().ok_or_else(|| damaged("the answer of a script", "a step"))
+    }
+
+    /// Runs steps that follow each other; once the last is done, `next` is what Redis has. There are
+    /// answers up to the first that is not done.
+    pub(super) fn run_all(&mut self, steps: &[Step], next: Ledger) -> Result<Vec<Answer>, StoreError> {
         if next.sequence != self.sequence {
             return Err(foreign("the bookkeeping is not in step".into()));
         }
-        self.in_flight = true;
+        self.in_flight = steps.len() as u64;
         let replica = Replica {
             names: &self.names,
             tables: &self.tables,
             catalog: &self.catalog,
             settings: &self.settings,
             form: self.form,
+            role: self.role,
             ledger: &next,
         };
-        let answer = step.run(&mut self.link, replica)?;
-        self.in_flight = false;
-        if let Answer::Done(_) = answer {
-            self.sequence += 1;
-            self.ledger = Some(Ledger { sequence: self.sequence, ..next });
+        let answers = Step::run(steps, &mut self.link, replica)?;
+        self.in_flight = 0;
+        let mut heard = Vec::with_capacity(answers.len());
+        for answer in answers {
+            // Those before it are done, and known to be once the bookkeeping is read again.
+            let answer = answer?;
+            if let Answer::Done(_) = answer {
+                self.sequence += 1;
+            }
+            heard.push(answer);
         }
-        Ok(answer)
+        if heard.len() == steps.len() && matches!(heard.last(), Some(Answer::Done(_))) {
+            self.ledger = Some(Ledger { sequence: self.sequence, ..next });
+        } else if let Some(ledger) = &mut self.ledger {
+            ledger.sequence = self.sequence;
+        }
+        Ok(heard)
+    }
+
+    /// A step that nothing stands in the way of.
+    pub(super) fn do_it(&mut self, step: &Step, next: Ledger) -> Result<(), StoreError> {
+        match self.run(step, next)? {
+            Answer::Done(_) => Ok(()),
+            Answer::Moved => Err(self.moved()),
+            Answer::Join(_) => Err(damaged("a row", "a table")),
+        }
     }
 }
 

@@ -83,15 +83,13 @@ pub(super) trait Command {
     fn tell(&self, words: &mut impl Words);
 }
 
-/// Sends one command and waits for its answer. The outer error is of what could not be made; the
-/// connection has seen a part of the command then and must be given up.
-pub(super) fn ask(
+/// Sends commands one behind the other and waits for their answers, in order. The outer error is of
+/// what could not be made; the connection has seen a part of a command then and must be given up.
+pub(super) fn ask<C: Command>(
     conn: &mut Connection,
     before: [&str; 2],
-    command: &impl Command,
-) -> Result<RedisResult<Value>, StoreError> {
-    let mut counted = Counted(before.len());
-    command.tell(&mut counted);
+    commands: &[C],
+) -> Result<RedisResult<Vec<RedisResult<Value>>>, StoreError> {
     let mut sent = Sent {
         conn,
         buffer: Vec::with_capacity(PIECE + PIECE / 4),
@@ -99,13 +97,28 @@ pub(super) fn ask(
         sent: Ok(()),
         made: Ok(()),
     };
-    let _ = write!(sent.buffer, "*{}\r\n", counted.0);
-    for word in before {
-        sent.word(word.as_bytes());
+    for command in commands {
+        let mut counted = Counted(before.len());
+        command.tell(&mut counted);
+        let _ = write!(sent.buffer, "*{}\r\n", counted.0);
+        for word in before {
+            sent.word(word.as_bytes());
+        }
+        command.tell(&mut sent);
+        // What comes next is made while the server is at work on this.
+        sent.flush();
     }
-    command.tell(&mut sent);
-    sent.flush();
     let Sent { conn, sent, made, .. } = sent;
     made?;
-    Ok(sent.and_then(|()| conn.recv_response()).and_then(Value::extract_error))
+    if let Err(error) = sent {
+        return Ok(Err(error));
+    }
+    let mut answers = Vec::with_capacity(commands.len());
+    for _ in commands {
+        match conn.recv_response() {
+            Ok(answer) => answers.push(answer.extract_error()),
+            Err(error) => return Ok(Err(error)),
+        }
+    }
+    Ok(Ok(answers))
 }

@@ -9,33 +9,16 @@ use super::layout::{self, TableSql, quote};
 use super::replica::live_generation;
 use super::table::{bind_key, read_row};
 use crate::domain::catalog::{Catalog, Table};
-use crate::mapping::keeps_rows;
 use crate::store::StoreError;
-
-/// One table as it is and as it is to be.
-struct Change<'a> {
-    old: &'a Table,
-    new: &'a Table,
-    /// Where each new column is among the old ones.
-    from: Vec<usize>,
-}
-
-impl Change<'_> {
-    fn is_needed(&self) -> bool {
-        self.from.iter().enumerate().any(|(new, &old)| new != old) || self.leaves_out()
-    }
-
-    fn leaves_out(&self) -> bool {
-        self.from.len() < self.old.columns.len()
-    }
-}
+use crate::store::adapt::{Change, changes};
 
 /// See [`super::SqliteReplica::adapt`].
 pub(super) fn adapt(conn: &Connection, catalog: &Catalog) -> Result<bool, StoreError> {
     let tx = transaction(conn)?;
     let generation = live_generation(&tx)?;
     let old = catalog_of(&tx, generation)?;
-    let Some(changes) = changes(&tx, generation, &old, catalog)? else { return Ok(false) };
+    let depends = |table: &Table| depends_on_columns(&tx, generation, table);
+    let Some(changes) = changes(&old, catalog, depends)? else { return Ok(false) };
     for change in changes.iter().filter(|change| change.is_needed()) {
         rearrange(&tx, generation, change)?;
     }
@@ -62,37 +45,6 @@ pub(super) fn adapt(conn: &Connection, catalog: &Catalog) -> Result<bool, StoreE
     )?;
     tx.commit()?;
     Ok(true)
-}
-
-/// What each table of the new mapping is made of; `None` if the log has to be read.
-fn changes<'a>(
-    tx: &Connection,
-    generation: i64,
-    old: &'a Catalog,
-    new: &'a Catalog,
-) -> Result<Option<Vec<Change<'a>>>, StoreError> {
-    // Versions hold topic indexes.
-    if old.topics != new.topics {
-        return Ok(None);
-    }
-    let mut changes = Vec::new();
-    for table in &new.tables {
-        let Some(before) = old.tables.iter().find(|before| before.name == table.name) else {
-            return Ok(None);
-        };
-        if !keeps_rows(&before.fingerprint, &table.fingerprint) {
-            return Ok(None);
-        }
-        let place = |name: &str| before.columns.iter().position(|column| column.name == name);
-        let from: Option<Vec<usize>> = table.columns.iter().map(|column| place(&column.name)).collect();
-        let Some(from) = from else { return Ok(None) };
-        let change = Change { old: before, new: table, from };
-        if change.leaves_out() && depends_on_columns(tx, generation, before)? {
-            return Ok(None);
-        }
-        changes.push(change);
-    }
-    Ok(Some(changes))
 }
 
 /// Whether a column may be the reason why something is not in the table: a row that waits for it,

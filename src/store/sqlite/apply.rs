@@ -16,6 +16,7 @@ use crate::domain::catalog::Catalog;
 use crate::domain::checkpoint::{AfterDelete, Checkpoint, PartitionMemory, Position, TopicPartition};
 use crate::domain::event_ids::{EventId, NewEventIds};
 use crate::domain::version::Version;
+use crate::store::rules::Floors;
 use crate::store::{Applied, LossLimit, StoreError, Swept, rules};
 
 impl SqliteStore {
@@ -47,12 +48,7 @@ impl SqliteStore {
         drop(turn);
         self.unconfirmed = Some(unconfirmed);
         committed?;
-        let floors = &mut self.floors;
-        for (at, fresh_as_of_ms) in &batch.observed.fresh_as_of_ms {
-            if floors.get(at).is_some_and(|floor| fresh_as_of_ms >= floor) {
-                floors.remove(at);
-            }
-        }
+        self.floors.pass(&batch.observed.fresh_as_of_ms);
         Ok(self.confirm(batch.id))
     }
 
@@ -150,7 +146,7 @@ pub(super) struct Work<'a> {
     sql: &'a [TableSql],
     pub generation: i64,
     role: Role,
-    floors: &'a BTreeMap<TopicPartition, i64>,
+    floors: &'a Floors,
     samples: &'a mut [Sample],
     loss: LossLimit,
     pub memory: Memory,
@@ -420,10 +416,7 @@ impl Work<'_> {
                     self.catalog.topics[at.topic],
                     at.partition,
                     observed.end_offsets.get(at),
-                    observed
-                        .fresh_as_of_ms
-                        .get(at)
-                        .filter(|fresh| self.floors.get(at).is_none_or(|floor| *fresh >= floor)),
+                    observed.fresh_as_of_ms.get(at).and_then(|fresh| self.floors.raise(*at, *fresh)),
                 ])?;
             }
         }

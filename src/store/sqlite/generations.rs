@@ -8,8 +8,9 @@ use super::error::damaged;
 use super::layout::{self, APPLICATION_ID, FIRST, LAYOUT, TableSql, quote};
 use super::{Role, Settings, SqliteStore, views};
 use crate::domain::catalog::Catalog;
-use crate::domain::checkpoint::TopicPartition;
-use crate::store::{Completion, Rebuild, StopCode, StoreError, rules};
+use crate::domain::checkpoint::{Position, TopicPartition};
+use crate::store::rules::{Floors, Standing};
+use crate::store::{Completion, Rebuild, StopCode, StoreError};
 
 /// Rows of a dropped generation that go in one transaction.
 const DROPPED_PER_SLICE: i64 = 4_000;
@@ -183,23 +184,26 @@ impl SqliteStore {
         let tx = transaction(&self.conn)?;
         let live: i64 = tx.query_row("SELECT live FROM _readside_meta_replica", [], |row| row.get(0))?;
         // The reply to an earlier attempt may have been lost.
-        let mut floors = BTreeMap::new();
+        let mut floors = Floors::default();
         if live != self.generation {
             let Some(rules) = self.rules_of_switch(&tx)? else { return Err(retired(self.generation)) };
-            if !rules.may_go_back && self.is_behind(&tx, live)? {
+            let (mine, theirs) = (Stand::of(&tx, self.generation)?, Stand::of(&tx, live)?);
+            let (mine, theirs) = (mine.standing(), theirs.standing());
+            if !rules.may_go_back && mine.is_behind(&theirs) {
                 drop(tx);
                 drop(turn);
                 self.home.turns.hold();
                 return Ok(Completion::Behind);
             }
             if !rules.accepts_loss
-                && let Some(reason) = self.suspicious_loss(&tx, live)?
+                && let Some(reason) = mine.suspicious_loss(&theirs, self.settings.loss)
             {
                 drop(tx);
                 self.home.turns.let_go();
                 return Ok(Completion::Refused { reason });
             }
-            floors = self.keep_freshness(&tx, live)?;
+            floors = mine.floors(&theirs);
+            self.keep_freshness(&tx, &floors)?;
             self.replace_views(&tx, live)?;
             tx.execute(
                 "UPDATE _readside_meta_tables SET built_at_ms = (SELECT heartbeat_ms FROM \
@@ -236,67 +240,18 @@ impl SqliteStore {
         Ok(found)
     }
 
-    /// Whether a partition of the same topic stands behind the live generation, or is not known yet.
-    fn is_behind(&self, tx: &Connection, live: i64) -> Result<bool, StoreError> {
-        Ok(tx.query_row(
-            "SELECT EXISTS (
-               SELECT 1 FROM _readside_meta_partitions l
-               JOIN _readside_meta_topics lt ON lt.generation = l.generation AND lt.topic = l.topic
-               JOIN _readside_meta_topics nt ON nt.generation = ?2 AND nt.topic = l.topic
-               LEFT JOIN _readside_meta_partitions n ON n.generation = ?2 AND n.topic = l.topic
-                 AND n.\"partition\" = l.\"partition\"
-               WHERE l.generation = ?1 AND l.next_offset IS NOT NULL
-                 AND (lt.topic_id IS NULL OR nt.topic_id IS NULL OR lt.topic_id = nt.topic_id)
-                 AND COALESCE(n.next_offset, -1) < l.next_offset)",
-            [live, self.generation],
-            |row| row.get(0),
-        )?)
-    }
-
-    /// A sentence about the first table that has lost more rows than is usual.
-    fn suspicious_loss(&self, tx: &Connection, live: i64) -> Result<Option<String>, StoreError> {
+    /// Fresh-as-of does not go back with the switch.
+    fn keep_freshness(&self, tx: &Connection, floors: &Floors) -> Result<(), StoreError> {
         let mut statement = tx.prepare(
-            "SELECT n.table_name, n.rows, l.rows FROM _readside_meta_tables n \
-             JOIN _readside_meta_tables l ON l.table_name = n.table_name AND l.generation = ?1 \
-             WHERE n.generation = ?2 ORDER BY n.ordinal",
+            "INSERT INTO _readside_meta_partitions (generation, topic, \"partition\", fresh_as_of_ms) \
+             VALUES (?1, ?2, ?3, ?4) \
+             ON CONFLICT (generation, topic, \"partition\") DO UPDATE SET fresh_as_of_ms = excluded.fresh_as_of_ms",
         )?;
-        let mut rows = statement.query([live, self.generation])?;
-        while let Some(row) = rows.next()? {
-            let (table, new, old): (String, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
-            if rules::is_suspicious_loss(self.settings.loss, new, old) {
-                return Ok(Some(format!(
-                    "table {table} would have {new} rows instead of {old}: the log does not hold the rest any \
-                     more, or the mapping leaves it out"
-                )));
-            }
+        for (at, fresh_as_of_ms) in &floors.partitions {
+            let topic = &self.catalog.topics[at.topic];
+            statement.execute(params![self.generation, topic, at.partition, fresh_as_of_ms])?;
         }
-        Ok(None)
-    }
-
-    /// What was proven of the live generation holds for one that stands at or past it: fresh-as-of
-    /// does not go back. The result says below what it must not be stored from now on.
-    fn keep_freshness(
-        &self,
-        tx: &Connection,
-        live: i64,
-    ) -> Result<BTreeMap<TopicPartition, i64>, StoreError> {
-        let mut floors = BTreeMap::new();
-        let mut statement = tx.prepare(
-            "UPDATE _readside_meta_partitions AS n SET fresh_as_of_ms = l.fresh_as_of_ms
-             FROM _readside_meta_partitions l
-             JOIN _readside_meta_topics lt ON lt.generation = l.generation AND lt.topic = l.topic
-             JOIN _readside_meta_topics nt ON nt.generation = ?2 AND nt.topic = l.topic AND nt.topic_id = lt.topic_id
-             WHERE l.generation = ?1 AND n.generation = ?2 AND n.topic = l.topic AND n.\"partition\" = l.\"partition\"
-               AND n.next_offset >= l.next_offset AND l.fresh_as_of_ms IS NOT NULL
-               AND COALESCE(n.fresh_as_of_ms, 0) < l.fresh_as_of_ms
-             RETURNING topic, \"partition\", fresh_as_of_ms",
-        )?;
-        let mut rows = statement.query([live, self.generation])?;
-        while let Some(row) = rows.next()? {
-            let Ok(topic) = self.catalog.topics.binary_search(&row.get::<_, String>(0)?) else { continue };
-            floors.insert(TopicPartition { topic, partition: row.get(1)? }, row.get(2)?);
-        }
-        Ok(floors)
+        Ok(())
     }
 
     /// Readers with open statements finish them on what they began with.
@@ -393,6 +348,76 @@ fn drop_something(tx: &Connection, catalog: &Catalog, generation: i64) -> Result
         }
     }
     Ok(false)
+}
+
+/// What is compared before a switch, of one generation.
+struct Stand {
+    catalog: Catalog,
+    topic_ids: BTreeMap<usize, String>,
+    positions: BTreeMap<TopicPartition, Position>,
+    fresh_as_of_ms: BTreeMap<TopicPartition, i64>,
+    rows: Vec<i64>,
+    complete: bool,
+}
+
+impl Stand {
+    fn of(tx: &Connection, generation: i64) -> Result<Stand, StoreError> {
+        let catalog = catalog_of(tx, generation)?;
+        let mut stand = Stand {
+            topic_ids: BTreeMap::new(),
+            positions: BTreeMap::new(),
+            fresh_as_of_ms: BTreeMap::new(),
+            rows: Vec::new(),
+            complete: tx.query_row(
+                "SELECT complete FROM _readside_meta_generations WHERE generation = ?1",
+                [generation],
+                |row| row.get(0),
+            )?,
+            catalog,
+        };
+        let topic = |name: String| stand.catalog.topics.binary_search(&name).ok();
+        let mut statement = tx.prepare(
+            "SELECT topic, topic_id FROM _readside_meta_topics WHERE generation = ?1 AND topic_id IS NOT NULL",
+        )?;
+        let mut rows = statement.query([generation])?;
+        while let Some(row) = rows.next()? {
+            if let Some(topic) = topic(row.get(0)?) {
+                stand.topic_ids.insert(topic, row.get(1)?);
+            }
+        }
+        let mut statement = tx.prepare(
+            "SELECT topic, \"partition\", next_offset, fresh_as_of_ms FROM _readside_meta_partitions \
+             WHERE generation = ?1",
+        )?;
+        let mut rows = statement.query([generation])?;
+        while let Some(row) = rows.next()? {
+            let Some(topic) = topic(row.get(0)?) else { continue };
+            let at = TopicPartition { topic, partition: row.get(1)? };
+            if let Some(next_offset) = row.get(2)? {
+                stand.positions.insert(at, Position { next_offset, ..Position::start() });
+            }
+            if let Some(fresh_as_of_ms) = row.get(3)? {
+                stand.fresh_as_of_ms.insert(at, fresh_as_of_ms);
+            }
+        }
+        let mut statement =
+            tx.prepare("SELECT rows FROM _readside_meta_tables WHERE generation = ?1 AND table_name = ?2")?;
+        for table in &stand.catalog.tables {
+            stand.rows.push(statement.query_row(params![generation, table.name], |row| row.get(0))?);
+        }
+        Ok(stand)
+    }
+
+    fn standing(&self) -> Standing<'_> {
+        Standing {
+            catalog: &self.catalog,
+            topic_ids: &self.topic_ids,
+            positions: &self.positions,
+            fresh_as_of_ms: &self.fresh_as_of_ms,
+            rows: self.rows.clone(),
+            complete: self.complete,
+        }
+    }
 }
 
 struct SwitchRules {

@@ -2,7 +2,7 @@
 //!
 //! - `owner`, `replica`, `open`: whose file it is, and opening it and its generations
 //! - `adapt`: another mapping that needs no other rows
-//! - `generations`, `turns`, `room`: building one beside the live one, and switching to it
+//! - `generations`, `room`: building one beside the live one, and switching to it
 //! - `layout`, `views`: what is in it
 //! - `apply`, `order`, `table`, `letters`: one batch, one row, dead letters
 //! - `append`: rows of a first copy whose keys are not numbers
@@ -23,12 +23,11 @@ mod reader;
 mod replica;
 mod room;
 mod table;
-mod turns;
 mod upkeep;
 mod views;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -38,12 +37,13 @@ use std::time::Duration;
 use rusqlite::Connection;
 
 pub use reader::{SqliteReader, sqlite_dead_letters, sqlite_status};
-pub use replica::{Live, Next, SqliteReplica, Survey};
+pub use replica::SqliteReplica;
 
-use super::{Applied, Completion, Figures, LossLimit, Maintenance, Store, StoreError};
+use super::rules::Floors;
+use super::{Applied, Completion, Figures, LossLimit, Maintenance, Store, StoreError, turns};
 use crate::domain::batch::Batch;
 use crate::domain::catalog::Catalog;
-use crate::domain::checkpoint::{Checkpoint, TopicPartition};
+use crate::domain::checkpoint::Checkpoint;
 use crate::domain::snapshot::Snapshot;
 use crate::domain::version::{Version, VersionKind};
 
@@ -93,9 +93,7 @@ pub struct SqliteStore {
     settings: Settings,
     memory: Memory,
     complete: bool,
-    /// Freshness that was taken over from another generation, and that an older proof must not
-    /// take back.
-    floors: BTreeMap<TopicPartition, i64>,
+    floors: Floors,
     /// By table index: how often keys that are appended come again.
     samples: Vec<append::Sample>,
     /// Outcome of the last batch whose commit was tried, in case that the reply gets lost.
@@ -140,6 +138,15 @@ struct TableMemory {
 }
 
 impl Store for SqliteStore {
+    fn generation(&self) -> u32 {
+        u32::try_from(self.generation).unwrap_or(u32::MAX)
+    }
+
+    fn version_kinds(&mut self) -> Result<Vec<Option<VersionKind>>, StoreError> {
+        let kinds = (0..self.catalog.tables.len()).map(|index| self.version_kind(index)).collect();
+        error::at(&self.path, kinds)
+    }
+
     fn checkpoint(&mut self) -> Result<Checkpoint, StoreError> {
         let checkpoint = self.read_checkpoint();
         error::at(&self.path, checkpoint)
@@ -169,18 +176,6 @@ impl Store for SqliteStore {
 }
 
 impl SqliteStore {
-    /// What kind of version each table's rows carry, found by looking at one of them; `None` while
-    /// a table has none.
-    pub fn version_kinds(&mut self) -> Result<Vec<Option<VersionKind>>, StoreError> {
-        let kinds = (0..self.catalog.tables.len()).map(|index| self.version_kind(index)).collect();
-        error::at(&self.path, kinds)
-    }
-
-    /// The number of the generation this writes.
-    pub fn generation(&self) -> u32 {
-        u32::try_from(self.generation).unwrap_or(u32::MAX)
-    }
-
     /// Waits for its turn among the writers of this process.
     fn turn(&self) -> turns::Turn<'_> {
         self.home.turn(self.role)

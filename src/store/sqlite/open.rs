@@ -16,6 +16,7 @@ use crate::domain::catalog::Catalog;
 use crate::domain::snapshot::{Phase, Snapshot};
 use crate::domain::version::Version;
 use crate::store::StoreError;
+use crate::store::rules::Floors;
 
 /// Pages of WAL after which a commit copies them into the file.
 const CHECKPOINT_PAGES: i64 = 1_000;
@@ -73,7 +74,7 @@ pub(super) fn generation(
         settings,
         memory,
         complete,
-        floors: BTreeMap::new(),
+        floors: Floors::default(),
         unconfirmed: None,
     };
     if complete {

@@ -15,10 +15,10 @@ use rusqlite::{Connection, FileControl, MAIN_DB, OpenFlags, OptionalExtension, p
 use super::error::{at, damaged, foreign};
 use super::layout::{self, APPLICATION_ID, FIRST, LAYOUT};
 use super::owner::{self, Lock};
-use super::turns::{Turn, Turns};
 use super::{Role, Settings, SqliteStore, adapt, generations, open, room};
 use crate::domain::catalog::Catalog;
-use crate::store::{Rebuild, StoreError};
+use crate::store::turns::{Turn, Turns};
+use crate::store::{Live, Next, Rebuild, Replica, Store, StoreError, Survey};
 
 /// How long a statement waits for a lock of another program before the batch is retried.
 const BUSY_TIMEOUT: Duration = Duration::from_millis(200);
@@ -50,35 +50,6 @@ impl Home {
             Role::Next { .. } => self.turns.second(),
         }
     }
-}
-
-/// What a file holds, compared with the mapping of now.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Survey {
-    pub live: Live,
-    /// A generation that was being built beside the live one.
-    pub next: Option<Next>,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub enum Live {
-    /// Nothing yet, or a copy under this mapping.
-    Same,
-    /// A copy under another mapping: tables that are not as this one has them, and whether it is
-    /// whole.
-    Changed { tables: Vec<String>, complete: bool },
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub struct Next {
-    pub generation: u32,
-    /// It is built under the mapping of now, so that it can be gone on with.
-    pub same: bool,
-    pub reason: String,
-    /// See [`Rebuild::may_go_back`].
-    pub may_go_back: bool,
-    /// The live generation must not be written meanwhile.
-    pub live_is_frozen: bool,
 }
 
 impl SqliteReplica {
@@ -115,7 +86,7 @@ impl SqliteReplica {
             )?;
             let tables = differing_tables(&conn, catalog, live)?;
             let same = fingerprint == catalog.fingerprint && tables.is_empty();
-            let live = if same { Live::Same } else { Live::Changed { tables, complete } };
+            let live = if same { Live::Same } else { Live::Changed { tables, complete, needs_log: true } };
             Ok(Survey { live, next: next_of(&conn, catalog)? })
         };
         self.at(survey())
@@ -189,8 +160,10 @@ impl SqliteReplica {
     }
 
     /// Whether less of the volume is free than a rebuild has to leave.
-    pub fn is_short_of_room(&self) -> Result<bool, StoreError> {
-        self.at(room::free(&self.home.path).map(|free| free < self.settings.min_free_bytes))
+    pub fn lacks_room(&self) -> Result<Option<String>, StoreError> {
+        let lack = "the volume has less room left than rebuild.min_free";
+        self.at(room::free(&self.home.path)
+            .map(|free| (free < self.settings.min_free_bytes).then(|| lack.to_owned())))
     }
 
     /// Goes on with a generation that an earlier process began under this mapping.
@@ -284,6 +257,60 @@ impl SqliteReplica {
     fn at<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
         at(&self.home.path, result)
     }
+}
+
+impl Replica for SqliteReplica {
+    fn survey(&self, catalog: &Catalog) -> Result<Survey, StoreError> {
+        self.survey(catalog)
+    }
+
+    fn live_catalog(&self) -> Result<Option<Catalog>, StoreError> {
+        self.live_catalog()
+    }
+
+    fn adapt(&self, catalog: &Catalog) -> Result<bool, StoreError> {
+        self.adapt(catalog)
+    }
+
+    fn open_live(&self, catalog: Arc<Catalog>) -> Result<Box<dyn Store>, StoreError> {
+        Ok(Box::new(self.open_live(catalog)?))
+    }
+
+    fn start_over(&self, catalog: Arc<Catalog>) -> Result<Box<dyn Store>, StoreError> {
+        Ok(Box::new(self.start_over(catalog)?))
+    }
+
+    fn begin(
+        &self,
+        catalog: Arc<Catalog>,
+        rebuild: &Rebuild,
+    ) -> Result<Result<Box<dyn Store>, String>, StoreError> {
+        Ok(self.begin(catalog, rebuild)?.map(|store| Box::new(store) as Box<dyn Store>))
+    }
+
+    fn resume(&self, catalog: Arc<Catalog>) -> Result<Box<dyn Store>, StoreError> {
+        Ok(Box::new(self.resume(catalog)?))
+    }
+
+    fn abandon(&self) -> Result<(), StoreError> {
+        self.abandon()
+    }
+
+    fn freeze(&self, stopped: Option<&str>) -> Result<(), StoreError> {
+        self.freeze(stopped)
+    }
+
+    fn lacks_room(&self) -> Result<Option<String>, StoreError> {
+        self.lacks_room()
+    }
+
+    /// The lock of the file is held for life.
+    fn keep(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    /// A file loses nothing while it is open, so it is never opened again.
+    fn let_go(&self) {}
 }
 
 /// For a replica that is not to be rebuilt.

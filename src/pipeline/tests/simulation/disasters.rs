@@ -5,10 +5,10 @@
 use std::collections::BTreeMap;
 
 use super::super::support::{Log, World, at, catalog, config, memory_store};
-use super::{Disk, MAPPING, ORDERS, Run, SqliteDisk, USERS, seeds, simulate};
-use crate::config::Config;
+use super::{Disk, MAPPING, ORDERS, RedisDisk, Run, SqliteDisk, USERS, seeds, simulate};
+use crate::config::{Config, RowEncoding};
 use crate::domain::checkpoint::TopicPartition;
-use crate::store::{PositionStatus, Status};
+use crate::store::{PositionStatus, Status, redis_server};
 
 impl<D: Disk> Run<'_, D> {
     pub(super) fn disaster(&mut self, choice: u64) {
@@ -184,6 +184,19 @@ fn any_disaster_leaves_the_same_in_sqlite() {
         let config = going_on();
         let directory = tempfile::TempDir::new().unwrap();
         let disk = SqliteDisk { directory, catalog: catalog(&config), config: config.clone() };
+        simulate(seed, config, &disk, true);
+    }
+}
+
+#[test]
+fn any_disaster_leaves_the_same_in_redis() {
+    if !redis_server::available() {
+        return;
+    }
+    for seed in seeds(20) {
+        let config = going_on();
+        let encoding = if seed % 2 == 0 { RowEncoding::Hash } else { RowEncoding::Json };
+        let disk = RedisDisk::new(&config, encoding);
         simulate(seed, config, &disk, true);
     }
 }

@@ -1,11 +1,14 @@
 //! What only a server can do wrong; the rest is in the contract suite.
 
+mod copying;
+mod generations;
 mod indexes;
 mod layout;
 mod losses;
 mod owners;
+mod pieces;
 mod proxy;
-pub(in crate::store) mod server;
+pub(crate) mod server;
 mod tls;
 mod whole;
 
@@ -42,7 +45,7 @@ fn moving(from: Option<i64>, to: i64, batch: Batch) -> Batch {
 
 /// Before the names of tables.
 fn rows(settings: &RedisSettings) -> String {
-    super::names::Names::new(&settings.redis).rows
+    super::names::rows_of(&settings.redis, 1)
 }
 
 /// Every key of a prefix with its content, except for what expires.

@@ -1,9 +1,10 @@
 //! A connection that breaks at a given moment.
 
 use std::io::{Read, Write};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use tempfile::TempDir;
@@ -23,6 +24,8 @@ struct Plan {
     answers: AtomicUsize,
     /// Scripts that are thrown away with the connection.
     questions: AtomicUsize,
+    /// Bytes that still come through to the server, if there is a limit.
+    bytes: Mutex<Option<usize>>,
 }
 
 impl Proxy {
@@ -53,31 +56,60 @@ impl Proxy {
     pub fn swallow_questions(&self, scripts: usize) {
         self.plan.questions.store(scripts, Ordering::SeqCst);
     }
+
+    /// Cuts a connection as soon as so many bytes have come through; those after it are left alone.
+    pub fn cut_after(&self, bytes: usize) {
+        *self.plan.bytes.lock().unwrap() = Some(bytes);
+    }
 }
 
 fn taken(count: &AtomicUsize) -> bool {
     count.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
 }
 
-/// The client asks one thing at a time and waits: what it sends until the server answers is one
-/// question.
+/// What comes in between two answers of the server is one question, or several at once.
 fn serve(mut client: UnixStream, mut server: UnixStream, plan: &Plan) {
     let mut buffer = vec![0; 1 << 20];
+    let mut script = false;
     loop {
-        let read = client.read(&mut buffer).unwrap_or(0);
-        if read == 0 {
-            return;
+        let readable = wait(&client, &server);
+        if readable[0] {
+            let read = client.read(&mut buffer).unwrap_or(0);
+            if read == 0 {
+                return;
+            }
+            script |= buffer[..read].windows(7).any(|word| word == b"EVALSHA");
+            if script && taken(&plan.questions) {
+                return;
+            }
+            let mut limit = plan.bytes.lock().unwrap();
+            let through = limit.map_or(read, |left| left.min(read));
+            *limit = limit.map(|left| left - through);
+            let is_cut = *limit == Some(0);
+            if is_cut {
+                *limit = None;
+            }
+            drop(limit);
+            if server.write_all(&buffer[..through]).is_err() || is_cut {
+                return;
+            }
         }
-        let script = buffer[..read].windows(7).any(|word| word == b"EVALSHA");
-        if script && taken(&plan.questions) {
-            return;
-        }
-        if server.write_all(&buffer[..read]).is_err() {
-            return;
-        }
-        let read = server.read(&mut buffer).unwrap_or(0);
-        if read == 0 || script && taken(&plan.answers) || client.write_all(&buffer[..read]).is_err() {
-            return;
+        if readable[1] {
+            let read = server.read(&mut buffer).unwrap_or(0);
+            if read == 0 || script && taken(&plan.answers) || client.write_all(&buffer[..read]).is_err() {
+                return;
+            }
+            script = false;
         }
     }
+}
+
+/// Until one of them has something to say.
+fn wait(client: &UnixStream, server: &UnixStream) -> [bool; 2] {
+    let poll =
+        |stream: &UnixStream| libc::pollfd { fd: stream.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    let mut both = [poll(client), poll(server)];
+    // SAFETY: two descriptors that are open, in an array of two.
+    unsafe { libc::poll(both.as_mut_ptr(), 2, -1) };
+    both.map(|one| one.revents != 0)
 }

@@ -14,22 +14,27 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use crate::config::{Redis, RedisServer, RedisUrl, RowEncoding};
-use crate::store::RedisSettings;
 use crate::store::contract::HEARTBEAT_LIMIT;
+use crate::store::{LossLimit, RedisSettings};
 
 /// Killed when it is dropped, and when the process ends however it ends.
-pub(in crate::store) struct Server {
+pub(crate) struct Server {
     directory: TempDir,
     process: Option<Child>,
     /// Further words of its command line.
     more: Vec<String>,
 }
 
+/// What is started as a Redis: another version, or a Valkey, where the environment names one.
+pub(crate) fn program() -> String {
+    std::env::var("READSIDE_REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned())
+}
+
 /// Whether there is a Redis to start; says so if not, unless its absence is a failure.
-pub(in crate::store) fn available() -> bool {
+pub(crate) fn available() -> bool {
     static FOUND: OnceLock<bool> = OnceLock::new();
     *FOUND.get_or_init(|| {
-        let found = Command::new("redis-server").arg("--version").stdout(Stdio::null()).status().is_ok();
+        let found = Command::new(program()).arg("--version").stdout(Stdio::null()).status().is_ok();
         if !found {
             assert!(std::env::var_os("READSIDE_REQUIRE_SERVICES").is_none(), "redis-server is missing");
             eprintln!("skipped: redis-server is missing; `apt-get install redis-server`");
@@ -39,7 +44,7 @@ pub(in crate::store) fn available() -> bool {
 }
 
 /// One for all tests that do it no harm.
-pub(in crate::store) fn shared() -> &'static Server {
+pub(crate) fn shared() -> &'static Server {
     static SHARED: OnceLock<Server> = OnceLock::new();
     SHARED.get_or_init(Server::start)
 }
@@ -50,17 +55,25 @@ impl Server {
     }
 
     pub fn start_with(more: Vec<String>) -> Server {
+        Server::try_start_with(more).expect("redis-server listens")
+    }
+
+    /// `None`: it ends at once, because it does not know what it is told.
+    pub fn try_start_with(more: Vec<String>) -> Option<Server> {
         let directory = tempfile::Builder::new().prefix("readside-redis").tempdir().expect("a directory");
         let mut server = Server { directory, process: None, more };
-        server.restart();
-        server
+        server.launch().then_some(server)
     }
 
     /// Kills it, and starts one without its data.
     pub fn restart(&mut self) {
+        assert!(self.launch(), "redis-server listens");
+    }
+
+    fn launch(&mut self) -> bool {
         self.kill();
         let _ = std::fs::remove_file(self.socket());
-        let mut command = Command::new("redis-server");
+        let mut command = Command::new(program());
         command
             .args(["--port", "0", "--save", "", "--appendonly", "no", "--daemonize", "no"])
             .args(["--loglevel", "warning"])
@@ -81,8 +94,12 @@ impl Server {
         let until = Instant::now() + Duration::from_secs(10);
         while UnixStream::connect(self.socket()).is_err() {
             assert!(Instant::now() < until, "redis-server listens");
+            if self.process.as_mut().is_none_or(|process| process.try_wait().is_ok_and(|end| end.is_some())) {
+                return false;
+            }
             thread::park_timeout(Duration::from_millis(5));
         }
+        true
     }
 
     pub fn kill(&mut self) {
@@ -112,6 +129,8 @@ impl Server {
             replica_name: "orders".into(),
             heartbeat_limit: HEARTBEAT_LIMIT,
             dead_letter_bytes_max: 1_000,
+            loss: LossLimit::default(),
+            min_free_bytes: 0,
         }
     }
 

@@ -48,8 +48,12 @@ fn a_server_is_believed_if_its_certificate_is() {
         ("--tls-ca-cert-file", file("ca.pem")),
         ("--tls-auth-clients", "no".into()),
     ];
-    let server =
-        Server::start_with(more.into_iter().flat_map(|(name, value)| [name.to_owned(), value]).collect());
+    let more = more.into_iter().flat_map(|(name, value)| [name.to_owned(), value]).collect();
+    let Some(server) = Server::try_start_with(more) else {
+        assert!(std::env::var_os("READSIDE_REDIS_SERVER").is_some(), "redis-server knows no TLS");
+        eprintln!("skipped: {} was built without TLS", server::program());
+        return;
+    };
     let at = |host: &str, tls: bool| {
         let mut settings = server.settings(RowEncoding::Hash);
         settings.redis.url =

@@ -1,17 +1,21 @@
-//! A generation beside the live one: begun, resumed, switched to, refused, dropped.
+//! A generation beside the live one in a file; what holds for every store is in the contract.
 
 use super::*;
-use crate::domain::catalog::Catalog;
-use crate::domain::state::State;
-use crate::store::sqlite::replica::{Live, SqliteReplica};
-use crate::store::{Completion, Reader, Rebuild, sqlite_status};
+use crate::store::sqlite::replica::SqliteReplica;
+use crate::store::{Completion, Live, Reader, Rebuild};
 
 fn replica(bench: &InSqlite) -> SqliteReplica {
     SqliteReplica::open(&bench.path(), settings()).unwrap()
 }
 
 fn asked_for() -> Rebuild {
-    Rebuild { reason: "asked for".into(), may_go_back: false, accepts_loss: false, live_is_frozen: false }
+    Rebuild {
+        reason: "asked for".into(),
+        may_go_back: false,
+        accepts_loss: false,
+        live_is_frozen: false,
+        from_live: false,
+    }
 }
 
 fn begin(replica: &SqliteReplica, rebuild: &Rebuild) -> SqliteStore {
@@ -42,48 +46,6 @@ fn count(bench: &InSqlite, sql: &str) -> i64 {
 const ROWS: &str = "SELECT COUNT(*) FROM users";
 const LIVE: &str = "SELECT generation FROM _readside_status WHERE table_name IS NULL";
 const OF_FIRST: &str = "SELECT COUNT(*) FROM sqlite_schema WHERE name LIKE '\\_readside\\_g1%' ESCAPE '\\'";
-
-#[test]
-fn readers_see_the_live_generation_until_the_switch_and_the_new_one_from_then_on() {
-    let bench = bench();
-    let replica = replica(&bench);
-    let mut live = complete(&replica, 3);
-    let mut next = begin(&replica, &asked_for());
-    assert_eq!((live.generation(), next.generation()), (1, 2));
-    assert!(next.checkpoint().unwrap().positions.is_empty(), "a checkpoint of its own");
-    next.apply(&upserts(0..4, 2, None, 10)).unwrap();
-    // The live one goes on.
-    live.apply(&upserts(3..4, 1, Some(10), 12)).unwrap();
-    assert_eq!((count(&bench, ROWS), count(&bench, LIVE)), (4, 1));
-    let status = sqlite_status(&bench.path(), NOW_MS).unwrap();
-    assert!(status.tables.iter().all(|table| table.rebuilding && table.generation == 1));
-    let positions: Vec<_> = status.positions.iter().map(|at| (at.generation, at.next_offset)).collect();
-    assert_eq!(positions, [(1, 12), (2, 10)]);
-
-    assert_eq!(next.complete().unwrap(), Completion::Behind, "10 is before 12");
-    next.apply(&upserts(4..5, 2, Some(10), 12)).unwrap();
-    assert_eq!(next.complete().unwrap(), Completion::Done);
-    assert_eq!((count(&bench, ROWS), count(&bench, LIVE)), (5, 2));
-    assert_eq!(look(&bench, 1), visible(1, 2));
-    assert!(!sqlite_status(&bench.path(), NOW_MS).unwrap().tables[0].rebuilding);
-    assert_eq!(next.complete().unwrap(), Completion::Done, "twice is as good as once");
-
-    // The old writer learns of it, and writes nothing any more.
-    stopped(live.apply(&upserts(7..9, 9, Some(12), 20)), StopCode::Retired);
-    live.maintain(NOW_MS).unwrap();
-    drop(live);
-    next.apply(&upserts(5..6, 2, Some(12), 13)).unwrap();
-    assert_eq!(count(&bench, ROWS), 6);
-    // What it has left behind goes, step by step, and the number is not used again.
-    assert!(count(&bench, OF_FIRST) > 0);
-    while next.maintain(NOW_MS).unwrap().more {}
-    assert_eq!(count(&bench, OF_FIRST), 0);
-    assert_eq!(count(&bench, "SELECT COUNT(*) FROM _readside_tables WHERE generation <> 2"), 0);
-    drop(next);
-    let mut again = open_live(&replica);
-    assert_eq!((again.generation(), again.checkpoint().unwrap().positions[&AT].next_offset), (2, 13));
-    assert_eq!(begin(&replica, &asked_for()).generation(), 3);
-}
 
 #[test]
 fn open_statements_finish_on_what_they_began_with() {
@@ -158,49 +120,6 @@ fn readers_that_never_pause_see_one_generation_or_the_other() {
     drop(live);
 }
 
-#[test]
-fn a_copy_that_lost_much_is_refused_unless_a_person_accepts_it() {
-    let bench = bench();
-    let replica = replica(&bench);
-    let mut live = complete(&replica, 200);
-    let mut next = begin(&replica, &asked_for());
-    next.apply(&upserts(0..179, 2, None, 10)).unwrap();
-    let Completion::Refused { reason } = next.complete().unwrap() else { panic!("not refused") };
-    assert!(reason.contains("users would have 179 rows instead of 200"), "{reason}");
-    assert_eq!((count(&bench, ROWS), count(&bench, LIVE)), (200, 1));
-    // One row more is little enough.
-    next.apply(&upserts(179..180, 2, Some(10), 11)).unwrap();
-    replica.abandon().unwrap();
-    stopped(next.complete(), StopCode::Retired);
-    stopped(next.apply(&upserts(0..1, 3, Some(11), 12)), StopCode::Retired);
-    live.apply(&upserts(0..1, 3, Some(10), 11)).unwrap();
-
-    let mut next = begin(&replica, &Rebuild { accepts_loss: true, ..asked_for() });
-    next.apply(&upserts(0..1, 2, None, 11)).unwrap();
-    assert_eq!(next.complete().unwrap(), Completion::Done);
-    assert_eq!((count(&bench, ROWS), count(&bench, LIVE)), (1, 3));
-}
-
-#[test]
-fn a_position_may_go_back_only_where_it_means_nothing_any_more() {
-    let begun = |rebuild: &Rebuild, topic_id: &str| {
-        let bench = bench();
-        let replica = replica(&bench);
-        let named = |id: &str, mut batch: Batch| {
-            batch.observed.topic_ids.insert(0, id.into());
-            batch
-        };
-        let mut live = complete(&replica, 3);
-        live.apply(&named("one", upserts(0..1, 2, Some(10), 12))).unwrap();
-        let mut next = begin(&replica, rebuild);
-        next.apply(&named(topic_id, upserts(0..3, 2, None, 5))).unwrap();
-        next.complete().unwrap()
-    };
-    assert_eq!(begun(&asked_for(), "one"), Completion::Behind);
-    assert_eq!(begun(&asked_for(), "another"), Completion::Done, "another topic has other offsets");
-    assert_eq!(begun(&Rebuild { may_go_back: true, ..asked_for() }, "one"), Completion::Done);
-}
-
 /// Killed after every step, before and behind the switch: what is there can be gone on with.
 #[test]
 fn a_killed_rebuild_is_resumed() {
@@ -256,112 +175,6 @@ fn a_commit_that_fails_switches_nothing() {
     assert_eq!(next.complete().unwrap(), Completion::Done);
 }
 
-fn changed() -> Catalog {
-    let mut changed = catalog();
-    changed.fingerprint = "changed".into();
-    changed.tables.remove(3);
-    changed.tables[0].columns.pop();
-    changed.tables[0].fingerprint = "users, changed".into();
-    changed
-}
-
-#[test]
-fn another_mapping_is_built_beside_a_copy_that_stays_as_it_is() {
-    let bench = bench();
-    let live = complete(&replica(&bench), 3);
-    drop(live);
-    let catalog = Arc::new(changed());
-    let replica = replica(&bench);
-    let survey = replica.survey(&catalog).unwrap();
-    let Live::Changed { tables, complete: true } = survey.live else { panic!("{survey:?}") };
-    assert_eq!(tables, ["users", "odd \"name\""]);
-    assert_eq!(replica.live_catalog().unwrap(), Some(self::catalog()), "as it was when it was built");
-    stopped(replica.open_live(Arc::clone(&catalog)), StopCode::Foreign);
-    let rebuild = Rebuild { live_is_frozen: true, ..asked_for() };
-    let mut next = replica.begin(Arc::clone(&catalog), &rebuild).unwrap().unwrap();
-    let mut fresh = batch([]);
-    fresh.observed.heartbeat_ms = NOW_MS + 500_000;
-    fresh.observed.stopped = Some("why".into());
-    next.apply(&fresh).unwrap();
-    // The live generation has nobody else to write its heartbeat.
-    let status = sqlite_status(&bench.path(), NOW_MS + 500_000).unwrap();
-    assert_eq!((status.state, status.stopped.as_deref()), (State::Stopped, Some("why")));
-    fresh.observed.stopped = Some(String::new());
-    fresh.id = 7;
-    next.apply(&fresh).unwrap();
-    let status = sqlite_status(&bench.path(), NOW_MS + 500_000).unwrap();
-    assert_ne!(status.state, State::Disconnected);
-    assert_eq!(count(&bench, "SELECT COUNT(*) FROM pragma_table_info('users')"), 4);
-    drop(next);
-
-    // A third mapping: what was half-built is of no use.
-    let mut third = changed();
-    third.fingerprint = "third".into();
-    let survey = replica.survey(&third).unwrap();
-    assert!(!survey.next.unwrap().same);
-    let mut next = replica.resume(Arc::clone(&catalog)).unwrap();
-    let old = crate::domain::change::Change { values: upsert(1, 2).values[..3].to_vec(), ..upsert(1, 2) };
-    let mut builder = crate::domain::batch::BatchBuilder::default();
-    builder.push(&catalog, old);
-    next.apply(&Batch { advances: advance(None, 10), ..builder.seal(observed()) }).unwrap();
-    assert_eq!(next.complete().unwrap(), Completion::Done);
-    assert_eq!(count(&bench, "SELECT COUNT(*) FROM pragma_table_info('users')"), 3);
-    let gone = "SELECT COUNT(*) FROM sqlite_schema WHERE name = 'odd \"name\"'";
-    assert_eq!(count(&bench, gone), 0, "a table that is not in the mapping any more");
-    // A reader of the mapping before does not take the new tables for its own.
-    let reader = SqliteReader::new(&bench.path(), Arc::new(self::catalog()));
-    retried(reader.row(0, &key(&self::catalog().tables[0], 1)), RetryReason::Busy);
-    let reader = SqliteReader::new(&bench.path(), catalog);
-    assert!(matches!(reader.row(0, &key(&self::catalog().tables[0], 1)), Ok(RowLookup::Visible { .. })));
-}
-
-#[test]
-fn a_first_copy_under_another_mapping_starts_over() {
-    let bench = bench();
-    let replica = replica(&bench);
-    let mut store = open_live(&replica);
-    store.apply(&upserts(0..3, 1, None, 10)).unwrap();
-    drop(store);
-    let catalog = Arc::new(changed());
-    let survey = replica.survey(&catalog).unwrap();
-    assert!(matches!(survey.live, Live::Changed { complete: false, .. }));
-    let mut store = replica.start_over(Arc::clone(&catalog)).unwrap();
-    assert!(store.checkpoint().unwrap().positions.is_empty());
-    assert_eq!(store.complete().unwrap(), Completion::Done);
-    while store.maintain(NOW_MS).unwrap().more {}
-    assert_eq!((count(&bench, ROWS), count(&bench, OF_FIRST)), (0, 0));
-    drop(store);
-    assert_eq!(replica.survey(&catalog).unwrap().live, Live::Same);
-}
-
-#[test]
-fn freshness_does_not_go_back_with_a_switch() {
-    let bench = bench();
-    let replica = replica(&bench);
-    let mut live = complete(&replica, 1);
-    let fresh = |mut batch: Batch, at_ms: i64| {
-        batch.observed.topic_ids.insert(0, "one".into());
-        batch.observed.fresh_as_of_ms.insert(AT, at_ms);
-        batch
-    };
-    live.apply(&fresh(upserts(0..1, 2, Some(10), 11), 1_000)).unwrap();
-    let mut next = begin(&replica, &asked_for());
-    next.apply(&fresh(upserts(0..1, 2, None, 11), 400)).unwrap();
-    assert_eq!(next.complete().unwrap(), Completion::Done);
-    let stored = || {
-        let sql = "SELECT MAX(fresh_as_of_ms) FROM _readside_positions WHERE generation = 2";
-        count(&bench, sql)
-    };
-    assert_eq!(stored(), 1_000, "proven for 11, so it holds for whoever stands there");
-    next.apply(&fresh(upserts(0..1, 3, Some(11), 12), 700)).unwrap();
-    assert_eq!(stored(), 1_000, "an older proof that was on its way");
-    next.apply(&fresh(upserts(0..1, 4, Some(12), 13), 1_200)).unwrap();
-    assert_eq!(stored(), 1_200);
-    // A clock that is set back later is taken as it is.
-    next.apply(&fresh(upserts(0..1, 5, Some(13), 14), 900)).unwrap();
-    assert_eq!(stored(), 900);
-}
-
 #[test]
 fn a_volume_without_room_refuses_a_rebuild_and_leaves_no_trace() {
     let bench = bench();
@@ -370,86 +183,9 @@ fn a_volume_without_room_refuses_a_rebuild_and_leaves_no_trace() {
     let mut live = complete(&replica, 3);
     let lack = replica.begin(Arc::new(catalog()), &asked_for()).unwrap().unwrap_err();
     assert!(lack.contains("MiB free"), "{lack}");
-    assert!(replica.is_short_of_room().unwrap());
+    assert!(replica.lacks_room().unwrap().unwrap().contains("rebuild.min_free"));
     assert_eq!(replica.survey(&catalog()).unwrap().next, None);
     live.apply(&upserts(0..1, 3, Some(10), 11)).unwrap();
-}
-
-#[test]
-fn two_writers_take_turns_and_neither_starves() {
-    let bench = bench();
-    let replica = replica(&bench);
-    let mut live = complete(&replica, 1);
-    let mut next = begin(&replica, &asked_for());
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            for step in 0..150 {
-                live.apply(&upserts(0..20, step, Some(10 + step), 11 + step)).unwrap();
-            }
-        });
-        scope.spawn(|| {
-            for step in 0..150 {
-                let from = (step > 0).then_some(step);
-                next.apply(&upserts(0..20, step, from, step + 1)).unwrap();
-            }
-        });
-    });
-    assert_eq!(next.complete().unwrap(), Completion::Behind);
-}
-
-/// The catalog with fingerprints as the mapping makes them.
-fn described() -> Catalog {
-    let mut catalog = catalog();
-    for table in &mut catalog.tables {
-        let columns: Vec<_> = table.columns.iter().map(|column| column.name.as_str()).collect();
-        table.fingerprint = format!("{}:{}", table.name, columns.join(","));
-    }
-    catalog.fingerprint = "described".into();
-    catalog
-}
-
-/// `users` without `email`, in another order, and one table less.
-fn narrowed() -> Catalog {
-    let mut catalog = described();
-    let users = &mut catalog.tables[0];
-    users.columns = [3, 0, 1].map(|column| users.columns[column].clone()).to_vec();
-    users.key = vec![1];
-    users.indexes = vec![vec![2, 0]];
-    users.fingerprint = "users:score,id,name".into();
-    catalog.tables.remove(2);
-    catalog.fingerprint = "narrowed".into();
-    catalog
-}
-
-/// Events of `users`, as the one or the other mapping makes changes of them: rows, deletes, patches
-/// in any order, late ones.
-fn users_history(catalog: &Catalog, narrow: bool) -> Vec<crate::domain::batch::Batch> {
-    let mut changes = Vec::new();
-    for nth in 0..400 {
-        changes.push(upsert(nth, 10 + nth % 3));
-        match nth % 5 {
-            0 => changes.push(patch(nth, 20, 0b0010, IfMissing::Hold)),
-            1 => changes.push(patch(nth, 21, 0b1010, IfMissing::Hold)),
-            2 => changes.push(delete(nth, 22)),
-            3 => changes.extend([patch(nth, 25, 0b1000, IfMissing::Hold), delete(nth, 23)]),
-            _ => {}
-        }
-    }
-    // A patched row whose older columns were deleted is held: it is made whole again.
-    changes.extend((0..400).filter(|nth| nth % 5 == 3).map(|nth| upsert(nth, 30)));
-    if narrow {
-        for change in &mut changes {
-            change.values = [3, 0, 1].map(|column| change.values[column].clone()).to_vec();
-        }
-    }
-    changes
-        .chunks(50)
-        .map(|chunk| {
-            let mut builder = crate::domain::batch::BatchBuilder::default();
-            chunk.iter().for_each(|change| builder.push(catalog, change.clone()));
-            builder.seal(observed())
-        })
-        .collect()
 }
 
 #[test]

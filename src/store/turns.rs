@@ -1,7 +1,8 @@
-//! Taking turns: two writers of one process share the file's one write lock.
+//! Taking turns: the two writers of a process share one file with one write lock, or one server.
 //!
 //! The live generation goes first and never waits for more than one batch of the other, which in
-//! turn gets every ninth turn at the least. Without this each would find the file locked at random.
+//! turn gets every ninth turn at the least. Without this each would find a file locked at
+//! random, and the switch could not keep the live one still.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};

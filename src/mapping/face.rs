@@ -1,0 +1,300 @@
+//! What the events of one version of a topic's schema do to its tables. Most topics have one.
+
+use super::Outcome;
+use super::condition::Condition;
+use super::convert::Refusal;
+use super::event_id::IdSource;
+use super::row::{Inputs, Row, Source, rejection};
+use super::topic::{Passage, refused};
+use super::types::{Found, Types};
+use super::version::{self, Integers, kind_name};
+use crate::decode::{Decoder, EventKind, Field, OwnVersion};
+use crate::domain::change::{self, Change, IfMissing, Skip};
+use crate::domain::dead_letter::{Reason, Rejection};
+use crate::domain::event_ids::{EventId, EventIds};
+use crate::domain::version::{Version, VersionKind};
+
+#[derive(Debug)]
+pub struct Face {
+    pub version: VersionSource,
+    pub rows: Vec<TableRows>,
+    pub events: Option<Types>,
+    pub event_id: Option<IdSource>,
+}
+
+#[derive(Debug)]
+pub enum VersionSource {
+    Path {
+        source: Source,
+        path: String,
+    },
+    /// The format's own.
+    Format,
+    Position,
+}
+
+/// A table whose rows the records are.
+#[derive(Debug)]
+pub struct TableRows {
+    pub upsert: Row,
+    /// By the record key.
+    pub delete: Row,
+    /// For records that have none, in formats that know the old row.
+    pub delete_without_key: Option<Row>,
+    pub filter: Option<Filter>,
+}
+
+/// Which rows a table wants.
+#[derive(Debug)]
+pub struct Filter {
+    pub when: Condition,
+    /// The key of a row that it does not want.
+    pub unwanted: Row,
+}
+
+/// What an event is made of, and what was applied lately.
+pub struct Given<'d> {
+    pub decoder: &'d mut Decoder,
+    /// Where repeated events are recognised.
+    pub applied: Option<&'d EventIds>,
+    /// `None`: a record without a value.
+    pub event: Option<EventKind>,
+}
+
+impl Face {
+    /// Appends the changes of one record; gives its id, where it is to be remembered.
+    pub fn translate<'a>(
+        &self,
+        given: &mut Given<'_>,
+        passage: &mut Passage<'_, 'a>,
+        inputs: &mut Inputs<'a>,
+    ) -> Result<Option<EventId>, Outcome> {
+        let start = passage.changes.len();
+        let event = given.event;
+        // Read when the first change asks for it: an event nobody wants needs no version, nor an id.
+        // A record without a value is no event and has no id.
+        let mut stamp = None;
+        let mut id = None;
+        if event.is_some() && !self.rows.is_empty() {
+            id = self.new_id(given, inputs)?;
+        }
+        for rows in &self.rows {
+            self.row(rows, given, (passage, inputs), &mut stamp)?;
+        }
+        if event == Some(EventKind::Delete) {
+            passage.remember_delete(stamp.map(|Stamp { version, .. }| version));
+        }
+        if let Some(types) = &self.events {
+            let known = match event {
+                None if types.source.reads_value() => Found::Nothing,
+                // The type may be in a header, also of a record without a value.
+                _ => types.find(given.decoder, inputs)?,
+            };
+            if let Found::Rules(_) = known {
+                id = self.new_id(given, inputs)?;
+                self.rules(&known, given, (passage, inputs), &mut stamp)?;
+                if passage.changes.len() == start {
+                    return Err(Outcome::Skipped(Skip::Filtered));
+                }
+            }
+            if passage.changes.len() == start {
+                return Err(types.unhandled(&known, event.is_some()).unwrap_or_else(|refused| refused));
+            }
+        }
+        if passage.changes.len() == start {
+            // A topic of the configuration that feeds no table.
+            return Err(Outcome::Skipped(Skip::Ignored));
+        }
+        if let Some(Stamp { kind: Some(kind), .. }) = stamp {
+            for change in &passage.changes[start..] {
+                passage.kinds[change.table] = Some(kind);
+            }
+        }
+        Ok(id)
+    }
+
+    fn new_id<'a>(&self, given: &mut Given<'_>, inputs: &mut Inputs<'a>) -> Result<Option<EventId>, Outcome> {
+        match (&self.event_id, given.applied) {
+            (Some(source), Some(applied)) => source.of_new_event(applied, inputs, given.decoder).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// What a record is for a table of rows.
+    fn row<'a>(
+        &self,
+        rows: &TableRows,
+        given: &mut Given<'_>,
+        (passage, inputs): (&mut Passage<'_, 'a>, &mut Inputs<'a>),
+        stamp: &mut Option<Stamp>,
+    ) -> Result<(), Outcome> {
+        let (row, operation) = match given.event {
+            Some(EventKind::Row) => match &rows.filter {
+                Some(filter) if !wants(&filter.when, rows.upsert.table, inputs, given.decoder)? => {
+                    (&filter.unwanted, change::Operation::Delete)
+                }
+                _ => (&rows.upsert, change::Operation::Write { if_missing: IfMissing::default() }),
+            },
+            Some(EventKind::Delete) => (rows.deleted(inputs.key_bytes.is_some()), change::Operation::Delete),
+            Some(EventKind::Truncate) => (&rows.delete, change::Operation::Truncate),
+            None if self.version.is_of_record(inputs) => (&rows.delete, change::Operation::Delete),
+            _ => (&rows.delete, change::Operation::Tombstone),
+        };
+        let step = Step { decoder: given.decoder, version: &self.version, row, operation };
+        step.append(passage, inputs, stamp)
+    }
+
+    /// What an event of a known type does.
+    fn rules<'a>(
+        &self,
+        known: &Found<'_>,
+        given: &mut Given<'_>,
+        (passage, inputs): (&mut Passage<'_, 'a>, &mut Inputs<'a>),
+        stamp: &mut Option<Stamp>,
+    ) -> Result<(), Outcome> {
+        let Found::Rules(rules) = known else { return Ok(()) };
+        for rule in *rules {
+            let wanted = match &rule.when {
+                Some(when) => wants(when, rule.row.table, inputs, given.decoder)?,
+                None => true,
+            };
+            let (row, operation) = match (wanted, &rule.unwanted) {
+                (true, _) => (&rule.row, rule.operation.of_change()),
+                (false, Some(unwanted)) => (unwanted, change::Operation::Delete),
+                (false, None) => continue,
+            };
+            let step = Step { decoder: given.decoder, version: &self.version, row, operation };
+            step.append(passage, inputs, stamp)?;
+        }
+        Ok(())
+    }
+}
+
+fn wants(
+    when: &Condition,
+    table: usize,
+    inputs: &mut Inputs<'_>,
+    decoder: &mut Decoder,
+) -> Result<bool, Outcome> {
+    when.holds(inputs, decoder).map_err(|error| Outcome::Rejected(rejection(error, Some(table))))
+}
+
+impl TableRows {
+    fn deleted(&self, has_key: bool) -> &Row {
+        match &self.delete_without_key {
+            Some(row) if !has_key => row,
+            _ => &self.delete,
+        }
+    }
+}
+
+/// The version of a record; without a kind where only the coordinates count.
+#[derive(Debug, Clone, Copy)]
+struct Stamp {
+    kind: Option<VersionKind>,
+    version: Version,
+}
+
+/// One change of one table about to be made.
+struct Step<'p> {
+    decoder: &'p mut Decoder,
+    version: &'p VersionSource,
+    row: &'p Row,
+    operation: change::Operation,
+}
+
+impl Step<'_> {
+    fn append<'a>(
+        mut self,
+        passage: &mut Passage<'_, 'a>,
+        inputs: &mut Inputs<'a>,
+        stamp: &mut Option<Stamp>,
+    ) -> Result<(), Outcome> {
+        let table = self.row.table;
+        let is_truncate = self.operation == change::Operation::Truncate;
+        if self.row.reads_key() && !is_truncate {
+            let read = inputs.read_key(self.decoder);
+            read.map_err(|error| Outcome::Rejected(rejection(error, Some(table))))?;
+        }
+        let values = match is_truncate {
+            true => Vec::new(),
+            false => self.row.values(inputs).map_err(Outcome::Rejected)?,
+        };
+        let Stamp { kind, version } = match stamp {
+            Some(stamp) => *stamp,
+            None => {
+                let read = self.stamp(passage, inputs);
+                *stamp.insert(
+                    read.map_err(|refused| Outcome::Rejected(Rejection { table: Some(table), ..refused }))?,
+                )
+            }
+        };
+        if let (Some(kind), Some(usual)) = (kind, passage.kinds[table])
+            && kind != usual
+        {
+            return Err(Outcome::Rejected(Rejection {
+                table: Some(table),
+                path: self.version.path().to_owned(),
+                reason: Reason::Version,
+                message: format!(
+                    "is one of {}, but the table's versions are {}",
+                    kind_name(kind),
+                    kind_name(usual)
+                ),
+            }));
+        }
+        passage.changes.push(Change {
+            table,
+            topic: passage.record.at.topic,
+            operation: self.operation,
+            values,
+            from: Vec::new(),
+            version,
+        });
+        Ok(())
+    }
+
+    fn stamp<'a>(&mut self, passage: &Passage<'_, 'a>, inputs: &mut Inputs<'a>) -> Result<Stamp, Rejection> {
+        let at = passage.at();
+        let by_position =
+            |kind| Stamp { kind, version: Version::position(passage.memory.max_timestamp_ms, at) };
+        let (kind, integers) = match self.version {
+            _ if self.operation == change::Operation::Tombstone => return Ok(by_position(None)),
+            VersionSource::Position => return Ok(by_position(Some(VersionKind::Position))),
+            VersionSource::Format => match self.decoder.own_version(&inputs.value) {
+                OwnVersion::Integers(pair) => (VersionKind::Integers, Integers::two(pair)),
+                OwnVersion::Unusable(error) => return Err(rejection(error, None)),
+                OwnVersion::None => return Ok(by_position(Some(VersionKind::Position))),
+            },
+            VersionSource::Path { source, path } => {
+                let field = inputs.read(source, self.decoder).map_err(|error| rejection(error, None))?;
+                version::read(field).map_err(|refusal| refused(refusal, path))?
+            }
+        };
+        let version = Version::new(kind, integers.as_slice(), at).ok_or_else(|| {
+            refused(Refusal::new(Reason::Version, "has no or too many parts"), self.version.path())
+        })?;
+        Ok(Stamp { kind: Some(kind), version })
+    }
+}
+
+impl VersionSource {
+    /// Whether a record has a version also without a value.
+    fn is_of_record(&self, inputs: &Inputs<'_>) -> bool {
+        match self {
+            VersionSource::Position => true,
+            VersionSource::Path { source, .. } if !source.reads_value() => {
+                !matches!(inputs.field(source), Ok(Field::Absent | Field::Json("null")))
+            }
+            _ => false,
+        }
+    }
+
+    fn path(&self) -> &str {
+        match self {
+            VersionSource::Path { path, .. } => path,
+            VersionSource::Format => "$event",
+            VersionSource::Position => "",
+        }
+    }
+}

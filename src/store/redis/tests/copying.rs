@@ -1,0 +1,298 @@
+//! A generation that is made of the live one: the same as one that was built under the new mapping.
+
+use super::*;
+use crate::domain::catalog::Catalog;
+use crate::domain::change::IfMissing;
+use crate::domain::dead_letter::{DeadLetter, Reason, Rejection};
+use crate::store::{Completion, Live, Reader, Rebuild, RedisReader, RedisReplica, RedisStore, Store};
+
+fn of_the_live_one() -> Rebuild {
+    Rebuild {
+        reason: "the mapping has changed".into(),
+        may_go_back: false,
+        accepts_loss: false,
+        live_is_frozen: true,
+        from_live: true,
+    }
+}
+
+fn needs_log(replica: &RedisReplica, catalog: &Catalog) -> bool {
+    match replica.survey(catalog).unwrap().live {
+        Live::Changed { needs_log, complete: true, .. } => needs_log,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A whole copy of everything that the mapping makes of the history; it stands at 10.
+fn built(settings: &RedisSettings, catalog: &Arc<Catalog>, narrow: bool) -> RedisStore {
+    let mut store = RedisReplica::open(settings).unwrap().open_live(Arc::clone(catalog)).unwrap();
+    for batch in users_history(catalog, narrow) {
+        store.apply(&batch).unwrap();
+    }
+    store.apply(&moving(None, 10, batch([]))).unwrap();
+    store.complete().unwrap();
+    store
+}
+
+/// Keys behind the rows' prefix, without bookkeeping, with their content but for versions.
+fn rows_and_entries(server: &Server, settings: &RedisSettings) -> BTreeMap<String, Vec<Vec<u8>>> {
+    let mut client = server.client();
+    let prefix = &settings.redis.prefix;
+    let live: String =
+        redis::cmd("HGET").arg(format!("{prefix}readside:status")).arg("live").query(&mut client).unwrap();
+    let all = everything(&mut client, &live).into_iter();
+    let all = all.filter(|(key, _)| !key.starts_with(&format!("{prefix}readside:")));
+    all.map(|(key, content)| (key[live.len()..].to_owned(), content)).collect()
+}
+
+#[test]
+fn it_is_the_same_as_one_that_was_built_under_the_new_mapping() {
+    if !available() {
+        return;
+    }
+    let (wide, narrow) = (Arc::new(described()), Arc::new(narrowed()));
+    for (before, after) in [
+        ((RowEncoding::Hash, false), (RowEncoding::Hash, false)),
+        ((RowEncoding::Json, false), (RowEncoding::Json, false)),
+        ((RowEncoding::Hash, true), (RowEncoding::Hash, true)),
+        ((RowEncoding::Hash, false), (RowEncoding::Json, true)),
+        ((RowEncoding::Json, true), (RowEncoding::Hash, false)),
+    ] {
+        let servers = [Server::start(), Server::start()];
+        let mut settings = servers[0].settings(before.0);
+        settings.redis.dedicated = before.1;
+        drop(built(&settings, &wide, false));
+        (settings.redis.encoding, settings.redis.dedicated) = after;
+        let replica = RedisReplica::open(&settings).unwrap();
+        assert!(!needs_log(&replica, &narrow));
+        let mut copied = replica.begin(Arc::clone(&narrow), &of_the_live_one()).unwrap().unwrap();
+        assert_eq!(copied.checkpoint().unwrap().positions[&AT].next_offset, 10, "the log is read on");
+        assert!(copied.version_kinds().unwrap()[0].is_some());
+        copied.apply(&moving(Some(10), 11, batch([]))).unwrap();
+        assert_eq!(copied.complete().unwrap(), Completion::Done);
+        assert_eq!(replica.survey(&narrow).unwrap().live, Live::Same);
+
+        // The same, also for what comes later.
+        let mut fresh = servers[1].settings(after.0);
+        fresh.redis.dedicated = after.1;
+        fresh.redis.prefix.clone_from(&settings.redis.prefix);
+        let mut built = built(&fresh, &narrow, true);
+        let readers = [&settings, &fresh].map(|settings| RedisReader::new(settings, Arc::clone(&narrow)));
+        let same = || {
+            for nth in 0..400 {
+                let key = key(&catalog().tables[0], nth);
+                let [copied, built] = readers.each_ref().map(|reader| reader.row(0, &key).unwrap());
+                assert_eq!(copied, built, "row {nth}");
+            }
+            let [copied, built] = [(&servers[0], &settings), (&servers[1], &fresh)]
+                .map(|(server, settings)| rows_and_entries(server, settings));
+            assert!(copied == built, "rows or index entries differ");
+        };
+        while copied.maintain(NOW_MS).unwrap().more {}
+        same();
+        for number in [12, 20, 21, 24, 26, 40] {
+            let later = (0..400).map(|nth| match (nth + number) % 3 {
+                0 => upsert(nth, number),
+                1 => patch(nth, number, 0b1010, IfMissing::Hold),
+                _ => delete(nth, number),
+            });
+            let mut builder = crate::domain::batch::BatchBuilder::default();
+            for mut change in later {
+                change.values = [3, 0, 1].map(|column| change.values[column].clone()).to_vec();
+                builder.push(&narrow, change);
+            }
+            let batch = builder.seal(observed());
+            assert_eq!(copied.apply(&batch).unwrap(), built.apply(&batch).unwrap());
+            same();
+        }
+        assert_eq!(copied.figures().rows, built.figures().rows);
+        assert_eq!(copied.figures().delete_marks, built.figures().delete_marks);
+    }
+}
+
+#[test]
+fn another_index_needs_no_log_and_is_whole_when_it_is_seen() {
+    if !available() {
+        return;
+    }
+    let server = Server::start();
+    let settings = server.settings(RowEncoding::Hash);
+    let wide = Arc::new(described());
+    drop(built(&settings, &wide, false));
+    let mut other = described();
+    other.tables[0].indexes = vec![vec![1]];
+    let other = Arc::new(other);
+    let replica = RedisReplica::open(&settings).unwrap();
+    assert!(!needs_log(&replica, &other));
+    let mut copied = replica.begin(Arc::clone(&other), &of_the_live_one()).unwrap().unwrap();
+    let indexes = |of: &str| {
+        let all = rows_and_entries(&server, &settings).into_iter();
+        all.filter(|(key, _)| key.starts_with(&format!("users@{of}:")))
+            .map(|(_, members)| members.len())
+            .sum()
+    };
+    let rows = RedisReader::new(&settings, Arc::clone(&wide)).status(NOW_MS).unwrap().tables[0].rows as usize;
+    let (email, name): (usize, usize) = (indexes("email"), indexes("name"));
+    assert!(email > 0 && name == 0);
+    copied.apply(&batch([])).unwrap();
+    assert_eq!((indexes("email"), indexes("name")), (email, 0), "not before the switch");
+    assert_eq!(copied.complete().unwrap(), Completion::Done);
+    assert_eq!((indexes("email"), indexes("name")), (0, rows));
+}
+
+/// Killed at every step: it goes on, and nothing is counted twice.
+#[test]
+fn who_is_killed_goes_on() {
+    if !available() {
+        return;
+    }
+    let server = Server::start();
+    for dedicated in [false, true] {
+        let (wide, narrow) = (Arc::new(described()), Arc::new(narrowed()));
+        let mut settings = server.settings(RowEncoding::Hash);
+        settings.redis.dedicated = dedicated;
+        let mut before = built(&settings, &wide, false);
+        let expected = (before.figures().rows[0], before.figures().delete_marks[0]);
+        drop(before);
+        let proxy = super::proxy::Proxy::before(&settings);
+        let replica = RedisReplica::open(&proxy.settings).unwrap();
+        let mut copied = replica.begin(Arc::clone(&narrow), &of_the_live_one()).unwrap().unwrap();
+        for kills in 1..=6 {
+            // In the midst of it the connection breaks, and the process is gone.
+            proxy.swallow_answers(if kills % 2 == 0 { kills } else { 2 * kills });
+            let _ = copied.apply(&moving(Some(10), 11, batch([])));
+            drop(copied);
+            proxy.swallow_answers(0);
+            copied = replica.resume(Arc::clone(&narrow)).unwrap();
+        }
+        let from = copied.checkpoint().unwrap().positions[&AT].next_offset;
+        copied.apply(&moving(Some(from), 12, batch([]))).unwrap();
+        assert_eq!(copied.complete().unwrap(), Completion::Done);
+        assert_eq!((copied.figures().rows[0], copied.figures().delete_marks[0]), expected);
+        let reader = RedisReader::new(&settings, Arc::clone(&narrow));
+        assert_eq!(reader.status(NOW_MS).unwrap().tables[0].rows, expected.0);
+    }
+}
+
+#[test]
+fn what_a_column_may_have_kept_away_needs_the_log() {
+    if !available() {
+        return;
+    }
+    let server = Server::start();
+    let (wide, narrow) = (Arc::new(described()), narrowed());
+    let prepared = |what: &dyn Fn(&mut RedisStore), catalog: &Catalog| {
+        let settings = server.settings(RowEncoding::Hash);
+        let replica = RedisReplica::open(&settings).unwrap();
+        let mut live = replica.open_live(Arc::clone(&wide)).unwrap();
+        live.complete().unwrap();
+        what(&mut live);
+        drop(live);
+        let needs_log = needs_log(&replica, catalog);
+        let begun = replica.begin(Arc::new(catalog.clone()), &of_the_live_one()).unwrap();
+        assert_eq!(begun.is_err(), needs_log, "it is not read unasked");
+        needs_log
+    };
+    assert!(!prepared(&|_| {}, &narrow));
+    assert!(prepared(
+        &|live| {
+            live.apply(&batch([patch(1, 5, 0b0100, IfMissing::Hold)])).unwrap();
+        },
+        &narrow
+    ));
+    assert!(prepared(
+        &|live| {
+            let rejection = Rejection {
+                table: None,
+                path: String::new(),
+                reason: Reason::WrongType,
+                message: "a number".into(),
+            };
+            let letter = DeadLetter {
+                at: AT,
+                offset: 3,
+                rejection,
+                first_seen_ms: NOW_MS,
+                origin: Default::default(),
+                record: None,
+            };
+            live.apply(&Batch { dead_letters: vec![letter], ..batch([]) }).unwrap();
+        },
+        &narrow
+    ));
+    // Another type, another topic.
+    let mut topics = described();
+    topics.topics.push("z".into());
+    topics.fingerprint = "topics".into();
+    assert!(prepared(&|_| {}, &topics));
+    let mut other = narrow.clone();
+    other.tables[0].fingerprint = "users:score,id,other".into();
+    assert!(prepared(&|_| {}, &other));
+}
+
+#[test]
+fn dead_letters_event_ids_and_marks_of_truncates_come_along() {
+    if !available() {
+        return;
+    }
+    let server = Server::start();
+    let settings = server.settings(RowEncoding::Hash);
+    let wide = Arc::new(described());
+    let mut live = built(&settings, &wide, false);
+    let ids: Vec<_> =
+        (0..5_000u128).map(|nth| crate::domain::event_ids::EventId::from_bytes(nth.to_be_bytes())).collect();
+    let news = crate::domain::event_ids::NewEventIds { window: 10_000, ids: ids.clone() };
+    let rejection = Rejection {
+        table: Some(1),
+        path: String::new(),
+        reason: Reason::WrongType,
+        message: "a number".into(),
+    };
+    let letter = DeadLetter {
+        at: AT,
+        offset: 3,
+        rejection,
+        first_seen_ms: NOW_MS,
+        origin: Default::default(),
+        record: None,
+    };
+    let truncate = crate::domain::change::Change {
+        operation: crate::domain::change::Operation::Truncate,
+        values: vec![],
+        ..delete(0, 11)
+    };
+    let full = Batch {
+        dead_letters: vec![letter],
+        event_ids: BTreeMap::from([(0, news)]),
+        advances: advance(Some(10), 20),
+        ..batch([truncate])
+    };
+    live.apply(&full).unwrap();
+    let before = (live.checkpoint().unwrap(), live.figures());
+    drop(live);
+    // The order of columns alone: nothing depends on it.
+    let mut moved = described();
+    moved.tables[0].columns.swap(2, 3);
+    moved.tables[0].indexes = vec![vec![3], vec![1, 3]];
+    moved.tables[0].fingerprint = "users:id,name,score,email".into();
+    moved.fingerprint = "moved".into();
+    let moved = Arc::new(moved);
+    let replica = RedisReplica::open(&settings).unwrap();
+    let mut copied = replica.begin(Arc::clone(&moved), &of_the_live_one()).unwrap().unwrap();
+    let checkpoint = copied.checkpoint().unwrap();
+    assert_eq!((checkpoint.event_ids, checkpoint.dead_letters), (before.0.event_ids, before.0.dead_letters));
+    assert_eq!(checkpoint.positions, before.0.positions);
+    copied.apply(&moving(Some(20), 21, batch([]))).unwrap();
+    assert_eq!(copied.complete().unwrap(), Completion::Done);
+    assert_eq!(
+        (copied.figures().rows, copied.figures().dead_letters),
+        (before.1.rows, before.1.dead_letters)
+    );
+    // What the truncate took stays away.
+    let mut builder = crate::domain::batch::BatchBuilder::default();
+    let mut late = upsert(2, 9);
+    late.values.swap(2, 3);
+    builder.push(&moved, late);
+    let applied = copied.apply(&builder.seal(observed())).unwrap();
+    assert_eq!(applied.stale, [0]);
+}

@@ -1,0 +1,264 @@
+//! What a server can do to a switch, and to those who share it; the rest is in the contract.
+
+use super::proxy::Proxy;
+use super::*;
+use crate::store::{Completion, Live, Rebuild, RedisReplica, RedisStore, RowLookup, Store};
+
+fn asked_for() -> Rebuild {
+    Rebuild {
+        reason: "asked for".into(),
+        may_go_back: false,
+        accepts_loss: false,
+        live_is_frozen: false,
+        from_live: false,
+    }
+}
+
+fn begin(replica: &RedisReplica) -> RedisStore {
+    replica.begin(Arc::new(catalog()), &asked_for()).unwrap().unwrap()
+}
+
+/// A whole copy that stands at 10.
+fn complete(replica: &RedisReplica) -> RedisStore {
+    let mut live = replica.open_live(Arc::new(catalog())).unwrap();
+    live.apply(&moving(None, 10, batch([upsert(1, 10), delete(2, 10)]))).unwrap();
+    live.complete().unwrap();
+    live
+}
+
+/// Another one that stands there, too.
+fn built(replica: &RedisReplica) -> RedisStore {
+    let mut next = begin(replica);
+    next.apply(&moving(None, 10, batch([upsert(1, 20), delete(3, 20)]))).unwrap();
+    next
+}
+
+fn both(server: &Server) -> [RedisSettings; 2] {
+    [false, true].map(|dedicated| {
+        let mut settings = server.settings(RowEncoding::Hash);
+        settings.redis.dedicated = dedicated;
+        settings
+    })
+}
+
+fn serving(settings: &RedisSettings) -> u32 {
+    bench(settings.clone()).reader().status(NOW_MS).unwrap().tables[0].generation
+}
+
+#[test]
+fn a_lost_answer_to_the_switch_is_found_out() {
+    if !available() {
+        return;
+    }
+    for lost in 1..=5 {
+        let server = Server::start();
+        for settings in both(&server) {
+            let proxy = Proxy::before(&settings);
+            let replica = RedisReplica::open(&proxy.settings).unwrap();
+            let mut live = complete(&replica);
+            let mut next = built(&replica);
+            proxy.swallow_answers(lost);
+            let mut attempts = 0;
+            loop {
+                match next.complete() {
+                    Ok(completion) => break assert_eq!(completion, Completion::Done),
+                    Err(StoreError::Retry { .. }) => attempts += 1,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            assert!(attempts > 0 && attempts <= lost, "{attempts} failed attempts");
+            assert_eq!(serving(&settings), 2);
+            stopped(live.apply(&moving(Some(10), 20, batch([upsert(1, 30)]))), StopCode::Retired);
+            next.apply(&moving(Some(10), 20, batch([upsert(1, 30)]))).unwrap();
+            assert_eq!(look(&bench(settings.clone()), 1), visible(1, 30));
+            while next.maintain(NOW_MS).unwrap().more {}
+            assert!(matches!(look(&bench(settings), 3), RowLookup::Deleted { .. }));
+        }
+    }
+}
+
+#[test]
+fn a_right_that_is_missing_switches_nothing() {
+    if !available() {
+        return;
+    }
+    let server = Server::start();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "secret\n").unwrap();
+    for (settings, right) in both(&server).into_iter().zip(["rename", "swapdb"]) {
+        let mut user = settings.clone();
+        user.redis.username = Some("writer".into());
+        user.redis.password_file = Some(file.path().to_owned());
+        let mut client = server.client();
+        let mut allow = |more: &str| {
+            let mut cmd = redis::cmd("ACL");
+            cmd.arg("SETUSER").arg("writer").arg("reset").arg("on").arg(">secret").arg("~*");
+            let () = cmd.arg("+@all").arg(more).query(&mut client).unwrap();
+        };
+        allow("+get");
+        let replica = RedisReplica::open(&user).unwrap();
+        let mut live = complete(&replica);
+        let mut next = built(&replica);
+        allow(&format!("-{right}"));
+        let before = everything(&mut server.client(), &settings.redis.prefix);
+        let message = stopped(next.complete(), StopCode::Io);
+        assert!(message.contains(&right.to_uppercase()), "{message}");
+        assert_eq!(everything(&mut server.client(), &settings.redis.prefix), before);
+        live.apply(&moving(Some(10), 20, batch([upsert(1, 15)]))).unwrap();
+        allow("+get");
+        next.apply(&moving(Some(10), 20, batch([upsert(1, 30)]))).unwrap();
+        assert_eq!(next.complete().unwrap(), Completion::Done);
+        assert_eq!(serving(&settings), 2);
+    }
+}
+
+#[test]
+fn a_key_in_the_way_switches_nothing() {
+    if !available() {
+        return;
+    }
+    let server = Server::start();
+    for settings in both(&server) {
+        let replica = RedisReplica::open(&settings).unwrap();
+        let mut live = complete(&replica);
+        let mut next = built(&replica);
+        let mut client = server.client();
+        let () = redis::cmd("SELECT").arg(i32::from(settings.redis.dedicated)).query(&mut client).unwrap();
+        let beside = if settings.redis.dedicated { "" } else { "2:" };
+        let key = format!("{}readside:{beside}partitions", settings.redis.prefix);
+        let () = redis::cmd("RENAME").arg(&key).arg("aside").query(&mut client).unwrap();
+        let () = redis::cmd("SET").arg(&key).arg("another's").query(&mut client).unwrap();
+        let before = everything(&mut server.client(), &settings.redis.prefix);
+        let message = stopped(next.complete(), StopCode::Foreign);
+        assert!(message.contains(&key), "{message}");
+        assert_eq!(everything(&mut server.client(), &settings.redis.prefix), before);
+        let () = redis::cmd("DEL").arg(&key).query(&mut client).unwrap();
+        let () = redis::cmd("RENAME").arg("aside").arg(&key).query(&mut client).unwrap();
+        live.apply(&moving(Some(10), 11, batch([]))).unwrap();
+        next.apply(&moving(Some(10), 11, batch([]))).unwrap();
+        assert_eq!(next.complete().unwrap(), Completion::Done);
+    }
+}
+
+#[test]
+fn a_process_that_was_replaced_neither_switches_nor_removes_anything() {
+    if !available() {
+        return;
+    }
+    let server = Server::start();
+    for settings in both(&server) {
+        let first = RedisReplica::open(&settings).unwrap();
+        let mut live = complete(&first);
+        let mut next = built(&first);
+        // It was frozen, and its lease has run out.
+        let mut client = server.client();
+        for database in [0, 1] {
+            let () = redis::cmd("SELECT").arg(database).query(&mut client).unwrap();
+            let lease = format!("{}readside:lease", settings.redis.prefix);
+            let () = redis::cmd("DEL").arg(lease).query(&mut client).unwrap();
+        }
+        let second = RedisReplica::open(&settings).unwrap();
+        let mut taken = second.open_live(Arc::new(catalog())).unwrap();
+        stopped(next.complete(), StopCode::Foreign);
+        stopped(live.apply(&batch([])), StopCode::Foreign);
+        stopped(first.abandon(), StopCode::Foreign);
+        stopped(first.begin(Arc::new(catalog()), &asked_for()).map(drop), StopCode::Foreign);
+        let mut resumed = second.resume(Arc::new(catalog())).unwrap();
+        stopped(next.apply(&batch([])), StopCode::Foreign);
+        // Its end takes nothing from the second.
+        drop((live, next, first));
+        taken.apply(&moving(Some(10), 11, batch([]))).unwrap();
+        resumed.apply(&moving(Some(10), 11, batch([]))).unwrap();
+        assert_eq!(resumed.complete().unwrap(), Completion::Done);
+        assert_eq!(serving(&settings), 2);
+    }
+}
+
+/// `dedicated` may be set or taken away: the copy is built anew where it then belongs.
+#[test]
+fn a_copy_moves_when_the_server_becomes_dedicated_and_back() {
+    if !available() {
+        return;
+    }
+    let server = Server::start();
+    let mut settings = server.settings(RowEncoding::Hash);
+    drop(complete(&RedisReplica::open(&settings).unwrap()));
+    let places = [(true, "".to_owned()), (false, "3:".to_owned()), (true, "".to_owned())];
+    for (number, (dedicated, place)) in (2..).zip(places) {
+        settings.redis.dedicated = dedicated;
+        let replica = RedisReplica::open(&settings).unwrap();
+        let survey = replica.survey(&catalog()).unwrap();
+        assert!(matches!(survey.live, Live::Changed { complete: true, .. }), "{survey:?}");
+        let rebuild = Rebuild { live_is_frozen: true, ..asked_for() };
+        let mut next = replica.begin(Arc::new(catalog()), &rebuild).unwrap().unwrap();
+        next.apply(&moving(None, 10, batch([upsert(1, 10 * number)]))).unwrap();
+        assert_eq!(next.complete().unwrap(), Completion::Done);
+        assert_eq!(serving(&settings), number as u32);
+        let prefix = &settings.redis.prefix;
+        let mut client = server.client();
+        let live: String = redis::cmd("HGET")
+            .arg(format!("{prefix}readside:status"))
+            .arg("live")
+            .query(&mut client)
+            .unwrap();
+        assert_eq!(live, format!("{prefix}{place}"));
+        while next.maintain(NOW_MS).unwrap().more {}
+        let rows: Vec<String> =
+            redis::cmd("KEYS").arg(format!("{prefix}*users:*")).query(&mut client).unwrap();
+        assert_eq!(rows, [format!("{live}users:-1")]);
+    }
+}
+
+#[test]
+fn the_memory_of_a_second_copy_is_known_before_it_begins() {
+    if !available() {
+        return;
+    }
+    let server = Server::start();
+    let mut client = server.client();
+    let used = |client: &mut redis::Connection| -> u64 {
+        let info: String = redis::cmd("INFO").arg("memory").query(client).unwrap();
+        info.lines().find_map(|line| line.strip_prefix("used_memory:")).unwrap().trim().parse().unwrap()
+    };
+    // Of somebody else, who has more.
+    let strange = "x".repeat(100);
+    let mut pipe = redis::pipe();
+    (0..60_000).for_each(|nth| {
+        pipe.cmd("SET").arg(format!("other:{nth}")).arg(&strange).ignore();
+    });
+    let () = pipe.query(&mut client).unwrap();
+    let settings = server.settings(RowEncoding::Hash);
+    let replica = RedisReplica::open(&settings).unwrap();
+    let mut live = replica.open_live(Arc::new(catalog())).unwrap();
+    let before = used(&mut client);
+    let rows = |from: Option<i64>, nth: i64| {
+        moving(from, nth + 1, batch((nth * 500..(nth + 1) * 500).map(|nth| upsert(nth, 10))))
+    };
+    for nth in 0..40 {
+        live.apply(&rows((nth > 0).then_some(nth), nth)).unwrap();
+    }
+    live.complete().unwrap();
+    let copy = used(&mut client) - before;
+    let limit = |client: &mut redis::Connection, bytes: u64| {
+        let () = redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg(bytes).query(client).unwrap();
+    };
+    let now = used(&mut client);
+    limit(&mut client, now + copy * 9 / 10);
+    let lack = replica.begin(Arc::new(catalog()), &asked_for()).unwrap().unwrap_err();
+    assert!(lack.contains("below maxmemory"), "{lack}");
+    assert_eq!(replica.survey(&catalog()).unwrap().next, None, "it leaves no trace");
+    // What a key takes is told a little too high by some.
+    limit(&mut client, now + copy * 2);
+    let mut next = begin(&replica);
+    for nth in 0..40 {
+        next.apply(&rows((nth > 0).then_some(nth), nth)).unwrap();
+    }
+    let second = used(&mut client) - now;
+    assert!(second < copy * 3 / 2, "a copy of {copy} bytes, and a second of {second}");
+    // What others take meanwhile is noticed.
+    let settings = RedisSettings { min_free_bytes: 1 << 40, ..settings };
+    drop((live, next, replica));
+    let replica = RedisReplica::open(&settings).unwrap();
+    let lack = crate::store::Replica::lacks_room(&replica).unwrap().unwrap();
+    assert!(lack.contains("rebuild.min_free"), "{lack}");
+}

@@ -1,0 +1,113 @@
+//! While nobody reads a copy, a batch is written in pieces that are sent without waiting: whatever
+//! comes in between, it is there once in the end.
+
+use super::proxy::Proxy;
+use super::*;
+use crate::domain::batch::BatchBuilder;
+use crate::domain::change::{Change, IfMissing, Operation};
+use crate::store::{MemoryStore, RedisReader, Store};
+
+/// A row of a table without indexes, whose rows the script guards by itself.
+fn order(nth: i64, number: i64) -> Change {
+    let values = row(&catalog().tables[2], nth, number, 0xFF);
+    Change {
+        from: vec![],
+        table: 2,
+        topic: 1,
+        operation: Operation::Write { if_missing: IfMissing::Hold },
+        values,
+        version: version(number, 0, number),
+    }
+}
+
+fn orders(rows: std::ops::Range<i64>, number: i64, from: Option<i64>, to: i64) -> Batch {
+    moving(from, to, batch(rows.map(|nth| order(nth, number))))
+}
+
+#[test]
+fn a_connection_that_breaks_at_any_byte_leaves_every_row_once() {
+    if !available() {
+        return;
+    }
+    let server = Server::start();
+    let mut cuts = 0;
+    for encoding in ENCODINGS {
+        for cut in (1..).step_by(97) {
+            let direct = bench(server.settings(encoding));
+            let proxy = Proxy::before(&direct.settings);
+            let mut store = bench(proxy.settings.clone()).open();
+            store.apply(&orders(0..10, 1, None, 10)).unwrap();
+            let next = Batch { id: 7, ..orders(5..30, 2, Some(10), 20) };
+            proxy.cut_after(cut);
+            let mut failed = 0;
+            while let Err(error) = store.apply(&next) {
+                assert!(matches!(error, StoreError::Retry { .. }), "{error}");
+                failed += 1;
+            }
+            proxy.cut_after(usize::MAX);
+            cuts += failed;
+            assert_eq!(store.figures().rows[2], 30, "cut after {cut} bytes");
+            assert_eq!(store.checkpoint().unwrap().positions[&AT].next_offset, 20);
+            let reader = RedisReader::new(&direct.settings, Arc::new(catalog()));
+            let status = crate::store::Reader::status(&reader, NOW_MS).unwrap();
+            assert_eq!(status.tables[2].rows, 30);
+            store.apply(&orders(0..30, 3, Some(20), 30)).unwrap();
+            assert_eq!(store.figures().rows[2], 30);
+            if failed == 0 {
+                // It has come through as a whole.
+                break;
+            }
+        }
+    }
+    assert!(cuts > 40, "{cuts} cuts only");
+}
+
+/// Rows with versions by column are joined by the caller: one in each piece.
+#[test]
+fn rows_that_have_to_be_joined_are_found_in_every_piece() {
+    if !available() {
+        return;
+    }
+    for encoding in ENCODINGS {
+        let shape = Arc::new(catalog());
+        let mut model = MemoryStore::new(Arc::clone(&shape), HEARTBEAT_LIMIT);
+        let mut store = bench(server::shared().settings(encoding)).open();
+        let patched = |nth: i64, number: i64| Change {
+            values: row(&catalog().tables[1], nth, number, 0b0010),
+            ..users_hidden(nth, number)
+        };
+        let mut changes: Vec<Change> = (0..30).map(|nth| users_hidden(nth, 10)).collect();
+        changes.extend((0..30).step_by(5).map(|nth| patched(nth, 40)));
+        // Of several tables, older and newer ones, some of them twice.
+        let mut later: Vec<Change> = (0..40).map(|nth| users_hidden(nth, 8 + nth % 5)).collect();
+        later.extend((0..20).map(|nth| order(nth, 20)));
+        later.extend([users_hidden(3, 50), users_hidden(3, 51)]);
+        for changes in [changes, later.clone(), later] {
+            let mut both = [BatchBuilder::default(), BatchBuilder::default()];
+            let [one, other] = both.each_mut().map(|builder| {
+                changes.iter().for_each(|change| builder.push(&shape, change.clone()));
+                builder.seal(observed())
+            });
+            let (expected, applied) = (model.apply(&one).unwrap(), store.apply(&other).unwrap());
+            assert_eq!(applied, expected);
+            assert_eq!(store.figures().rows, model.figures().rows);
+        }
+    }
+}
+
+fn users_hidden(nth: i64, number: i64) -> Change {
+    let values = row(&catalog().tables[1], nth, number, 0xFF);
+    Change { table: 1, topic: 0, values, version: version(number, 0, number), ..order(nth, number) }
+}
+
+#[test]
+fn a_server_that_forgot_the_script_gets_it_again() {
+    if !available() {
+        return;
+    }
+    let bench = bench(server::shared().settings(RowEncoding::Hash));
+    let mut store = bench.open();
+    let () = redis::cmd("SCRIPT").arg("FLUSH").query(&mut server::shared().client()).unwrap();
+    store.apply(&orders(0..30, 1, None, 10)).unwrap();
+    assert_eq!(store.figures().rows[2], 30);
+}
