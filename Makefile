@@ -7,7 +7,7 @@ REGISTRY := .cache/registry
 
 SECONDS ?= 60
 
-.PHONY: fuzz mutants soak valkey demo test setup services deploy-tools deploy-check image-check audit clean-services
+.PHONY: bench fuzz mutants soak valkey demo test setup services deploy-tools deploy-check image-check audit clean-services
 
 # `make demo ARGS=--redis` keeps the replica in a redis-server of its own.
 demo:
@@ -57,6 +57,17 @@ $(REGISTRY)/.complete: tests/registry/pom.xml
 	mvn -q -B -f tests/registry/pom.xml dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/$(REGISTRY)/archive
 	tar -xzf $(REGISTRY)/archive/*.tar.gz -C $(REGISTRY)
 	rm -rf $(REGISTRY)/archive
+	touch $@
+
+# readside and what else there is, side by side; about twenty minutes. Results in target/bench.
+# `make bench ARGS=copy` for a part: copy, redis, latency, restart, idle, scale.
+bench: setup services .cache/streams/lib/.complete
+	$(CARGO) bench --bench side_by_side -- $(ARGS)
+
+.cache/streams/lib/.complete: bench/globalktable/pom.xml
+	@tests/setup java mvn
+	rm -rf .cache/streams/lib
+	mvn -q -B -f bench/globalktable/pom.xml dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/.cache/streams/lib
 	touch $@
 
 # New seeds for the simulation, for as long as one likes: `make soak SECONDS=600`.

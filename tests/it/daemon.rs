@@ -94,14 +94,18 @@ impl Daemon {
 
     /// Waits until the start-up gate is open.
     pub fn started(&mut self) {
+        self.started_within(60);
+    }
+
+    pub fn started_within(&mut self, seconds: u64) {
         let begin = Instant::now();
         loop {
             match self.get("/startupz") {
                 Some((200, _)) => return,
                 _ if self.child.try_wait().unwrap().is_some() => panic!("the daemon ended:\n{}", self.log()),
                 last => assert!(
-                    begin.elapsed() < Duration::from_secs(60),
-                    "not started within 60 s: {last:?}\n{}",
+                    begin.elapsed() < Duration::from_secs(seconds),
+                    "not started within {seconds} s: {last:?}\n{}",
                     self.log()
                 ),
             }
