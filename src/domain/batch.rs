@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
 
-use super::catalog::Catalog;
+use super::catalog::{Catalog, Table};
 use super::change::{Change, Effect, IfMissing, Operation};
 use super::checkpoint::{Position, TopicPartition};
 use super::dead_letter::{DeadLetter, LetterId, Retried};
 use super::event_ids::NewEventIds;
 use super::row::RowState;
+use super::shelf::{self, Shelf, ShelvedRow, Whole};
 use super::snapshot::Snapshot;
 use super::value::Value;
 use super::version::{Coordinates, Version};
@@ -21,6 +22,8 @@ pub struct Batch {
     pub id: u64,
     /// To be applied in this order.
     pub entries: Vec<Entry>,
+    /// Rows that were put aside; `entries` say when which of them are applied.
+    pub shelf: Option<Shelf>,
     /// Where each touched partition stood before and stands after this batch.
     pub advances: BTreeMap<TopicPartition, Advance>,
     pub dead_letters: Vec<DeadLetter>,
@@ -91,6 +94,8 @@ pub enum Step {
     /// remember so, where they are suspiciously many. Nothing if another snapshot is the newest, or the
     /// end of this one was not read.
     Sweep { begin: Version },
+    /// So many whole rows of the batch's shelf, from the first on, in any order.
+    Shelved { first: u32, count: u32 },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -149,6 +154,17 @@ pub struct BatchBuilder {
     hasher: RandomState,
     /// Batches sealed so far.
     sealed: u64,
+    shelving: Option<Shelving>,
+}
+
+/// Whole rows are put aside, on one shelf a batch.
+#[derive(Debug)]
+struct Shelving {
+    /// For the batch in the making.
+    shelf: Option<Shelf>,
+    spare: Vec<Shelf>,
+    /// Something could not be put aside: the batch ends with that.
+    failed: bool,
 }
 
 impl Default for BatchBuilder {
@@ -159,6 +175,7 @@ impl Default for BatchBuilder {
             keys: foldhash::quality::RandomState::default(),
             hasher: RandomState::new(),
             sealed: 0,
+            shelving: None,
         }
     }
 }
@@ -184,13 +201,16 @@ impl BatchBuilder {
             self.append(Entry::silent(change.table, topic, Step::Snapshot(snapshot)));
             return;
         }
-        let hash = self.keys.hash_one(KeyHash { table: change.table, catalog, values: &change.values });
+        let hash = self.hash_of(catalog, change.table, &change.values);
+        if self.shelve(table, &change, hash) {
+            return;
+        }
         let incoming = match change.operation {
             Operation::Write { if_missing } => {
                 let row = RowState::written(change.values, change.version);
                 if if_missing.needs_row() && !row.is_full() {
                     // Depends on the row that is there: later changes must come behind it.
-                    self.open.remove(&hash);
+                    self.part(table, (change.table, &row.values), hash);
                     let step = Step::PatchIfPresent { patch: row, if_missing };
                     self.append(Entry::new(change.table, topic, effect, step));
                     return;
@@ -199,16 +219,16 @@ impl BatchBuilder {
             }
             Operation::Delete => RowState::deleted(table, change.values, change.version),
             Operation::Tombstone => {
-                self.open.remove(&hash);
+                self.part(table, (change.table, &change.values), hash);
                 let step = Step::Tombstone { values: change.values, at: change.version.at() };
                 self.append(Entry::new(change.table, topic, effect, step));
                 return;
             }
             Operation::Carry => {
                 // Depends on the one row, and later changes of both must come behind it.
-                self.open.remove(&hash);
-                let from = KeyHash { table: change.table, catalog, values: &change.from };
-                self.open.remove(&self.keys.hash_one(from));
+                self.part(table, (change.table, &change.values), hash);
+                let from = self.hash_of(catalog, change.table, &change.from);
+                self.part(table, (change.table, &change.from), from);
                 let step = Step::Carry { from: change.from, to: change.values, version: change.version };
                 self.append(Entry::silent(change.table, topic, step));
                 return;
@@ -231,20 +251,133 @@ impl BatchBuilder {
                 return;
             }
         }
+        let incoming = match self.take_from_shelf(table, (change.table, &incoming.values), hash) {
+            Some(mut shelved) => {
+                shelved.absorb(table, incoming);
+                shelved
+            }
+            None => incoming,
+        };
         self.open.insert(hash, self.batch.entries.len());
         self.append(Entry::new(change.table, topic, effect, Step::Row(incoming)));
+    }
+
+    fn hash_of(&self, catalog: &Catalog, table: usize, values: &[Value]) -> u64 {
+        self.keys.hash_one(KeyHash { table, catalog, values })
+    }
+
+    /// Later changes of the row come behind what is there of it.
+    fn part(&mut self, table: &Table, row: (usize, &[Value]), hash: u64) {
+        self.open.remove(&hash);
+        if let Some(shelving) = &mut self.shelving
+            && let Some(shelf) = &mut shelving.shelf
+            && shelf.part(table, row, hash).is_err()
+        {
+            // Nothing is found any more, which is enough.
+            shelf.forget_keys();
+            shelving.failed = true;
+        }
+    }
+
+    /// Puts a whole row aside, if rows are put aside and this one is not under way otherwise.
+    fn shelve(&mut self, table: &Table, change: &Change, hash: u64) -> bool {
+        let Some(shelving) = &mut self.shelving else { return false };
+        let Some(shelf) = &mut shelving.shelf else { return false };
+        if !matches!(change.operation, Operation::Write { .. })
+            || self.open.contains_key(&hash)
+            || change.values.iter().any(Value::is_absent)
+        {
+            return false;
+        }
+        let Change { table: of, topic, values, version, .. } = change;
+        let row = Whole { table: *of, topic: *topic, values, version: *version };
+        match shelf.put(table, &row, hash) {
+            Ok(false) => {}
+            Ok(true) => {
+                self.batch.bytes += size_of::<ShelvedRow>();
+                let place = shelf.rows().len() as u32 - 1;
+                match self.batch.entries.last_mut() {
+                    Some(Entry { step: Step::Shelved { count, .. }, .. }) => *count += 1,
+                    _ => {
+                        let step = Step::Shelved { first: place, count: 1 };
+                        self.batch.entries.push(Entry::silent(*of, *topic, step));
+                    }
+                }
+            }
+            Err(_) => {
+                // It stays in memory, and the batch is not made longer.
+                shelving.failed = true;
+                return false;
+            }
+        }
+        true
+    }
+
+    fn take_from_shelf(&mut self, table: &Table, row: (usize, &[Value]), hash: u64) -> Option<RowState> {
+        let shelving = self.shelving.as_mut()?;
+        match shelving.shelf.as_mut()?.take(table, row, hash) {
+            Ok(state) => state,
+            Err(_) => {
+                shelving.failed = true;
+                None
+            }
+        }
+    }
+
+    /// From now on whole rows are put aside, in one of these a batch.
+    pub fn begin_shelving(&mut self, mut spare: Vec<Shelf>) {
+        let shelf = spare.pop();
+        self.shelving = shelf.is_some().then_some(Shelving { shelf, spare, failed: false });
+    }
+
+    /// A shelf that was written can be used again, if rows are still put aside.
+    pub fn give_back(&mut self, shelf: Shelf) {
+        let Some(shelving) = &mut self.shelving else { return };
+        match shelf.emptied() {
+            Ok(shelf) if shelving.shelf.is_none() => shelving.shelf = Some(shelf),
+            Ok(shelf) => shelving.spare.push(shelf),
+            Err(_) => shelving.failed = true,
+        }
+    }
+
+    /// What is aside already stays there until the batch is sealed.
+    pub fn end_shelving(&mut self) {
+        match self.shelving.take() {
+            Some(Shelving { shelf: Some(mut shelf), .. }) if !shelf.is_empty() => {
+                shelf.close();
+                self.batch.shelf = Some(shelf);
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether the batch should not be made longer.
+    pub fn is_full(&self, records: u64, bytes: usize) -> bool {
+        let is_full = |shelf: &Shelf| shelf.is_full() || self.batch.records >= shelf::RECORDS_MAX;
+        match &self.shelving {
+            None => self.batch.records >= records || self.batch.bytes >= bytes,
+            Some(shelving) => {
+                shelving.failed || shelving.shelf.as_ref().is_none_or(is_full) || self.batch.bytes >= bytes
+            }
+        }
+    }
+
+    /// Records that may come before it is full, if they are small.
+    pub fn room(&self, records: u64) -> u64 {
+        let records = if self.shelving.is_some() { shelf::RECORDS_MAX } else { records };
+        records.saturating_sub(self.batch.records)
     }
 
     /// Adds a change as an entry of its own, into which nothing is folded; returns its index.
     pub fn push_alone(&mut self, catalog: &Catalog, change: Change) -> usize {
         if change.values.len() == catalog.tables[change.table].columns.len() {
             // Later changes of the row must come behind it.
-            let key = KeyHash { table: change.table, catalog, values: &change.values };
-            self.open.remove(&self.keys.hash_one(key));
+            let hash = self.hash_of(catalog, change.table, &change.values);
+            self.part(&catalog.tables[change.table], (change.table, &change.values), hash);
         }
-        let before = std::mem::take(&mut self.open);
+        let before = (std::mem::take(&mut self.open), self.shelving.take());
         self.push(catalog, change);
-        self.open = before;
+        (self.open, self.shelving) = before;
         self.batch.entries.len() - 1
     }
 
@@ -252,6 +385,9 @@ impl BatchBuilder {
     pub fn push_sweep(&mut self, table: usize, topic: usize, begin: Version) {
         // An old row that comes behind it stays.
         self.open.clear();
+        if let Some(Shelving { shelf: Some(shelf), .. }) = &mut self.shelving {
+            shelf.forget_keys();
+        }
         self.append(Entry::silent(table, topic, Step::Sweep { begin }));
     }
 
@@ -273,7 +409,7 @@ impl BatchBuilder {
                 self.batch.bytes += to.iter().map(Value::size).sum::<usize>();
                 from
             }
-            Step::Snapshot(_) | Step::Sweep { .. } => &[],
+            Step::Snapshot(_) | Step::Sweep { .. } | Step::Shelved { .. } => &[],
         };
         self.batch.bytes += size_of::<Entry>() + values.iter().map(Value::size).sum::<usize>();
         self.batch.entries.push(entry);
@@ -331,6 +467,14 @@ impl BatchBuilder {
         self.open.clear();
         let mut batch = std::mem::take(&mut self.batch);
         batch.observed = observed;
+        if let Some(shelving) = &mut self.shelving {
+            shelving.failed = false;
+            if let Some(mut shelf) = shelving.shelf.take_if(|shelf| !shelf.is_empty()) {
+                shelf.close();
+                batch.shelf = Some(shelf);
+                shelving.shelf = shelving.spare.pop();
+            }
+        }
         // The hasher's keys are random per process, so ids of two writers do not meet.
         self.sealed += 1;
         batch.id = self.hasher.hash_one(self.sealed).max(1);

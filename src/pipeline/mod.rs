@@ -181,9 +181,11 @@ impl<S: Source> Pipeline<S> {
             },
         };
         let (work, done) = writer.channels(source.waker());
+        let mut intake = Intake::new(config, plan, checkpoint, gate, context.clone());
+        intake.begin_shelving(std::mem::take(&mut writer.shelves));
         Pipeline {
             source,
-            intake: Intake::new(config, plan, checkpoint, gate, context.clone()),
+            intake,
             context,
             work,
             done,
@@ -258,8 +260,7 @@ impl<S: Source> Pipeline<S> {
                 (true, 0) => Duration::ZERO,
                 (true, _) => BUSY_WAIT,
             };
-            let room = self.limits.records.saturating_sub(self.intake.records()).min(POLL_RECORDS_MAX as u64)
-                as usize;
+            let room = self.intake.room(self.limits).min(POLL_RECORDS_MAX as u64) as usize;
             let intake = &mut self.intake;
             let events = self.source.poll(wait, room, &mut |event| intake.take(event));
             self.intake.outcome()?;
@@ -280,7 +281,7 @@ impl<S: Source> Pipeline<S> {
     }
 
     fn is_full(&self) -> bool {
-        self.intake.records() >= self.limits.records || self.intake.bytes() >= self.limits.bytes
+        self.intake.is_full(self.limits)
     }
 
     /// Seals and hands over when it is worth it and the writer can take it.
@@ -359,13 +360,17 @@ impl<S: Source> Pipeline<S> {
     fn on_done(&mut self, done: Done) -> Result<(), Halt> {
         self.in_flight -= 1;
         match done {
-            Done::Applied(committed) => {
+            Done::Applied(mut committed) => {
+                if let Some(shelf) = committed.batch.shelf.take() {
+                    self.intake.give_back(shelf);
+                }
                 self.intake.committed(&committed);
                 self.answer(&committed);
                 self.intake.swept(&committed.applied.swept);
                 Ok(self.intake.check_dead_letters(&committed.applied)?)
             }
             Done::Completed(Completion::Done) => {
+                self.intake.end_shelving();
                 self.intake.gate.completed();
                 self.intake.open_gate();
                 Ok(())

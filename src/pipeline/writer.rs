@@ -13,6 +13,7 @@ use crate::domain::batch::{Batch, Observed};
 use crate::domain::change::{Effect, Skip};
 use crate::domain::checkpoint::TopicPartition;
 use crate::domain::retry::Backoff;
+use crate::domain::shelf::Shelf;
 use crate::metrics::Sizes;
 use crate::source::Waker;
 use crate::store::{Applied, BatchLimits, Completion, StopCode, Store, StoreError};
@@ -66,6 +67,8 @@ pub struct Writer {
     pub context: Context,
     /// How much the store takes in one batch.
     pub(super) limits: BatchLimits,
+    /// See [`Store::shelves`].
+    pub(super) shelves: Vec<Shelf>,
     channels: Option<(SyncSender<Work>, Receiver<Done>)>,
     /// Called when something is done: the pipeline may be waiting for records.
     wake: Arc<OnceLock<Waker>>,
@@ -77,7 +80,7 @@ impl Writer {
         let (work_tx, work_rx) = sync_channel(IN_FLIGHT_MAX);
         let (done_tx, done_rx) = sync_channel(IN_FLIGHT_MAX);
         let inside = context.clone();
-        let limits = store.batch_limits();
+        let (limits, shelves) = (store.batch_limits(), store.shelves());
         let wake = Arc::new(OnceLock::new());
         let wakes = Arc::clone(&wake);
         let thread = std::thread::Builder::new().name("writer".into()).spawn(move || {
@@ -94,7 +97,14 @@ impl Writer {
             }
             .run();
         })?;
-        Ok(Writer { context, limits, channels: Some((work_tx, done_rx)), wake, thread: Some(thread) })
+        Ok(Writer {
+            context,
+            limits,
+            shelves,
+            channels: Some((work_tx, done_rx)),
+            wake,
+            thread: Some(thread),
+        })
     }
 
     /// The two ends for the pipeline; they exist once. `wake` ends its wait for records.
@@ -305,6 +315,12 @@ impl<T: Store> WriterLoop<T> {
                 for (sum, events) in sums.iter_mut().zip(entry.events) {
                     *sum += u64::from(events);
                 }
+            }
+        }
+        for (topic, table, events) in batch.shelf.iter().flat_map(Shelf::counts) {
+            let sums = counts.entry((*topic, *table)).or_default();
+            for (sum, events) in sums.iter_mut().zip(events) {
+                *sum += events;
             }
         }
         for ((topic, table), sums) in counts {

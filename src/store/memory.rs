@@ -18,6 +18,7 @@ use crate::domain::catalog::{Catalog, Table};
 use crate::domain::change::IfMissing;
 use crate::domain::checkpoint::{Checkpoint, TopicPartition};
 use crate::domain::dead_letter::{DeadLetter, Kept};
+use crate::domain::packed::PackedRow;
 use crate::domain::retry::RetryReason;
 use crate::domain::row::RowState;
 use crate::domain::snapshot::{Phase, Snapshot};
@@ -263,6 +264,10 @@ impl Replica {
         self.identify(catalog, &batch.observed)?;
         let mut applied = Applied::default();
         for (index, entry) in batch.entries.iter().enumerate() {
+            if let Step::Shelved { first, count } = entry.step {
+                self.unshelve(catalog, batch, first as usize..(first + count) as usize)?;
+                continue;
+            }
             let shape = &catalog.tables[entry.table];
             if let Step::Sweep { begin } = entry.step {
                 match self.sweep(shape, entry.table, begin) {
@@ -425,7 +430,7 @@ impl Replica {
                 self.checkpoint.snapshots.insert(entry.table, snapshot);
                 Outcome::Changed
             }
-            Step::Sweep { .. } => Outcome::Stale,
+            Step::Sweep { .. } | Step::Shelved { .. } => Outcome::Stale,
             Step::Tombstone { values, at } => {
                 let mut state = table.state(shape, values);
                 if !state.bury(shape, *at) {
@@ -439,6 +444,26 @@ impl Replica {
 }
 
 impl Replica {
+    fn unshelve(
+        &mut self,
+        catalog: &Catalog,
+        batch: &Batch,
+        range: std::ops::Range<usize>,
+    ) -> Result<(), StoreError> {
+        let Some(shelf) = &batch.shelf else { return Err(rules::not_on_the_shelf("there is none")) };
+        let mut bytes = Vec::new();
+        for row in &shelf.rows()[range] {
+            shelf.read(row, &mut bytes).map_err(|error| rules::not_on_the_shelf(&error.to_string()))?;
+            let Some((values, version)) = PackedRow::read(&bytes).and_then(|row| row.unpack()) else {
+                continue;
+            };
+            let table = usize::from(row.table);
+            let entry = Entry::silent(table, 0, Step::Row(RowState::written(values, version)));
+            self.step(&catalog.tables[table], &entry, batch.observed.heartbeat_ms);
+        }
+        Ok(())
+    }
+
     fn sweep(&mut self, shape: &Table, index: usize, begin: Version) -> Option<Swept> {
         let snapshot = self.checkpoint.snapshots.get_mut(&index)?;
         if *snapshot != (Snapshot { begin, phase: Phase::Listed }) {

@@ -33,6 +33,7 @@ use crate::domain::catalog::Catalog;
 use crate::domain::checkpoint::{Checkpoint, TopicPartition};
 use crate::domain::dead_letter::{DeadLetter, Kept};
 use crate::domain::retry::RetryReason;
+use crate::domain::shelf::Shelf;
 use crate::domain::state::State;
 use crate::domain::value::Value;
 use crate::domain::version::{Version, VersionKind};
@@ -67,6 +68,12 @@ pub trait Store: Send {
     /// How much one batch may hold; the same as long as the store is open.
     fn batch_limits(&self) -> BatchLimits {
         BatchLimits::default()
+    }
+
+    /// Where whole rows can be put aside while nobody reads the copy, so that batches may be larger
+    /// than memory should be; none where the store has no use for that.
+    fn shelves(&self) -> Vec<Shelf> {
+        Vec::new()
     }
 }
 

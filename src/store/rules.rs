@@ -7,6 +7,7 @@ use crate::domain::catalog::{Catalog, Table};
 use crate::domain::checkpoint::{Position, TopicPartition};
 use crate::domain::dead_letter::{DeadLetter, Origin, Reason, Rejection};
 use crate::domain::freshness::worst;
+use crate::domain::retry::RetryReason;
 use crate::domain::row::RowState;
 use crate::domain::value::Value;
 use crate::domain::version::Version;
@@ -294,6 +295,14 @@ pub(super) fn missing_row(table: usize, shape: &Table, version: Version, now_ms:
         first_seen_ms: now_ms,
         origin: Origin::of_version(&version, now_ms),
         record: None,
+    }
+}
+
+/// What a batch has put aside cannot be read: it is tried again.
+pub(super) fn not_on_the_shelf(why: &str) -> StoreError {
+    StoreError::Retry {
+        reason: RetryReason::Io,
+        message: format!("rows that were put aside beside the replica cannot be read: {why}"),
     }
 }
 

@@ -38,11 +38,12 @@ use crate::domain::change::Change;
 use crate::domain::checkpoint::{Checkpoint, Position, TopicPartition};
 use crate::domain::dead_letter::DeadLetter;
 use crate::domain::freshness::{self, PartitionFreshness};
+use crate::domain::shelf::Shelf;
 use crate::domain::state::Facts;
 use crate::mapping::Plan;
 use crate::metrics::SourceErrorKind;
 use crate::source::{Cleanup, SourceEvent};
-use crate::store::Applied;
+use crate::store::{Applied, BatchLimits};
 
 pub struct Intake {
     plan: Plan,
@@ -305,12 +306,27 @@ impl Intake {
         self.failure.take().map_or(Ok(()), Err)
     }
 
-    pub fn records(&self) -> u64 {
-        self.builder.records()
+    /// Whether the batch in the making should not be made longer.
+    pub fn is_full(&self, limits: BatchLimits) -> bool {
+        self.builder.is_full(limits.records, limits.bytes)
     }
 
-    pub fn bytes(&self) -> usize {
-        self.builder.bytes()
+    /// Records that it has room for, if they are small.
+    pub fn room(&self, limits: BatchLimits) -> u64 {
+        self.builder.room(limits.records)
+    }
+
+    /// While nobody reads the copy, whole rows are put aside.
+    pub fn begin_shelving(&mut self, shelves: Vec<Shelf>) {
+        self.builder.begin_shelving(shelves);
+    }
+
+    pub fn end_shelving(&mut self) {
+        self.builder.end_shelving();
+    }
+
+    pub fn give_back(&mut self, shelf: Shelf) {
+        self.builder.give_back(shelf);
     }
 
     pub fn has_changes(&self) -> bool {

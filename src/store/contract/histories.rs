@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::domain::change::Cleared;
 use crate::domain::event_ids::{EventId, NewEventIds};
+use crate::domain::shelf::{Shelf, Spill};
 use crate::domain::snapshot::Phase;
 use crate::store::Figures;
 
@@ -242,6 +243,123 @@ proptest! {
                 expected.complete().unwrap();
             }
             if nth >= complete_at {
+                prop_assert_eq!(
+                    picture(&catalog, &mut store, &*bench.reader()),
+                    picture(&catalog, &mut expected, &*model.reader())
+                );
+            }
+        }
+    }
+}
+
+/// In memory, and now and then nowhere.
+#[derive(Debug, Default)]
+struct Scrap {
+    bytes: Vec<u8>,
+    calls: std::cell::Cell<u32>,
+    /// Every so many calls one fails, up to the third; 0: none.
+    fails_every: u32,
+}
+
+impl Scrap {
+    fn call(&self) -> std::io::Result<()> {
+        let calls = self.calls.get() + 1;
+        self.calls.set(calls);
+        let fails = self.fails_every > 0 && calls.is_multiple_of(self.fails_every);
+        match fails && calls / self.fails_every <= 3 {
+            true => Err(std::io::ErrorKind::StorageFull.into()),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Spill for Scrap {
+    fn append(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.call()?;
+        self.bytes.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn read(&self, at: u64, into: &mut [u8]) -> std::io::Result<()> {
+        self.call()?;
+        into.copy_from_slice(&self.bytes[at as usize..at as usize + into.len()]);
+        Ok(())
+    }
+
+    fn clear(&mut self) -> std::io::Result<()> {
+        self.bytes.clear();
+        Ok(())
+    }
+}
+
+/// As [`folded`], with whole rows put aside.
+fn shelved(catalog: &Catalog, changes: &[Change], fails_every: u32) -> BatchBuilder {
+    let mut builder = BatchBuilder::default();
+    let scrap = Scrap { fails_every, ..Scrap::default() };
+    builder.begin_shelving(vec![Shelf::new(Box::new(scrap))]);
+    for change in changes {
+        push(&mut builder, catalog, change);
+    }
+    builder
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// Rows that are put aside mean the same as rows in memory, also where some cannot be.
+    #[test]
+    fn a_batch_with_rows_put_aside_is_its_changes_in_order(history in history(), fails_every in 0u32..9) {
+        let catalog = Arc::new(catalog());
+        let (batches, _) = delivery(&catalog, &history);
+        let (one, other) = (InMemory::new(catalog.clone()), InMemory::new(catalog.clone()));
+        let (mut shelving, mut plain) = (one.open(), other.open());
+        for (nth, changes) in batches.iter().enumerate() {
+            let batch = seal(shelved(&catalog, changes, fails_every), nth);
+            let usual = seal(folded(&catalog, changes), nth);
+            // What was put aside can be read in time.
+            let applied = loop {
+                match shelving.apply(&batch) {
+                    Err(StoreError::Retry { .. }) => {}
+                    applied => break applied.unwrap(),
+                }
+            };
+            let expected = plain.apply(&usual).unwrap();
+            prop_assert_eq!(applied.dead_letters, expected.dead_letters);
+            prop_assert_eq!(applied.swept, expected.swept);
+            prop_assert_eq!(
+                picture(&catalog, &mut shelving, &*one.reader()),
+                picture(&catalog, &mut plain, &*other.reader())
+            );
+            let events = |batch: &Batch| -> u64 {
+                let aside = batch.shelf.iter().flat_map(|shelf| shelf.counts().iter().flat_map(|(_, _, all)| *all));
+                batch.entries.iter().map(Entry::event_count).sum::<u64>() + aside.sum::<u64>()
+            };
+            prop_assert_eq!(events(&batch), events(&usual));
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// SQLite takes them like the model, while it looks at what is there and while it appends.
+    #[test]
+    fn sqlite_takes_rows_that_were_put_aside(history in history(), appends in any::<bool>(), calm in any::<bool>()) {
+        let catalog = Arc::new(catalog());
+        let history: Vec<Event> = history.into_iter().filter(|event| !calm || !event.depends_on_rows()).collect();
+        let (batches, _) = delivery(&catalog, &history);
+        let model = InMemory::new(catalog.clone());
+        let bench = InSqlite::new(catalog.clone());
+        let mut expected = model.open();
+        let mut store = if appends { bench.try_open().unwrap() } else { bench.open() };
+        for (nth, changes) in batches.iter().enumerate() {
+            let batch = seal(shelved(&catalog, changes, 0), nth);
+            let usual = expected.apply(&seal(folded(&catalog, changes), nth)).unwrap();
+            let applied = store.apply(&batch).unwrap();
+            prop_assert_eq!(applied.dead_letters, usual.dead_letters);
+            if !appends || nth + 1 == batches.len() {
+                store.complete().unwrap();
+                expected.complete().unwrap();
                 prop_assert_eq!(
                     picture(&catalog, &mut store, &*bench.reader()),
                     picture(&catalog, &mut expected, &*model.reader())

@@ -48,7 +48,7 @@ impl Default for Sample {
 
 impl Sample {
     pub fn look<'v>(&mut self, key: impl Iterator<Item = &'v Value>) {
-        let hash = key.fold(0_u64, |hash, value| {
+        self.look_at(key.fold(0_u64, |hash, value| {
             let part = match value {
                 Value::Text(text) => tail(text.as_bytes()),
                 Value::Blob(bytes) => tail(bytes),
@@ -56,7 +56,11 @@ impl Sample {
                 _ => 0,
             };
             (hash ^ part).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(32)
-        });
+        }));
+    }
+
+    /// A key by its hash.
+    pub fn look_at(&mut self, hash: u64) {
         if !hash.is_multiple_of(self.one_in) {
             return;
         }

@@ -15,6 +15,8 @@ use crate::domain::batch::{Advance, AfterGap, Batch, Observed, Step};
 use crate::domain::catalog::Catalog;
 use crate::domain::checkpoint::{AfterDelete, Checkpoint, PartitionMemory, Position, TopicPartition};
 use crate::domain::event_ids::{EventId, NewEventIds};
+use crate::domain::packed::PackedRow;
+use crate::domain::shelf::ShelvedRow;
 use crate::domain::version::Version;
 use crate::store::rules::Floors;
 use crate::store::{Applied, LossLimit, StoreError, Swept, rules};
@@ -139,6 +141,9 @@ impl SqliteStore {
     }
 }
 
+/// By table index.
+type Writers<'a> = Vec<Option<TableWriter<'a>>>;
+
 /// A batch on its way into an open transaction. `memory` is what will be true after it.
 pub(super) struct Work<'a> {
     pub conn: &'a Connection,
@@ -153,7 +158,7 @@ pub(super) struct Work<'a> {
     pub dead_letter_bytes_max: i64,
 }
 
-impl Work<'_> {
+impl<'a> Work<'a> {
     /// Whether this very batch is in the file: its reply was lost, and it was sent again. Refuses
     /// when the generation has been put out of use.
     fn was_applied(&self, batch: &Batch) -> Result<bool, StoreError> {
@@ -222,17 +227,19 @@ impl Work<'_> {
     fn write_entries(&mut self, batch: &Batch) -> Result<Applied, StoreError> {
         let now_ms = batch.observed.heartbeat_ms;
         let mut applied = Applied::default();
-        let mut writers: Vec<Option<TableWriter<'_>>> = self.catalog.tables.iter().map(|_| None).collect();
+        let mut writers: Writers<'a> = self.catalog.tables.iter().map(|_| None).collect();
         for index in order::by_key(self.catalog, &batch.entries) {
             let index = index as usize;
             let entry = &batch.entries[index];
+            if let Step::Shelved { first, count } = entry.step {
+                self.unshelve(batch, first as usize..(first + count) as usize, &mut writers)?;
+                continue;
+            }
             let shape = &self.catalog.tables[entry.table];
             if let (Step::Row(row), true) = (&entry.step, self.memory.tables[entry.table].appending) {
                 self.samples[entry.table].look(shape.key_of(&row.values));
             }
-            let writer = writers[entry.table].get_or_insert_with(|| {
-                TableWriter::new(self.conn, shape, &self.sql[entry.table], now_ms, self.loss)
-            });
+            let writer = self.writer(&mut writers, entry.table, now_ms);
             match writer.step(&mut self.memory.tables[entry.table], &entry.step)? {
                 Outcome::Changed => {}
                 Outcome::Stale => applied.stale.push(index),
@@ -256,6 +263,42 @@ impl Work<'_> {
         }
         applied.stale.sort_unstable();
         Ok(applied)
+    }
+
+    /// Of a table, made when it is first written to.
+    fn writer<'w>(&self, writers: &'w mut Writers<'a>, table: usize, now_ms: i64) -> &'w mut TableWriter<'a> {
+        let new =
+            || TableWriter::new(self.conn, &self.catalog.tables[table], &self.sql[table], now_ms, self.loss);
+        writers[table].get_or_insert_with(new)
+    }
+
+    /// Rows that were put aside, in the order of table and key: neighbours share pages.
+    fn unshelve(
+        &mut self,
+        batch: &Batch,
+        range: std::ops::Range<usize>,
+        writers: &mut Writers<'a>,
+    ) -> Result<(), StoreError> {
+        let Some(shelf) = &batch.shelf else { return Err(rules::not_on_the_shelf("there is none")) };
+        let mut rows: Vec<&ShelvedRow> = shelf.rows()[range].iter().collect();
+        // Where rows are appended, the order in which they were put aside is as good, and faster to read.
+        rows.sort_by_key(|row| match self.memory.tables[usize::from(row.table)].appending {
+            true => (row.table, 0),
+            false => (row.table, row.key),
+        });
+        let mut bytes = Vec::new();
+        for row in rows {
+            shelf.read(row, &mut bytes).map_err(|error| rules::not_on_the_shelf(&error.to_string()))?;
+            // One without bytes has become an entry of the batch.
+            let Some(packed) = PackedRow::read(&bytes) else { continue };
+            let table = usize::from(row.table);
+            if self.memory.tables[table].appending {
+                self.samples[table].look_at(u64::from(row.hash));
+            }
+            let writer = self.writer(writers, table, batch.observed.heartbeat_ms);
+            writer.shelved(&mut self.memory.tables[table], packed)?;
+        }
+        Ok(())
     }
 
     fn go_on(&mut self, after: &AfterGap) -> Result<(), StoreError> {

@@ -5,6 +5,7 @@
 //! - `generations`, `room`: building one beside the live one, and switching to it
 //! - `layout`, `views`: what is in it
 //! - `apply`, `order`, `table`, `letters`: one batch, one row, dead letters
+//! - `spill`: where rows of large batches are put aside
 //! - `append`: rows of a first copy whose keys are not numbers
 //! - `upkeep`: the end of the first copy, the WAL, old delete marks
 //! - `reader`: the reading side
@@ -22,6 +23,7 @@ mod owner;
 mod reader;
 mod replica;
 mod room;
+mod spill;
 mod table;
 mod upkeep;
 mod views;
@@ -44,6 +46,7 @@ use super::{Applied, Completion, Figures, LossLimit, Maintenance, Store, StoreEr
 use crate::domain::batch::Batch;
 use crate::domain::catalog::Catalog;
 use crate::domain::checkpoint::Checkpoint;
+use crate::domain::shelf::Shelf;
 use crate::domain::snapshot::Snapshot;
 use crate::domain::version::{Version, VersionKind};
 
@@ -172,6 +175,20 @@ impl Store for SqliteStore {
 
     fn figures(&mut self) -> Figures {
         self.measure()
+    }
+
+    fn shelves(&self) -> Vec<Shelf> {
+        let alone = match self.role {
+            Role::Live => !self.complete,
+            Role::Next { carries_live } => carries_live,
+        };
+        if !alone {
+            return Vec::new();
+        }
+        // One for the batch in the making, one for the batch that is written. Where the file system does
+        // not have files without a name, batches are as small as ever.
+        let spill = || spill::FileSpill::new(owner::directory_of(&self.path)).ok();
+        (0..2).map_while(|_| Some(Shelf::new(Box::new(spill()?)))).collect()
     }
 }
 

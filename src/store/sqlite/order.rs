@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 
 use crate::domain::batch::{Entry, Step};
 use crate::domain::catalog::Catalog;
+use crate::domain::shelf::key_head;
 use crate::domain::value::Value;
 
 /// Indexes of all entries, each once. Rows of different keys do not depend on each other, so between
@@ -17,11 +18,11 @@ pub(super) fn by_key(catalog: &Catalog, entries: &[Entry]) -> Vec<u32> {
         match &entry.step {
             Step::Row(row) => {
                 let table = &catalog.tables[entry.table];
-                let first = table.key.first().map_or(0, |&column| prefix(&row.values[column]));
+                let first = table.key.first().map_or(0, |&column| key_head(&row.values[column]));
                 run.push(Place { table: entry.table, first, index: index as u32 });
             }
             Step::Cut { prefix: of, .. } if !of.is_empty() => {
-                run.push(Place { table: entry.table, first: prefix(&of[0]), index: index as u32 });
+                run.push(Place { table: entry.table, first: key_head(&of[0]), index: index as u32 });
             }
             _ => {
                 flush(catalog, entries, &mut run, &mut order);
@@ -56,22 +57,6 @@ fn flush(catalog: &Catalog, entries: &[Entry], run: &mut Vec<Place>, order: &mut
         })
     });
     order.extend(run.drain(..).map(|place| place.index));
-}
-
-/// Never greater for a smaller value of the same class.
-fn prefix(value: &Value) -> u64 {
-    let bytes = |bytes: &[u8]| {
-        let mut first = [0; 8];
-        let n = bytes.len().min(8);
-        first[..n].copy_from_slice(&bytes[..n]);
-        u64::from_be_bytes(first)
-    };
-    match value {
-        Value::Absent | Value::Null | Value::Real(_) => 0,
-        Value::Integer(number) => (*number as u64) ^ (1 << 63),
-        Value::Text(text) => bytes(text.as_bytes()),
-        Value::Blob(blob) => bytes(blob),
-    }
 }
 
 /// A total order; SQLite's own for values of one class, and nothing depends on more.

@@ -13,6 +13,7 @@ use super::layout::{STATEMENTS, Sql, TableSql};
 use crate::domain::batch::Step;
 use crate::domain::catalog::Table;
 use crate::domain::change::IfMissing;
+use crate::domain::packed::{PackedRow, PackedValue};
 use crate::domain::row::RowState;
 use crate::domain::snapshot::{Phase, Snapshot};
 use crate::domain::value::Value;
@@ -90,7 +91,24 @@ impl<'c> TableWriter<'c> {
                 None => Outcome::Stale,
             }),
             Step::Sweep { begin } => self.sweep(memory, *begin),
+            // Of several tables.
+            Step::Shelved { .. } => Ok(Outcome::Stale),
         }
+    }
+
+    /// A row that was put aside.
+    pub fn shelved(&mut self, memory: &mut TableMemory, row: PackedRow<'_>) -> Result<Outcome, StoreError> {
+        if memory.appending {
+            *memory.count(Place::Visible) += 1;
+            Whole::Packed(row).put(self.statement(Sql::Append)?, true)?;
+            return Ok(Outcome::Changed);
+        }
+        if memory.truncated.is_some() || memory.held + memory.marks + memory.prefix_marks > 0 {
+            let state = Whole::Packed(row).state(&self.shape.name)?;
+            let version = state.version.ok_or_else(|| damaged("a version", &self.shape.name))?;
+            return self.whole_row(memory, &state, version);
+        }
+        self.write(memory, Whole::Packed(row))
     }
 
     /// The usual case. A whole row wins over everything that is older, and the version of a visible
@@ -107,18 +125,23 @@ impl<'c> TableWriter<'c> {
         if memory.held + memory.marks > 0 && self.find(Sql::FindHidden, &row.values)?.is_some() {
             return self.join(memory, row.clone());
         }
-        if !memory.update_first && self.write_whole(Sql::Insert, row, version)? {
+        self.write(memory, Whole::Row(row, version))
+    }
+
+    /// A whole row of whose key only a visible row can be known.
+    fn write(&mut self, memory: &mut TableMemory, row: Whole<'_>) -> Result<Outcome, StoreError> {
+        if !memory.update_first && row.put(self.statement(Sql::Insert)?, false)? {
             memory.rows += 1;
             return Ok(Outcome::Changed);
         }
-        if self.write_whole(Sql::Update, row, version)? {
+        if row.put(self.statement(Sql::Update)?, false)? {
             memory.update_first = true;
             return Ok(Outcome::Changed);
         }
-        match self.has_details(&row.values)? {
+        match self.has_details(row)? {
             None => {
                 memory.update_first = false;
-                memory.rows += i64::from(self.write_whole(Sql::Insert, row, version)?);
+                memory.rows += i64::from(row.put(self.statement(Sql::Insert)?, false)?);
                 Ok(Outcome::Changed)
             }
             Some(false) => {
@@ -126,20 +149,17 @@ impl<'c> TableWriter<'c> {
                 Ok(Outcome::Stale)
             }
             // The row is newer, but may have columns that this one knows better.
-            Some(true) => self.join(memory, row.clone()),
+            Some(true) => {
+                let state = row.state(&self.shape.name)?;
+                self.join(memory, state)
+            }
         }
     }
 
-    fn write_whole(&mut self, sql: Sql, row: &RowState, version: Version) -> Result<bool, StoreError> {
-        let statement = self.statement(sql)?;
-        bind_row(statement, &row.values, Some(version))?;
-        Ok(statement.raw_execute()? > 0)
-    }
-
-    fn has_details(&mut self, values: &[Value]) -> Result<Option<bool>, StoreError> {
+    fn has_details(&mut self, row: Whole<'_>) -> Result<Option<bool>, StoreError> {
         let shape = self.shape;
         let statement = self.statement(Sql::HasDetails)?;
-        bind_key(statement, shape, values)?;
+        row.bind_key(statement, shape)?;
         let mut rows = statement.raw_query();
         Ok(match rows.next()? {
             Some(row) => Some(row.get(0)?),
@@ -432,6 +452,77 @@ impl<'c> TableWriter<'c> {
             *slot = Some(self.conn.prepare_cached(&self.sql.statements[sql as usize])?);
         }
         slot.as_mut().ok_or(rusqlite::Error::InvalidQuery)
+    }
+}
+
+/// A whole row, as values or as it was put aside.
+#[derive(Clone, Copy)]
+enum Whole<'a> {
+    Row(&'a RowState, Version),
+    Packed(PackedRow<'a>),
+}
+
+impl Whole<'_> {
+    /// Runs a statement that takes all columns and the version, and perhaps details, of which it has
+    /// none. Returns whether it changed anything.
+    fn put(self, statement: &mut CachedStatement<'_>, details: bool) -> Result<bool, StoreError> {
+        let behind = match self {
+            Whole::Row(row, version) => {
+                bind_row(statement, &row.values, Some(version))?;
+                row.values.len() + 2
+            }
+            Whole::Packed(row) => {
+                let mut place = 0;
+                for value in row.values() {
+                    place += 1;
+                    statement.raw_bind_parameter(place, BoundPacked(value))?;
+                }
+                statement.raw_bind_parameter(place + 1, row.version_bytes())?;
+                place + 2
+            }
+        };
+        if details {
+            statement.raw_bind_parameter(behind, rusqlite::types::Null)?;
+        }
+        Ok(statement.raw_execute()? > 0)
+    }
+
+    fn bind_key(self, statement: &mut CachedStatement<'_>, shape: &Table) -> Result<(), StoreError> {
+        match self {
+            Whole::Row(row, _) => bind_key(statement, shape, &row.values)?,
+            Whole::Packed(row) => {
+                for (column, value) in row.values().enumerate() {
+                    if let Some(part) = shape.key.iter().position(|key| *key == column) {
+                        statement.raw_bind_parameter(part + 1, BoundPacked(value))?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn state(self, table: &str) -> Result<RowState, StoreError> {
+        match self {
+            Whole::Row(row, _) => Ok(row.clone()),
+            Whole::Packed(row) => {
+                let (values, version) = row.unpack().ok_or_else(|| damaged("a row", table))?;
+                Ok(RowState::written(values, version))
+            }
+        }
+    }
+}
+
+struct BoundPacked<'a>(PackedValue<'a>);
+
+impl ToSql for BoundPacked<'_> {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::Borrowed(match self.0 {
+            PackedValue::Null => ValueRef::Null,
+            PackedValue::Integer(number) => ValueRef::Integer(number),
+            PackedValue::Real(number) => ValueRef::Real(number),
+            PackedValue::Text(text) => ValueRef::Text(text),
+            PackedValue::Blob(bytes) => ValueRef::Blob(bytes),
+        }))
     }
 }
 
