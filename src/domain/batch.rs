@@ -344,7 +344,7 @@ impl BatchBuilder {
     pub fn end_shelving(&mut self) {
         match self.shelving.take() {
             Some(Shelving { shelf: Some(mut shelf), .. }) if !shelf.is_empty() => {
-                shelf.close();
+                shelf.close(None);
                 self.batch.shelf = Some(shelf);
             }
             _ => {}
@@ -470,9 +470,9 @@ impl BatchBuilder {
         if let Some(shelving) = &mut self.shelving {
             shelving.failed = false;
             if let Some(mut shelf) = shelving.shelf.take_if(|shelf| !shelf.is_empty()) {
-                shelf.close();
-                batch.shelf = Some(shelf);
                 shelving.shelf = shelving.spare.pop();
+                shelf.close(shelving.shelf.as_mut());
+                batch.shelf = Some(shelf);
             }
         }
         // The hasher's keys are random per process, so ids of two writers do not meet.

@@ -17,7 +17,7 @@ use super::value::Value;
 use super::version::Version;
 
 /// Rows on a shelf at most. Each takes about 40 bytes of memory with what finds it.
-pub const ROWS_MAX: usize = 64 << 10;
+pub const ROWS_MAX: usize = 48 << 10;
 /// Bytes on a shelf after which it counts as full.
 pub const BYTES_MAX: u64 = 32 << 20;
 /// Records that lead to a shelf after which it counts as full: what a crash has read again.
@@ -114,10 +114,13 @@ impl Shelf {
         self.spill.read(row.at.into(), into)
     }
 
-    /// No more changes come: what finds rows by key is not needed any more.
-    pub fn close(&mut self) {
-        self.index = HashTable::new();
-        self.scratch = Vec::new();
+    /// No more changes come: what finds rows by key is for the next one, if there is one.
+    pub fn close(&mut self, next: Option<&mut Shelf>) {
+        let (mut index, scratch) = (std::mem::take(&mut self.index), std::mem::take(&mut self.scratch));
+        if let Some(next) = next {
+            index.clear();
+            (next.index, next.scratch) = (index, scratch);
+        }
     }
 
     /// From here on rows are found by nobody: later changes of their keys come behind a step that
@@ -160,6 +163,11 @@ impl Shelf {
             return Ok(false);
         }
         let at = self.write(packed)?;
+        if self.rows.capacity() == 0 {
+            // At once: growing would take half as much again.
+            self.rows.reserve_exact(ROWS_MAX);
+            self.index.reserve(ROWS_MAX, |_| 0);
+        }
         let place = self.rows.len() as u32;
         let key = table.key.first().map_or(0, |&column| key_head(&row.values[column]));
         let length = packed.len() as u32;

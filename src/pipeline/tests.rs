@@ -245,6 +245,14 @@ impl Store for Damaged {
         self.store.maintain(now_ms)
     }
 
+    fn batch_limits(&self) -> crate::store::BatchLimits {
+        self.store.batch_limits()
+    }
+
+    fn shelves(&self) -> Vec<crate::domain::shelf::Shelf> {
+        self.store.shelves()
+    }
+
     fn figures(&mut self) -> Figures {
         self.store.figures()
     }

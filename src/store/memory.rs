@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::letters::{after_retry, split_off};
 use super::rules;
 use super::{
-    Applied, Completion, Figures, Letter, LetterPage, LetterQuery, LossLimit, Maintenance, PositionStatus,
-    Reader, RowLookup, Status, Store, StoreError, Swept, TableStatus,
+    Applied, BatchLimits, Completion, Figures, Letter, LetterPage, LetterQuery, LossLimit, Maintenance,
+    PositionStatus, Reader, RowLookup, Status, Store, StoreError, Swept, TableStatus,
 };
 use crate::domain::batch::{AfterGap, Batch, Entry, Observed, Step};
 use crate::domain::catalog::{Catalog, Table};
@@ -21,6 +21,7 @@ use crate::domain::dead_letter::{DeadLetter, Kept};
 use crate::domain::packed::PackedRow;
 use crate::domain::retry::RetryReason;
 use crate::domain::row::RowState;
+use crate::domain::shelf::Shelf;
 use crate::domain::snapshot::{Phase, Snapshot};
 use crate::domain::state::{Facts, State, believable, state};
 use crate::domain::value::Value;
@@ -207,6 +208,14 @@ impl Store for MemoryStore {
             dropped += (all - rows.len() - cleared.len()) as u64;
         }
         Ok(Maintenance { delete_marks_dropped: dropped, wal_pages_pinned: 0, more: false })
+    }
+
+    fn batch_limits(&self) -> BatchLimits {
+        BatchLimits::default()
+    }
+
+    fn shelves(&self) -> Vec<Shelf> {
+        Vec::new()
     }
 
     fn figures(&mut self) -> Figures {

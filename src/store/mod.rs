@@ -66,15 +66,11 @@ pub trait Store: Send {
     fn figures(&mut self) -> Figures;
 
     /// How much one batch may hold; the same as long as the store is open.
-    fn batch_limits(&self) -> BatchLimits {
-        BatchLimits::default()
-    }
+    fn batch_limits(&self) -> BatchLimits;
 
     /// Where whole rows can be put aside while nobody reads the copy, so that batches may be larger
     /// than memory should be; none where the store has no use for that.
-    fn shelves(&self) -> Vec<Shelf> {
-        Vec::new()
-    }
+    fn shelves(&self) -> Vec<Shelf>;
 }
 
 impl<T: Store + ?Sized> Store for Box<T> {
@@ -108,6 +104,10 @@ impl<T: Store + ?Sized> Store for Box<T> {
 
     fn batch_limits(&self) -> BatchLimits {
         (**self).batch_limits()
+    }
+
+    fn shelves(&self) -> Vec<Shelf> {
+        (**self).shelves()
     }
 }
 

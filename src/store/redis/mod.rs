@@ -63,6 +63,7 @@ use crate::domain::batch::Batch;
 use crate::domain::catalog::Catalog;
 use crate::domain::checkpoint::Checkpoint;
 use crate::domain::event_ids::EventId;
+use crate::domain::shelf::Shelf;
 use crate::domain::version::VersionKind;
 use crate::store::rules::Floors;
 use codec::Form;
@@ -171,6 +172,11 @@ impl Store for RedisStore {
             Err(StoreError::Stop { exit: StopCode::Retired, .. }) => Ok(Maintenance::default()),
             maintained => maintained,
         }
+    }
+
+    /// A step is limited by what a server may be kept busy with, not by memory.
+    fn shelves(&self) -> Vec<Shelf> {
+        Vec::new()
     }
 
     fn figures(&mut self) -> Figures {

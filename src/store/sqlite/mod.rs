@@ -42,7 +42,7 @@ pub use reader::{SqliteReader, sqlite_dead_letters, sqlite_status};
 pub use replica::SqliteReplica;
 
 use super::rules::Floors;
-use super::{Applied, Completion, Figures, LossLimit, Maintenance, Store, StoreError, turns};
+use super::{Applied, BatchLimits, Completion, Figures, LossLimit, Maintenance, Store, StoreError, turns};
 use crate::domain::batch::Batch;
 use crate::domain::catalog::Catalog;
 use crate::domain::checkpoint::Checkpoint;
@@ -175,6 +175,10 @@ impl Store for SqliteStore {
 
     fn figures(&mut self) -> Figures {
         self.measure()
+    }
+
+    fn batch_limits(&self) -> BatchLimits {
+        BatchLimits::default()
     }
 
     fn shelves(&self) -> Vec<Shelf> {
