@@ -201,7 +201,8 @@ fn to_text(bytes: &[u8]) -> String {
         if bits >= BITS {
             bits -= BITS;
             let two = held >> bits;
-            (push(two / 92), push(two % 92));
+            push(two / 92);
+            push(two % 92);
             held &= (1 << bits) - 1;
         }
     }
@@ -210,7 +211,8 @@ fn to_text(bytes: &[u8]) -> String {
         1..=HALF => push(held << (HALF - bits)),
         _ => {
             let two = held << (BITS - bits);
-            (push(two / 92), push(two % 92));
+            push(two / 92);
+            push(two % 92);
         }
     }
     text
