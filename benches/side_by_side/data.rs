@@ -132,6 +132,47 @@ impl Events {
     }
 }
 
+impl Events {
+    /// The rows of [`Events::write_csv`] as hashes, or as JSON strings, and nothing else.
+    pub fn write_redis(&self, socket: &Path, as_json: bool) {
+        let mut child = std::process::Command::new("redis-cli")
+            .args(["-s", &socket.display().to_string(), "--pipe"])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .expect("redis-cli is installed");
+        let mut pipe = std::io::BufWriter::new(child.stdin.take().expect("a pipe"));
+        for row in 0..self.rows {
+            let (key, json) = self.event(row);
+            let name = format!("users:{key}");
+            let Cells { tenant, city, balance, score, active, stamp } = Cells::of(row);
+            let command = if as_json {
+                vec!["SET".to_owned(), name, json]
+            } else {
+                let fields = [
+                    ("id", key),
+                    ("tenant", tenant.to_string()),
+                    ("name", format!("Customer number {row}")),
+                    ("email", format!("customer.{row}@mail.example")),
+                    ("city", city.to_owned()),
+                    ("balance", balance),
+                    ("score", score.to_string()),
+                    ("active", u8::from(active).to_string()),
+                    ("updated_at", stamp),
+                ];
+                let fields = fields.into_iter().flat_map(|(name, value)| [name.to_owned(), value]);
+                ["HSET".to_owned(), name].into_iter().chain(fields).collect()
+            };
+            write!(pipe, "*{}\r\n", command.len()).expect("redis-cli reads");
+            for word in command {
+                write!(pipe, "${}\r\n{word}\r\n", word.len()).expect("redis-cli reads");
+            }
+        }
+        drop(pipe.into_inner().expect("redis-cli reads"));
+        assert!(child.wait().expect("redis-cli ends").success());
+    }
+}
+
 struct Cells {
     tenant: usize,
     city: &'static str,

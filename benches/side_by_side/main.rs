@@ -1,6 +1,6 @@
 //! readside and what else there is, side by side: the same events from the same broker in one run, in turn.
 //!
-//! `make bench`, or `cargo bench --bench side_by_side -- [copy | latency | restart | idle | redis | scale]…`.
+//! `make bench`, or `cargo bench --bench side_by_side -- [copy | redis | catch-up | latency | restart | idle | scale]…`.
 //! Prints Markdown, and writes it with the figures as JSON and a plot to `target/bench`.
 //! `READSIDE_BENCH_ROUNDS` (3) and `READSIDE_BENCH_ROWS` (1,000,000) change the work; `READSIDE_PROGRAM`
 //! measures another build. Method and results: docs/PERFORMANCE.md.
@@ -53,6 +53,9 @@ fn main() {
     }
     if wants("redis") {
         bench.redis(&mut report);
+    }
+    if wants("catch-up") {
+        bench.catch_up(&mut report);
     }
     if wants("latency") {
         latency::run(&bench, &mut report);
@@ -174,30 +177,87 @@ impl Bench<'_> {
             let work = format!("{} events, into Redis ({encoding})", self.rows);
             let mut ours = Measure::new(&work, "readside → Redis", self.rows);
             let mut theirs = Measure::new(&work, "redis-benchmark HSET, P=500", self.rows);
+            let mut memory = f64::NAN;
             for round in 1..=self.rounds {
                 println!("redis, {encoding}: round {round} of {}", self.rounds);
-                let server = Redis::start();
-                let rate = peers::redis_benchmark(&server.socket(), self.rows);
-                theirs.add(Run {
-                    seconds: self.rows as f64 / rate,
-                    cpu_seconds: f64::NAN,
-                    peak_mb: f64::NAN,
-                });
-                drop(server);
+                theirs.add(self.redis_benchmark());
                 let server = Redis::start();
                 let directory = tempfile::tempdir().expect("a directory");
-                let header = format!(
-                    "kafka: {{ brokers: '{}' }}\nreplica: {{ redis: {{ url: 'unix:{}', encoding: {encoding} }} }}\n",
-                    self.brokers,
-                    server.socket().display()
-                );
-                let yaml = self.yaml(&header, &topic, Keys::Integer, "json");
+                let yaml = self.yaml(&self.redis_header(&server, encoding), &topic, Keys::Integer, "json");
                 let (daemon, run) = start(directory.path(), &yaml);
                 ours.add(run);
+                memory = server.used_memory();
                 assert!(daemon.terminate().0.success());
             }
             ours.compare(&theirs, (encoding == "hash").then_some(0.8));
             report.extend([ours, theirs]);
+            let server = Redis::start();
+            events.write_redis(&server.socket(), encoding == "json");
+            let plain = server.used_memory();
+            report.note(format!(
+                "Memory of Redis, {encoding}: {:.0} bytes a row, {:.0} where the same rows are written without \
+                 bookkeeping: {:.3} of it (aim for hashes: below 1.10).",
+                memory / self.rows as f64,
+                plain / self.rows as f64,
+                memory / plain
+            ));
+            report.figure(&format!("memory of Redis / plain rows, {encoding}"), memory / plain);
+        }
+    }
+
+    fn redis_header(&self, server: &Redis, encoding: &str) -> String {
+        format!(
+            "kafka: {{ brokers: '{}' }}\nreplica: {{ redis: {{ url: 'unix:{}', encoding: {encoding} }} }}\n",
+            self.brokers,
+            server.socket().display()
+        )
+    }
+
+    fn redis_benchmark(&self) -> Run {
+        let server = Redis::start();
+        let rate = peers::redis_benchmark(&server.socket(), self.rows);
+        Run { seconds: self.rows as f64 / rate, cpu_seconds: f64::NAN, peak_mb: f64::NAN }
+    }
+
+    /// Updates of rows in no order that were missed by a copy that is complete: with all guards, and for
+    /// SQLite with its usual durability, as readers may be there.
+    fn catch_up(&self, report: &mut Report) {
+        let inserts = Events { count: self.rows, rows: self.rows, keys: Keys::Integer, shape: Shape::Flat };
+        let updates = Events { count: self.rows, rows: self.rows - 1, ..inserts };
+        let topic = self.topic("catch-up", PARTITIONS, &inserts);
+        let directory = self.directory.path().join("caught-up");
+        std::fs::create_dir(&directory).expect("a directory");
+        let servers = [Redis::start(), Redis::start()];
+        let headers = [
+            ("SQLite", header(&self.brokers, &directory)),
+            ("Redis (hash)", self.redis_header(&servers[0], "hash")),
+            ("Redis (json)", self.redis_header(&servers[1], "json")),
+        ];
+        let places = headers.map(|(name, header)| {
+            let header = header + "startup: { gate: caught_up }\n";
+            let yaml = self.yaml(&header, &topic, Keys::Integer, "json");
+            let log = tempfile::tempdir().expect("a directory");
+            assert!(start(log.path(), &yaml).0.terminate().0.success());
+            let work = format!("{} missed updates, into {name}", self.rows);
+            (Measure::new(&work, &format!("readside → {name}"), self.rows), yaml, log)
+        });
+        let mut theirs = Measure::new("", "redis-benchmark HSET, P=500", self.rows);
+        let mut places = places;
+        for round in 1..=self.rounds {
+            println!("catching up: round {round} of {}", self.rounds);
+            updates.produce(&self.brokers, &topic);
+            theirs.add(self.redis_benchmark());
+            for (ours, yaml, log) in &mut places {
+                let (daemon, run) = start(log.path(), yaml);
+                ours.add(run);
+                assert!(daemon.terminate().0.success());
+            }
+        }
+        for (mut ours, ..) in places {
+            if ours.who.contains("Redis") {
+                ours.compare(&theirs, ours.who.contains("hash").then_some(0.45));
+            }
+            report.extend([ours]);
         }
     }
 
@@ -299,6 +359,17 @@ impl Redis {
 
     fn socket(&self) -> std::path::PathBuf {
         self.directory.path().join("redis.sock")
+    }
+
+    /// Bytes.
+    fn used_memory(&self) -> f64 {
+        let output = std::process::Command::new("redis-cli")
+            .args(["-s", &self.socket().display().to_string(), "INFO", "memory"])
+            .output()
+            .expect("redis-cli is installed");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let used = text.lines().find_map(|line| line.strip_prefix("used_memory:"));
+        used.and_then(|bytes| bytes.trim().parse().ok()).expect("a number")
     }
 }
 

@@ -3,6 +3,7 @@
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -18,9 +19,21 @@ pub struct Run {
     pub peak_mb: f64,
 }
 
-/// Waits for a child and says what the kernel has counted for it.
+/// Waits for a child and says what the kernel has counted for it. The most memory that it had is looked up
+/// while it runs: what the kernel counts for a child begins with the memory of its parent.
 pub fn finish(mut child: Child, begin: Instant) -> Run {
     drop(child.stdin.take());
+    let (done, ended) = std::sync::mpsc::channel::<()>();
+    let process = child.id();
+    let watch = std::thread::spawn(move || {
+        let mut most = 0.0;
+        loop {
+            most = peak_mb(process).unwrap_or(most);
+            if ended.recv_timeout(Duration::from_millis(20)) != Err(RecvTimeoutError::Timeout) {
+                return most;
+            }
+        }
+    });
     let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
     let mut status = 0;
     // SAFETY: a child of this process that nobody else waits for; the kernel fills what it is given.
@@ -29,17 +42,25 @@ pub fn finish(mut child: Child, begin: Instant) -> Run {
         usage.assume_init()
     };
     let seconds = begin.elapsed().as_secs_f64();
+    drop(done);
     assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0, "a child ended with {status}");
     let time = |time: libc::timeval| time.tv_sec as f64 + time.tv_usec as f64 / 1e6;
     Run {
         seconds,
         cpu_seconds: time(usage.ru_utime) + time(usage.ru_stime),
-        peak_mb: usage.ru_maxrss as f64 / 1024.0,
+        peak_mb: watch.join().expect("a number"),
     }
 }
 
-/// Reads the topic with librdkafka as it is configured by default, and does nothing with it: the limit of
-/// the wire.
+/// `None`: it has ended.
+fn peak_mb(process: u32) -> Option<f64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    Some(line.split_whitespace().nth(1)?.parse::<f64>().ok()? / 1024.0)
+}
+
+/// Reads the topic with librdkafka and does nothing with it: the limit of the wire. Its defaults, but for
+/// the waits that would make it slower than the wire is.
 pub fn raw(brokers: &str, topic: &str, count: usize) -> Run {
     itself("raw", &[brokers, topic, &count.to_string()])
 }
@@ -79,6 +100,8 @@ fn consume(brokers: &str, topic: &str, count: usize, mut each: impl FnMut(&str, 
         .set("bootstrap.servers", brokers)
         .set("group.id", "bench")
         .set("enable.auto.commit", "false")
+        .set("fetch.queue.backoff.ms", "2")
+        .set("fetch.wait.max.ms", "10")
         .create()
         .expect("a consumer");
     let metadata = consumer.fetch_metadata(Some(topic), Duration::from_secs(10)).expect("metadata");
