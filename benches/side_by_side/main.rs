@@ -1,6 +1,7 @@
 //! readside and what else there is, side by side: the same events from the same broker in one run, in turn.
 //!
-//! `make bench`, or `cargo bench --bench side_by_side -- [copy | redis | catch-up | latency | restart | idle | scale]…`.
+//! `make bench`, or `cargo bench --bench side_by_side -- [copy | redis | catch-up | latency | restart | idle | scale]…`;
+//! `copy alone` leaves the others out, to compare builds or to profile one.
 //! Prints Markdown, and writes it with the figures as JSON and a plot to `target/bench`.
 //! `READSIDE_BENCH_ROUNDS` (3) and `READSIDE_BENCH_ROWS` (1,000,000) change the work; `READSIDE_PROGRAM`
 //! measures another build. Method and results: docs/PERFORMANCE.md.
@@ -38,6 +39,7 @@ fn main() {
     }
     let asked: Vec<&str> =
         arguments.iter().map(String::as_str).filter(|word| !word.starts_with('-')).collect();
+    let alone = asked.contains(&"alone");
     let wants = |work: &str| asked.contains(&work) || asked.is_empty() && work != "scale";
     let Some(broker) = kafka::private("benchmark") else { return };
     let bench = Bench {
@@ -49,7 +51,7 @@ fn main() {
     };
     let mut report = Report::default();
     if wants("copy") {
-        bench.copies(&mut report);
+        bench.copies(&mut report, alone);
     }
     if wants("redis") {
         bench.redis(&mut report);
@@ -93,7 +95,7 @@ impl Bench<'_> {
     }
 
     /// First copies into SQLite.
-    fn copies(&self, report: &mut Report) {
+    fn copies(&self, report: &mut Report, alone: bool) {
         let flat = Events { count: self.rows, rows: self.rows, keys: Keys::Integer, shape: Shape::Flat };
         let works = [
             ("integer keys", flat, Some(2.0)),
@@ -101,8 +103,8 @@ impl Bench<'_> {
             ("updates of a tenth", Events { count: self.rows * 2, rows: self.rows / 5, ..flat }, None),
             ("Debezium JSON, integer keys", Events { shape: Shape::Debezium, ..flat }, None),
         ];
-        let jars = GlobalTable::jars();
-        if jars.is_none() {
+        let jars = GlobalTable::jars().filter(|_| !alone);
+        if jars.is_none() && !alone {
             println!("without GlobalKTable: its jars are not there (`make bench` gets them)");
         }
         for (name, events, aim) in works {
@@ -118,11 +120,13 @@ impl Bench<'_> {
             let mut streams = measure("GlobalKTable");
             for round in 1..=self.rounds {
                 println!("{name}: round {round} of {}", self.rounds);
-                wire.add(peers::raw(&self.brokers, &topic, events.count));
-                if events.shape == Shape::Flat {
+                if !alone {
+                    wire.add(peers::raw(&self.brokers, &topic, events.count));
+                }
+                if !alone && events.shape == Shape::Flat {
                     import.add(peers::import(&csv, events.keys, events.rows, self.directory.path()));
                 }
-                if round == 1 && events.shape == Shape::Flat {
+                if !alone && round == 1 && events.shape == Shape::Flat {
                     naive.add(peers::naive(&self.brokers, &topic, naive.events, self.directory.path()));
                 }
                 if let Some(jars) = &jars {
