@@ -6,6 +6,7 @@ use std::sync::Arc;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
 use super::append::Sample;
+use super::direct::TOGETHER;
 use super::generations::retired;
 use super::layout::TableSql;
 use super::order;
@@ -286,17 +287,22 @@ impl<'a> Work<'a> {
             true => (row.table, 0),
             false => (row.table, row.key),
         });
-        let mut bytes = Vec::new();
-        for row in rows {
-            shelf.read(row, &mut bytes).map_err(|error| rules::not_on_the_shelf(&error.to_string()))?;
-            // One without bytes has become an entry of the batch.
-            let Some(packed) = PackedRow::read(&bytes) else { continue };
-            let table = usize::from(row.table);
-            if self.memory.tables[table].appending {
-                self.samples[table].look_at(u64::from(row.hash));
+        let now_ms = batch.observed.heartbeat_ms;
+        let mut bytes: [Vec<u8>; TOGETHER] = Default::default();
+        for run in rows.chunk_by(|one, next| one.table == next.table) {
+            let table = usize::from(run[0].table);
+            for some in run.chunks(TOGETHER) {
+                for (row, bytes) in some.iter().zip(&mut bytes) {
+                    shelf.read(row, bytes).map_err(|error| rules::not_on_the_shelf(&error.to_string()))?;
+                    if self.memory.tables[table].appending {
+                        self.samples[table].look_at(u64::from(row.hash));
+                    }
+                }
+                // One without bytes has become an entry of the batch.
+                let packed: Vec<_> =
+                    bytes[..some.len()].iter().filter_map(|bytes| PackedRow::read(bytes)).collect();
+                self.writer(writers, table, now_ms).shelved(&mut self.memory.tables[table], &packed)?;
             }
-            let writer = self.writer(writers, table, batch.observed.heartbeat_ms);
-            writer.shelved(&mut self.memory.tables[table], packed)?;
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 //!
 //! Everything a reader can touch works on SQLite 3.31 (2020): no `STRICT`, no newer functions.
 
+use super::direct::TOGETHER;
 use crate::domain::catalog::{Catalog, Table};
 use crate::domain::value::ColumnType;
 
@@ -150,6 +151,8 @@ pub(super) struct TableSql {
     pub view: String,
     pub drop_view: String,
     pub statements: [String; STATEMENTS],
+    /// [`TOGETHER`] whole rows, each of which is left out if its key is there.
+    pub insert_together: String,
     /// Of the whole table first, then of each of [`Table::prefixes`].
     pub cuts: Vec<CutSql>,
 }
@@ -317,6 +320,13 @@ impl TableSql {
                 })
                 .into(),
         };
+        let insert_together = format!(
+            "INSERT INTO {main} ({listed}, _readside_v) VALUES {} ON CONFLICT DO NOTHING",
+            (0..TOGETHER)
+                .map(|nth| format!("({})", numbered(nth * v + 1, (nth + 1) * v)))
+                .collect::<Vec<_>>()
+                .join(", ")
+        );
         TableSql {
             create: definitions(table, generation, &main, &hidden, &columns),
             key_indexes,
@@ -325,6 +335,7 @@ impl TableSql {
             drop_view: drop_view(&table.name),
             cuts: cuts.collect(),
             statements,
+            insert_together,
         }
     }
 }

@@ -13,6 +13,7 @@
 mod adapt;
 mod append;
 mod apply;
+mod direct;
 mod error;
 mod generations;
 mod layout;

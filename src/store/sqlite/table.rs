@@ -8,6 +8,7 @@ use rusqlite::types::{ToSql, ToSqlOutput, ValueRef};
 use rusqlite::{CachedStatement, Connection, Row};
 
 use super::TableMemory;
+use super::direct::{Direct, TOGETHER};
 use super::error::damaged;
 use super::layout::{STATEMENTS, Sql, TableSql};
 use crate::domain::batch::Step;
@@ -38,12 +39,19 @@ pub(super) enum Outcome {
     },
 }
 
+/// Where some of the rows that are written together were there already, so many that follow go alone.
+const ONE_BY_ONE: usize = 64 * TOGETHER;
+
 /// Writes one table within one transaction.
 pub(super) struct TableWriter<'c> {
     pub(super) conn: &'c Connection,
     pub(super) shape: &'c Table,
     pub(super) sql: &'c TableSql,
     statements: [Option<CachedStatement<'c>>; STATEMENTS],
+    /// For rows that were put aside.
+    direct: [Option<Direct<'c>>; DIRECT],
+    /// So many of them go one by one, because some of their like were there already.
+    one_by_one: usize,
     /// Heartbeat of the batch.
     now_ms: i64,
     loss: LossLimit,
@@ -57,7 +65,8 @@ impl<'c> TableWriter<'c> {
         now_ms: i64,
         loss: LossLimit,
     ) -> TableWriter<'c> {
-        TableWriter { conn, shape, sql, statements: [const { None }; STATEMENTS], now_ms, loss }
+        let (statements, direct) = ([const { None }; STATEMENTS], [const { None }; DIRECT]);
+        TableWriter { conn, shape, sql, statements, direct, one_by_one: 0, now_ms, loss }
     }
 
     pub fn step(&mut self, memory: &mut TableMemory, step: &Step) -> Result<Outcome, StoreError> {
@@ -96,14 +105,38 @@ impl<'c> TableWriter<'c> {
         }
     }
 
-    /// A row that was put aside.
-    pub fn shelved(&mut self, memory: &mut TableMemory, row: PackedRow<'_>) -> Result<Outcome, StoreError> {
+    /// Rows that were put aside, at most [`TOGETHER`].
+    pub fn shelved(&mut self, memory: &mut TableMemory, rows: &[PackedRow<'_>]) -> Result<(), StoreError> {
+        let only_rows = memory.truncated.is_none() && memory.held + memory.marks + memory.prefix_marks == 0;
+        let are_new = memory.appending || only_rows && !memory.update_first && self.one_by_one == 0;
+        if rows.len() == TOGETHER && are_new {
+            let inserted = self.direct(Kind::InsertTogether)?.run(rows)?;
+            memory.rows += inserted as i64;
+            if inserted == rows.len() {
+                return Ok(());
+            }
+            // Which were there already is not said; those that were not are now, and are met as such.
+            self.one_by_one = ONE_BY_ONE;
+        }
+        self.one_by_one = self.one_by_one.saturating_sub(rows.len());
+        for row in rows {
+            self.shelved_row(memory, *row, only_rows)?;
+        }
+        Ok(())
+    }
+
+    fn shelved_row(
+        &mut self,
+        memory: &mut TableMemory,
+        row: PackedRow<'_>,
+        only_rows: bool,
+    ) -> Result<Outcome, StoreError> {
         if memory.appending {
-            *memory.count(Place::Visible) += 1;
-            Whole::Packed(row).put(self.statement(Sql::Append)?, true)?;
+            memory.rows += 1;
+            self.direct(Kind::Insert)?.run(&[row])?;
             return Ok(Outcome::Changed);
         }
-        if memory.truncated.is_some() || memory.held + memory.marks + memory.prefix_marks > 0 {
+        if !only_rows {
             let state = Whole::Packed(row).state(&self.shape.name)?;
             let version = state.version.ok_or_else(|| damaged("a version", &self.shape.name))?;
             return self.whole_row(memory, &state, version);
@@ -130,18 +163,18 @@ impl<'c> TableWriter<'c> {
 
     /// A whole row of whose key only a visible row can be known.
     fn write(&mut self, memory: &mut TableMemory, row: Whole<'_>) -> Result<Outcome, StoreError> {
-        if !memory.update_first && row.put(self.statement(Sql::Insert)?, false)? {
+        if !memory.update_first && self.write_whole(Kind::Insert, row)? {
             memory.rows += 1;
             return Ok(Outcome::Changed);
         }
-        if row.put(self.statement(Sql::Update)?, false)? {
+        if self.write_whole(Kind::Update, row)? {
             memory.update_first = true;
             return Ok(Outcome::Changed);
         }
         match self.has_details(row)? {
             None => {
                 memory.update_first = false;
-                memory.rows += i64::from(row.put(self.statement(Sql::Insert)?, false)?);
+                memory.rows += i64::from(self.write_whole(Kind::Insert, row)?);
                 Ok(Outcome::Changed)
             }
             Some(false) => {
@@ -152,6 +185,18 @@ impl<'c> TableWriter<'c> {
             Some(true) => {
                 let state = row.state(&self.shape.name)?;
                 self.join(memory, state)
+            }
+        }
+    }
+
+    /// Whether it changed anything.
+    fn write_whole(&mut self, kind: Kind, row: Whole<'_>) -> Result<bool, StoreError> {
+        match row {
+            Whole::Packed(row) => Ok(self.direct(kind)?.run(&[row])? > 0),
+            Whole::Row(row, version) => {
+                let statement = self.statement(kind.sql())?;
+                bind_row(statement, &row.values, Some(version))?;
+                Ok(statement.raw_execute()? > 0)
             }
         }
     }
@@ -445,6 +490,19 @@ impl<'c> TableWriter<'c> {
         Ok(page)
     }
 
+    /// Prepared once a transaction.
+    fn direct(&mut self, kind: Kind) -> Result<&mut Direct<'c>, StoreError> {
+        let slot = &mut self.direct[kind as usize];
+        if slot.is_none() {
+            let sql = match kind {
+                Kind::InsertTogether => &self.sql.insert_together,
+                kind => &self.sql.statements[kind.sql() as usize],
+            };
+            *slot = Some(Direct::prepare(self.conn, sql)?);
+        }
+        slot.as_mut().ok_or_else(|| rusqlite::Error::InvalidQuery.into())
+    }
+
     /// Looked up in the connection's cache once a transaction, not once a row.
     pub(super) fn statement(&mut self, sql: Sql) -> Result<&mut CachedStatement<'c>, rusqlite::Error> {
         let slot = &mut self.statements[sql as usize];
@@ -452,6 +510,26 @@ impl<'c> TableWriter<'c> {
             *slot = Some(self.conn.prepare_cached(&self.sql.statements[sql as usize])?);
         }
         slot.as_mut().ok_or(rusqlite::Error::InvalidQuery)
+    }
+}
+
+/// How whole rows are written.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Insert,
+    Update,
+    /// [`TOGETHER`] of them; otherwise as `Insert`.
+    InsertTogether,
+}
+
+const DIRECT: usize = Kind::InsertTogether as usize + 1;
+
+impl Kind {
+    fn sql(self) -> Sql {
+        match self {
+            Kind::Insert | Kind::InsertTogether => Sql::Insert,
+            Kind::Update => Sql::Update,
+        }
     }
 }
 
@@ -463,30 +541,6 @@ enum Whole<'a> {
 }
 
 impl Whole<'_> {
-    /// Runs a statement that takes all columns and the version, and perhaps details, of which it has
-    /// none. Returns whether it changed anything.
-    fn put(self, statement: &mut CachedStatement<'_>, details: bool) -> Result<bool, StoreError> {
-        let behind = match self {
-            Whole::Row(row, version) => {
-                bind_row(statement, &row.values, Some(version))?;
-                row.values.len() + 2
-            }
-            Whole::Packed(row) => {
-                let mut place = 0;
-                for value in row.values() {
-                    place += 1;
-                    statement.raw_bind_parameter(place, BoundPacked(value))?;
-                }
-                statement.raw_bind_parameter(place + 1, row.version_bytes())?;
-                place + 2
-            }
-        };
-        if details {
-            statement.raw_bind_parameter(behind, rusqlite::types::Null)?;
-        }
-        Ok(statement.raw_execute()? > 0)
-    }
-
     fn bind_key(self, statement: &mut CachedStatement<'_>, shape: &Table) -> Result<(), StoreError> {
         match self {
             Whole::Row(row, _) => bind_key(statement, shape, &row.values)?,
