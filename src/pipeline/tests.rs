@@ -2,6 +2,7 @@
 
 mod gaps;
 mod letters;
+mod producing;
 mod rebuilds;
 mod simulation;
 mod support;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
+use super::progress::LongReader;
 use super::{Context, Failure, IN_FLIGHT_MAX, pause};
 use crate::domain::batch::{Batch, Observed};
 use crate::domain::change::{Effect, Skip};
@@ -16,7 +17,7 @@ use crate::domain::retry::Backoff;
 use crate::domain::shelf::Shelf;
 use crate::metrics::Sizes;
 use crate::source::Waker;
-use crate::store::{Applied, BatchLimits, Completion, StopCode, Store, StoreError};
+use crate::store::{Applied, BatchLimits, Completion, LONG_READER, Maintenance, StopCode, Store, StoreError};
 
 /// Wait for work before housekeeping gets its turn.
 const IDLE: Duration = Duration::from_millis(500);
@@ -94,6 +95,7 @@ impl Writer {
                 more: false,
                 topics: HashMap::new(),
                 failed: false,
+                long_reader: false,
             }
             .run();
         })?;
@@ -143,6 +145,8 @@ struct WriterLoop<T: Store> {
     /// Something was not written for good. What comes later counts on it, at least with its
     /// freshness, and is not written either.
     failed: bool,
+    /// A reader has been there for too long, and that was said.
+    long_reader: bool,
 }
 
 impl<T: Store> WriterLoop<T> {
@@ -215,6 +219,9 @@ impl<T: Store> WriterLoop<T> {
         if !batch.retried.is_empty() || !batch.dropped.is_empty() {
             self.publish_figures();
         }
+        if !(batch.dead_letters.is_empty() && applied.dead_letters.is_empty() && batch.retried.is_empty()) {
+            self.context.progress.letters.note_arrivals();
+        }
         let committed = Committed { batch, applied };
         self.context.progress.update(|shared| {
             if let Some(after) = &committed.batch.after_gap {
@@ -270,7 +277,7 @@ impl<T: Store> WriterLoop<T> {
         match self.store.maintain(self.context.now_ms()) {
             Ok(done) => {
                 self.context.metrics.delete_marks_dropped(done.delete_marks_dropped);
-                self.context.metrics.wal_pages_pinned(done.wal_pages_pinned);
+                self.note_reader(&done);
                 self.more = done.more;
             }
             // The next batch meets the same trouble and deals with it.
@@ -280,6 +287,33 @@ impl<T: Store> WriterLoop<T> {
             }
         }
         self.publish_figures();
+    }
+
+    /// Says once of each reader that has been there for too long that it is, and that it has gone.
+    fn note_reader(&mut self, done: &Maintenance) {
+        let Maintenance { wal_pages_pinned: pages, wal_pinned_for: age, .. } = *done;
+        self.context.metrics.wal_pinned(pages, age);
+        let is_long = age >= LONG_READER;
+        if is_long && !self.long_reader {
+            self.context.metrics.long_reader();
+            warn!(
+                seconds = age.as_secs(),
+                pages,
+                processes = ?done.wal_readers,
+                "a read transaction keeps the write-ahead log from being reused: it grows until that ends"
+            );
+        } else if self.long_reader && !is_long {
+            info!("the write-ahead log is reused again");
+        }
+        if is_long || self.long_reader {
+            let reader = is_long.then(|| LongReader {
+                seconds: age.as_secs(),
+                pages,
+                processes: done.wal_readers.clone(),
+            });
+            self.context.progress.update(|shared| shared.long_reader = reader);
+        }
+        self.long_reader = is_long;
     }
 
     fn publish_figures(&mut self) {
@@ -341,7 +375,7 @@ impl<T: Store> WriterLoop<T> {
 }
 
 /// Jitter only: the address of a new allocation and the time are random enough.
-fn random() -> u64 {
+pub fn random() -> u64 {
     use std::hash::{BuildHasher, Hasher, RandomState};
     RandomState::new().build_hasher().finish()
 }

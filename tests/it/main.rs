@@ -9,6 +9,7 @@ mod commands;
 mod crash;
 mod daemon;
 mod dashboard;
+mod dead_letter_topic;
 mod dead_letters;
 mod event_ids;
 mod examples;

@@ -104,6 +104,7 @@ impl Disk for SqliteDisk {
             dead_letter_bytes_max: 1_000,
             loss: LossLimit::default(),
             min_free_bytes: 0,
+            wal_max_bytes: u64::MAX,
         };
         let path = self.directory.path().join("replica.db");
         SqliteStore::open(&path, Arc::clone(&self.catalog), settings).expect("a replica")
