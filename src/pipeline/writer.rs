@@ -95,6 +95,7 @@ impl Writer {
                 more: false,
                 topics: HashMap::new(),
                 failed: false,
+                broken: None,
                 long_reader: false,
             }
             .run();
@@ -145,6 +146,8 @@ struct WriterLoop<T: Store> {
     /// Something was not written for good. What comes later counts on it, at least with its
     /// freshness, and is not written either.
     failed: bool,
+    /// What housekeeping found and the next piece of work ends with.
+    broken: Option<StoreError>,
     /// A reader has been there for too long, and that was said.
     long_reader: bool,
 }
@@ -191,6 +194,9 @@ impl<T: Store> WriterLoop<T> {
     }
 
     fn carry_out(&mut self, work: Work) -> Result<Option<Done>, StoreError> {
+        if let Some(error) = self.broken.take() {
+            return Err(error);
+        }
         match work {
             Work::Batch(batch) if self.failed => self.note_stop(*batch),
             Work::Batch(batch) => self.apply(batch),
@@ -280,10 +286,16 @@ impl<T: Store> WriterLoop<T> {
                 self.note_reader(&done);
                 self.more = done.more;
             }
-            // The next batch meets the same trouble and deals with it.
+            // Of what goes away by itself the next batch makes its own. What does not has to end the
+            // writing, also where a batch would not notice: a file that was deleted takes all of them.
             Err(error) => {
                 self.more = false;
-                warn!(%error, "housekeeping of the store failed");
+                if self.broken.is_none() {
+                    warn!(%error, "housekeeping of the store failed");
+                }
+                if matches!(error, StoreError::Stop { .. }) {
+                    self.broken = Some(error);
+                }
             }
         }
         self.publish_figures();

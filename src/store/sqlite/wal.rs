@@ -129,9 +129,9 @@ fn readers(index: &Path) -> Vec<u32> {
     holders(&locks, found.ino(), std::process::id())
 }
 
-/// Bytes of the index that readers lock: <https://sqlite.org/walformat.html#locking_matrix>. The
-/// first of the five says that the whole log is copied, and so keeps nothing.
-const READ_MARKS: std::ops::RangeInclusive<u64> = 124..=127;
+/// Bytes of the index that readers lock: <https://sqlite.org/walformat.html#wal_locks>. The first of the
+/// five reads the file alone, which nothing may be copied into then.
+const READ_MARKS: std::ops::RangeInclusive<u64> = 123..=127;
 
 fn holders(locks: &str, inode: u64, own: u32) -> Vec<u32> {
     let mut found = Vec::new();
@@ -172,7 +172,7 @@ mod tests {
 6: POSIX  ADVISORY  READ 106 00:2e:77 123 127
 7: POSIX  ADVISORY  READ 107 08:02:77 127 127
 8: POSIX  ADVISORY  READ 100 08:02:77 125 125
-9: POSIX  ADVISORY  READ 108 08:02:77 123 123
+9: POSIX  ADVISORY  READ 108 08:02:77 122 122
 nonsense
 ";
         assert_eq!(holders(locks, 77, 107), [100, 106]);
