@@ -29,5 +29,6 @@ mod redis;
 mod redis_rebuild;
 mod redis_server;
 mod registry;
+mod reliability;
 mod replica;
 mod source;
