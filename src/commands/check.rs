@@ -56,10 +56,13 @@ pub fn run(config: &Config, timeout: Duration, json: bool) -> anyhow::Result<u8>
     };
     // Without a broker it would only wait for the same silence again.
     let reached = items.first().is_some_and(|item| item.outcome == Outcome::Ok);
-    if let (Some(topic), true) = (&config.dead_letters.topic, reached) {
-        items.push(match kafka::probe_writable(&config.kafka, topic, timeout) {
-            Ok(found) => dead_letter_item(topic, found),
-            Err(error) => failed(&format!("topic {topic}"), &error.to_string(), "correct it under kafka"),
+    if let Some(topic) = &config.dead_letters.topic {
+        items.push(match reached.then(|| kafka::probe_writable(&config.kafka, topic, timeout)) {
+            Some(Ok(found)) => dead_letter_item(topic, found),
+            Some(Err(error)) => {
+                failed(&format!("topic {topic}"), &error.to_string(), "correct it under kafka")
+            }
+            None => not_asked(format!("topic {topic}")),
         });
     }
     items.extend(schema_items(config, timeout));
@@ -92,15 +95,14 @@ fn service_items(probe: &Probe, brokers: &[String], names: &[String]) -> Vec<Ite
         items.push(match probe.topics.get(index) {
             Some(Ok(found)) => topic_item(what, found),
             Some(Err(reason)) => failed(&what, reason, "create it, correct its name, or grant access to it"),
-            None => Item {
-                what,
-                outcome: Outcome::Skipped,
-                found: "no broker was asked".into(),
-                advice: String::new(),
-            },
+            None => not_asked(what),
         });
     }
     items
+}
+
+fn not_asked(what: String) -> Item {
+    Item { what, outcome: Outcome::Skipped, found: "no broker was asked".into(), advice: String::new() }
 }
 
 fn dead_letter_item(topic: &str, found: Result<Writable, String>) -> Item {

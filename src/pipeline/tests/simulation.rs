@@ -492,7 +492,7 @@ pub(super) fn seeds(count: u64) -> Vec<u64> {
 
 #[test]
 fn any_schedule_leaves_the_rows_of_its_positions_and_no_lie_about_freshness() {
-    for seed in seeds(200) {
+    for seed in seeds(1_000) {
         let config = config(MAPPING);
         let store = memory_store(&config);
         simulate(seed, config, &store, false);
