@@ -91,7 +91,7 @@ fn the_views_have_the_promised_columns() {
         ),
         (
             "_readside_dead_letters",
-            "topic, partition, offset, table_name, path, reason, first_seen, key, value, headers, message",
+            "topic, partition, offset, table_name, path, reason, first_seen, key, value, headers, message, produced",
         ),
         ("_readside_tables", "table_name, generation, fingerprint, rows, built_at, snapshot"),
     ] {
