@@ -8,6 +8,7 @@ mod build;
 mod frozen;
 pub mod heap;
 mod log;
+mod producing;
 pub mod replica;
 mod supervisor;
 
@@ -178,7 +179,20 @@ impl Prepared {
         let (supervisor, serving) = Supervisor::start(setting, self.plan, self.found)?;
         info!(http = %http_address, admin = %admin_address, "listening");
         let (http_stop, http_stopped) = oneshot::channel();
-        let desks = admin::Desks { rebuilds: desk, log: log_of(config) };
+        let log = log_of(config);
+        if let Some(topic) = config.dead_letters.topic.clone() {
+            let parts = producing::Parts {
+                topic,
+                config: config.clone(),
+                serving: serving.clone(),
+                log: Arc::clone(&log),
+                clock: clock(),
+                stop: Arc::clone(&stop),
+            };
+            producing::spawn(parts)
+                .map_err(|error| Failure::other(format!("cannot start a thread: {error}")))?;
+        }
+        let desks = admin::Desks { rebuilds: desk, log };
         let http = tokio::spawn(admin::serve(serving.clone(), desks, self.listeners, async {
             let _ = http_stopped.await;
         }));

@@ -312,7 +312,7 @@ struct LettersWhich {
 impl LettersWhich {
     fn which(self, all: bool) -> Which {
         let LettersWhich { topic, partition, offset, table, reason } = self;
-        Which { filter: LetterFilter { topic, partition, offset, table, reason }, all }
+        Which { filter: LetterFilter { topic, partition, offset, table, reason, produced: None }, all }
     }
 
     /// For what changes something: all of them only when that is said.

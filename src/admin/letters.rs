@@ -54,6 +54,7 @@ impl Parameters {
             offset: self.offset,
             table: self.table,
             reason: self.reason,
+            produced: None,
         };
         Ok(Selection { filter, after })
     }

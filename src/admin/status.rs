@@ -5,7 +5,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use serde::Serialize;
 
-use crate::pipeline::progress::Build;
+use crate::pipeline::progress::{Build, LongReader};
 use crate::pipeline::rebuild::RebuildStatus;
 use crate::store::Status;
 
@@ -33,6 +33,10 @@ struct Body {
     build: Option<Build>,
     /// Why the store refuses batches for now; they are retried.
     store_failing: Option<String>,
+    /// Why `dead_letters.topic` does not take dead letters for now; they are tried again.
+    dead_letters_failing: Option<String>,
+    /// A read transaction that keeps the write-ahead log from being reused for a minute and more.
+    long_reader: Option<LongReader>,
     rebuild: RebuildStatus,
 }
 
@@ -54,6 +58,8 @@ pub(super) async fn status(State(server): OfServer) -> Response {
         connected: shared.connected,
         build: shared.build,
         store_failing: shared.store_failing.clone(),
+        dead_letters_failing: shared.letters_failing.clone(),
+        long_reader: shared.long_reader.clone(),
         rebuild: server.rebuilds.status(),
     });
     let code = match replica {

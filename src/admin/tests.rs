@@ -97,6 +97,7 @@ impl Reader for FakeReplica {
             order_ms: 7,
             digest: Some(digest(Some(b"k"), Some(b"v"))),
             record: None,
+            produced: None,
         };
         Ok(LetterPage { letters: vec![letter], more: query.limit == 1 })
     }

@@ -104,12 +104,18 @@ fn frozen(replica: &dyn Replica, needs_log: bool) -> Result<Serves, StoreError> 
 }
 
 fn sqlite_settings(config: &Config) -> Settings {
+    // Of a replica in Redis nobody asks.
+    let wal_max_bytes = match &config.replica.target {
+        Target::Sqlite(sqlite) => sqlite.max_wal_bytes,
+        Target::Redis(_) => u64::MAX,
+    };
     Settings {
         replica_name: config.replica.name.clone(),
         heartbeat_limit: heartbeat_limit(config.freshness.interval),
         dead_letter_bytes_max: config.dead_letters.max_bytes,
         loss: loss_limit(config),
         min_free_bytes: config.replica.rebuild.min_free_bytes,
+        wal_max_bytes,
     }
 }
 

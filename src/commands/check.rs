@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::decode::registry;
 use crate::mapping::Plan;
 use crate::source::Cleanup;
-use crate::source::kafka::{self, FoundTopic, Probe};
+use crate::source::kafka::{self, FoundTopic, Probe, Writable};
 
 use super::{DONE, FOREIGN, IO, UNAVAILABLE};
 use crate::store::{StopCode, StoreError, redis_check};
@@ -54,6 +54,17 @@ pub fn run(config: &Config, timeout: Duration, json: bool) -> anyhow::Result<u8>
             vec![failed("kafka", &error.to_string(), "correct it under kafka in the configuration")]
         }
     };
+    // Without a broker it would only wait for the same silence again.
+    let reached = items.first().is_some_and(|item| item.outcome == Outcome::Ok);
+    if let Some(topic) = &config.dead_letters.topic {
+        items.push(match reached.then(|| kafka::probe_writable(&config.kafka, topic, timeout)) {
+            Some(Ok(found)) => dead_letter_item(topic, found),
+            Some(Err(error)) => {
+                failed(&format!("topic {topic}"), &error.to_string(), "correct it under kafka")
+            }
+            None => not_asked(format!("topic {topic}")),
+        });
+    }
     items.extend(schema_items(config, timeout));
     let services_failed = items.iter().any(|item| item.outcome == Outcome::Failed);
     let (replica, replica_code) = match Place::of(config) {
@@ -84,15 +95,27 @@ fn service_items(probe: &Probe, brokers: &[String], names: &[String]) -> Vec<Ite
         items.push(match probe.topics.get(index) {
             Some(Ok(found)) => topic_item(what, found),
             Some(Err(reason)) => failed(&what, reason, "create it, correct its name, or grant access to it"),
-            None => Item {
-                what,
-                outcome: Outcome::Skipped,
-                found: "no broker was asked".into(),
-                advice: String::new(),
-            },
+            None => not_asked(what),
         });
     }
     items
+}
+
+fn not_asked(what: String) -> Item {
+    Item { what, outcome: Outcome::Skipped, found: "no broker was asked".into(), advice: String::new() }
+}
+
+fn dead_letter_item(topic: &str, found: Result<Writable, String>) -> Item {
+    let what = format!("topic {topic}");
+    let advice = "it is dead_letters.topic: create it, correct its name, or grant Write to it";
+    match found {
+        Ok(Writable { may_write: Some(false), .. }) => failed(&what, "it may not be written to", advice),
+        Ok(Writable { may_write: Some(true), .. }) => ok(&what, "dead letters can be written to it"),
+        Ok(Writable { may_write: None, .. }) => {
+            ok(&what, "it is there; the broker does not say whether dead letters can be written to it")
+        }
+        Err(reason) => failed(&what, &reason, advice),
+    }
 }
 
 /// The registry, and the schema files of topics.
@@ -301,6 +324,21 @@ mod tests {
         let json = as_json(&items);
         assert_eq!((&json["ok"], &json["checks"][3]["outcome"]), (&json!(false), &json!("failed")));
         assert_eq!(json["checks"][0]["advice"], Value::Null);
+    }
+
+    #[test]
+    fn a_dead_letter_topic_has_to_be_there_and_take_what_is_written() {
+        let found = |may_write| Ok(Writable { partitions: 1, may_write });
+        for (found, outcome) in [
+            (found(Some(true)), Outcome::Ok),
+            (found(None), Outcome::Ok),
+            (found(Some(false)), Outcome::Failed),
+            (Err("it does not exist".to_owned()), Outcome::Failed),
+        ] {
+            let item = dead_letter_item("dead", found.clone());
+            assert_eq!(item.outcome, outcome, "{found:?}");
+            assert_eq!(item.advice.contains("dead_letters.topic"), outcome == Outcome::Failed, "{item:?}");
+        }
     }
 
     #[test]

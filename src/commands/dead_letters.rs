@@ -28,7 +28,7 @@ pub struct Which {
 
 impl Which {
     fn query(&self) -> Vec<(&'static str, String)> {
-        let LetterFilter { topic, partition, offset, table, reason } = &self.filter;
+        let LetterFilter { topic, partition, offset, table, reason, produced: _ } = &self.filter;
         let mut query = Vec::new();
         let mut add = |name, value: Option<String>| query.extend(value.map(|value| (name, value)));
         add("topic", topic.clone());
@@ -132,6 +132,7 @@ pub fn show(sources: &Sources, which: &Which, json: bool) -> anyhow::Result<u8> 
             ("path", "path"),
             ("message", "message"),
             ("first seen", "first_seen"),
+            ("produced", "produced"),
             ("key", "key"),
             ("value", "value"),
             ("headers", "headers"),

@@ -99,6 +99,7 @@ async fn from_replica(config: Box<Config>, unanswered: Exit) -> Result<Answer, E
     let mut body = json!({
         "now_ms": now_ms, "version": env!("CARGO_PKG_VERSION"), "daemon": false, "message": unanswered.message,
         "gate_open": false, "connected": false, "build": null, "store_failing": null,
+        "dead_letters_failing": null, "long_reader": null,
     });
     if let (Some(body), Ok(serde_json::Value::Object(status))) =
         (body.as_object_mut(), serde_json::to_value(status))
@@ -139,6 +140,11 @@ struct Status {
     connected: bool,
     build: Option<Build>,
     store_failing: Option<String>,
+    /// Of a daemon of another version, perhaps, that does not say.
+    #[serde(default)]
+    dead_letters_failing: Option<String>,
+    #[serde(default)]
+    long_reader: Option<LongReader>,
     message: Option<String>,
     #[serde(default)]
     rebuild: Rebuild,
@@ -150,6 +156,13 @@ struct Rebuild {
     running: Option<Running>,
     last: Option<Last>,
     frozen: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct LongReader {
+    seconds: u64,
+    pages: u64,
+    processes: Vec<u32>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -203,10 +216,18 @@ fn render(status: &Status, verbose: bool) -> String {
         (unanswered, &status.message),
         ("stopped", &status.stopped),
         ("the store refuses batches, they are retried", &status.store_failing),
+        ("dead letters cannot be produced, they are retried", &status.dead_letters_failing),
     ] {
         if let Some(reason) = reason {
             text.push_str(&format!("{what}: {}\n", printable(reason)));
         }
+    }
+    if let Some(LongReader { seconds, pages, processes }) = &status.long_reader {
+        let ids: Vec<String> = processes.iter().map(u32::to_string).collect();
+        let who = if ids.is_empty() { String::new() } else { format!(" (process {})", ids.join(", ")) };
+        text.push_str(&format!(
+            "a read transaction{who} has kept {pages} pages of the write-ahead log for {seconds} s: end it\n"
+        ));
     }
     if let Some(build) = status.build.as_ref().filter(|_| !status.gate_open) {
         text.push_str(&format!("building: {}\n", far(build)));
@@ -511,6 +532,7 @@ users         11            5     unknown  unknown  unknown
             dead_letter_bytes_max: 0,
             loss: LossLimit::default(),
             min_free_bytes: 0,
+            wal_max_bytes: u64::MAX,
         };
         drop(SqliteStore::open(&path, catalog.into(), settings).unwrap());
         let answer = block_on(async { Ok(ask(&sources).await?) }).unwrap();

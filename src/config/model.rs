@@ -151,6 +151,8 @@ impl fmt::Display for Target {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sqlite {
     pub path: PathBuf,
+    /// Bound on a write-ahead log that a reader keeps from being reused.
+    pub max_wal_bytes: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -654,6 +656,8 @@ pub struct DeadLetters {
     pub keep: Keep,
     /// Bound on the kept bytes of records.
     pub max_bytes: u64,
+    /// Where they are produced to as well.
+    pub topic: Option<String>,
 }
 
 /// So many within a time.

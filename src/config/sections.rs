@@ -237,12 +237,15 @@ static REPLICA: Section = Section {
 static SQLITE: Section = Section {
     name: "replica.sqlite",
     help: "A replica in SQLite.",
-    keys: &[&[key(
-        "path",
-        Required,
-        Shape::File,
-        "The database file; its directory is shared with the readers.",
-    )]],
+    keys: &[&[
+        key("path", Required, Shape::File, "The database file; its directory is shared with the readers."),
+        key(
+            "max_wal",
+            Default("4GiB"),
+            Shape::Size,
+            "How long the write-ahead log may get while a read transaction keeps it from being reused; nothing is applied beyond it until that ends. At least 64MiB.",
+        ),
+    ]],
     unsupported: &[],
 };
 
@@ -687,8 +690,14 @@ static DEAD_LETTERS: Section = Section {
             "Whether the bytes of the record are kept in the replica too.",
         ),
         key("max_bytes", Default("16MiB"), Shape::Size, "Bound on the kept bytes of records."),
+        key(
+            "topic",
+            Optional,
+            Shape::Text,
+            "A topic to which each is produced too: the record as it came, with headers that say where it was and why it was refused. At least once.",
+        ),
     ]],
-    unsupported: &["topic"],
+    unsupported: &[],
 };
 
 static PERSONAL: Section = Section {

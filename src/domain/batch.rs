@@ -6,7 +6,7 @@ use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
 use super::catalog::{Catalog, Table};
 use super::change::{Change, Effect, IfMissing, Operation};
 use super::checkpoint::{Position, TopicPartition};
-use super::dead_letter::{DeadLetter, LetterId, Retried};
+use super::dead_letter::{DeadLetter, LetterId, Produced, Retried};
 use super::event_ids::NewEventIds;
 use super::row::RowState;
 use super::shelf::{self, Shelf, ShelvedRow, Whole};
@@ -31,6 +31,8 @@ pub struct Batch {
     pub retried: Vec<Retried>,
     /// Kept dead letters that a person has given up.
     pub dropped: Vec<LetterId>,
+    /// Kept dead letters that are in `dead_letters.topic` now.
+    pub produced: Vec<Produced>,
     /// Ids to be remembered of the events in it, by topic index.
     pub event_ids: BTreeMap<usize, NewEventIds>,
     /// Set when this batch goes on behind a gap.
@@ -400,6 +402,10 @@ impl BatchBuilder {
         self.batch.dropped.push(dropped);
     }
 
+    pub fn push_produced(&mut self, produced: Produced) {
+        self.batch.produced.push(produced);
+    }
+
     fn append(&mut self, entry: Entry) {
         let values: &[Value] = match &entry.step {
             Step::Row(row) | Step::PatchIfPresent { patch: row, .. } => &row.values,
@@ -460,6 +466,7 @@ impl BatchBuilder {
             && self.batch.dead_letters.is_empty()
             && self.batch.retried.is_empty()
             && self.batch.dropped.is_empty()
+            && self.batch.produced.is_empty()
     }
 
     /// Hands over what was collected and starts anew.

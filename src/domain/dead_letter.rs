@@ -103,6 +103,8 @@ pub struct DeadLetter {
     pub origin: Origin,
     /// Only with `dead_letters.keep: bytes`.
     pub record: Option<RecordBytes>,
+    /// ms since 1970 at which `dead_letters.topic` had it; `None`: not yet, or there is no such topic.
+    pub produced_ms: Option<i64>,
 }
 
 impl DeadLetter {
@@ -161,6 +163,13 @@ pub struct LetterId {
     pub at: TopicPartition,
     pub offset: i64,
     pub table: Option<usize>,
+}
+
+/// A kept dead letter that was written to `dead_letters.topic`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Produced {
+    pub id: LetterId,
+    pub at_ms: i64,
 }
 
 /// What limits count of a kept dead letter.

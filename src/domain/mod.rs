@@ -4,6 +4,7 @@
 //! Everything that is hard to get right lives here, so that it can be tested exhaustively.
 
 pub mod batch;
+pub mod breaker;
 pub mod catalog;
 pub mod change;
 pub mod checkpoint;

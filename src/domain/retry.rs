@@ -43,18 +43,26 @@ pub enum RetryReason {
     DiskFull,
     /// Of a store that keeps the replica in memory.
     OutOfMemory,
+    /// A reader keeps more of the write-ahead log than is allowed.
+    WalFull,
     Io,
 }
 
 impl RetryReason {
-    pub const ALL: [RetryReason; 4] =
-        [RetryReason::Busy, RetryReason::DiskFull, RetryReason::OutOfMemory, RetryReason::Io];
+    pub const ALL: [RetryReason; 5] = [
+        RetryReason::Busy,
+        RetryReason::DiskFull,
+        RetryReason::OutOfMemory,
+        RetryReason::WalFull,
+        RetryReason::Io,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
             RetryReason::Busy => "busy",
             RetryReason::DiskFull => "disk_full",
             RetryReason::OutOfMemory => "out_of_memory",
+            RetryReason::WalFull => "wal_full",
             RetryReason::Io => "io",
         }
     }

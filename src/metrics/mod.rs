@@ -145,6 +145,33 @@ impl RetryResult {
     }
 }
 
+/// The `result` label of `readside_dead_letters_produced_total`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ProduceResult {
+    /// With the record as it came.
+    Whole,
+    /// The topic refused it as too large; its coordinates are there.
+    TooLarge,
+    /// The log no longer had the record; its coordinates are there.
+    Gone,
+    /// Not written; it is tried again.
+    Failed,
+}
+
+impl ProduceResult {
+    pub const ALL: [ProduceResult; 4] =
+        [ProduceResult::Whole, ProduceResult::TooLarge, ProduceResult::Gone, ProduceResult::Failed];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            ProduceResult::Whole => "whole",
+            ProduceResult::TooLarge => "too_large",
+            ProduceResult::Gone => "gone",
+            ProduceResult::Failed => "failed",
+        }
+    }
+}
+
 /// The `outcome` label of `readside_schema_registry_requests_total`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RegistryOutcome {
@@ -226,6 +253,9 @@ pub struct Metrics {
     dead_letters: GaugeVec,
     dead_letters_retried: IntCounterVec,
     dead_letters_dropped: IntCounterVec,
+    dead_letters_produced: IntCounterVec,
+    dead_letters_unproduced: Gauge,
+    dead_letter_topic_breaker_open: Gauge,
     apply_duration: Histogram,
     batch_events: Histogram,
     store_retries: IntCounterVec,
@@ -249,6 +279,8 @@ pub struct Metrics {
     replica_size: Gauge,
     wal_size: Gauge,
     wal_pages_pinned: Gauge,
+    wal_pinned_seconds: Gauge,
+    long_readers: IntCounterVec,
     config_reload_success: Gauge,
     replica_losses: IntCounterVec,
 }
@@ -336,6 +368,13 @@ impl Metrics {
                 &names::DEAD_LETTERS_DROPPED,
                 earlier.map(|earlier| &earlier.dead_letters_dropped),
             ),
+            dead_letters_produced: shared_counters(
+                &registry,
+                &names::DEAD_LETTERS_PRODUCED,
+                earlier.map(|earlier| &earlier.dead_letters_produced),
+            ),
+            dead_letters_unproduced: gauge(&registry, &names::DEAD_LETTERS_UNPRODUCED, f64::NAN),
+            dead_letter_topic_breaker_open: gauge(&registry, &names::DEAD_LETTER_TOPIC_BREAKER_OPEN, 0.0),
             apply_duration: match earlier {
                 Some(earlier) => share(&registry, &earlier.apply_duration),
                 None => histogram(&registry, &names::APPLY_DURATION, APPLY_DURATION_BUCKETS),
@@ -385,6 +424,12 @@ impl Metrics {
             replica_size: gauge(&registry, &names::REPLICA_SIZE, f64::NAN),
             wal_size: gauge(&registry, &names::WAL_SIZE, f64::NAN),
             wal_pages_pinned: gauge(&registry, &names::WAL_PAGES_PINNED, f64::NAN),
+            wal_pinned_seconds: gauge(&registry, &names::WAL_PINNED_SECONDS, f64::NAN),
+            long_readers: shared_counters(
+                &registry,
+                &names::LONG_READERS,
+                earlier.map(|earlier| &earlier.long_readers),
+            ),
             replica_losses: shared_counters(
                 &registry,
                 &names::REPLICA_LOSSES,
@@ -427,6 +472,9 @@ impl Metrics {
             for result in RetryResult::ALL {
                 self.dead_letters_retried.with_label_values(&[topic, result.name()]);
             }
+            for result in ProduceResult::ALL {
+                self.dead_letters_produced.with_label_values(&[topic, result.name()]);
+            }
             for reason in Reason::ALL {
                 self.dead_letters_total.with_label_values(&[topic, reason.name()]);
             }
@@ -442,6 +490,7 @@ impl Metrics {
         }
         self.delete_marks_dropped.with_label_values(&[] as &[&str]);
         self.replica_losses.with_label_values(&[] as &[&str]);
+        self.long_readers.with_label_values(&[] as &[&str]);
         for result in RebuildResult::ALL {
             self.rebuilds.with_label_values(&[result.name()]);
         }
@@ -521,6 +570,21 @@ impl Metrics {
         if let Some(topic) = self.topics.get(topic) {
             self.dead_letters_dropped.with_label_values(&[topic]).inc();
         }
+    }
+
+    /// One was written to `dead_letters.topic`, or was not.
+    pub fn dead_letter_produced(&self, topic: usize, result: ProduceResult) {
+        if let Some(topic) = self.topics.get(topic) {
+            self.dead_letters_produced.with_label_values(&[topic, result.name()]).inc();
+        }
+    }
+
+    pub fn dead_letters_unproduced(&self, count: u64) {
+        self.dead_letters_unproduced.set(count as f64);
+    }
+
+    pub fn dead_letter_topic_breaker(&self, open: bool) {
+        self.dead_letter_topic_breaker_open.set(f64::from(u8::from(open)));
     }
 
     /// One batch is committed.
@@ -663,8 +727,13 @@ impl Metrics {
         self.delete_marks_dropped.with_label_values(&[] as &[&str]).inc_by(count);
     }
 
-    pub fn wal_pages_pinned(&self, pages: u64) {
+    pub fn wal_pinned(&self, pages: u64, since: Duration) {
         self.wal_pages_pinned.set(pages as f64);
+        self.wal_pinned_seconds.set(since.as_secs_f64());
+    }
+
+    pub fn long_reader(&self) {
+        self.long_readers.with_label_values(&[] as &[&str]).inc();
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {

@@ -65,6 +65,12 @@ families! {
         "Dead letters that were tried again, by what became of them.";
     DEAD_LETTERS_DROPPED = Counter "readside_dead_letters_dropped_total" ["topic"]
         "Dead letters that were given up by a person.";
+    DEAD_LETTERS_PRODUCED = Counter "readside_dead_letters_produced_total" ["topic", "result"]
+        "Dead letters written to dead_letters.topic, by what of them; failed: tried again later.";
+    DEAD_LETTERS_UNPRODUCED = Gauge "readside_dead_letters_unproduced" []
+        "Dead letters that dead_letters.topic does not have yet; NaN while unknown and without such a topic.";
+    DEAD_LETTER_TOPIC_BREAKER_OPEN = Gauge "readside_dead_letter_topic_breaker_open" []
+        "1 while dead_letters.topic is left alone after several failures in a row, else 0.";
     APPLY_DURATION = Histogram "readside_apply_duration_seconds" []
         "Time of one atomic step of the replica.";
     BATCH_EVENTS = Histogram "readside_batch_events" []
@@ -111,6 +117,10 @@ families! {
         "Size of the write-ahead log; NaN while unknown.";
     WAL_PAGES_PINNED = Gauge "readside_wal_pages_pinned" []
         "Pages of the write-ahead log that a long read transaction keeps from being reused; NaN while unknown.";
+    WAL_PINNED_SECONDS = Gauge "readside_wal_pinned_seconds" []
+        "How long the same read transaction has kept the write-ahead log from being reused, 0 when none does; NaN while unknown.";
+    LONG_READERS = Counter "readside_long_readers_total" []
+        "Read transactions that kept the write-ahead log from being reused for a minute.";
     REPLICA_LOSSES = Counter "readside_replica_losses_total" []
         "Times the replica had lost data (flushed, restored, failed over) and the daemon went on from what was left.";
     CONFIG_RELOAD_SUCCESS = Gauge "readside_config_reload_success" []

@@ -107,12 +107,14 @@ fn what_is_unknown_is_nan_and_never_zero() {
         r#"readside_fresh_as_of_timestamp_seconds{table="users"}"#,
         "readside_bootstrap_remaining_records",
         r#"readside_dead_letters{topic="users"}"#,
+        "readside_dead_letters_unproduced",
         r#"readside_table_rows{table="users"}"#,
         r#"readside_held_rows{table="users"}"#,
         r#"readside_delete_marks{table="users"}"#,
         "readside_replica_size_bytes",
         "readside_wal_size_bytes",
         "readside_wal_pages_pinned",
+        "readside_wal_pinned_seconds",
     ] {
         assert!(value(&text, series).is_nan(), "{series}");
     }
@@ -166,6 +168,9 @@ fn what_happened_is_counted_where_it_happened() {
     metrics.events_skipped(0, Skip::Stale, 2);
     metrics.dead_letter(1, Reason::WrongType);
     metrics.dead_letters_kept(1, 4);
+    metrics.dead_letter_produced(1, ProduceResult::TooLarge);
+    metrics.dead_letters_unproduced(2);
+    metrics.dead_letter_topic_breaker(true);
     metrics.batch_applied(250, Duration::from_millis(2));
     metrics.became_visible(1, -3.0);
     metrics.store_retried(RetryReason::DiskFull);
@@ -184,7 +189,8 @@ fn what_happened_is_counted_where_it_happened() {
     metrics.snapshot(0, true);
     metrics.rows_swept(0, 12);
     metrics.delete_marks_dropped(9);
-    metrics.wal_pages_pinned(11);
+    metrics.wal_pinned(11, Duration::from_millis(1_500));
+    metrics.long_reader();
     metrics.replica_lost();
     let text = metrics.render(0);
     for (series, expected) in [
@@ -192,6 +198,9 @@ fn what_happened_is_counted_where_it_happened() {
         (r#"readside_events_skipped_total{reason="stale",topic="orders"}"#, 2.0),
         (r#"readside_dead_letters_total{reason="wrong_type",topic="users"}"#, 1.0),
         (r#"readside_dead_letters{topic="users"}"#, 4.0),
+        (r#"readside_dead_letters_produced_total{result="too_large",topic="users"}"#, 1.0),
+        ("readside_dead_letters_unproduced", 2.0),
+        ("readside_dead_letter_topic_breaker_open", 1.0),
         ("readside_batch_events_sum", 250.0),
         ("readside_apply_duration_seconds_sum", 0.002),
         (r#"readside_event_to_visible_seconds_bucket{topic="users",le="0.001"}"#, 1.0),
@@ -212,6 +221,8 @@ fn what_happened_is_counted_where_it_happened() {
         (r#"readside_rows_swept_total{table="orders"}"#, 12.0),
         ("readside_delete_marks_dropped_total", 9.0),
         ("readside_wal_pages_pinned", 11.0),
+        ("readside_wal_pinned_seconds", 1.5),
+        ("readside_long_readers_total", 1.0),
         ("readside_replica_losses_total", 1.0),
         (r#"readside_max_staleness_seconds{table="users"}"#, 30.0),
     ] {

@@ -7,7 +7,7 @@
 //! record is that of its place in the log: what is newer in the replica stays.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ use serde::Serialize;
 use crate::domain::catalog::Catalog;
 use crate::domain::change::Skip;
 use crate::domain::checkpoint::TopicPartition;
-use crate::domain::dead_letter::{LetterId, Rejection, digest};
+use crate::domain::dead_letter::{LetterId, Produced, Rejection, digest};
 use crate::domain::record::OwnedRecord;
 use crate::metrics::{Metrics, RetryResult};
 use crate::source::kafka::fetch::{Fetched, Limits, Place};
@@ -41,6 +41,8 @@ const ERRANDS_MAX: usize = 4;
 pub struct LetterDesk {
     /// Looked at in every round of the pipeline.
     any: AtomicBool,
+    /// Counts what may have left dead letters in the replica.
+    arrivals: AtomicU64,
     inside: Mutex<Inside>,
 }
 
@@ -62,6 +64,8 @@ pub struct Errand {
 pub enum Work {
     Retry(Vec<Found>),
     Drop(Vec<LetterId>),
+    /// What `dead_letters.topic` has now.
+    Produced(Vec<Produced>),
 }
 
 /// A dead letter's record.
@@ -99,6 +103,21 @@ impl LetterDesk {
     /// Whether something waits; cheap.
     pub fn has_errands(&self) -> bool {
         self.any.load(Ordering::Acquire)
+    }
+
+    /// Dead letters may have come into the replica.
+    pub fn note_arrivals(&self) {
+        self.arrivals.fetch_add(1, Ordering::Release);
+    }
+
+    /// Moves when dead letters may have come.
+    pub fn arrivals(&self) -> u64 {
+        self.arrivals.load(Ordering::Acquire)
+    }
+
+    /// Whether a pipeline takes errands.
+    pub fn is_open(&self) -> bool {
+        self.lock().open
     }
 
     pub fn open(&self) {

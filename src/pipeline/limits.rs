@@ -190,7 +190,10 @@ mod tests {
 
     fn limits(max: u64, max_rate: Option<(u64, u64)>) -> LetterLimits {
         let max_rate = max_rate.map(|(count, seconds)| Rate { count, within: Duration::from_secs(seconds) });
-        LetterLimits::new(&DeadLetters { max, max_rate, keep: Keep::Coordinates, max_bytes: 0 }, &[])
+        LetterLimits::new(
+            &DeadLetters { max, max_rate, keep: Keep::Coordinates, max_bytes: 0, topic: None },
+            &[],
+        )
     }
 
     fn letter(topic: usize, table: Option<usize>, order_ms: i64) -> Kept {
@@ -265,6 +268,7 @@ mod tests {
             max_rate: Some(Rate { count: 2, within: Duration::from_secs(1) }),
             keep: Keep::Coordinates,
             max_bytes: 0,
+            topic: None,
         };
         let kept = [letter(0, Some(0), 5), letter(0, None, 900)];
         let mut limits = LetterLimits::new(&config, &kept);

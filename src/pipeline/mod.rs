@@ -11,6 +11,7 @@ mod identity;
 mod intake;
 pub mod letters;
 mod limits;
+pub mod producing;
 pub mod progress;
 pub mod rebuild;
 mod watchdog;
@@ -36,8 +37,8 @@ use crate::store::{BatchLimits, Completion, StopCode, Store, StoreError};
 pub use gate::GateRule;
 use intake::{Intake, PendingErrand};
 use progress::Progress;
-pub use writer::Writer;
 use writer::{Committed, Done, Work};
+pub use writer::{Writer, random};
 
 /// Batches handed over and not yet reported back. Only a full one is handed to a busy writer.
 const IN_FLIGHT_MAX: usize = 2;

@@ -37,8 +37,23 @@ pub struct Shared {
     pub connected: bool,
     /// Set while the store refuses batches and they are retried.
     pub store_failing: Option<String>,
+    /// Why `dead_letters.topic` does not take dead letters; they are tried again.
+    pub letters_failing: Option<String>,
+    /// Set while a read transaction keeps the write-ahead log for too long.
+    pub long_reader: Option<LongReader>,
     /// Set when the daemon stopped applying for good.
     pub stopped: Option<String>,
+}
+
+/// A read transaction that keeps the write-ahead log of the replica from being reused.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct LongReader {
+    /// How long it has been seen.
+    pub seconds: u64,
+    /// What of the log it keeps.
+    pub pages: u64,
+    /// Ids of processes that read; only those that can be seen from here.
+    pub processes: Vec<u32>,
 }
 
 /// How far the start has come; `None` in [`Shared`] until the ends at start are known.

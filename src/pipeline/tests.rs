@@ -2,24 +2,29 @@
 
 mod gaps;
 mod letters;
+mod producing;
 mod rebuilds;
 mod simulation;
 mod support;
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::Ended;
+use super::writer::{Done, Work, Writer};
+use super::{Context, Ended};
 use crate::config::Config;
 use crate::domain::batch::Batch;
 use crate::domain::checkpoint::Checkpoint;
 use crate::domain::retry::RetryReason;
 use crate::domain::state::State;
 use crate::domain::version::VersionKind;
+use crate::mapping::Plan;
+use crate::metrics::Metrics;
 use crate::store::{
     Applied, Completion, Fault, Figures, Maintenance, MemoryStore, Reader, StopCode, Store, StoreError,
 };
-use support::{Daemon, Delivery, Shared, at, config, memory_store};
+use support::{Daemon, Delivery, START_MS, Shared, at, config, memory_store};
 
 const USERS: &str = "
 kafka: { brokers: 'localhost:9092' }
@@ -214,6 +219,8 @@ fn readers_are_told_of_the_stop_when_dead_letters_overflow_with_batches_under_wa
 struct Damaged {
     store: MemoryStore,
     damaged: Option<StopCode>,
+    /// Its file is gone; told each time that housekeeping has found that.
+    moved: Option<std::sync::mpsc::Sender<()>>,
 }
 
 impl Store for Damaged {
@@ -242,6 +249,10 @@ impl Store for Damaged {
     }
 
     fn maintain(&mut self, now_ms: i64) -> Result<Maintenance, StoreError> {
+        if let Some(moved) = &self.moved {
+            let _ = moved.send(());
+            return Err(StoreError::Stop { exit: StopCode::Io, message: "the file was deleted".into() });
+        }
         self.store.maintain(now_ms)
     }
 
@@ -265,8 +276,11 @@ fn about_to_fail(damaged: StopCode) -> (Config, Shared, MemoryStore, Daemon) {
     daemon.kill();
     let before = fresh_as_of_ms(&store, &shared);
     assert!(before.is_some());
-    let mut daemon =
-        Daemon::start(&config, &shared, Damaged { store: store.clone(), damaged: Some(damaged) });
+    let mut daemon = Daemon::start(
+        &config,
+        &shared,
+        Damaged { store: store.clone(), damaged: Some(damaged), moved: None },
+    );
     shared.advance_clock(1_000);
     daemon.observe(&shared).unwrap();
     // The client is where we are: proofs count.
@@ -282,6 +296,28 @@ fn about_to_fail(damaged: StopCode) -> (Config, Shared, MemoryStore, Daemon) {
     shared.world().deliveries.push_back(Delivery::Observation(observation));
     daemon.hand_over_another(&shared);
     (config, shared, store, daemon)
+}
+
+/// Batches go on being taken by a file that was deleted, where nobody sees them: found by a run in which
+/// the replica's directory was removed.
+#[test]
+fn what_housekeeping_finds_for_good_ends_the_writing() {
+    let (config, _, store, daemon) = live_with(USERS, 1);
+    daemon.kill();
+    let (moved, looked) = std::sync::mpsc::channel();
+    let context = Context {
+        clock: Arc::new(|| START_MS),
+        metrics: Arc::new(Metrics::new(Plan::compile(&config).catalog())),
+        progress: Arc::default(),
+        stop: Arc::default(),
+    };
+    let mut writer = Writer::spawn(Damaged { store, damaged: None, moved: Some(moved) }, context).unwrap();
+    let (work, done) = writer.channels(Arc::new(|| {}));
+    looked.recv().unwrap();
+    work.send(Work::Batch(Box::default())).unwrap();
+    assert!(matches!(done.recv().unwrap(), Done::Failed(failure) if failure.exit_code == 74));
+    drop((work, done));
+    writer.join();
 }
 
 #[test]

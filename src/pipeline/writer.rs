@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
+use super::progress::LongReader;
 use super::{Context, Failure, IN_FLIGHT_MAX, pause};
 use crate::domain::batch::{Batch, Observed};
 use crate::domain::change::{Effect, Skip};
@@ -16,7 +17,7 @@ use crate::domain::retry::Backoff;
 use crate::domain::shelf::Shelf;
 use crate::metrics::Sizes;
 use crate::source::Waker;
-use crate::store::{Applied, BatchLimits, Completion, StopCode, Store, StoreError};
+use crate::store::{Applied, BatchLimits, Completion, LONG_READER, Maintenance, StopCode, Store, StoreError};
 
 /// Wait for work before housekeeping gets its turn.
 const IDLE: Duration = Duration::from_millis(500);
@@ -94,6 +95,8 @@ impl Writer {
                 more: false,
                 topics: HashMap::new(),
                 failed: false,
+                broken: None,
+                long_reader: false,
             }
             .run();
         })?;
@@ -143,6 +146,10 @@ struct WriterLoop<T: Store> {
     /// Something was not written for good. What comes later counts on it, at least with its
     /// freshness, and is not written either.
     failed: bool,
+    /// What housekeeping found and the next piece of work ends with.
+    broken: Option<StoreError>,
+    /// A reader has been there for too long, and that was said.
+    long_reader: bool,
 }
 
 impl<T: Store> WriterLoop<T> {
@@ -187,6 +194,9 @@ impl<T: Store> WriterLoop<T> {
     }
 
     fn carry_out(&mut self, work: Work) -> Result<Option<Done>, StoreError> {
+        if let Some(error) = self.broken.take() {
+            return Err(error);
+        }
         match work {
             Work::Batch(batch) if self.failed => self.note_stop(*batch),
             Work::Batch(batch) => self.apply(batch),
@@ -214,6 +224,9 @@ impl<T: Store> WriterLoop<T> {
         self.count(&batch, &applied, started.elapsed());
         if !batch.retried.is_empty() || !batch.dropped.is_empty() {
             self.publish_figures();
+        }
+        if !(batch.dead_letters.is_empty() && applied.dead_letters.is_empty() && batch.retried.is_empty()) {
+            self.context.progress.letters.note_arrivals();
         }
         let committed = Committed { batch, applied };
         self.context.progress.update(|shared| {
@@ -270,16 +283,49 @@ impl<T: Store> WriterLoop<T> {
         match self.store.maintain(self.context.now_ms()) {
             Ok(done) => {
                 self.context.metrics.delete_marks_dropped(done.delete_marks_dropped);
-                self.context.metrics.wal_pages_pinned(done.wal_pages_pinned);
+                self.note_reader(&done);
                 self.more = done.more;
             }
-            // The next batch meets the same trouble and deals with it.
+            // Of what goes away by itself the next batch makes its own. What does not has to end the
+            // writing, also where a batch would not notice: a file that was deleted takes all of them.
             Err(error) => {
                 self.more = false;
-                warn!(%error, "housekeeping of the store failed");
+                if self.broken.is_none() {
+                    warn!(%error, "housekeeping of the store failed");
+                }
+                if matches!(error, StoreError::Stop { .. }) {
+                    self.broken = Some(error);
+                }
             }
         }
         self.publish_figures();
+    }
+
+    /// Says once of each reader that has been there for too long that it is, and that it has gone.
+    fn note_reader(&mut self, done: &Maintenance) {
+        let Maintenance { wal_pages_pinned: pages, wal_pinned_for: age, .. } = *done;
+        self.context.metrics.wal_pinned(pages, age);
+        let is_long = age >= LONG_READER;
+        if is_long && !self.long_reader {
+            self.context.metrics.long_reader();
+            warn!(
+                seconds = age.as_secs(),
+                pages,
+                processes = ?done.wal_readers,
+                "a read transaction keeps the write-ahead log from being reused: it grows until that ends"
+            );
+        } else if self.long_reader && !is_long {
+            info!("the write-ahead log is reused again");
+        }
+        if is_long || self.long_reader {
+            let reader = is_long.then(|| LongReader {
+                seconds: age.as_secs(),
+                pages,
+                processes: done.wal_readers.clone(),
+            });
+            self.context.progress.update(|shared| shared.long_reader = reader);
+        }
+        self.long_reader = is_long;
     }
 
     fn publish_figures(&mut self) {
@@ -341,7 +387,7 @@ impl<T: Store> WriterLoop<T> {
 }
 
 /// Jitter only: the address of a new allocation and the time are random enough.
-fn random() -> u64 {
+pub fn random() -> u64 {
     use std::hash::{BuildHasher, Hasher, RandomState};
     RandomState::new().build_hasher().finish()
 }

@@ -77,6 +77,7 @@ pub(super) fn settings() -> Settings {
         dead_letter_bytes_max: 1_000,
         loss: LossLimit::default(),
         min_free_bytes: 0,
+        wal_max_bytes: u64::MAX,
     }
 }
 

@@ -23,15 +23,18 @@ pub struct LetterFilter {
     /// A dead letter that came before any table is of none.
     pub table: Option<String>,
     pub reason: Option<String>,
+    /// Whether `dead_letters.topic` has it.
+    pub produced: Option<bool>,
 }
 
 impl LetterFilter {
     pub(super) fn takes(&self, letter: &Letter) -> bool {
         self.takes_place(&letter.cursor())
             && self.reason.as_ref().is_none_or(|reason| *reason == letter.reason)
+            && self.produced.is_none_or(|produced| produced == letter.produced.is_some())
     }
 
-    /// Everything but the reason.
+    /// Everything but the reason and whether it was produced.
     pub(super) fn takes_place(&self, place: &LetterCursor) -> bool {
         self.topic.as_ref().is_none_or(|topic| *topic == place.topic)
             && self.partition.is_none_or(|partition| partition == place.partition)
@@ -126,6 +129,8 @@ pub struct Letter {
     pub message: String,
     pub first_seen: Option<String>,
     pub first_seen_ms: i64,
+    /// When `dead_letters.topic` had it.
+    pub produced: Option<String>,
     /// See [`crate::domain::dead_letter::Origin`].
     #[serde(skip)]
     pub order_ms: i64,
@@ -186,7 +191,11 @@ pub(super) fn after_retry(
     moved: &mut LettersMoved,
     nth: usize,
 ) -> Vec<DeadLetter> {
-    let Some(first) = there.first().cloned() else { return Vec::new() };
+    let Some(mut first) = there.first().cloned() else { return Vec::new() };
+    // One that is not in the topic must not be taken for one that is.
+    if there.iter().any(|letter| letter.produced_ms.is_none()) {
+        first.produced_ms = None;
+    }
     moved.removed.extend(there.iter().map(DeadLetter::kept));
     let rejections: Vec<Rejection> = match refused {
         Some(rejection) => vec![rejection.clone()],

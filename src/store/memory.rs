@@ -207,7 +207,7 @@ impl Store for MemoryStore {
             cleared.retain(|_, (_, at_ms)| *at_ms >= before_ms);
             dropped += (all - rows.len() - cleared.len()) as u64;
         }
-        Ok(Maintenance { delete_marks_dropped: dropped, wal_pages_pinned: 0, more: false })
+        Ok(Maintenance { delete_marks_dropped: dropped, ..Maintenance::default() })
     }
 
     fn batch_limits(&self) -> BatchLimits {
@@ -306,6 +306,12 @@ impl Replica {
     }
 
     fn move_dead_letters(&mut self, batch: &Batch, applied: &mut Applied) {
+        for produced in &batch.produced {
+            let id = produced.id;
+            if let Some(letter) = self.dead_letters.get_mut(&(id.at, id.offset, id.table)) {
+                letter.produced_ms = Some(produced.at_ms);
+            }
+        }
         for id in &batch.dropped {
             if let Some(letter) = self.dead_letters.remove(&(id.at, id.offset, id.table)) {
                 applied.letters.removed.push(letter.kept());
@@ -639,6 +645,7 @@ impl Reader for MemoryReader {
             message: letter.rejection.message.clone(),
             first_seen: rules::rfc3339(letter.first_seen_ms),
             first_seen_ms: letter.first_seen_ms,
+            produced: letter.produced_ms.and_then(rules::rfc3339),
             order_ms: letter.origin.order_ms,
             digest: letter.origin.digest,
             record: letter.record.clone().filter(|_| query.bytes),

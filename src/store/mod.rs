@@ -302,11 +302,18 @@ impl Default for BatchLimits {
     }
 }
 
+/// A read transaction that keeps the WAL for so long is worth a person's attention.
+pub const LONG_READER: Duration = Duration::from_secs(60);
+
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Maintenance {
     pub delete_marks_dropped: u64,
     /// Pages of the WAL that could not be checkpointed because a reader still uses them.
     pub wal_pages_pinned: u64,
+    /// How long the same reader has been seen to do that.
+    pub wal_pinned_for: Duration,
+    /// Ids of the processes that read, where they can be known, once that is long.
+    pub wal_readers: Vec<u32>,
     /// There is more to be tidied up: call again soon.
     pub more: bool,
 }

@@ -295,6 +295,7 @@ pub(super) fn missing_row(table: usize, shape: &Table, version: Version, now_ms:
         first_seen_ms: now_ms,
         origin: Origin::of_version(&version, now_ms),
         record: None,
+        produced_ms: None,
     }
 }
 

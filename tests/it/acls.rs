@@ -7,20 +7,20 @@ use std::ptr;
 use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, Producer};
 use rdkafka_sys as rdsys;
+use rdsys::rd_kafka_AclOperation_t as Right;
 
 use crate::daemon::{Daemon, header, reader, rows};
 use crate::kafka::{self, Broker, Message, eventually};
 
-/// Lets a user read and describe a topic. The Rust client has no call for it, librdkafka has.
-fn grant(broker: &Broker, user: &str, topic: &str) {
+const READ: [Right; 2] = [Right::RD_KAFKA_ACL_OPERATION_READ, Right::RD_KAFKA_ACL_OPERATION_DESCRIBE];
+const WRITE: [Right; 2] = [Right::RD_KAFKA_ACL_OPERATION_WRITE, Right::RD_KAFKA_ACL_OPERATION_DESCRIBE];
+
+/// The Rust client has no call for it, librdkafka has.
+fn grant(broker: &Broker, user: &str, topic: &str, operations: [Right; 2]) {
     let client: BaseProducer =
         ClientConfig::new().set("bootstrap.servers", broker.bootstrap()).create().unwrap();
     let text = |text: String| CString::new(text).unwrap();
     let (topic, principal, host) = (text(topic.into()), text(format!("User:{user}")), text("*".into()));
-    let operations = [
-        rdsys::rd_kafka_AclOperation_t::RD_KAFKA_ACL_OPERATION_READ,
-        rdsys::rd_kafka_AclOperation_t::RD_KAFKA_ACL_OPERATION_DESCRIBE,
-    ];
     let native = client.client().native_ptr();
     // SAFETY: strings and handles outlive the calls that use them; what is made is destroyed, once.
     unsafe {
@@ -75,7 +75,7 @@ fn the_listed_rights_are_enough_and_needed() {
         )
     );
     let config = dir.path().join("readside.yaml");
-    std::fs::write(&config, yaml).unwrap();
+    std::fs::write(&config, &yaml).unwrap();
     let check = || {
         let done = Command::new(env!("CARGO_BIN_EXE_readside"))
             .args(["check", "--timeout", "10s", "--config"])
@@ -87,10 +87,28 @@ fn the_listed_rights_are_enough_and_needed() {
     };
     let (code, said) = check();
     assert!(code == Some(69) && said.contains(&topic), "{code:?} {said}");
-    grant(broker, kafka::STRANGER, &topic);
+    grant(broker, kafka::STRANGER, &topic, READ);
     eventually("the rights hold", 30, || (check().0 == Some(0)).then_some(()));
     let mut daemon = Daemon::start_with(dir.path(), &config, &[]);
     daemon.started();
     assert_eq!(rows(&reader(dir.path()), "SELECT count(*) FROM users"), ["3"]);
     assert_eq!(daemon.metric("readside_kafka_connected"), Some(1.0));
+    daemon.terminate();
+
+    // To a dead-letter topic, Write; to read from one topic and write to another is not the same.
+    let dead = kafka::topic_name("rights.dead");
+    broker.create_topic(&dead, 1, &[]);
+    std::fs::write(&config, format!("{yaml}dead_letters: {{ topic: {dead} }}\n")).unwrap();
+    let (code, said) = check();
+    assert!(code == Some(69) && said.contains(&dead), "{code:?} {said}");
+    grant(broker, kafka::STRANGER, &dead, READ);
+    eventually("it may be seen and not written to", 30, || {
+        check().1.contains("may not be written").then_some(())
+    });
+    grant(broker, kafka::STRANGER, &dead, WRITE);
+    eventually("the rights hold", 30, || (check().0 == Some(0)).then_some(()));
+    broker.produce(&topic, [Message::new("k", "broken")]);
+    let mut daemon = Daemon::start_with(dir.path(), &config, &[]);
+    daemon.started();
+    eventually("it is produced", 60, || (broker.end_offset(&dead, 0) == 1).then_some(()));
 }

@@ -12,13 +12,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crate::daemon::{Daemon, header, reader, rows};
 use crate::kafka::{self, Broker, Message, Transaction, eventually};
 
-fn now_ms() -> i64 {
+pub fn now_ms() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as i64
 }
 
 /// What the writers know.
 #[derive(Clone, Default)]
-struct Oracle {
+pub struct Oracle {
     next: Arc<AtomicU32>,
     /// When each event was acknowledged, or its transaction committed, ms since 1970.
     acknowledged: Arc<Mutex<BTreeMap<u32, i64>>>,
@@ -40,7 +40,7 @@ impl Oracle {
         self.acknowledged.lock().unwrap().extend(ids.into_iter().map(|id| (id, at)));
     }
 
-    fn write(&self, broker: &Broker, topic: &str, count: u32) {
+    pub fn write(&self, broker: &Broker, topic: &str, count: u32) {
         let (ids, messages) = self.events(count);
         broker.produce(topic, messages);
         self.acknowledge(ids);
@@ -53,26 +53,26 @@ impl Oracle {
     }
 
     /// Ids of everything that was acknowledged.
-    fn all(&self) -> BTreeSet<u32> {
+    pub fn all(&self) -> BTreeSet<u32> {
         self.acknowledged.lock().unwrap().keys().copied().collect()
     }
 }
 
 /// A reader that polls until it is told to stop.
-struct Watch {
+pub struct Watch {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<BTreeSet<i64>>,
 }
 
 impl Watch {
-    fn start(dir: &Path, oracle: &Oracle) -> Watch {
+    pub fn start(dir: &Path, oracle: &Oracle) -> Watch {
         let stop = Arc::new(AtomicBool::new(false));
         let (dir, oracle, stopping) = (dir.to_owned(), oracle.clone(), Arc::clone(&stop));
         Watch { thread: std::thread::spawn(move || watch(&dir, &oracle, &stopping)), stop }
     }
 
     /// How many different claims were checked, all of them true.
-    fn claims(self) -> usize {
+    pub fn claims(self) -> usize {
         self.stop.store(true, Ordering::Relaxed);
         match self.thread.join() {
             Ok(claims) => claims.len(),
@@ -156,7 +156,7 @@ impl Scene {
 }
 
 /// Something that is done again and again for a while.
-fn keep_on(seconds: f32, mut what: impl FnMut(u32)) {
+pub fn keep_on(seconds: f32, mut what: impl FnMut(u32)) {
     let until = Instant::now() + Duration::from_secs_f32(seconds);
     for nth in 0.. {
         what(nth);

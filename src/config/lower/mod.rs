@@ -16,13 +16,13 @@ mod topics;
 
 use std::time::Duration;
 
-use super::fields::{Fields, Given};
+use super::fields::{Fields, Given, scalar};
 use super::model::{
     Config, DeadLetters, Freshness, Listener, Log, OnConfigChange, OnError, OnGap, RebuildPolicy, Startup,
     Target,
 };
 use super::problem::{Problem, Report};
-use super::scalar::{address, count, duration, log_level, rate, size, word};
+use super::scalar::{address, count, duration, log_level, rate, size, topic_name, word};
 use super::sections::{ROOT, Section, Shape};
 use super::tree::Node;
 use super::words::Word as _;
@@ -80,7 +80,14 @@ pub(super) fn lower(report: &mut Report, root: &Node) -> Option<Config> {
     let personal = section(report, &root, "personal").and_then(|fields| personal::lower(report, &fields));
     if let (Some(personal), Some(letters)) = (&personal, &dead_letters) {
         let at = |name: &str| root.get(name).map_or(&root.place, |node| &node.place);
-        declared.check(report, at("personal"), personal, (letters.keep, at("dead_letters")));
+        declared.check(report, at("personal"), personal, (letters, at("dead_letters")));
+    }
+    if let (Some(DeadLetters { topic: Some(topic), .. }), Some(node)) =
+        (&dead_letters, root.get("dead_letters"))
+        && topics.names().contains(topic)
+    {
+        let message = "`dead_letters.topic` cannot be a topic that is read: what is refused would come back";
+        report.push(Problem::new(&node.place, message).about(topic));
     }
 
     let (defaults, tables, freshness) = (defaults?, tables?, freshness?);
@@ -181,11 +188,16 @@ fn lower_dead_letters(report: &mut Report, fields: &Fields) -> Option<DeadLetter
     let keep = fields.value(report, "keep", word);
     let max_bytes = fields.value(report, "max_bytes", size);
     let max_rate = fields.value(report, "max_rate", rate);
+    let topic = match fields.get("topic") {
+        Some(node) => Some(scalar(report, node, topic_name)?.value),
+        None => None,
+    };
     Some(DeadLetters {
         max: max?.value,
         max_rate: max_rate?.value,
         keep: keep?.value,
         max_bytes: max_bytes?.value,
+        topic,
     })
 }
 

@@ -1,7 +1,7 @@
 //! Personal data: what columns do with it, and columns whose names look like it.
 
 use crate::config::fields::Fields;
-use crate::config::model::{Keep, Personal, PersonalData};
+use crate::config::model::{DeadLetters, Keep, Personal, PersonalData};
 use crate::config::problem::{Place, Report};
 use crate::config::scalar::file;
 
@@ -33,7 +33,13 @@ impl Declared {
     }
 
     /// What the rest of the configuration has to say for it.
-    pub fn check(&self, report: &mut Report, section: &Place, data: &PersonalData, keep: (Keep, &Place)) {
+    pub fn check(
+        &self,
+        report: &mut Report,
+        section: &Place,
+        data: &PersonalData,
+        letters: (&DeadLetters, &Place),
+    ) {
         if data.hash_key_file.is_none() {
             for place in &self.hashed {
                 report.error(
@@ -44,7 +50,12 @@ impl Declared {
         } else if self.hashed.is_empty() {
             report.warn(section, "`hash_key_file` has no effect: no column says `personal: hash`");
         }
-        if let ((Keep::Bytes, place), true) = (keep, self.protected) {
+        let (letters, place) = letters;
+        if letters.topic.is_some() && self.protected {
+            let message = "`dead_letters.topic` gets records as they came, with the personal data that columns hash, mask or drop";
+            report.warn(place, message);
+        }
+        if letters.keep == Keep::Bytes && self.protected {
             let message = "`dead_letters.keep: bytes` keeps records as they came, with the personal data that columns hash, mask or drop";
             report.warn(place, message);
         }

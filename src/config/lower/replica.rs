@@ -7,7 +7,10 @@ use crate::config::model::{Rebuild, RebuildPolicy, Redis, Replica, Sqlite, Targe
 use crate::config::problem::Report;
 use crate::config::scalar::{boolean, count, file, key_prefix, percent, redis_url, size, text, word};
 
-use super::required_section;
+use super::{required_section, within};
+
+/// Several of the largest batches: what is written without any reader must fit.
+const MAX_WAL_MIN: u64 = 64 << 20;
 
 /// What is said of rebuilds is given outside this section.
 pub(super) struct Rebuilds {
@@ -57,7 +60,11 @@ pub(super) fn lower(report: &mut Report, fields: &Fields) -> Option<(String, Tar
 }
 
 fn lower_sqlite(report: &mut Report, fields: &Fields) -> Option<Sqlite> {
-    Some(Sqlite { path: fields.value(report, "path", file)?.value })
+    let path = fields.value(report, "path", file);
+    let max_wal = fields.value(report, "max_wal", size).and_then(|given| {
+        within(report, given, MAX_WAL_MIN..=u64::MAX, "`max_wal` cannot be less than 64MiB")
+    });
+    Some(Sqlite { path: path?.value, max_wal_bytes: max_wal? })
 }
 
 fn lower_redis(report: &mut Report, fields: &Fields) -> Option<Redis> {

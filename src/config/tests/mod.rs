@@ -342,7 +342,9 @@ fn problems_in_variables_name_the_variable() {
     assert!(with("READSIDE__TABLES__USERS__KEY", "id").contains("can only be set in the file"));
     assert!(with("READSIDE__KAFKA", "a").contains("sets nothing"));
     assert!(with("READSIDE__KAFKA__BROKERS__X", "a").contains("sets nothing"));
-    assert!(with("READSIDE__DEAD_LETTERS__TOPIC", "a").contains("this version does not support"));
+    assert!(
+        with("READSIDE__SCHEMA_REGISTRY__BEARER_TOKEN_FILE", "a").contains("this version does not support")
+    );
     assert!(with("READSIDE__LOG__LEVEL", "inof").contains("did you mean `info`?"));
     let two = variables(&[("READSIDE__LOG__LEVEL", "info"), ("readside__log__level", "warn")]);
     assert!(parse(&minimal(), "f.yaml", two).unwrap_err().to_string().contains("two spellings"));

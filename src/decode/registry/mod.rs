@@ -6,7 +6,6 @@
 //! with a schema that was never seen. An id that the registry does not know is asked for twice, since
 //! a follower of a cluster may lag behind, and believed for a minute.
 
-mod breaker;
 mod client;
 
 use std::collections::{HashMap, VecDeque};
@@ -17,8 +16,8 @@ use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 use crate::config::SchemaRegistry;
+use crate::domain::breaker::Breaker;
 use crate::metrics::{Metrics, RegistryOutcome};
-use breaker::Breaker;
 use client::{Client, Failure};
 
 /// Bytes of schemas that are kept; the ones not used for longest go first. What a decoder has made of

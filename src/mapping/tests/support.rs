@@ -29,7 +29,7 @@ pub fn config(topics: Vec<Topic>, tables: Vec<Table>) -> Config {
         schema_registry: None,
         replica: Replica {
             name: "test".to_owned(),
-            target: Target::Sqlite(Sqlite { path: "replica.db".into() }),
+            target: Target::Sqlite(Sqlite { path: "replica.db".into(), max_wal_bytes: u64::MAX }),
             rebuild_when_mapping_changes: RebuildPolicy::Auto,
             rebuild: Rebuild { max_loss: 0.1, min_rows: 100, min_free_bytes: 0 },
         },
@@ -38,7 +38,13 @@ pub fn config(topics: Vec<Topic>, tables: Vec<Table>) -> Config {
         freshness: Freshness { interval: Duration::from_secs(1) },
         startup: Startup { gate: Gate::Auto, max_age: Duration::from_secs(3600) },
         personal: PersonalData::default(),
-        dead_letters: DeadLetters { max: 1000, max_rate: None, keep: Keep::Coordinates, max_bytes: 1 << 24 },
+        dead_letters: DeadLetters {
+            max: 1000,
+            max_rate: None,
+            keep: Keep::Coordinates,
+            max_bytes: 1 << 24,
+            topic: None,
+        },
         http: Listener { listen },
         admin: Listener { listen },
         log: Log { level: "info".to_owned(), format: LogFormat::Auto },

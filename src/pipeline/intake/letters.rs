@@ -30,6 +30,9 @@ impl Intake {
         let mut tried = Vec::new();
         match &mut errand.work {
             Work::Drop(ids) => std::mem::take(ids).into_iter().for_each(|id| self.builder.push_dropped(id)),
+            Work::Produced(all) => {
+                std::mem::take(all).into_iter().for_each(|one| self.builder.push_produced(one))
+            }
             Work::Retry(records) => {
                 for found in std::mem::take(records) {
                     tried.push(self.try_again(&found));

@@ -68,6 +68,7 @@ impl Intake {
                         first_seen_ms: self.context.now_ms(),
                         origin: Origin::of(record, partition.position.memory.max_timestamp_ms),
                         record: (self.keep == Keep::Bytes).then(|| bytes_of(record, oversize)),
+                        produced_ms: None,
                     };
                     if let Err(limit) = self.limits.admit(&self.catalog, letter.kept()) {
                         return Err(self.one_too_many(&letter, &limit));

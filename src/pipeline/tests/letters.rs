@@ -45,12 +45,12 @@ fn rows(store: &MemoryStore, table: usize) -> Vec<(i64, i64)> {
 }
 
 /// Everything that was appended is read and applied.
-fn read_on(daemon: &mut Daemon, shared: &Shared) {
+pub(super) fn read_on(daemon: &mut Daemon, shared: &Shared) {
     shared.world().deliver_all();
     daemon.settle(shared).unwrap();
 }
 
-fn record(value: &str) -> OwnedRecord {
+pub(super) fn record(value: &str) -> OwnedRecord {
     OwnedRecord {
         timestamp_ms: Some(START_MS),
         key: Some(b"k".to_vec()),
@@ -292,7 +292,7 @@ fn without_bytes_what_the_log_has_lost_stays_and_is_said() {
     daemon.kill();
 }
 
-fn until<T>(mut look: impl FnMut() -> Option<T>) -> T {
+pub(super) fn until<T>(mut look: impl FnMut() -> Option<T>) -> T {
     let started = Instant::now();
     loop {
         if let Some(found) = look() {

@@ -343,6 +343,7 @@ fn any_schedule_of_rebuilds_lets_readers_see_nothing_go_back() {
             dead_letter_bytes_max: 1_000,
             loss: LossLimit::default(),
             min_free_bytes: 0,
+            wal_max_bytes: u64::MAX,
         };
         Box::new(File { directory: TempDir::new().unwrap(), settings })
     });

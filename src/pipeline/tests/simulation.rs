@@ -104,6 +104,7 @@ impl Disk for SqliteDisk {
             dead_letter_bytes_max: 1_000,
             loss: LossLimit::default(),
             min_free_bytes: 0,
+            wal_max_bytes: u64::MAX,
         };
         let path = self.directory.path().join("replica.db");
         SqliteStore::open(&path, Arc::clone(&self.catalog), settings).expect("a replica")
@@ -491,7 +492,7 @@ pub(super) fn seeds(count: u64) -> Vec<u64> {
 
 #[test]
 fn any_schedule_leaves_the_rows_of_its_positions_and_no_lie_about_freshness() {
-    for seed in seeds(200) {
+    for seed in seeds(1_000) {
         let config = config(MAPPING);
         let store = memory_store(&config);
         simulate(seed, config, &store, false);

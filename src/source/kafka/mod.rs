@@ -18,6 +18,7 @@ mod lane;
 pub mod mock;
 mod observer;
 mod probe;
+pub mod produce;
 mod questions;
 mod repeats;
 mod requests;
@@ -44,7 +45,8 @@ use self::observer::{Consumer, Observer};
 use self::repeats::Repeats;
 use super::{Source, SourceEvent, Waker};
 
-pub use self::probe::{FoundTopic, Probe, probe};
+pub use self::probe::{FoundTopic, Probe, probe, probe_writable};
+pub use self::requests::Writable;
 
 /// Records taken from librdkafka at once.
 const BATCH: usize = 1024;

@@ -1,6 +1,7 @@
 //! A look at everything the source will need, each thing by itself: for `readside check`.
 
 use std::collections::BTreeMap;
+use std::ffi::CString;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use crate::source::{Cleanup, Source, SourceEvent};
 
 use super::client::{Client, code};
 use super::questions::{Asker, Identities, explain};
-use super::requests::{self, Failure, Limit, Spec, TopicIdentity};
+use super::requests::{self, Failure, Limit, Spec, TopicIdentity, Writable};
 use super::{KafkaSource, SourceError};
 
 /// What was found.
@@ -57,6 +58,27 @@ pub fn probe(config: &Kafka, topics: &[String], timeout: Duration) -> Result<Pro
     read(config, topics, &mut found, deadline)?;
     let found = found.into_iter().map(|topic| topic.map(|(topic, _)| topic)).collect();
     Ok(Probe { cluster: Ok(cluster), topics: found })
+}
+
+/// Looks whether a topic is there and may be written to, within `timeout`; writes nothing. `Err` in it:
+/// why not.
+pub fn probe_writable(
+    config: &Kafka,
+    topic: &str,
+    timeout: Duration,
+) -> Result<Result<Writable, String>, SourceError> {
+    let never = AtomicBool::new(false);
+    let limit = Limit { deadline: Instant::now() + timeout, stop: &never };
+    let mut asker = Asker::new(Client::new(config, Some("check"))?, &[topic.to_owned()])?;
+    let name = CString::new(topic).unwrap_or_default();
+    let asked =
+        asker.find_broker(limit).and_then(|broker| requests::writable(&asker.client, broker, &name, limit));
+    Ok(match asked {
+        Ok(Ok(found)) => Ok(found),
+        Ok(Err(code::UNKNOWN_TOPIC_OR_PART)) => Err("it does not exist".into()),
+        Ok(Err(error)) => Err(explain(error)),
+        Err(failure) => Err(asker.client.take_error().unwrap_or_else(|| reason(failure))),
+    })
 }
 
 fn describe(asker: &mut Asker, limit: Limit<'_>) -> Result<(i32, String, Identities), Failure> {

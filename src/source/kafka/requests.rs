@@ -137,17 +137,9 @@ pub(super) fn describe_topics(
     names: &[&CStr],
     limit: Limit<'_>,
 ) -> Result<BTreeMap<String, Result<TopicIdentity, i32>>, Failure> {
-    let mut names: Vec<*const c_char> = names.iter().map(|name| name.as_ptr()).collect();
     let options = Options::new(client, op::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS, limit)?;
     options.set_broker(broker);
-    let event = ask(client, limit, |queue| {
-        // SAFETY: librdkafka copies names and options.
-        unsafe {
-            let topics = sys::rd_kafka_TopicCollection_of_topic_names(names.as_mut_ptr(), names.len());
-            sys::rd_kafka_DescribeTopics(client.ptr(), topics, options.ptr(), queue);
-            sys::rd_kafka_TopicCollection_destroy(topics);
-        }
-    })?;
+    let event = ask_topics(client, names, &options, limit)?;
     // SAFETY: the array has `count` elements, all of which live as long as the event.
     unsafe {
         let result = sys::rd_kafka_event_DescribeTopics_result(event.ptr());
@@ -161,6 +153,65 @@ pub(super) fn describe_topics(
             (text(sys::rd_kafka_TopicDescription_name(topic)), found)
         });
         Ok(described.collect())
+    }
+}
+
+fn ask_topics(
+    client: &Client,
+    names: &[&CStr],
+    options: &Options,
+    limit: Limit<'_>,
+) -> Result<Event, Failure> {
+    let mut names: Vec<*const c_char> = names.iter().map(|name| name.as_ptr()).collect();
+    ask(client, limit, |queue| {
+        // SAFETY: librdkafka copies names and options.
+        unsafe {
+            let topics = sys::rd_kafka_TopicCollection_of_topic_names(names.as_mut_ptr(), names.len());
+            sys::rd_kafka_DescribeTopics(client.ptr(), topics, options.ptr(), queue);
+            sys::rd_kafka_TopicCollection_destroy(topics);
+        }
+    })
+}
+
+/// A topic as one who writes to it sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Writable {
+    pub partitions: usize,
+    /// `None`: the broker does not say (before 2.3).
+    pub may_write: Option<bool>,
+}
+
+/// Or the broker's error code.
+pub(super) fn writable(
+    client: &Client,
+    broker: i32,
+    name: &CStr,
+    limit: Limit<'_>,
+) -> Result<Result<Writable, i32>, Failure> {
+    let options = Options::new(client, op::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS, limit)?;
+    options.set_broker(broker);
+    options.include_rights();
+    let event = ask_topics(client, &[name], &options, limit)?;
+    // SAFETY: the arrays have as many elements as they say, all of which live as long as the event; a
+    // right is read as the number it is.
+    unsafe {
+        let result = sys::rd_kafka_event_DescribeTopics_result(event.ptr());
+        let mut count = 0;
+        let topics = sys::rd_kafka_DescribeTopics_result_topics(result, &mut count);
+        if count == 0 {
+            return Ok(Err(code::UNKNOWN_TOPIC_OR_PART));
+        }
+        let topic = *topics;
+        let error = sys::rd_kafka_TopicDescription_error(topic);
+        if !error.is_null() && sys::rd_kafka_error_code(error) as i32 != code::NONE {
+            return Ok(Err(sys::rd_kafka_error_code(error) as i32));
+        }
+        let mut rights_count = 0;
+        let rights = sys::rd_kafka_TopicDescription_authorized_operations(topic, &mut rights_count);
+        let write = sys::rd_kafka_AclOperation_t::RD_KAFKA_ACL_OPERATION_WRITE as i32;
+        let may_write = (!rights.is_null())
+            .then(|| (0..rights_count).any(|nth| rights.add(nth).cast::<i32>().read() == write));
+        Ok(Ok(Writable { partitions: identity(topic).partitions.len(), may_write }))
     }
 }
 
@@ -292,6 +343,16 @@ impl Options {
         // SAFETY: the options live; an error is freed.
         unsafe {
             let error = sys::rd_kafka_AdminOptions_set_isolation_level(self.ptr(), level);
+            if !error.is_null() {
+                sys::rd_kafka_error_destroy(error);
+            }
+        }
+    }
+
+    fn include_rights(&self) {
+        // SAFETY: the options live; an error is freed.
+        unsafe {
+            let error = sys::rd_kafka_AdminOptions_set_include_authorized_operations(self.ptr(), 1);
             if !error.is_null() {
                 sys::rd_kafka_error_destroy(error);
             }

@@ -51,6 +51,26 @@ const DEFAULTS: [(&str, &str); 10] = [
 
 const FETCH_MAX_BYTES: u64 = 1 << 20;
 
+/// What a producer does not know, or has no use for; it says so for each.
+const CONSUMER_ONLY: [&str; 10] = [
+    "allow.auto.create.topics",
+    "auto.offset.reset",
+    "check.crcs",
+    "coordinator.query.interval.ms",
+    "heartbeat.interval.ms",
+    "isolation.level",
+    "log.queue",
+    "max.partition.fetch.bytes",
+    "max.poll.interval.ms",
+    "session.timeout.ms",
+];
+const CONSUMER_ONLY_PREFIXES: [&str; 4] = ["enable.auto.", "enable.partition.", "fetch.", "queued."];
+
+/// What a record may have beside what it is limited to: headers, framing.
+const BESIDE_THE_RECORD: usize = 64 << 10;
+/// librdkafka's own bounds of `message.max.bytes`.
+const MESSAGE_MAX: (usize, usize) = (1_000_000, 1_000_000_000);
+
 /// One property as it is set. Its value never shows in a message when it is a secret.
 pub(super) struct Property {
     pub name: String,
@@ -80,6 +100,30 @@ pub(super) fn properties(config: &Kafka) -> Result<Vec<Property>, SourceError> {
         all.push(plain(name, value));
     }
     all.push(plain("bootstrap.servers", &config.brokers.join(",")));
+    Ok(all)
+}
+
+/// Those of a client that writes: what the configuration says about the connection, and what makes a
+/// write safe. Each record is a request of its own, so that one that is refused takes none with it.
+pub(super) fn producer_properties(config: &Kafka) -> Result<Vec<Property>, SourceError> {
+    let mut all = properties(config)?;
+    all.retain(|Property { name, .. }| {
+        !CONSUMER_ONLY.contains(&name.as_str())
+            && !CONSUMER_ONLY_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+    });
+    let configured = config.properties.get("message.max.bytes").and_then(|value| value.parse().ok());
+    let message_max = config.max_record_bytes.saturating_add(BESIDE_THE_RECORD).max(configured.unwrap_or(0));
+    all.push(plain("message.max.bytes", &message_max.clamp(MESSAGE_MAX.0, MESSAGE_MAX.1).to_string()));
+    for (name, value) in [("acks", "all"), ("batch.num.messages", "1"), ("linger.ms", "0")] {
+        all.push(plain(name, value));
+    }
+    let delivery_max = super::produce::DELIVERY_MAX.as_millis().to_string();
+    all.push(plain("message.timeout.ms", &delivery_max));
+    // A topic that is not there is told, instead of the time being waited out.
+    all.push(plain("topic.metadata.propagation.max.ms", "5000"));
+    let id = all.iter().rev().find(|property| property.name == "client.id");
+    let id = format!("{}-dead-letters", id.map_or("readside", |id| id.value.as_str()));
+    all.push(plain("client.id", &id));
     Ok(all)
 }
 

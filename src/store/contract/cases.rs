@@ -4,7 +4,9 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use super::*;
-use crate::domain::dead_letter::{DeadLetter, Kept, Origin, Reason, RecordBytes, Rejection, Retried};
+use crate::domain::dead_letter::{
+    DeadLetter, Kept, Origin, Produced, Reason, RecordBytes, Rejection, Retried,
+};
 use crate::domain::event_ids::{EventId, NewEventIds};
 use crate::domain::state::State;
 use crate::store::{Applied, Completion, Letter, LetterFilter, LetterQuery, LettersMoved, StopCode};
@@ -56,6 +58,7 @@ contract! {
     a_record_refused_again_keeps_one_dead_letter_with_the_new_reason,
     a_retried_patch_without_its_row_stays_a_dead_letter,
     dropped_dead_letters_are_gone,
+    what_was_produced_is_known_and_stays_so,
     dead_letters_are_shown_in_pages,
     delete_marks_wait_for_dead_letters,
     delete_marks_go_when_they_are_old,
@@ -420,6 +423,7 @@ fn letter(offset: i64, table: Option<usize>, bytes: usize) -> DeadLetter {
         first_seen_ms: NOW_MS,
         origin: Default::default(),
         record: Some(RecordBytes { key: None, value: Some(vec![7; bytes]), headers: None }),
+        produced_ms: None,
     }
 }
 
@@ -526,6 +530,41 @@ fn a_retried_patch_without_its_row_stays_a_dead_letter(bench: &impl Bench) {
     assert_eq!((applied.stale, applied.dead_letters_kept, applied.letters.refused), (vec![], 0, vec![]));
     let RowLookup::Visible { version: found, .. } = look(bench, 1) else { panic!("no row") };
     assert_eq!(found, version(11, 0, 11));
+}
+
+fn what_was_produced_is_known_and_stays_so(bench: &impl Bench) {
+    let mut store = bench.open();
+    let letters =
+        vec![letter(1, Some(0), 10), letter(1, Some(1), 10), letter(2, None, 10), letter(3, None, 10)];
+    store.apply(&Batch { dead_letters: letters, ..batch([]) }).unwrap();
+    let offsets = |produced| {
+        let filter = LetterFilter { produced: Some(produced), ..LetterFilter::default() };
+        let query = LetterQuery { filter, after: None, limit: 1_000, bytes: false };
+        let letters = bench.reader().dead_letters(&query).unwrap().letters;
+        letters.iter().map(|letter| (letter.offset, letter.table.is_some())).collect::<Vec<_>>()
+    };
+    assert_eq!(offsets(false), [(1, true), (1, true), (2, false), (3, false)]);
+    let before = all_letters(bench);
+    // One of them is not there (any more).
+    let produced = [letter(1, Some(0), 0), letter(2, None, 0), letter(9, None, 0)]
+        .map(|letter| Produced { id: letter.id(), at_ms: NOW_MS });
+    store.apply(&Batch { produced: produced.to_vec(), ..batch([]) }).unwrap();
+    assert_eq!(offsets(true), [(1, true), (2, false)]);
+    let mut after = all_letters(bench);
+    assert_eq!(after.iter().filter_map(|letter| letter.produced.clone()).count(), 2);
+    // Nothing else of it changes, and what is counted stays.
+    after.iter_mut().for_each(|letter| letter.produced = None);
+    assert_eq!(after, before);
+    assert_eq!(store.figures().dead_letters, [4, 0]);
+    // The same dead letter once more is the one that is known.
+    store.apply(&Batch { dead_letters: vec![letter(2, None, 10)], ..batch([]) }).unwrap();
+    drop(store);
+    let mut store = bench.open();
+    assert_eq!(offsets(true), [(1, true), (2, false)]);
+    // Refused again it is still the one that the topic has; where it only had one of two, it has none.
+    let refused = |offset| retried(offset, Some(letter(offset, None, 0).rejection));
+    store.apply(&Batch { retried: vec![refused(1), refused(2)], ..batch([]) }).unwrap();
+    assert_eq!((offsets(true), offsets(false)), (vec![(2, false)], vec![(1, false), (3, false)]));
 }
 
 fn dropped_dead_letters_are_gone(bench: &impl Bench) {

@@ -685,6 +685,7 @@ fn everything_of_a_copy_comes_with_the_switch<P: Place>() {
         first_seen_ms: NOW_MS,
         origin: Default::default(),
         record: None,
+        produced_ms: None,
     };
     let full = |offset: i64, from: Option<i64>, to: i64| {
         let id = EventId::from_bytes([offset as u8; 16]);

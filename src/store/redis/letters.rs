@@ -39,6 +39,8 @@ struct Stored {
     value: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     headers: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    produced_ms: Option<i64>,
 }
 
 impl Stored {
@@ -68,6 +70,7 @@ impl RedisStore {
     /// Every kept dead letter that a batch may move, by its name.
     pub(super) fn letters_of(&mut self, batch: &Batch) -> Result<BTreeMap<String, DeadLetter>, StoreError> {
         let mut ids: Vec<LetterId> = batch.dropped.clone();
+        ids.extend(batch.produced.iter().map(|produced| produced.id));
         for retried in &batch.retried {
             let of = |table| LetterId { at: retried.at, offset: retried.offset, table };
             ids.push(of(None));
@@ -94,6 +97,7 @@ impl RedisStore {
                     offset: id.offset,
                     origin: Origin { order_ms: stored.order_ms, digest: stored.digest() },
                     record: stored.record(),
+                    produced_ms: stored.produced_ms,
                     first_seen_ms: stored.first_seen_ms,
                     rejection: Rejection {
                         table: id.table,
@@ -119,6 +123,14 @@ impl RedisStore {
         ledger: &mut Ledger,
         applied: &mut Applied,
     ) {
+        for produced in &batch.produced {
+            if let Some(letter) = letters.get(&self.letter_name(produced.id))
+                && self.take_letter(step, ledger, letter)
+            {
+                let letter = DeadLetter { produced_ms: Some(produced.at_ms), ..letter.clone() };
+                self.keep_dead_letter(step, ledger, &letter);
+            }
+        }
         for id in &batch.dropped {
             if let Some(letter) = letters.get(&self.letter_name(*id))
                 && self.take_letter(step, ledger, letter)
@@ -176,6 +188,7 @@ impl RedisStore {
             key: record.and_then(|record| record.key.as_ref()).map(|key| BASE64.encode(key)),
             value: record.and_then(|record| record.value.as_ref()).map(|value| BASE64.encode(value)),
             headers: record.and_then(|record| record.headers.clone()),
+            produced_ms: letter.produced_ms,
         };
         let json = serde_json::to_vec(&stored).unwrap_or_default();
         let times = format!("{} {}", letter.first_seen_ms, letter.origin.order_ms);
@@ -272,6 +285,7 @@ pub(super) fn page(link: &mut Link, names: &Names, query: &LetterQuery) -> Resul
                 message: stored.message,
                 first_seen: rules::rfc3339(stored.first_seen_ms),
                 first_seen_ms: stored.first_seen_ms,
+                produced: stored.produced_ms.and_then(rules::rfc3339),
                 order_ms: stored.order_ms,
                 digest,
                 record,

@@ -230,7 +230,7 @@ impl RedisStore {
         // The first writer tidies up, or the only one.
         let tidies = matches!(self.role, Role::Live | Role::Next { carries_live: true });
         let more = tidies && self.sweep_slice()?;
-        Ok(Maintenance { delete_marks_dropped: dropped, wal_pages_pinned: 0, more })
+        Ok(Maintenance { delete_marks_dropped: dropped, more, ..Maintenance::default() })
     }
 
     fn drop_marks(&mut self, table: usize, now_ms: i64, left: &mut usize) -> Result<u64, StoreError> {

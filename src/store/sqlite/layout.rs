@@ -9,7 +9,7 @@ use crate::domain::value::ColumnType;
 /// `PRAGMA application_id`: "rdsd".
 pub(super) const APPLICATION_ID: i32 = 0x7264_7364;
 /// `PRAGMA user_version`.
-pub(super) const LAYOUT: i32 = 4;
+pub(super) const LAYOUT: i32 = 5;
 /// The number of the first copy; each rebuild takes the next one, and none is used again.
 pub(super) const FIRST: i64 = 1;
 
@@ -101,6 +101,7 @@ CREATE TABLE _readside_meta_dead_letters (
   \"key\" BLOB,
   \"value\" BLOB,
   headers TEXT,
+  produced_ms INTEGER,
   PRIMARY KEY (generation, topic, \"partition\", \"offset\", table_name)
 );";
 

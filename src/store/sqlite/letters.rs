@@ -11,7 +11,7 @@ use crate::store::letters::{after_retry, split_off};
 use crate::store::{Applied, Letter, LetterPage, LetterQuery, StoreError, rules};
 
 const COLUMNS: &str = "topic, \"partition\", \"offset\", table_name, path, reason, message, first_seen_ms, order_ms, \
-                       digest, \"key\", \"value\", headers";
+                       digest, \"key\", \"value\", headers, produced_ms";
 
 impl Work<'_> {
     /// Everything a batch does to dead letters, after its rows.
@@ -20,6 +20,23 @@ impl Work<'_> {
         batch: &Batch,
         applied: &mut Applied,
     ) -> Result<(), StoreError> {
+        for produced in &batch.produced {
+            let (id, at_ms) = (produced.id, produced.at_ms);
+            let Some(topic) = self.catalog.topics.get(id.at.topic) else { continue };
+            self.conn
+                .prepare_cached(
+                    "UPDATE _readside_meta_dead_letters SET produced_ms = ?6 WHERE generation = ?1 AND topic = ?2 AND \
+                     \"partition\" = ?3 AND \"offset\" = ?4 AND table_name = ?5",
+                )?
+                .execute(params![
+                    self.generation,
+                    topic,
+                    id.at.partition,
+                    id.offset,
+                    self.table_name(id.table),
+                    at_ms
+                ])?;
+        }
         for id in &batch.dropped {
             if let Some(letter) = self.take_letter(*id)? {
                 applied.letters.removed.push(letter.kept());
@@ -51,7 +68,7 @@ impl Work<'_> {
             .conn
             .prepare_cached(&format!(
                 "INSERT INTO _readside_meta_dead_letters (generation, {COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, \
-                 ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14) ON CONFLICT DO NOTHING"
+                 ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15) ON CONFLICT DO NOTHING"
             ))?
             .execute(params![
                 self.generation,
@@ -68,6 +85,7 @@ impl Work<'_> {
                 record.and_then(|record| record.key.as_ref()),
                 record.and_then(|record| record.value.as_ref()),
                 record.and_then(|record| record.headers.as_ref()),
+                letter.produced_ms,
             ])?;
         if added > 0 {
             self.memory.dead_letters[letter.at.topic] += 1;
@@ -97,12 +115,10 @@ impl Work<'_> {
                 "SELECT {COLUMNS} FROM _readside_meta_dead_letters WHERE generation = ?1 AND topic = ?2 AND \
                  \"partition\" = ?3 AND \"offset\" = ?4 AND table_name = ?5"
             ))?
-            .query_row(key, |row| letter(row, true))
+            .query_row(key, |row| Ok((letter(row, true)?, row.get(13)?)))
             .optional()?;
-        let Some(Letter { path, reason, message, first_seen_ms, order_ms, digest, record, .. }) = found
-        else {
-            return Ok(None);
-        };
+        let Some((letter, produced_ms)) = found else { return Ok(None) };
+        let Letter { path, reason, message, first_seen_ms, order_ms, digest, record, .. } = letter;
         self.conn
             .prepare_cached(
                 "DELETE FROM _readside_meta_dead_letters WHERE generation = ?1 AND topic = ?2 AND \
@@ -121,6 +137,7 @@ impl Work<'_> {
             first_seen_ms,
             origin: Origin { order_ms, digest },
             record,
+            produced_ms,
         }))
     }
 }
@@ -128,6 +145,7 @@ impl Work<'_> {
 fn letter(row: &Row<'_>, bytes: bool) -> rusqlite::Result<Letter> {
     let table: String = row.get(3)?;
     let first_seen_ms = row.get(7)?;
+    let produced_ms: Option<i64> = row.get(13)?;
     let digest: Option<Vec<u8>> = row.get(9)?;
     let record = match bytes {
         true => RecordBytes { key: row.get(10)?, value: row.get(11)?, headers: row.get(12)? },
@@ -143,6 +161,7 @@ fn letter(row: &Row<'_>, bytes: bool) -> rusqlite::Result<Letter> {
         message: row.get(6)?,
         first_seen: rules::rfc3339(first_seen_ms),
         first_seen_ms,
+        produced: produced_ms.and_then(rules::rfc3339),
         order_ms: row.get(8)?,
         digest: digest.and_then(|bytes| bytes.try_into().ok()).map(u128::from_be_bytes),
         record: Some(record).filter(|record| *record != RecordBytes::default()),
@@ -158,6 +177,7 @@ pub(super) fn page(conn: &Connection, query: &LetterQuery) -> Result<LetterPage,
          _readside_meta_replica) AND (?1 IS NULL OR topic = ?1) AND (?2 IS NULL OR \"partition\" = ?2) \
          AND (?3 IS NULL OR \"offset\" = ?3) AND (?4 IS NULL OR table_name = ?4) AND (?5 IS NULL OR reason = ?5) \
          AND (?6 IS NULL OR (topic, \"partition\", \"offset\", table_name) > (?6, ?7, ?8, ?9)) \
+         AND (?11 IS NULL OR (produced_ms IS NOT NULL) = ?11) \
          ORDER BY topic, \"partition\", \"offset\", table_name LIMIT ?10"
     ))?;
     let mut rows = statement.query(params![
@@ -171,6 +191,7 @@ pub(super) fn page(conn: &Connection, query: &LetterQuery) -> Result<LetterPage,
         after.map(|after| after.offset),
         after.map(|after| &after.table),
         limit as i64 + 1,
+        filter.produced,
     ])?;
     let mut page = LetterPage::default();
     while let Some(row) = rows.next()? {

@@ -28,6 +28,7 @@ mod spill;
 mod table;
 mod upkeep;
 mod views;
+mod wal;
 
 #[cfg(test)]
 pub(super) mod tests;
@@ -65,6 +66,8 @@ pub struct Settings {
     pub loss: LossLimit,
     /// A rebuild must leave this much of the volume free.
     pub min_free_bytes: u64,
+    /// A write-ahead log that a reader keeps longer than this is not written on.
+    pub wal_max_bytes: u64,
 }
 
 impl Settings {
@@ -102,6 +105,7 @@ pub struct SqliteStore {
     samples: Vec<append::Sample>,
     /// Outcome of the last batch whose commit was tried, in case that the reply gets lost.
     unconfirmed: Option<Unconfirmed>,
+    pinned: Option<wal::Pinned>,
 }
 
 #[derive(Debug)]

@@ -76,6 +76,7 @@ pub(super) fn generation(
         complete,
         floors: Floors::default(),
         unconfirmed: None,
+        pinned: None,
     };
     if complete {
         store.adjust_indexes()?;

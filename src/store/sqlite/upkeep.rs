@@ -12,8 +12,6 @@ use crate::domain::catalog::Table;
 use crate::domain::version::VersionKind;
 use crate::store::{Figures, Maintenance, StoreError, rules};
 
-/// A WAL longer than this is cut, which needs a moment without old readers.
-const WAL_LARGE_BYTES: u64 = 24 << 20;
 /// Delete marks dropped in one call, over all tables.
 const MARKS_PER_CALL: usize = 2_000;
 
@@ -88,7 +86,14 @@ impl SqliteStore {
             Role::Live => self.drop_slice()?,
             Role::Next { carries_live } => carries_live && self.drop_slice()?,
         };
-        Ok(Maintenance { delete_marks_dropped, wal_pages_pinned: self.tend_wal()?, more })
+        let wal = self.tend_wal(now_ms)?;
+        Ok(Maintenance {
+            delete_marks_dropped,
+            wal_pages_pinned: wal.pages_pinned,
+            wal_pinned_for: wal.pinned_for,
+            wal_readers: wal.processes,
+            more,
+        })
     }
 
     /// Whether this generation has not been put out of use: what it holds may be gone then.
@@ -156,24 +161,6 @@ impl SqliteStore {
         Ok(fresh)
     }
 
-    /// Commits copy the WAL into the file as they go. Only one that has grown, because a reader
-    /// used it for long, has to be cut here.
-    fn tend_wal(&mut self) -> Result<u64, StoreError> {
-        if self.wal_bytes() <= WAL_LARGE_BYTES {
-            return Ok(0);
-        }
-        // Readers that come after this one share its snapshot, so that short ones that overlap do
-        // not keep an older one in use for ever.
-        self.conn
-            .prepare_cached("SELECT live FROM _readside_meta_replica")?
-            .query_row([], |row| row.get::<_, i64>(0))?;
-        let (busy, log, copied): (bool, i64, i64) = self
-            .conn
-            .prepare_cached("PRAGMA wal_checkpoint(TRUNCATE)")?
-            .query_row([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
-        Ok(if busy { (log - copied).max(0) as u64 } else { 0 })
-    }
-
     pub(super) fn measure(&self) -> Figures {
         let count = |of: fn(&super::TableMemory) -> i64| {
             self.memory.tables.iter().map(|table| of(table).max(0) as u64).collect()
@@ -186,10 +173,6 @@ impl SqliteStore {
             replica_bytes: fs::metadata(&self.path).ok().map(|found| found.len()),
             wal_bytes: Some(self.wal_bytes()),
         }
-    }
-
-    fn wal_bytes(&self) -> u64 {
-        fs::metadata(owner::sibling(&self.path, "-wal")).map_or(0, |found| found.len())
     }
 
     pub(super) fn version_kind(&self, index: usize) -> Result<Option<VersionKind>, StoreError> {

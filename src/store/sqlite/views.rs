@@ -117,10 +117,11 @@ JOIN _readside_meta_generations g ON g.generation = p.generation AND g.role <> '
         format!(
             "CREATE VIEW _readside_dead_letters AS
 SELECT topic, \"partition\", \"offset\", NULLIF(table_name, '') AS table_name, path, reason, {} AS first_seen,
-  \"key\", \"value\", headers, message
+  \"key\", \"value\", headers, message, {} AS produced
 FROM _readside_meta_dead_letters
 WHERE generation = (SELECT live FROM _readside_meta_replica)",
-            rfc3339("first_seen_ms")
+            rfc3339("first_seen_ms"),
+            rfc3339("produced_ms")
         ),
         format!(
             "CREATE VIEW _readside_tables AS

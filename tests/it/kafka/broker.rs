@@ -19,6 +19,7 @@ pub struct Broker {
     dir: PathBuf,
     port: u16,
     sasl_port: u16,
+    hidden_port: Option<u16>,
     /// `None` while it is down.
     process: Mutex<Option<Child>>,
 }
@@ -29,10 +30,16 @@ impl Broker {
     /// A free port can be taken by somebody else before the broker binds it, so a broker that ends
     /// while starting gets another try with other ports.
     pub fn start() -> Broker {
+        Broker::start_behind(None)
+    }
+
+    /// One with a third listener, which tells its clients that it is at `advertised`: somebody else's
+    /// port, who passes on what comes to [`Broker::hidden`].
+    pub fn start_behind(advertised: Option<u16>) -> Broker {
         remove_leftovers();
         let mut last_words = String::new();
         for _ in 0..3 {
-            let broker = Broker::format();
+            let broker = Broker::format(advertised);
             match broker.launch() {
                 Ok(()) => return broker,
                 Err(words) => last_words = words,
@@ -50,6 +57,11 @@ impl Broker {
     /// everything, [`STRANGER`] nothing, and both have [`PASSWORD`].
     pub fn sasl_bootstrap(&self) -> String {
         format!("127.0.0.1:{}", self.sasl_port)
+    }
+
+    /// Address of the listener that says it is somewhere else.
+    pub fn hidden(&self) -> std::net::SocketAddr {
+        ([127, 0, 0, 1], self.hidden_port.expect("started behind something")).into()
     }
 
     /// Asks it to end and waits until it has.
@@ -96,16 +108,17 @@ impl Broker {
         let _ = fs::remove_dir_all(&self.dir);
     }
 
-    fn format() -> Broker {
+    fn format(advertised: Option<u16>) -> Broker {
         static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let nth = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let dir = brokers_dir().join(format!("{}-{nth}", std::process::id()));
         fs::create_dir_all(&dir).expect("the broker's directory");
         // Held together, so that they differ.
-        let held = [free_port(), free_port(), free_port()];
-        let [port, sasl_port, controller] = held.each_ref().map(local_port);
+        let held = [free_port(), free_port(), free_port(), free_port()];
+        let [port, sasl_port, controller, hidden_port] = held.each_ref().map(local_port);
         drop(held);
-        let ports = Ports { port, sasl_port, controller };
+        let hidden = advertised.map(|advertised| (hidden_port, advertised));
+        let ports = Ports { port, sasl_port, controller, hidden };
         fs::write(dir.join("server.properties"), properties(&dir, &ports)).expect("its properties");
         let formatted = java()
             .args(["kafka.tools.StorageTool", "format", "-t", &cluster_id(nth), "-c"])
@@ -113,7 +126,8 @@ impl Broker {
             .output()
             .expect("java");
         assert!(formatted.status.success(), "kafka format: {}", String::from_utf8_lossy(&formatted.stderr));
-        Broker { dir, port, sasl_port, process: Mutex::new(None) }
+        let hidden_port = hidden.map(|(port, _)| port);
+        Broker { dir, port, sasl_port, hidden_port, process: Mutex::new(None) }
     }
 
     /// Returns when it answers, or what it said before it ended.
@@ -243,19 +257,31 @@ struct Ports {
     port: u16,
     sasl_port: u16,
     controller: u16,
+    /// Where it listens, and where it says that it does.
+    hidden: Option<(u16, u16)>,
 }
 
 fn properties(dir: &Path, ports: &Ports) -> String {
     let log = dir.join("log");
-    let Ports { port, sasl_port, controller } = ports;
+    let Ports { port, sasl_port, controller, hidden } = ports;
+    let (hidden, advertised) = hidden.map_or_else(Default::default, |(port, advertised)| {
+        let own = format!(
+            "PLAINTEXT://127.0.0.1:{port_},SASL_PLAINTEXT://127.0.0.1:{sasl_port}",
+            port_ = ports.port
+        );
+        (
+            format!("HIDDEN://127.0.0.1:{port},"),
+            format!("advertised.listeners={own},HIDDEN://127.0.0.1:{advertised}\n"),
+        )
+    });
     format!(
         "\
 process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller}
-listeners=PLAINTEXT://127.0.0.1:{port},SASL_PLAINTEXT://127.0.0.1:{sasl_port},CONTROLLER://127.0.0.1:{controller}
-controller.listener.names=CONTROLLER
-listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT
+listeners=PLAINTEXT://127.0.0.1:{port},SASL_PLAINTEXT://127.0.0.1:{sasl_port},{hidden}CONTROLLER://127.0.0.1:{controller}
+{advertised}controller.listener.names=CONTROLLER
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,HIDDEN:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT
 sasl.enabled.mechanisms=PLAIN
 listener.name.sasl_plaintext.plain.sasl.jaas.config=\
  org.apache.kafka.common.security.plain.PlainLoginModule required \

@@ -46,6 +46,12 @@ impl Message {
         Message { partition: Some(partition), ..self }
     }
 
+    /// Bytes of key and value.
+    pub fn size(&self) -> usize {
+        let length = |bytes: &Option<Vec<u8>>| bytes.as_ref().map_or(0, Vec::len);
+        length(&self.key) + length(&self.value)
+    }
+
     /// CreateTime, ms since 1970.
     pub fn at(self, timestamp_ms: i64) -> Message {
         Message { timestamp_ms: Some(timestamp_ms), ..self }

@@ -37,13 +37,22 @@ fn shared_cell() -> &'static OnceLock<Option<Broker>> {
 
 /// A broker of the caller's own; `None`: skip the test. `what` names it in messages.
 pub fn private(what: &str) -> Option<Broker> {
+    is_there(what).then(Broker::start)
+}
+
+/// As [`private`], with a listener that says it is at the port `advertised`.
+pub fn private_behind(what: &str, advertised: u16) -> Option<Broker> {
+    is_there(what).then(|| Broker::start_behind(Some(advertised)))
+}
+
+fn is_there(what: &str) -> bool {
     if let Err(missing) = broker::available() {
         let required = std::env::var("READSIDE_REQUIRE_SERVICES").is_ok_and(|value| value == "1");
         assert!(!required, "READSIDE_REQUIRE_SERVICES=1, but {missing}");
         eprintln!("SKIPPED, no Kafka ({what}): {missing}");
-        return None;
+        return false;
     }
-    Some(Broker::start())
+    true
 }
 
 /// A topic name that no other test of this process uses.

@@ -171,7 +171,7 @@ fn going_on() -> Config {
 
 #[test]
 fn any_disaster_leaves_the_rows_of_what_was_read_and_no_lie_about_freshness() {
-    for seed in seeds(300) {
+    for seed in seeds(1_000) {
         let config = going_on();
         let store = memory_store(&config);
         simulate(seed, config, &store, true);

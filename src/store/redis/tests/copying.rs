@@ -215,6 +215,7 @@ fn what_a_column_may_have_kept_away_needs_the_log() {
                 first_seen_ms: NOW_MS,
                 origin: Default::default(),
                 record: None,
+                produced_ms: None,
             };
             live.apply(&Batch { dead_letters: vec![letter], ..batch([]) }).unwrap();
         },
@@ -255,6 +256,7 @@ fn dead_letters_event_ids_and_marks_of_truncates_come_along() {
         first_seen_ms: NOW_MS,
         origin: Default::default(),
         record: None,
+        produced_ms: None,
     };
     let truncate = crate::domain::change::Change {
         operation: crate::domain::change::Operation::Truncate,

@@ -298,6 +298,7 @@ fn what_a_column_may_have_kept_away_needs_the_log() {
             first_seen_ms: NOW_MS,
             origin: Default::default(),
             record: None,
+            produced_ms: None,
         };
         live.apply(&Batch { dead_letters: vec![letter], ..batch([]) }).unwrap();
     }));

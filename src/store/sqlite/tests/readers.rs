@@ -91,7 +91,7 @@ fn the_views_have_the_promised_columns() {
         ),
         (
             "_readside_dead_letters",
-            "topic, partition, offset, table_name, path, reason, first_seen, key, value, headers, message",
+            "topic, partition, offset, table_name, path, reason, first_seen, key, value, headers, message, produced",
         ),
         ("_readside_tables", "table_name, generation, fingerprint, rows, built_at, snapshot"),
     ] {
@@ -287,6 +287,7 @@ fn dead_letters_can_be_read_and_their_bytes_are_bounded() {
         first_seen_ms: NOW_MS,
         origin: Default::default(),
         record: Some(RecordBytes { key: Some(vec![1]), value: Some(vec![7; size]), headers: None }),
+        produced_ms: None,
     };
     let letters = vec![letter(1, 600), letter(2, 600), letter(3, 300)];
     store.apply(&Batch { dead_letters: letters, ..batch([]) }).unwrap();

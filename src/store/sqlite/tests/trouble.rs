@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{Seek, SeekFrom, Write};
+use std::time::Duration;
 
 use rusqlite::params;
 
@@ -161,4 +162,114 @@ fn a_large_truncate_looks_at_every_page_of_details() {
         store.conn.query_row("SELECT COUNT(*) FROM _readside_g1_users", [], |row| row.get(0)).unwrap();
     assert_eq!(counted, 500);
     assert_eq!(look(&bench, 2 * rows), RowLookup::Missing);
+}
+
+const READS: &str = "READSIDE_TEST_READS";
+
+/// A reader in a process of its own, in a transaction until it is told to end it.
+struct Reading(std::process::Child);
+
+impl Reading {
+    fn start(path: &Path) -> Reading {
+        use std::io::BufRead as _;
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "store::sqlite::tests::trouble::another_process_that_reads", "--nocapture"])
+            .env(READS, path)
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = std::io::BufReader::new(child.stdout.as_mut().unwrap());
+        let mut line = String::new();
+        while !line.contains("it reads") {
+            line.clear();
+            assert!(said.read_line(&mut line).unwrap() > 0, "it has not begun to read");
+        }
+        Reading(child)
+    }
+
+    fn end(mut self) {
+        drop(self.0.stdin.take());
+        self.0.wait().unwrap();
+    }
+}
+
+/// No test of its own: what [`Reading`] starts.
+#[test]
+fn another_process_that_reads() {
+    let Some(path) = std::env::var_os(READS) else { return };
+    let reader = reading(Path::new(&path));
+    reader.execute_batch("BEGIN; SELECT COUNT(*) FROM users;").unwrap();
+    reader.query_row("SELECT COUNT(*) FROM users", [], |row| row.get::<_, i64>(0)).unwrap();
+    println!("it reads");
+    std::io::Read::read_to_end(&mut std::io::stdin(), &mut Vec::new()).unwrap();
+}
+
+#[test]
+fn a_reader_that_stays_is_seen_with_its_age_and_its_process() {
+    let bench = bench();
+    let mut store = bench.open();
+    store.complete().unwrap();
+    let grow = |store: &mut SqliteStore, number| {
+        store.apply(&batch((0..4).map(|nth| large(nth, number, 600_000)))).unwrap();
+    };
+    grow(&mut store, 1);
+    grow(&mut store, 2);
+    grow(&mut store, 3);
+    let done = store.maintain(NOW_MS).unwrap();
+    assert_eq!((done.wal_pages_pinned, done.wal_pinned_for), (0, Duration::ZERO), "nobody reads");
+    let reader = Reading::start(&bench.path());
+    let id = reader.0.id();
+    for number in 4..8 {
+        grow(&mut store, number);
+    }
+    let first = store.maintain(NOW_MS).unwrap();
+    assert!(first.wal_pages_pinned > 1_000, "{first:?}");
+    assert_eq!(first.wal_pinned_for, Duration::ZERO);
+    // Others come and go: it is the same one still.
+    let short = reading(&bench.path());
+    short.query_row("SELECT COUNT(*) FROM users", [], |row| row.get::<_, i64>(0)).unwrap();
+    grow(&mut store, 8);
+    let later = store.maintain(NOW_MS + 61_000).unwrap();
+    assert_eq!(later.wal_pinned_for, Duration::from_secs(61));
+    assert!(later.wal_pages_pinned > first.wal_pages_pinned);
+    // Here, where /proc/locks shows it.
+    if fs::metadata("/proc/locks").is_ok() {
+        assert_eq!(later.wal_readers, [id]);
+    }
+    // A clock that is set back makes nothing younger than it is, and nothing older.
+    assert_eq!(store.maintain(NOW_MS - 5_000).unwrap().wal_pinned_for, Duration::ZERO);
+    reader.end();
+    grow(&mut store, 9);
+    let after = store.maintain(NOW_MS + 62_000).unwrap();
+    assert_eq!((after.wal_pages_pinned, after.wal_pinned_for), (0, Duration::ZERO));
+    assert_eq!(
+        store.figures().wal_bytes.unwrap_or(u64::MAX).min(24 << 20),
+        store.figures().wal_bytes.unwrap()
+    );
+}
+
+#[test]
+fn a_wal_that_a_reader_keeps_is_written_on_up_to_its_bound_only() {
+    let bench = bench();
+    let settings = Settings { wal_max_bytes: 8 << 20, ..settings() };
+    let mut store = SqliteStore::open(&bench.path(), Arc::new(catalog()), settings).unwrap();
+    store.complete().unwrap();
+    let large_batch = |number| batch((0..4).map(|nth| large(nth, number, 600_000)));
+    // Without a reader the same amount is no matter.
+    for number in 1..8 {
+        store.apply(&large_batch(number)).unwrap();
+    }
+    let reader = Reading::start(&bench.path());
+    let refused = (8..20).find_map(|number| store.apply(&large_batch(number)).err());
+    let Some(StoreError::Retry { reason: RetryReason::WalFull, message }) = refused else {
+        panic!("{refused:?}")
+    };
+    assert!(message.contains("max_wal"), "{message}");
+    let kept = store.figures().wal_bytes.unwrap();
+    assert!(kept < 16 << 20, "{kept}");
+    retried(store.apply(&batch([upsert(9, 1)])), RetryReason::WalFull);
+    reader.end();
+    store.apply(&batch([upsert(9, 1)])).unwrap();
+    assert_eq!(look(&bench, 9), visible(9, 1));
 }

@@ -1,9 +1,9 @@
-//! The circuit breaker of the registry: after a few failures in a row it is left alone for a while,
-//! and then asked once.
+//! A circuit breaker, of the schema registry and of the dead-letter topic: after a few failures in a
+//! row it is left alone for a while, and then asked once.
 
 use std::time::{Duration, Instant};
 
-use crate::domain::retry::Backoff;
+use super::retry::Backoff;
 
 /// Failures in a row that open it.
 const OPENS_AT: u32 = 5;

@@ -1,0 +1,184 @@
+//! `dead_letters.topic`: what could not be applied is produced to a topic as well, at least once, and
+//! nothing waits for it.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::{Headers as _, Message as _};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+
+use crate::daemon::{Daemon, header, reader, rows};
+use crate::kafka::{self, Broker, Message, eventually};
+use crate::redis_server;
+
+/// A record of the topic.
+#[derive(Debug, Clone)]
+struct Found {
+    key: Option<Vec<u8>>,
+    value: Option<Vec<u8>>,
+    headers: BTreeMap<String, String>,
+}
+
+impl Found {
+    fn offset(&self) -> i64 {
+        self.headers["readside.offset"].parse().unwrap()
+    }
+}
+
+/// Everything in partition 0, once it is `count` records.
+fn produced(broker: &Broker, topic: &str, count: usize) -> Vec<Found> {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", broker.bootstrap())
+        .set("group.id", "nobody")
+        .set("enable.auto.commit", "false")
+        .create()
+        .unwrap();
+    let mut at = TopicPartitionList::new();
+    at.add_partition_offset(topic, 0, Offset::Beginning).unwrap();
+    consumer.assign(&at).unwrap();
+    let mut found = Vec::new();
+    eventually("the topic has every dead letter", 60, || {
+        let message = consumer.poll(std::time::Duration::from_millis(100))?.ok()?;
+        let headers = message.headers().map(|headers| {
+            let text = |value: Option<&[u8]>| String::from_utf8_lossy(value.unwrap_or_default()).into_owned();
+            headers.iter().map(|header| (header.key.to_owned(), text(header.value))).collect()
+        });
+        found.push(Found {
+            key: message.key().map(<[u8]>::to_vec),
+            value: message.payload().map(<[u8]>::to_vec),
+            headers: headers.unwrap_or_default(),
+        });
+        (found.len() == count).then_some(())
+    });
+    found
+}
+
+fn tables(topic: &str, dead: &str) -> String {
+    format!(
+        "dead_letters: {{ topic: {dead} }}\ntables:\n  users:\n    topic: {topic}\n    key: id\n    columns: {{ id: integer, name: text }}\n"
+    )
+}
+
+fn check(config: &std::path::Path) -> (Option<i32>, String) {
+    let done = Command::new(env!("CARGO_BIN_EXE_readside"))
+        .args(["check", "--timeout", "10s", "--config"])
+        .arg(config)
+        .output()
+        .unwrap();
+    (done.status.code(), String::from_utf8_lossy(&[done.stdout, done.stderr].concat()).into_owned())
+}
+
+/// No topic, then no broker, then a topic that refuses what is too large for it; a kill in between.
+#[test]
+fn dead_letters_wait_for_their_topic_and_nothing_waits_for_them() {
+    let Some(broker) = kafka::private("dead letter topic") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let (topic, dead) = ("users", "users.dead");
+    broker.create_topic(topic, 1, &[]);
+    broker.produce(
+        topic,
+        [
+            Message::new("1", r#"{"id":1,"name":7}"#).header("trace", b"abc"),
+            Message::new("2", "x".repeat(5_000)),
+            Message::new("3", r#"{"id":3,"name":"c"}"#),
+        ],
+    );
+    let text = format!("{}{}", header(&broker.bootstrap(), dir.path()), tables(topic, dead));
+    let mut daemon = Daemon::start(dir.path(), &text);
+    daemon.started();
+    // Rows are there, whatever becomes of the others.
+    assert_eq!(rows(&reader(dir.path()), "SELECT id FROM users"), ["3"]);
+    eventually("the trouble is seen", 60, || {
+        (daemon.status()["dead_letters_failing"].is_string()).then_some(())
+    });
+    assert_eq!(daemon.metric("readside_dead_letters_unproduced"), Some(2.0));
+    let unproduced =
+        || rows(&reader(dir.path()), "SELECT count(*) FROM _readside_dead_letters WHERE produced IS NULL");
+    assert_eq!(unproduced(), ["2"]);
+    let config = dir.path().join("readside.yaml");
+    let (code, said) = check(&config);
+    assert!(code == Some(69) && said.contains("dead_letters.topic"), "{code:?} {said}");
+
+    broker.stop();
+    eventually("nobody answers", 60, || {
+        (daemon.metric("readside_kafka_connected") == Some(0.0)).then_some(())
+    });
+    daemon.kill();
+    let mut daemon = Daemon::start(dir.path(), &text);
+    eventually("it serves without a broker", 60, || daemon.get("/livez").filter(|(code, _)| *code == 200));
+    broker.restart();
+    broker.create_topic(dead, 1, &[("max.message.bytes", "2000")]);
+    let found = produced(&broker, dead, 2);
+    let first = found.iter().find(|found| found.offset() == 0).unwrap();
+    assert_eq!(first.key.as_deref(), Some(&b"1"[..]));
+    assert_eq!(first.value.as_deref(), Some(&br#"{"id":1,"name":7}"#[..]));
+    for (name, value) in [
+        ("trace", "abc"),
+        ("readside.topic", topic),
+        ("readside.partition", "0"),
+        ("readside.table", "users"),
+        ("readside.path", ".name"),
+        ("readside.reason", "wrong_type"),
+        ("readside.record", "whole"),
+    ] {
+        assert_eq!(first.headers.get(name).map(String::as_str), Some(value), "{name} in {first:?}");
+    }
+    let second = found.iter().find(|found| found.offset() == 1).unwrap();
+    assert_eq!((&second.key, &second.value), (&None, &None));
+    assert_eq!(
+        (&*second.headers["readside.record"], &*second.headers["readside.reason"]),
+        ("too_large", "malformed")
+    );
+    eventually("the replica knows", 60, || (unproduced() == ["0"]).then_some(()));
+    eventually("the trouble is over", 60, || daemon.status()["dead_letters_failing"].is_null().then_some(()));
+    assert_eq!(daemon.metric("readside_dead_letters_unproduced"), Some(0.0));
+    let counted = |daemon: &mut Daemon, result: &str| {
+        daemon
+            .metric(&format!("readside_dead_letters_produced_total{{result=\"{result}\",topic=\"{topic}\"}}"))
+    };
+    assert_eq!((counted(&mut daemon, "whole"), counted(&mut daemon, "too_large")), (Some(1.0), Some(1.0)));
+    let (code, said) = check(&config);
+    assert!(code == Some(0) && said.contains("can be written"), "{code:?} {said}");
+
+    // One that comes later goes there by itself, and a start sends nothing again.
+    broker.produce(topic, [Message::tombstone("no number")]);
+    assert_eq!(produced(&broker, dead, 3)[2].offset(), 3);
+    eventually("the replica knows", 60, || (unproduced() == ["0"]).then_some(()));
+    daemon.terminate();
+    let mut daemon = Daemon::start(dir.path(), &text);
+    eventually("it has looked", 60, || {
+        (daemon.metric("readside_dead_letters_unproduced") == Some(0.0)).then_some(())
+    });
+    assert_eq!(broker.end_offset(dead, 0), 3);
+}
+
+#[test]
+fn dead_letters_of_a_replica_in_redis_are_produced_once() {
+    let Some(broker) = kafka::shared() else { return };
+    let Some(server) = redis_server::start(&[]) else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let (topic, dead) = (kafka::topic_name("redis"), kafka::topic_name("redis.dead"));
+    for topic in [&topic, &dead] {
+        broker.create_topic(topic, 1, &[]);
+    }
+    broker.produce(&topic, (0..150).map(|n| Message::new(n.to_string(), format!("broken {n}"))));
+    let text = format!(
+        "kafka: {{ brokers: '{}' }}\nreplica: {{ redis: {{ url: '{}' }} }}\n{}",
+        broker.bootstrap(),
+        server.url(),
+        tables(&topic, &dead).replace("topic: redis.dead", "max_rate: none, topic: redis.dead")
+    );
+    let mut daemon = Daemon::start(dir.path(), &text);
+    daemon.started();
+    let mut offsets: Vec<i64> = produced(broker, &dead, 150).iter().map(Found::offset).collect();
+    offsets.sort_unstable();
+    assert_eq!(offsets, (0..150).collect::<Vec<i64>>());
+    let done =
+        |daemon: &mut Daemon| (daemon.metric("readside_dead_letters_unproduced") == Some(0.0)).then_some(());
+    eventually("Redis knows", 60, || done(&mut daemon));
+    daemon.terminate();
+    let mut daemon = Daemon::start(dir.path(), &text);
+    eventually("it has looked", 60, || done(&mut daemon));
+    assert_eq!(broker.end_offset(&dead, 0), 150);
+}
