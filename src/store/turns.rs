@@ -82,6 +82,20 @@ impl Turns {
         Turn(self)
     }
 
+    /// In the midst of a long turn of the live generation, or of the other: whoever waits comes first.
+    pub fn give_way(&self, live: bool) {
+        let mut queue = self.lock();
+        let waits = if live { queue.next_waits } else { queue.live_waits };
+        if !waits {
+            return;
+        }
+        queue.busy = false;
+        drop(queue);
+        self.changed.notify_all();
+        // The turn goes on, and ends where it was begun.
+        std::mem::forget(if live { self.first() } else { self.second() });
+    }
+
     /// Keeps the live generation where it is for a moment, so that the other can reach it.
     pub fn hold(&self) {
         let now = Instant::now();

@@ -71,12 +71,6 @@ fn history() -> impl Strategy<Value = Vec<Event>> {
     prop::collection::vec(event, 1..80)
 }
 
-/// What Redis cannot do yet.
-fn without_sets(mut history: Vec<Event>) -> Vec<Event> {
-    history.retain(|event| !matches!(event.kind, 21 | 22 | 32..));
-    history
-}
-
 impl Event {
     fn depends_on_rows(&self) -> bool {
         matches!(self.kind, 17..=22 | 25..)
@@ -202,14 +196,14 @@ proptest! {
     #[test]
     fn redis_ends_like_the_model(history in history(), complete_at in 0usize..20) {
         if server::available() {
-            ends_like_the_model::<InRedis>(&without_sets(history), complete_at)?;
+            ends_like_the_model::<InRedis>(&history, complete_at)?;
         }
     }
 
     #[test]
     fn redis_with_json_ends_like_the_model(history in history(), complete_at in 0usize..20) {
         if server::available() {
-            ends_like_the_model::<InRedisJson>(&without_sets(history), complete_at)?;
+            ends_like_the_model::<InRedisJson>(&history, complete_at)?;
         }
     }
 }

@@ -86,6 +86,34 @@ fn from_header(shape: &Table, values: Vec<Value>, header: &[u8]) -> Option<RowSt
     RowState::from_details(shape, values, Some(version), &header[2 + length..])
 }
 
+/// How much of a row's JSON holds its version: two characters for thirteen bits of the longest one,
+/// behind two bytes that say that details follow.
+pub(super) const JSON_HEAD: usize = JSON_BEFORE.len() + (2 + 63) * 8 * 2 / 13 + 2;
+const JSON_BEFORE: &str = "{\"_v\":\"";
+
+/// The version at the beginning of what [`RESERVED`] holds in a hash.
+pub(super) fn version_of(shape: &Table, header: &[u8]) -> Result<Version, StoreError> {
+    let version = match header.strip_prefix(&[DETAILED]) {
+        None => Version::from_bytes(header),
+        Some(rest) => rest
+            .split_first()
+            .and_then(|(&length, rest)| Version::from_bytes(rest.get(..usize::from(length))?)),
+    };
+    version.ok_or_else(|| damaged("a version", &shape.name))
+}
+
+/// The same of the first [`JSON_HEAD`] bytes of a row as JSON.
+pub(super) fn version_of_json(shape: &Table, head: &[u8]) -> Result<Version, StoreError> {
+    let text = head.strip_prefix(JSON_BEFORE.as_bytes()).unwrap_or_default();
+    let whole = text.iter().position(|byte| *byte == b'"');
+    // Of one that is cut off, what two characters hold together.
+    let bytes = match whole {
+        Some(end) => from_text(&text[..end]),
+        None => read_text(&text[..text.len() / 2 * 2]).map(|(bytes, _)| bytes),
+    };
+    version_of(shape, &bytes.unwrap_or_default())
+}
+
 /// A row of a hash: the reserved field first, then one per column.
 pub(super) fn row_of_fields(
     shape: &Table,
@@ -219,6 +247,12 @@ fn to_text(bytes: &[u8]) -> String {
 }
 
 fn from_text(text: &[u8]) -> Option<Vec<u8>> {
+    // What is left fills up the last character.
+    read_text(text).and_then(|(bytes, left)| (left == 0).then_some(bytes))
+}
+
+/// Bytes, and bits that are less than one.
+fn read_text(text: &[u8]) -> Option<(Vec<u8>, u32)> {
     let mut bytes = Vec::with_capacity(text.len());
     let digit = |digit: u8| DIGITS.binary_search(&digit).ok().map(|place| place as u32);
     let (mut held, mut bits) = (0u32, 0);
@@ -237,8 +271,7 @@ fn from_text(text: &[u8]) -> Option<Vec<u8>> {
             held &= (1 << bits) - 1;
         }
     }
-    // What is left fills up the last character.
-    (held == 0).then_some(bytes)
+    Some((bytes, held))
 }
 
 /// A row as a JSON object, the reserved member first. Blobs are base64, null columns absent, and
@@ -380,6 +413,16 @@ pub(super) fn mark_made_at(bytes: &[u8]) -> Option<i64> {
     let (kind, rest) = bytes.split_first()?;
     let (at_ms, _) = rest.split_first_chunk::<8>()?;
     (*kind == MARK).then(|| i64::from_be_bytes(*at_ms))
+}
+
+/// The mark of a prefix, with the time at which it was set.
+pub(super) fn mark(version: &Version, at_ms: i64) -> Vec<u8> {
+    [&at_ms.to_be_bytes()[..], version.as_bytes()].concat()
+}
+
+pub(super) fn from_mark(bytes: &[u8]) -> Option<(Version, i64)> {
+    let (at_ms, version) = bytes.split_first_chunk::<8>()?;
+    Some((Version::from_bytes(version)?, i64::from_be_bytes(*at_ms)))
 }
 
 fn push_chunk(bytes: &mut Vec<u8>, chunk: &[u8]) {

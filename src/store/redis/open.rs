@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use tracing::info;
 
-use super::RedisStore;
+use super::{Cursors, RedisStore};
 use super::change::{self, Change};
 use super::codec::{Form, RESERVED};
 use super::described::{self, Described, Role};
@@ -138,7 +138,7 @@ impl RedisStore {
             names,
             settings: settings.clone(),
             link,
-            cursors: vec![0; catalog.tables.len()],
+            cursors: vec![Cursors::default(); catalog.tables.len()],
             catalog,
             ledger: None,
             sequence: ledger.sequence,
