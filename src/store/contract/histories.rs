@@ -51,8 +51,18 @@ struct Event {
 }
 
 fn history() -> impl Strategy<Value = Vec<Event>> {
+    let usual = events(prop_oneof![3 => Just(0), 1 => 1usize..5], 0u8..38);
+    // Of tables with prefixes, with much that takes away.
+    let sets = events(3usize..5, prop_oneof![0u8..17, 21u8..23, 21u8..38]);
+    prop_oneof![2 => usual, 1 => sets]
+}
+
+fn events(
+    table: impl Strategy<Value = usize>,
+    kind: impl Strategy<Value = u8>,
+) -> impl Strategy<Value = Vec<Event>> {
     let event = (
-        (prop_oneof![3 => Just(0), 1 => 1usize..5], 0..KEYS, 0u8..38, any::<u8>(), 0i64..60, 0i32..3),
+        (table, 0..KEYS, kind, any::<u8>(), 0i64..60, 0i32..3),
         prop::option::weighted(0.2, 0u8..12),
         prop::bool::weighted(0.1),
         prop::bool::weighted(0.2),

@@ -49,7 +49,7 @@ impl RedisStore {
         let mut applied = Applied::default();
         let (mut first, mut swept) = (0, None);
         loop {
-            let Stretch { range, cuts, then } = self.stretch(batch, first)?;
+            let Stretch { range, cuts, then } = self.stretch(batch, first, swept.is_some())?;
             first = range.end;
             let part = Part { batch, range, cuts, swept: swept.take(), finish: None };
             if then == Then::Finish {

@@ -18,7 +18,7 @@ use crate::store::StoreError;
 
 /// Rows and marks that prefixes take away in one script at most. A prefix that takes more of them is cut
 /// in slices.
-pub(super) const CUT_AT_ONCE: usize = if cfg!(test) { 6 } else { 512 };
+pub(super) const CUT_AT_ONCE: usize = if cfg!(test) { 2 } else { 512 };
 /// Prefixes whose rows are asked for at once: each may have as many as one script takes.
 const PREFIXES_AT_ONCE: usize = 16;
 
@@ -91,16 +91,21 @@ fn rows_of(entry: &Entry) -> impl Iterator<Item = &[Value]> {
 }
 
 impl RedisStore {
-    /// How far the entries go, from the first on, that one script can take. A sweep at the first is
-    /// taken to be done.
-    pub(super) fn stretch(&mut self, batch: &Batch, first: usize) -> Result<Stretch, StoreError> {
+    /// How far the entries go, from the first on, that one script can take. `swept`: the first is a sweep
+    /// that is done.
+    pub(super) fn stretch(
+        &mut self,
+        batch: &Batch,
+        first: usize,
+        swept: bool,
+    ) -> Result<Stretch, StoreError> {
         let ledger = self.known_ledger()?;
         let (mut end, mut then) = (batch.entries.len(), Then::Finish);
         let mut asked: Vec<(usize, usize, Vec<u8>)> = Vec::new();
         let mut seen = BTreeSet::new();
         for (nth, entry) in batch.entries.iter().enumerate().skip(first) {
             match &entry.step {
-                Change::Sweep { .. } if nth > first => (end, then) = (nth, Then::Sweep(nth)),
+                Change::Sweep { .. } if nth > first || !swept => (end, then) = (nth, Then::Sweep(nth)),
                 Change::Cut { prefix, .. } if prefix.is_empty() => (end, then) = (nth, Then::Cut(nth)),
                 Change::Cut { prefix, .. } => {
                     let shape = &self.catalog.tables[entry.table];
