@@ -199,4 +199,31 @@ mod tests {
         drop(turns.first());
         assert!(began.elapsed() < HELD_MAX, "left alone for a while");
     }
+
+    #[test]
+    fn who_waits_in_a_long_turn_has_one_in_between() {
+        for live in [true, false] {
+            let turns = Arc::new(Turns::default());
+            let long = if live { turns.first() } else { turns.second() };
+            turns.give_way(live);
+            let (ended, other) = mpsc::channel();
+            let waiting = Arc::clone(&turns);
+            let thread = std::thread::spawn(move || {
+                let turn = if live { waiting.second() } else { waiting.first() };
+                ended.send(()).unwrap();
+                drop(turn);
+            });
+            queued(&turns, if live { |queue| queue.next_waits } else { |queue| queue.live_waits });
+            assert!(other.try_recv().is_err(), "the turn is long");
+            // The live one gives way after some turns in a row, as ever.
+            for _ in 0..=IN_A_ROW_MAX {
+                turns.give_way(live);
+            }
+            other.recv_timeout(PATIENCE).unwrap();
+            assert!(turns.lock().busy, "the long turn goes on");
+            drop(long);
+            thread.join().unwrap();
+            assert!(!turns.lock().busy);
+        }
+    }
 }

@@ -66,7 +66,8 @@ impl RedisStore {
             let (next, keys) = self.scan_rows(table, cursor)?;
             let mut keys: Vec<Vec<u8>> = keys.into_iter().collect();
             let versions = self.read_versions(table, &keys)?;
-            let mut older = versions.into_iter().map(|version| version.is_some_and(|version| version < begin));
+            let mut older =
+                versions.into_iter().map(|version| version.is_some_and(|version| version < begin));
             keys.retain(|_| older.next().unwrap_or(false));
             take(self, keys)?;
             if next == 0 {
@@ -77,11 +78,7 @@ impl RedisStore {
     }
 
     /// Versions of visible rows, without anything else of them.
-    fn read_versions(
-        &mut self,
-        table: usize,
-        keys: &[Vec<u8>],
-    ) -> Result<Vec<Option<Version>>, StoreError> {
+    fn read_versions(&mut self, table: usize, keys: &[Vec<u8>]) -> Result<Vec<Option<Version>>, StoreError> {
         if keys.is_empty() {
             return Ok(Vec::new());
         }

@@ -182,12 +182,10 @@ impl Ledger {
         }
         for table in &catalog.tables {
             let count = |what: &str| number(&status, &format!("{}.{what}", table.name)).unwrap_or(0);
-            let truncated = text(&meta, &format!("truncated/{}", table.name)).map(|hex| {
-                read_version(&hex).ok_or_else(|| damaged("the truncate mark", &table.name))
-            });
-            let snapshot = text(&meta, &format!("snapshot/{}", table.name)).map(|text| {
-                read_snapshot(&text).ok_or_else(|| damaged("the latest snapshot", &table.name))
-            });
+            let truncated = text(&meta, &format!("truncated/{}", table.name))
+                .map(|hex| read_version(&hex).ok_or_else(|| damaged("the truncate mark", &table.name)));
+            let snapshot = text(&meta, &format!("snapshot/{}", table.name))
+                .map(|text| read_snapshot(&text).ok_or_else(|| damaged("the latest snapshot", &table.name)));
             let cutting = meta.get(&cutting_field(&table.name)).and_then(|text| text.strip_prefix(b"="));
             ledger.tables.push(TableLedger {
                 rows: count("rows"),

@@ -6,7 +6,6 @@ use std::sync::atomic::Ordering;
 
 use tracing::info;
 
-use super::{Cursors, RedisStore};
 use super::change::{self, Change};
 use super::codec::{Form, RESERVED};
 use super::described::{self, Described, Role};
@@ -18,6 +17,7 @@ use super::payload::Payload;
 use super::replica::{Home, RedisReplica};
 use super::settings::RedisSettings;
 use super::settings::RowEncoding;
+use super::{Cursors, RedisStore};
 use crate::domain::catalog::{Catalog, Table};
 use crate::store::StoreError;
 use crate::store::rules::Floors;

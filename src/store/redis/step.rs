@@ -154,7 +154,8 @@ impl Step<'_> {
     /// Puts what was collected by set behind the other commands.
     fn with_entries(&self) -> Vec<Moves<'_>> {
         let mut commands = Vec::with_capacity(self.index.len());
-        let verbs: [(_, &[u8], &[u8]); 2] = [(&self.index, b"SREM", b"SADD"), (&self.listed, b"ZREM", b"ZADD")];
+        let verbs: [(_, &[u8], &[u8]); 2] =
+            [(&self.index, b"SREM", b"SADD"), (&self.listed, b"ZREM", b"ZADD")];
         for (sets, removes, adds) in verbs {
             for (key, entries) in sets {
                 for (verb, members) in [(removes, &entries.left), (adds, &entries.came)] {

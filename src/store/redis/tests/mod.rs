@@ -1,6 +1,7 @@
 //! What only a server can do wrong; the rest is in the contract suite.
 
 mod copying;
+mod cuts;
 mod generations;
 mod indexes;
 mod layout;
