@@ -172,14 +172,15 @@ fn a_key_change_carries_what_the_new_row_leaves_out(bench: &impl Bench) {
     let carry = |from: i64, to: i64, number: i64| Change {
         operation: Operation::Carry,
         from: key_row(&catalog().tables[0], from),
+        version: version(number, 0, number).just_before(),
         ..delete(to, number)
     };
-    store.apply(&batch([upsert(1, 10)])).unwrap();
+    store.apply(&batch([upsert(1, 11)])).unwrap();
     // Its new row has no email, which did not change.
     let moved = [carry(1, 2, 20), delete(1, 20), patch(2, 20, 0b1011, IfMissing::Hold)];
     store.apply(&batch(moved.clone())).unwrap();
     let mut values = upsert(2, 20).values;
-    values[2] = upsert(1, 10).values[2].clone();
+    values[2] = upsert(1, 11).values[2].clone();
     assert_eq!(look(bench, 2), RowLookup::Visible { values: values.clone(), version: version(20, 0, 20) });
     assert!(matches!(look(bench, 1), RowLookup::Deleted { .. }));
     let figures = store.figures();
