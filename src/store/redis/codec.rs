@@ -1,6 +1,6 @@
 //! Rows as bytes: fields of a hash, a JSON object, and what readers must not see.
 //!
-//! The reserved field `_v` holds the version; where columns have versions of their own, are
+//! The reserved field `_v` holds the version as a [`stamp`]; where columns have versions of their own, are
 //! unknown, or a delete mark matters, it also holds [`RowState::details`].
 
 use std::borrow::Cow;
@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 
 use super::error::damaged;
 use super::payload::Payload;
+use super::stamp;
 use crate::domain::catalog::Table;
 use crate::domain::row::RowState;
 use crate::domain::value::{ColumnType, Value};
@@ -41,7 +42,7 @@ impl Form {
     }
 }
 
-/// Begins what holds details behind the version. No version begins like this.
+/// Begins what holds details behind the version. No stamp begins like this.
 const DETAILED: u8 = 0;
 
 /// A value as the field of a hash; `None`: no field.
@@ -68,18 +69,23 @@ fn from_field(ty: ColumnType, bytes: Vec<u8>) -> Option<Value> {
 
 /// The content of [`RESERVED`] in a hash.
 pub(super) fn header(shape: &Table, row: &RowState, version: Version) -> Vec<u8> {
-    if !row.needs_details() {
-        return version.as_bytes().to_vec();
-    }
-    let mut bytes = vec![DETAILED, version.as_bytes().len() as u8];
-    bytes.extend_from_slice(version.as_bytes());
-    bytes.extend(row.details(shape));
+    let mut bytes = Vec::with_capacity(24);
+    push_header(shape, row, &version, &mut bytes);
     bytes
+}
+
+pub(super) fn push_header(shape: &Table, row: &RowState, version: &Version, out: &mut Vec<u8>) {
+    if !row.needs_details() {
+        return stamp::push(version, out);
+    }
+    out.extend([DETAILED, version.as_bytes().len() as u8]);
+    out.extend_from_slice(version.as_bytes());
+    out.extend(row.details(shape));
 }
 
 fn from_header(shape: &Table, values: Vec<Value>, header: &[u8]) -> Option<RowState> {
     if header.first() != Some(&DETAILED) {
-        return Some(RowState::written(values, Version::from_bytes(header)?));
+        return Some(RowState::written(values, stamp::read(header)?));
     }
     let length = usize::from(*header.get(1)?);
     let version = Version::from_bytes(header.get(2..2 + length)?)?;
@@ -94,7 +100,7 @@ const JSON_BEFORE: &str = "{\"_v\":\"";
 /// The version at the beginning of what [`RESERVED`] holds in a hash.
 pub(super) fn version_of(shape: &Table, header: &[u8]) -> Result<Version, StoreError> {
     let version = match header.strip_prefix(&[DETAILED]) {
-        None => Version::from_bytes(header),
+        None => stamp::read(header),
         Some(rest) => rest
             .split_first()
             .and_then(|(&length, rest)| Version::from_bytes(rest.get(..usize::from(length))?)),

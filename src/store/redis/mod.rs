@@ -5,7 +5,7 @@
 //! - `generations`, `sweep`, `room`: building one beside the live one, switching, what is left behind
 //! - `copying`: a generation that is made of the live one
 //! - `change`, `change.lua`: a change of the bookkeeping as a whole
-//! - `names`, `described`, `codec`, `payload`: what is in it
+//! - `names`, `described`, `codec`, `stamp`, `payload`: what is in it
 //! - `step`, `words`, `apply.lua`: one atomic step, sent while it is made
 //! - `apply`, `plan`, `known`, `join`: one batch; rows that are read before they are written
 //! - `cut`, `ghosts`, `pulse`: truncates, prefixes that are cleared, whole snapshots: what takes many rows
@@ -49,6 +49,7 @@ mod reader;
 mod replica;
 mod room;
 mod settings;
+mod stamp;
 mod step;
 mod sweep;
 mod upkeep;

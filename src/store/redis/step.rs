@@ -286,6 +286,7 @@ impl Command for Told<'_> {
             words.word(beginning);
         }
         words.number(step.whole.len());
+        let mut header = Vec::with_capacity(64);
         for group in &step.whole {
             let shape = &catalog.tables[group.table];
             words.number(format_args!("{}.rows", shape.name));
@@ -301,7 +302,9 @@ impl Command for Told<'_> {
                     out.extend_from_slice(&whole.key);
                     Ok(())
                 });
-                words.made(|out| codec::body(form, shape, whole.row, whole.version.as_bytes(), out));
+                header.clear();
+                codec::push_header(shape, whole.row, &whole.version, &mut header);
+                words.made(|out| codec::body(form, shape, whole.row, &header, out));
             }
         }
         let entries = step.with_entries();
