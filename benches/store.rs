@@ -1,4 +1,4 @@
-//! How fast a replica takes rows: `cargo bench --bench store -- [redis | redis-rows | redis-blocking] [rows]`.
+//! How fast a replica takes rows: `cargo bench --bench store -- [redis | redis-rows | redis-memory | redis-blocking] [rows]`.
 //!
 //! Plain timing, one line a case; each case runs on a new file in the temporary directory, or in a
 //! private redis-server that has nothing else to do.
@@ -31,6 +31,9 @@ fn main() {
     }
     if asked("redis-rows") {
         return private_redis::rows(rows);
+    }
+    if asked("redis-memory") {
+        return private_redis::memories(rows);
     }
     if asked("redis-blocking") {
         return private_redis::blocking(rows);

@@ -404,6 +404,13 @@ fn wide(nth: i64, widths: i64) -> Change {
     change
 }
 
+/// Only what the bookkeeping takes: nothing is timed, so that any build tells it.
+pub fn memories(rows: i64) {
+    for encoding in [RowEncoding::Hash, RowEncoding::Json] {
+        memory(rows, encoding);
+    }
+}
+
 /// What the bookkeeping takes, over rows of many sizes.
 fn memory(rows: i64, encoding: RowEncoding) {
     // Beyond 64 bytes HSET gives up the compact form, which RESTORE keeps.

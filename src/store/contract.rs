@@ -1,9 +1,36 @@
 //! The contract of [`Store`] and [`Reader`]: one suite, run against every store, compared with the
 //! reference model.
 
+/// Makes of each case a test for each store.
+macro_rules! contract {
+    ($($case:ident),* $(,)?) => {
+        mod memory {
+            $(#[test] fn $case() { super::$case(&super::fresh::<super::InMemory>()) })*
+        }
+        mod sqlite {
+            $(#[test] fn $case() { super::$case(&super::fresh::<super::InSqlite>()) })*
+        }
+        mod redis {
+            $(#[test] fn $case() {
+                if super::server::available() {
+                    super::$case(&super::fresh::<super::InRedis>())
+                }
+            })*
+        }
+        mod redis_json {
+            $(#[test] fn $case() {
+                if super::server::available() {
+                    super::$case(&super::fresh::<super::InRedisJson>())
+                }
+            })*
+        }
+    };
+}
+
 mod cases;
 mod generations;
 mod histories;
+mod sets;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -28,6 +55,11 @@ use crate::domain::version::{Coordinates, Version, VersionKind};
 pub(super) const HEARTBEAT_LIMIT: Duration = Duration::from_secs(4);
 /// Heartbeat of every batch that says nothing else.
 pub(super) const NOW_MS: i64 = 1_700_000_000_000;
+
+/// Without anything in it.
+fn fresh<B: Bench>() -> B {
+    B::new(Arc::new(catalog()))
+}
 
 /// A replica that can be opened, closed and opened again.
 pub(super) trait Bench {
@@ -197,6 +229,27 @@ pub(super) fn catalog() -> Catalog {
         ],
         fingerprint: "fingerprint".into(),
     }
+}
+
+/// With rows that are cleared by prefixes, in one table by prefixes of two lengths.
+pub(super) fn with_prefixes() -> Catalog {
+    let mut catalog = catalog();
+    catalog.tables[3].prefixes = vec![1];
+    let column = |name: &str, ty, nullable| Column { name: name.into(), ty, nullable };
+    let lines = Table {
+        name: "lines".into(),
+        columns: vec![
+            column("shop", ColumnType::Text, false),
+            column("order", ColumnType::Integer, false),
+            column("line", ColumnType::Integer, false),
+            column("sku", ColumnType::Text, true),
+        ],
+        key: vec![0, 1, 2],
+        prefixes: vec![1, 2],
+        ..catalog.tables[2].clone()
+    };
+    catalog.tables.push(lines);
+    catalog
 }
 
 /// Key columns of the `nth` key of a table, everything else absent. Where a table has prefixes, two

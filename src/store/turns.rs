@@ -82,6 +82,20 @@ impl Turns {
         Turn(self)
     }
 
+    /// In the midst of a long turn of the live generation, or of the other: whoever waits comes first.
+    pub fn give_way(&self, live: bool) {
+        let mut queue = self.lock();
+        let waits = if live { queue.next_waits } else { queue.live_waits };
+        if !waits {
+            return;
+        }
+        queue.busy = false;
+        drop(queue);
+        self.changed.notify_all();
+        // The turn goes on, and ends where it was begun.
+        std::mem::forget(if live { self.first() } else { self.second() });
+    }
+
     /// Keeps the live generation where it is for a moment, so that the other can reach it.
     pub fn hold(&self) {
         let now = Instant::now();
@@ -184,5 +198,32 @@ mod tests {
         let began = Instant::now();
         drop(turns.first());
         assert!(began.elapsed() < HELD_MAX, "left alone for a while");
+    }
+
+    #[test]
+    fn who_waits_in_a_long_turn_has_one_in_between() {
+        for live in [true, false] {
+            let turns = Arc::new(Turns::default());
+            let long = if live { turns.first() } else { turns.second() };
+            turns.give_way(live);
+            let (ended, other) = mpsc::channel();
+            let waiting = Arc::clone(&turns);
+            let thread = std::thread::spawn(move || {
+                let turn = if live { waiting.second() } else { waiting.first() };
+                ended.send(()).unwrap();
+                drop(turn);
+            });
+            queued(&turns, if live { |queue| queue.next_waits } else { |queue| queue.live_waits });
+            assert!(other.try_recv().is_err(), "the turn is long");
+            // The live one gives way after some turns in a row, as ever.
+            for _ in 0..=IN_A_ROW_MAX {
+                turns.give_way(live);
+            }
+            other.recv_timeout(PATIENCE).unwrap();
+            assert!(turns.lock().busy, "the long turn goes on");
+            drop(long);
+            thread.join().unwrap();
+            assert!(!turns.lock().busy);
+        }
     }
 }

@@ -11,31 +11,6 @@ use crate::domain::event_ids::{EventId, NewEventIds};
 use crate::domain::state::State;
 use crate::store::{Applied, Completion, Letter, LetterFilter, LetterQuery, LettersMoved, StopCode};
 
-macro_rules! contract {
-    ($($case:ident),* $(,)?) => {
-        mod memory {
-            $(#[test] fn $case() { super::$case(&super::fresh::<super::InMemory>()) })*
-        }
-        mod sqlite {
-            $(#[test] fn $case() { super::$case(&super::fresh::<super::InSqlite>()) })*
-        }
-        mod redis {
-            $(#[test] fn $case() {
-                if super::server::available() {
-                    super::$case(&super::fresh::<super::InRedis>())
-                }
-            })*
-        }
-        mod redis_json {
-            $(#[test] fn $case() {
-                if super::server::available() {
-                    super::$case(&super::fresh::<super::InRedisJson>())
-                }
-            })*
-        }
-    };
-}
-
 contract! {
     a_replay_is_stale_and_changes_nothing,
     a_deleted_row_stays_away_from_late_updates,
@@ -67,10 +42,6 @@ contract! {
     states_follow_from_what_is_stored,
     what_was_stored_is_there_after_opening_again,
     a_first_copy_is_completed_once_and_is_generation_one,
-}
-
-fn fresh<B: Bench>() -> B {
-    B::new(Arc::new(catalog()))
 }
 
 /// The first `entries` entries were stale.

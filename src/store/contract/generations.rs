@@ -7,6 +7,7 @@ use super::*;
 use crate::domain::dead_letter::{DeadLetter, Reason, Rejection};
 use crate::domain::event_ids::{EventId, NewEventIds};
 use crate::domain::state::State;
+use crate::store::redis::tests::{leftovers_of, let_lease_expire};
 use crate::store::{Completion, Live, Rebuild, Replica, Status, StopCode};
 
 /// A place whose replica can have a second generation.
@@ -88,41 +89,12 @@ impl OnServer {
     }
 
     fn leftovers(&self) -> usize {
-        let mut client = self.server.client();
-        let prefix = &self.settings.redis.prefix;
-        let mut all = 0;
-        for database in [0, 1] {
-            let () = redis::cmd("SELECT").arg(database).query(&mut client).unwrap();
-            let get = |name: &str, client: &mut redis::Connection| -> Option<String> {
-                redis::cmd("HGET").arg(format!("{prefix}readside:meta")).arg(name).query(client).unwrap()
-            };
-            let (rows, next) = (get("rows", &mut client), get("next", &mut client).unwrap_or_default());
-            let is_live = get("role", &mut client).is_some_and(|role| role != "dropped");
-            let keys: Vec<String> = redis::cmd("KEYS").arg(format!("{prefix}*")).query(&mut client).unwrap();
-            let is_used = |key: &String| {
-                let rest = &key[prefix.len()..];
-                let digits = |text: &str| text.split(':').next().unwrap().parse::<u32>().ok();
-                match rest.strip_prefix("readside:") {
-                    Some(rest) => digits(rest).map_or(is_live, |number| next == number.to_string()),
-                    None => {
-                        is_live && rows.as_ref().is_some_and(|rows| key.starts_with(rows))
-                            || digits(rest).is_some_and(|number| next == number.to_string())
-                    }
-                }
-            };
-            all += keys.iter().filter(|key| !is_used(key)).count();
-        }
-        all
+        leftovers_of(&self.server, &self.settings)
     }
 
     fn kill(&self, replica: Box<dyn Replica>, stores: Vec<Box<dyn Store>>) {
         std::mem::forget((replica, stores));
-        let mut client = self.server.client();
-        for database in [0, 1] {
-            let () = redis::cmd("SELECT").arg(database).query(&mut client).unwrap();
-            let lease = format!("{}readside:lease", self.settings.redis.prefix);
-            let () = redis::cmd("DEL").arg(lease).query(&mut client).unwrap();
-        }
+        let_lease_expire(&self.server, &self.settings);
     }
 }
 

@@ -1,23 +1,21 @@
-//! One batch: one atomic step, or a few where a table is truncated in its middle.
+//! One batch: one atomic step, or a few where many rows are taken away in its middle.
 
-use std::collections::hash_map::Entry as Slot;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
+use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 use super::described::Role;
 use super::error::damaged;
-use super::known::{Known, Wanted};
-use super::ledger::{Ledger, TableLedger, partition_field};
-use super::names::{Spot, key_text};
-use super::step::{Answer, Step, WORDS_MAX, WholeRow, WholeRows};
+use super::join::{Joining, Outcome};
+use super::ledger::{Ledger, partition_field, snapshot_field};
+use super::names::prefix_text;
+use super::plan::{Cuts, Stretch, Then};
+use super::pulse::Pulse;
+use super::step::{Answer, Step, WORDS_MAX, WholeRows};
 use super::{PIECE_ROWS, RedisStore, Unconfirmed};
 use crate::domain::batch::{AfterGap, Batch, Entry, Step as Change};
-use crate::domain::change::IfMissing;
 use crate::domain::checkpoint::TopicPartition;
-use crate::domain::row::RowState;
-use crate::domain::value::Value;
-use crate::domain::version::Version;
-use crate::store::{Applied, StoreError, rules};
+use crate::store::{Applied, StoreError, Swept, rules};
 
 /// What is left to be done at the end of a batch, beside its rows.
 type Finish<'f> = &'f dyn Fn(&RedisStore, &mut Step, &mut Ledger, &mut Applied);
@@ -45,36 +43,40 @@ impl RedisStore {
         self.check_identity(batch)?;
         self.finish_clearing()?;
         self.finish_copying(&batch.observed)?;
-        self.finish_truncates(batch.observed.heartbeat_ms)?;
+        let mut pulse = Pulse::new(&batch.observed);
+        self.finish_cuts(&mut pulse)?;
 
         let mut applied = Applied::default();
-        let mut first = 0;
-        for (nth, entry) in batch.entries.iter().enumerate() {
-            let Change::Cut { ref prefix, version } = entry.step else {
-                if matches!(entry.step, Change::Carry { .. } | Change::Snapshot(_) | Change::Sweep { .. }) {
-                    return Err(damaged("a step", "a table"));
-                }
-                continue;
-            };
-            if !prefix.is_empty() {
-                return Err(damaged("a prefix", "a table"));
-            }
-            if self.known_ledger()?.tables[entry.table].truncated >= Some(version) {
-                applied.stale.push(nth);
-                continue;
+        let (mut first, mut swept) = (0, None);
+        loop {
+            let Stretch { range, cuts, then } = self.stretch(batch, first, swept.is_some())?;
+            first = range.end;
+            let part = Part { batch, range, cuts, swept: swept.take(), finish: None };
+            if then == Then::Finish {
+                let letters = self.letters_of(batch)?;
+                let finish =
+                    |store: &RedisStore, step: &mut Step, ledger: &mut Ledger, applied: &mut Applied| {
+                        store.move_letters((batch, &letters), step, ledger, applied);
+                        store.finish_batch(batch, step, ledger, applied);
+                    };
+                self.apply_part(&Part { finish: Some(&finish), ..part }, &mut applied)?;
+                break;
             }
             // What comes before it is joined again if the daemon dies before the positions move.
-            self.apply_entries(batch, first..nth, &mut applied, None)?;
-            first = nth + 1;
-            self.begin_truncate(entry.table, version)?;
-            self.finish_truncates(batch.observed.heartbeat_ms)?;
+            self.apply_part(&part, &mut applied)?;
+            match then {
+                Then::Cut(nth) => {
+                    first = nth + 1;
+                    if let Change::Cut { prefix, version } = &batch.entries[nth].step
+                        && !self.cut_away(batch.entries[nth].table, (prefix, *version), &mut pulse)?
+                    {
+                        applied.stale.push(nth);
+                    }
+                }
+                Then::Sweep(nth) => swept = Some(self.sweep_entry(batch, nth, &mut pulse)?),
+                Then::GoOn | Then::Finish => {}
+            }
         }
-        let letters = self.letters_of(batch)?;
-        let finish = |store: &RedisStore, step: &mut Step, ledger: &mut Ledger, applied: &mut Applied| {
-            store.move_letters((batch, &letters), step, ledger, applied);
-            store.finish_batch(batch, step, ledger, applied);
-        };
-        self.apply_entries(batch, first..batch.entries.len(), &mut applied, Some(&finish))?;
         self.unconfirmed = None;
         self.floors.pass(&batch.observed.fresh_as_of_ms);
         Ok(applied)
@@ -106,22 +108,36 @@ impl RedisStore {
         Ok(())
     }
 
-    pub(super) fn apply_entries(
+    fn sweep_entry(
         &mut self,
         batch: &Batch,
-        range: std::ops::Range<usize>,
-        applied: &mut Applied,
-        finish: Option<Finish<'_>>,
-    ) -> Result<(), StoreError> {
-        if range.is_empty() && finish.is_none() {
+        nth: usize,
+        pulse: &mut Pulse<'_>,
+    ) -> Result<SweptEntry, StoreError> {
+        let entry = &batch.entries[nth];
+        let swept = match entry.step {
+            Change::Sweep { begin } => self.sweep_ghosts(entry.table, begin, pulse)?,
+            _ => None,
+        };
+        Ok((nth, swept))
+    }
+
+    /// Rows of another generation, as the entries of a batch.
+    pub(super) fn apply_rows(&mut self, batch: &Batch) -> Result<(), StoreError> {
+        let range = 0..batch.entries.len();
+        let part = Part { batch, range, cuts: Cuts::default(), swept: None, finish: None };
+        self.apply_part(&part, &mut Applied::default())
+    }
+
+    fn apply_part(&mut self, part: &Part<'_>, applied: &mut Applied) -> Result<(), StoreError> {
+        if part.range.is_empty() && part.finish.is_none() {
             return Ok(());
         }
         let mut tries = Tries::default();
         // A row found with versions per column is read and joined; it cannot be found so twice. What
         // is written in pieces may find one in each.
-        for _ in 0..3 + range.len() / PIECE_ROWS {
-            let part = Part { batch, range: range.clone(), finish };
-            if self.try_entries(part, &mut tries, applied)? {
+        for _ in 0..3 + part.range.len() / PIECE_ROWS {
+            if self.try_part(part, &mut tries, applied)? {
                 return Ok(());
             }
         }
@@ -129,56 +145,73 @@ impl RedisStore {
     }
 
     /// False: entries have to be read first, and what is left has to be tried again.
-    fn try_entries(
+    fn try_part(
         &mut self,
-        part: Part<'_>,
+        part: &Part<'_>,
         tries: &mut Tries,
         applied: &mut Applied,
     ) -> Result<bool, StoreError> {
-        let Part { batch, range, finish } = part;
+        let batch = part.batch;
+        let now_ms = batch.observed.heartbeat_ms;
         let catalog = self.catalog.clone();
         let ledger = self.known_ledger()?.clone();
         let mut outcome = applied.clone();
         let mut step = Step::default();
-        let plan = self.sort_out(&ledger, batch, range, tries)?;
-        let mut all = self.find(&plan.wanted, plan.hidden)?;
-        let places: HashMap<(usize, Vec<u8>), usize> =
-            all.iter().enumerate().map(|(nth, known)| ((known.table, known.key.clone()), nth)).collect();
+        let plan = self.sort_out(&ledger, part, tries)?;
+        let known = self.find(&plan.wanted, plan.hidden)?;
+        let cut = part.range.clone().filter_map(|nth| match &batch.entries[nth] {
+            Entry { table, step: Change::Cut { prefix, .. }, .. } => Some((*table, prefix_text(prefix))),
+            _ => None,
+        });
+        let texts = plan.wanted.iter().map(|wanted| (wanted.table, wanted.key.clone())).chain(cut);
+        let marks = self.read_marks(texts, &part.cuts)?;
+        let mut joining = Joining::new(&catalog, known, marks, ledger.tables.clone());
         for &nth in &plan.joined {
             let entry = &batch.entries[nth];
-            let shape = &catalog.tables[entry.table];
-            let Some(values) = values_of(entry) else { continue };
-            let Some(&place) = places.get(&(entry.table, key_text(shape, values))) else { continue };
-            let truncated = ledger.tables[entry.table].truncated;
-            match join(shape, truncated, &mut all[place], &entry.step) {
+            if let Some((of, Some(swept))) = &part.swept
+                && *of == nth
+            {
+                joining.swept(swept);
+                outcome.swept.push(swept.clone());
+                continue;
+            }
+            match joining.step(entry) {
                 Outcome::Changed => {}
                 Outcome::Stale => outcome.stale.push(nth),
                 Outcome::Ignored => outcome.missing_row.push(nth),
                 Outcome::MissingRow(version) => {
-                    let now_ms = batch.observed.heartbeat_ms;
+                    let shape = &catalog.tables[entry.table];
                     outcome.dead_letters.push(rules::missing_row(entry.table, shape, version, now_ms));
                 }
             }
         }
         outcome.stale.extend(plan.stale);
 
-        let mut next = ledger;
-        for known in &all {
-            self.keep(&mut step, &mut next, known, batch.observed.heartbeat_ms)?;
+        let before = ledger.tables.clone();
+        let Joining { known, marks, tables, .. } = joining;
+        let mut next = Ledger { tables, ..ledger };
+        for known in &known {
+            self.keep(&mut step, &mut next, known, now_ms)?;
         }
+        marks.keep(&self.tables, &mut step, &mut next, now_ms);
         step.whole = plan.whole;
         for (index, table) in next.tables.iter().enumerate() {
+            let name = &catalog.tables[index].name;
+            let mut fields = Vec::new();
+            // The script counts what it inserts.
             if !step.whole.iter().any(|group| group.table == index) {
-                let field = format!("{}.rows", catalog.tables[index].name);
-                step.command([
-                    b"HSET",
-                    self.names.status.as_bytes(),
-                    field.as_bytes(),
-                    table.rows.to_string().as_bytes(),
-                ]);
+                fields.push((format!("{name}.rows"), table.rows.to_string()));
+            }
+            if part.finish.is_none() && before[index].counts() != table.counts() {
+                let counts = table.counts().into_iter();
+                fields.extend(counts.map(|(what, count)| (format!("{name}.{what}"), count.to_string())));
+            }
+            step.set_fields(&self.names.status, fields);
+            if let Some(snapshot) = table.snapshot.filter(|_| before[index].snapshot != table.snapshot) {
+                step.set_fields(&self.names.meta, vec![snapshot_field(name, &snapshot)]);
             }
         }
-        if let Some(finish) = finish {
+        if let Some(finish) = part.finish {
             finish(self, &mut step, &mut next, &mut outcome);
             self.unconfirmed = Some(Unconfirmed { batch: batch.id, applied: outcome.clone() });
         }
@@ -221,74 +254,6 @@ impl RedisStore {
             applied.stale.extend(news.filter(|entry| tries.done.contains(entry) && !known.contains(entry)));
         }
         Ok(is_done)
-    }
-
-    /// Decides for each entry whether the script can guard it or its row has to be read.
-    fn sort_out<'b>(
-        &mut self,
-        ledger: &Ledger,
-        batch: &'b Batch,
-        range: std::ops::Range<usize>,
-        tries: &Tries,
-    ) -> Result<Plan<'b>, StoreError> {
-        let catalog = self.catalog.clone();
-        let mut plan = Plan::default();
-        let entries = range.filter(|nth| !tries.done.contains(nth)).filter_map(|nth| {
-            let entry = &batch.entries[nth];
-            Some((nth, entry.table, key_text(&catalog.tables[entry.table], values_of(entry)?)))
-        });
-        let mut entries: Vec<(usize, usize, Vec<u8>)> = entries.collect();
-        // Keys in the order of their first entries; mostly they have no other.
-        let mut keys: Vec<SameKey> = Vec::with_capacity(entries.len());
-        let mut places: HashMap<(usize, &[u8]), usize> = HashMap::with_capacity(entries.len());
-        for (place, (nth, table, key)) in entries.iter().enumerate() {
-            match places.entry((*table, key)) {
-                Slot::Occupied(known) => keys[*known.get()].later.push(*nth),
-                Slot::Vacant(slot) => {
-                    slot.insert(keys.len());
-                    keys.push(SameKey { place, later: Vec::new() });
-                }
-            }
-        }
-        let mut hidden = HashMap::new();
-        if ledger.tables.iter().any(TableLedger::hidden) {
-            let named = |key: &SameKey| (entries[key.place].1, &entries[key.place].2[..]);
-            let listed: Vec<(usize, &[u8])> = keys.iter().map(named).collect();
-            hidden = self.find_hidden(ledger, &listed)?;
-        }
-        let mut groups: HashMap<usize, Vec<WholeRow<'b>>> = HashMap::new();
-        for (place, SameKey { place: first, later }) in keys.into_iter().enumerate() {
-            let (nth, table, ref mut key) = entries[first];
-            let key = std::mem::take(key);
-            let shape = &catalog.tables[table];
-            let hidden = hidden.remove(&place);
-            if later.is_empty()
-                && hidden.is_none()
-                && shape.indexes.is_empty()
-                && !tries.read_first.contains(&nth)
-                && let Change::Row(row) = &batch.entries[nth].step
-                && let Some(version) = row.version
-                && !row.needs_details()
-            {
-                if ledger.tables[table].truncated >= Some(version) {
-                    plan.stale.push(nth);
-                    continue;
-                }
-                groups.entry(table).or_default().push(WholeRow { entry: nth, key, row, version });
-                continue;
-            }
-            let Some(values) = values_of(&batch.entries[nth]) else { continue };
-            if let Some(bytes) = hidden {
-                plan.hidden.insert(plan.wanted.len(), bytes);
-            }
-            plan.wanted.push(Wanted { table, key, values });
-            plan.joined.push(nth);
-            plan.joined.extend(later);
-        }
-        plan.joined.sort_unstable();
-        plan.whole = groups.into_iter().map(|(table, rows)| WholeRows { table, rows }).collect();
-        plan.whole.sort_by_key(|group| group.table);
-        Ok(plan)
     }
 
     /// Everything of a batch beside its rows.
@@ -352,14 +317,7 @@ impl RedisStore {
         step.set_fields(&self.names.status, ledger.status_fields(catalog, &self.names));
         ledger.last_batch = batch.id;
         step.batch = Some(batch.id);
-        step.alive = match (self.role, self.spot) {
-            // The live one, which goes on, says so itself.
-            (Role::Next { carries_live: false }, Spot::Beside(_)) => None,
-            _ => Some(observed.connected),
-        };
-        if self.role == (Role::Next { carries_live: true }) {
-            step.carried = self.home.carry(self.spot, observed);
-        }
+        self.say_alive(step, observed);
     }
 
     fn go_on(&self, after: &AfterGap, step: &mut Step<'_>, ledger: &mut Ledger) {
@@ -394,11 +352,11 @@ impl RedisStore {
 
 /// What is known of entries from an attempt to write them.
 #[derive(Default)]
-struct Tries {
+pub(super) struct Tries {
     /// Their rows have to be read before they are written.
-    read_first: BTreeSet<usize>,
+    pub read_first: BTreeSet<usize>,
     /// Written, or found to be stale.
-    done: BTreeSet<usize>,
+    pub done: BTreeSet<usize>,
 }
 
 /// A step as several that follow each other, where nobody sees the one without the other: only whole
@@ -427,97 +385,16 @@ fn in_pieces(mut step: Step<'_>, complete: bool) -> Vec<Step<'_>> {
     pieces
 }
 
-/// Entries of a batch with the same key.
-struct SameKey {
-    /// Of the first, in the list that is sorted out.
-    place: usize,
-    /// The others, by their index in the batch.
-    later: Vec<usize>,
-}
+/// What became of a sweep that is an entry of a batch, with its index.
+type SweptEntry = (usize, Option<Swept>);
 
-/// Entries of a batch between two truncates.
-struct Part<'p> {
-    batch: &'p Batch,
-    range: std::ops::Range<usize>,
+/// Entries of a batch that are applied in one step.
+pub(super) struct Part<'p> {
+    pub batch: &'p Batch,
+    pub range: Range<usize>,
+    pub cuts: Cuts,
+    /// Of the first entry.
+    swept: Option<SweptEntry>,
     /// Only behind the last.
     finish: Option<Finish<'p>>,
-}
-
-#[derive(Default)]
-struct Plan<'b> {
-    whole: Vec<WholeRows<'b>>,
-    /// Entries whose rows are read, in order.
-    joined: Vec<usize>,
-    wanted: Vec<Wanted<'b>>,
-    /// By place in `wanted`.
-    hidden: HashMap<usize, Vec<u8>>,
-    /// Entries that a truncate has taken already.
-    stale: Vec<usize>,
-}
-
-/// What became of a step.
-enum Outcome {
-    Changed,
-    /// The replica had newer.
-    Stale,
-    /// A patch whose row is not there, and that may be forgotten.
-    Ignored,
-    /// A patch whose row is not there, and that may not.
-    MissingRow(Version),
-}
-
-fn values_of(entry: &Entry) -> Option<&[Value]> {
-    match &entry.step {
-        Change::Row(row) | Change::PatchIfPresent { patch: row, .. } => Some(&row.values),
-        Change::Tombstone { values, .. } => Some(values),
-        _ => None,
-    }
-}
-
-fn join(
-    shape: &crate::domain::catalog::Table,
-    truncated: Option<Version>,
-    known: &mut Known,
-    change: &Change,
-) -> Outcome {
-    let cut = |row: &RowState| {
-        let mut row = row.clone();
-        if let Some(mark) = truncated {
-            row.truncate(shape, mark);
-        }
-        row
-    };
-    match change {
-        Change::Row(row) => {
-            if known.state.absorb(shape, cut(row)) {
-                Outcome::Changed
-            } else {
-                Outcome::Stale
-            }
-        }
-        Change::PatchIfPresent { patch, if_missing } => {
-            let visible = known.state.is_visible(shape);
-            let mut state = known.state.clone();
-            // Stale comes first: a replay must not become a dead letter.
-            if !state.absorb(shape, cut(patch)) {
-                return Outcome::Stale;
-            }
-            if visible {
-                known.state = state;
-                return Outcome::Changed;
-            }
-            match (if_missing, patch.version) {
-                (IfMissing::DeadLetter, Some(version)) => Outcome::MissingRow(version),
-                _ => Outcome::Ignored,
-            }
-        }
-        Change::Tombstone { at, .. } => {
-            if known.state.bury(shape, *at) {
-                Outcome::Changed
-            } else {
-                Outcome::Stale
-            }
-        }
-        _ => Outcome::Stale,
-    }
 }

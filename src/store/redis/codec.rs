@@ -1,6 +1,6 @@
 //! Rows as bytes: fields of a hash, a JSON object, and what readers must not see.
 //!
-//! The reserved field `_v` holds the version; where columns have versions of their own, are
+//! The reserved field `_v` holds the version as a [`stamp`]; where columns have versions of their own, are
 //! unknown, or a delete mark matters, it also holds [`RowState::details`].
 
 use std::borrow::Cow;
@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 
 use super::error::damaged;
 use super::payload::Payload;
+use super::stamp;
 use crate::domain::catalog::Table;
 use crate::domain::row::RowState;
 use crate::domain::value::{ColumnType, Value};
@@ -41,7 +42,7 @@ impl Form {
     }
 }
 
-/// Begins what holds details behind the version. No version begins like this.
+/// Begins what holds details behind the version. No stamp begins like this.
 const DETAILED: u8 = 0;
 
 /// A value as the field of a hash; `None`: no field.
@@ -68,22 +69,55 @@ fn from_field(ty: ColumnType, bytes: Vec<u8>) -> Option<Value> {
 
 /// The content of [`RESERVED`] in a hash.
 pub(super) fn header(shape: &Table, row: &RowState, version: Version) -> Vec<u8> {
-    if !row.needs_details() {
-        return version.as_bytes().to_vec();
-    }
-    let mut bytes = vec![DETAILED, version.as_bytes().len() as u8];
-    bytes.extend_from_slice(version.as_bytes());
-    bytes.extend(row.details(shape));
+    let mut bytes = Vec::with_capacity(24);
+    push_header(shape, row, &version, &mut bytes);
     bytes
+}
+
+pub(super) fn push_header(shape: &Table, row: &RowState, version: &Version, out: &mut Vec<u8>) {
+    if !row.needs_details() {
+        return stamp::push(version, out);
+    }
+    out.extend([DETAILED, version.as_bytes().len() as u8]);
+    out.extend_from_slice(version.as_bytes());
+    out.extend(row.details(shape));
 }
 
 fn from_header(shape: &Table, values: Vec<Value>, header: &[u8]) -> Option<RowState> {
     if header.first() != Some(&DETAILED) {
-        return Some(RowState::written(values, Version::from_bytes(header)?));
+        return Some(RowState::written(values, stamp::read(header)?));
     }
     let length = usize::from(*header.get(1)?);
     let version = Version::from_bytes(header.get(2..2 + length)?)?;
     RowState::from_details(shape, values, Some(version), &header[2 + length..])
+}
+
+/// How much of a row's JSON holds its version: two characters for thirteen bits of the longest one,
+/// behind two bytes that say that details follow.
+pub(super) const JSON_HEAD: usize = JSON_BEFORE.len() + (2 + 63) * 8 * 2 / 13 + 2;
+const JSON_BEFORE: &str = "{\"_v\":\"";
+
+/// The version at the beginning of what [`RESERVED`] holds in a hash.
+pub(super) fn version_of(shape: &Table, header: &[u8]) -> Result<Version, StoreError> {
+    let version = match header.strip_prefix(&[DETAILED]) {
+        None => stamp::read(header),
+        Some(rest) => rest
+            .split_first()
+            .and_then(|(&length, rest)| Version::from_bytes(rest.get(..usize::from(length))?)),
+    };
+    version.ok_or_else(|| damaged("a version", &shape.name))
+}
+
+/// The same of the first [`JSON_HEAD`] bytes of a row as JSON.
+pub(super) fn version_of_json(shape: &Table, head: &[u8]) -> Result<Version, StoreError> {
+    let text = head.strip_prefix(JSON_BEFORE.as_bytes()).unwrap_or_default();
+    let whole = text.iter().position(|byte| *byte == b'"');
+    // Of one that is cut off, what two characters hold together.
+    let bytes = match whole {
+        Some(end) => from_text(&text[..end]),
+        None => read_text(&text[..text.len() / 2 * 2]).map(|(bytes, _)| bytes),
+    };
+    version_of(shape, &bytes.unwrap_or_default())
 }
 
 /// A row of a hash: the reserved field first, then one per column.
@@ -219,6 +253,12 @@ fn to_text(bytes: &[u8]) -> String {
 }
 
 fn from_text(text: &[u8]) -> Option<Vec<u8>> {
+    // What is left fills up the last character.
+    read_text(text).and_then(|(bytes, left)| (left == 0).then_some(bytes))
+}
+
+/// Bytes, and bits that are less than one.
+fn read_text(text: &[u8]) -> Option<(Vec<u8>, u32)> {
     let mut bytes = Vec::with_capacity(text.len());
     let digit = |digit: u8| DIGITS.binary_search(&digit).ok().map(|place| place as u32);
     let (mut held, mut bits) = (0u32, 0);
@@ -237,8 +277,7 @@ fn from_text(text: &[u8]) -> Option<Vec<u8>> {
             held &= (1 << bits) - 1;
         }
     }
-    // What is left fills up the last character.
-    (held == 0).then_some(bytes)
+    Some((bytes, held))
 }
 
 /// A row as a JSON object, the reserved member first. Blobs are base64, null columns absent, and
@@ -380,6 +419,16 @@ pub(super) fn mark_made_at(bytes: &[u8]) -> Option<i64> {
     let (kind, rest) = bytes.split_first()?;
     let (at_ms, _) = rest.split_first_chunk::<8>()?;
     (*kind == MARK).then(|| i64::from_be_bytes(*at_ms))
+}
+
+/// The mark of a prefix, with the time at which it was set.
+pub(super) fn mark(version: &Version, at_ms: i64) -> Vec<u8> {
+    [&at_ms.to_be_bytes()[..], version.as_bytes()].concat()
+}
+
+pub(super) fn from_mark(bytes: &[u8]) -> Option<(Version, i64)> {
+    let (at_ms, version) = bytes.split_first_chunk::<8>()?;
+    Some((Version::from_bytes(version)?, i64::from_be_bytes(*at_ms)))
 }
 
 fn push_chunk(bytes: &mut Vec<u8>, chunk: &[u8]) {

@@ -14,7 +14,7 @@ use super::codec;
 use super::described::Described;
 use super::error::lost;
 use super::known::{self, Known};
-use super::ledger::Ledger;
+use super::ledger::{Ledger, cutting_field, snapshot_field};
 use super::link::Link;
 use super::names::{Names, Spot, TableNames, literal, to_hex};
 use super::replica::{Home, Inside};
@@ -26,7 +26,7 @@ use crate::domain::change::Effect;
 use crate::domain::row::RowState;
 use crate::domain::value::Value;
 use crate::domain::version::VersionKind;
-use crate::store::{Applied, StoreError, adapt, rules};
+use crate::store::{StoreError, adapt, rules};
 
 /// Keys that one scan looks at.
 const SLICE: usize = 500;
@@ -120,17 +120,23 @@ pub(super) fn copy_books(home: &Home, inside: &Inside, spot: Spot) -> Result<(),
     for table in &catalog.tables {
         let before = live.catalog.tables.iter().position(|before| before.name == table.name);
         let mut ledger = before.map(|before| known.tables[before].clone()).unwrap_or_default();
-        (ledger.rows, ledger.held, ledger.marks) = (0, 0, 0);
+        (ledger.rows, ledger.held, ledger.marks, ledger.prefix_marks) = (0, 0, 0, 0);
         if let Some(mark) = ledger.truncated {
             meta.push((format!("truncated/{}", table.name), to_hex(mark.as_bytes())));
         }
-        if ledger.truncating {
-            meta.push((format!("truncating/{}", table.name), "1".to_owned()));
+        if let Some(snapshot) = &ledger.snapshot {
+            meta.push(snapshot_field(&table.name, snapshot));
         }
         books.tables.push(ledger);
     }
     let names = Names::new(&home.settings.redis, spot, next.rows.clone());
     change.set_fields(&new.status, &books.status_fields(catalog, &names));
+    for (table, ledger) in catalog.tables.iter().zip(&books.tables) {
+        if let Some(text) = &ledger.cutting {
+            let field = cutting_field(&table.name);
+            change.command([b"HSET", new.meta.as_bytes(), field.as_bytes(), &[b"=", &text[..]].concat()]);
+        }
+    }
     meta.push(("copying".to_owned(), "0".to_owned()));
     change.set_fields(&new.meta, &meta);
     change.run(&mut target)
@@ -227,6 +233,7 @@ impl RedisStore {
         }
         for table in 0..self.catalog.tables.len() {
             self.copy_hidden(&mut source, table)?;
+            self.copy_marks(&mut source, table)?;
         }
         let mut step = Step::default();
         step.command([b"HDEL", self.names.meta.as_bytes(), b"copying"]);
@@ -269,7 +276,7 @@ impl RedisStore {
                     }
                     let observed = Observed { heartbeat_ms: now_ms, ..Observed::default() };
                     let batch = Batch { entries, observed, ..Batch::default() };
-                    self.apply_entries(&batch, 0..batch.entries.len(), &mut Applied::default(), None)?;
+                    self.apply_rows(&batch)?;
                 }
             }
         }
@@ -307,6 +314,27 @@ impl RedisStore {
                 self.count_in(&mut step, &ledger, table);
                 self.do_it(&step, ledger)?;
             }
+            cursor = next;
+            if cursor == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Marks of prefixes.
+    fn copy_marks(&mut self, source: &mut Source, table: usize) -> Result<(), StoreError> {
+        let old = source.from[table].0;
+        if self.catalog.tables[table].prefixes.is_empty() || source.catalog.tables[old].prefixes.is_empty() {
+            return Ok(());
+        }
+        let mut cursor = 0u64;
+        loop {
+            let mut cmd = redis::cmd("HSCAN");
+            cmd.arg(&source.tables[old].cleared).arg(cursor).arg("COUNT").arg(SLICE);
+            let (next, flat): (u64, Vec<Vec<u8>>) = source.link.query(&cmd)?;
+            let pairs: BTreeMap<Vec<u8>, Vec<u8>> =
+                flat.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect();
+            self.adopt_marks(table, &pairs)?;
             cursor = next;
             if cursor == 0 {
                 return Ok(());

@@ -8,7 +8,7 @@ use crate::domain::catalog::Catalog;
 use crate::store::{Rebuild, StoreError};
 
 /// Of keys and fields; another one cannot be read.
-pub(super) const LAYOUT: &str = "3";
+pub(super) const LAYOUT: &str = "4";
 
 /// What a generation is to readers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

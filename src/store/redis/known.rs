@@ -7,7 +7,7 @@ use super::codec::{self, Form, RESERVED};
 use super::error::damaged;
 use super::ledger::Ledger;
 use super::link::Link;
-use super::names::TableNames;
+use super::names::{Listed, TableNames};
 use super::settings::RowEncoding;
 use super::step::{Step, beginning};
 use crate::domain::catalog::{Catalog, Table};
@@ -29,11 +29,21 @@ pub(super) struct Known {
     before: RowState,
 }
 
-/// A key to be read; `values` has the key columns set.
+/// A key to be read.
 pub(super) struct Wanted<'a> {
     pub table: usize,
     pub key: Vec<u8>,
-    pub values: &'a [Value],
+    /// With the key columns set; `None` where only what is there matters.
+    pub values: Option<&'a [Value]>,
+}
+
+impl Wanted<'_> {
+    fn nothing_known(&self, shape: &Table) -> RowState {
+        match self.values {
+            Some(values) => rules::nothing_known(shape, values),
+            None => RowState::unknown(vec![Value::Absent; shape.columns.len()]),
+        }
+    }
 }
 
 impl Known {
@@ -100,10 +110,10 @@ impl RedisStore {
                     (state, beginning)
                 }
                 (None, Some(bytes)) => {
-                    let known = rules::nothing_known(shape, one.values).values;
+                    let known = one.nothing_known(shape).values;
                     (codec::unhide(shape, known, &bytes)?.0, Vec::new())
                 }
-                (None, None) => (rules::nothing_known(shape, one.values), Vec::new()),
+                (None, None) => (one.nothing_known(shape), Vec::new()),
                 (Some(_), Some(_)) => return Err(damaged("a delete mark", &shape.name)),
             };
             all.push(Known::new(one.table, one.key.clone(), state, beginning));
@@ -176,6 +186,11 @@ impl RedisStore {
             step.command([b"HDEL", hidden, &known.key]);
         }
 
+        if !shape.prefixes.is_empty() && before.is_some() != after.is_some() {
+            let listed = step.listed(&names.keys);
+            let moved = if after.is_some() { &mut listed.came } else { &mut listed.left };
+            moved.push(Listed::Row.member(&known.key));
+        }
         let sets = |visible: bool, state: &RowState| {
             if visible { names.index_keys(shape, &state.values) } else { Vec::new() }
         };

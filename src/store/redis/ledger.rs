@@ -12,6 +12,7 @@ use super::link::Link;
 use super::names::{Names, from_hex, to_hex};
 use crate::domain::catalog::{Catalog, Table};
 use crate::domain::checkpoint::{AfterDelete, PartitionMemory, Position, TopicPartition};
+use crate::domain::snapshot::{Phase, Snapshot};
 use crate::domain::state::{Facts, State, believable, state};
 use crate::domain::version::Version;
 use crate::store::rules::{Log, Place, Standing};
@@ -52,11 +53,14 @@ pub(super) struct TableLedger {
     /// Rows that readers do not see yet.
     pub held: i64,
     pub marks: i64,
+    /// Marks of prefixes that were cleared.
+    pub prefix_marks: i64,
     pub truncated: Option<Version>,
     /// Events are known to be missing.
     pub missing_events: bool,
-    /// The rows that the truncate mark takes are not all gone yet.
-    pub truncating: bool,
+    /// The text of a prefix whose mark is set, while the rows that it takes are not all gone yet.
+    pub cutting: Option<Vec<u8>>,
+    pub snapshot: Option<Snapshot>,
 }
 
 impl TableLedger {
@@ -71,6 +75,37 @@ impl TableLedger {
     pub fn hidden(&self) -> bool {
         self.held + self.marks > 0
     }
+
+    /// Nothing is kept of it.
+    pub fn is_empty(&self) -> bool {
+        self.rows + self.held + self.marks + self.prefix_marks == 0
+    }
+
+    /// Fields of [`Names::status`] beside the number of visible rows.
+    pub fn counts(&self) -> [(&'static str, i64); 3] {
+        [("held", self.held), ("delete_marks", self.marks), ("prefix_marks", self.prefix_marks)]
+    }
+}
+
+/// The field of [`Names::meta`] with a table's snapshot, and what is in it.
+pub(super) fn snapshot_field(table: &str, snapshot: &Snapshot) -> (String, String) {
+    let begin = to_hex(snapshot.begin.as_bytes());
+    (format!("snapshot/{table}"), format!("{} {begin}", snapshot.phase.name()))
+}
+
+fn read_snapshot(text: &str) -> Option<Snapshot> {
+    let (phase, begin) = text.split_once(' ')?;
+    Some(Snapshot { begin: read_version(begin)?, phase: Phase::from_name(phase)? })
+}
+
+fn read_version(hex: &str) -> Option<Version> {
+    Version::from_bytes(&from_hex(hex.as_bytes())?)
+}
+
+/// The field of [`Names::meta`] that says which rows of a table are still being taken away. The text of
+/// the prefix is behind an equals sign: no text of it means the whole table.
+pub(super) fn cutting_field(table: &str) -> String {
+    format!("cutting/{table}")
 }
 
 /// What is stored of a partition beside its next offset.
@@ -147,21 +182,20 @@ impl Ledger {
         }
         for table in &catalog.tables {
             let count = |what: &str| number(&status, &format!("{}.{what}", table.name)).unwrap_or(0);
-            let truncated = match text(&meta, &format!("truncated/{}", table.name)) {
-                None => None,
-                Some(hex) => Some(
-                    from_hex(hex.as_bytes())
-                        .and_then(|bytes| Version::from_bytes(&bytes))
-                        .ok_or_else(|| damaged("the truncate mark", &table.name))?,
-                ),
-            };
+            let truncated = text(&meta, &format!("truncated/{}", table.name))
+                .map(|hex| read_version(&hex).ok_or_else(|| damaged("the truncate mark", &table.name)));
+            let snapshot = text(&meta, &format!("snapshot/{}", table.name))
+                .map(|text| read_snapshot(&text).ok_or_else(|| damaged("the latest snapshot", &table.name)));
+            let cutting = meta.get(&cutting_field(&table.name)).and_then(|text| text.strip_prefix(b"="));
             ledger.tables.push(TableLedger {
                 rows: count("rows"),
                 held: count("held"),
                 marks: count("delete_marks"),
-                truncated,
+                prefix_marks: count("prefix_marks"),
+                truncated: truncated.transpose()?,
                 missing_events: count("missing_events") == 1,
-                truncating: number::<u8>(&meta, &format!("truncating/{}", table.name)) == Some(1),
+                cutting: cutting.map(<[u8]>::to_vec),
+                snapshot: snapshot.transpose()?,
             });
         }
         Ok(Some((described, ledger)))
@@ -287,8 +321,11 @@ impl Ledger {
             push("lag_records", number(self.log().lag_records(&shape.topics)));
             push("missing_events", flag(facts.missing_events));
             push("max_staleness_ms", shape.max_staleness_ms.to_string());
-            push("held", self.tables[index].held.to_string());
-            push("delete_marks", self.tables[index].marks.to_string());
+            let snapshot = self.tables[index].snapshot;
+            push("snapshot", snapshot.map_or(String::new(), |snapshot| snapshot.phase.name().to_owned()));
+            for (what, count) in self.tables[index].counts() {
+                push(what, count.to_string());
+            }
             push("dead_letters", self.letters_of(catalog, shape).to_string());
         }
         let mut push = |what: &str, value: String| fields.push((what.to_owned(), value));

@@ -5,11 +5,13 @@
 //! - `generations`, `sweep`, `room`: building one beside the live one, switching, what is left behind
 //! - `copying`: a generation that is made of the live one
 //! - `change`, `change.lua`: a change of the bookkeeping as a whole
-//! - `names`, `described`, `codec`, `payload`: what is in it
+//! - `names`, `described`, `codec`, `stamp`, `payload`: what is in it
 //! - `step`, `words`, `apply.lua`: one atomic step, sent while it is made
-//! - `apply`, `known`: one batch; rows that are read before they are written
+//! - `apply`, `plan`, `known`, `join`: one batch; rows that are read before they are written
+//! - `cut`, `ghosts`, `pulse`: truncates, prefixes that are cleared, whole snapshots: what takes many rows
+//!   away, slice by slice
 //! - `letters`: dead letters
-//! - `upkeep`: truncates, the end of the first copy, old delete marks
+//! - `upkeep`: the end of the first copy, old marks
 //! - `ledger`: the bookkeeping, equal to what Redis has
 //! - `reader`: the reading side
 //!
@@ -27,9 +29,12 @@ mod apply;
 mod change;
 mod codec;
 mod copying;
+mod cut;
 mod described;
 mod error;
 mod generations;
+mod ghosts;
+mod join;
 mod known;
 mod lease;
 mod ledger;
@@ -38,10 +43,13 @@ mod link;
 mod names;
 mod open;
 mod payload;
+mod plan;
+mod pulse;
 mod reader;
 mod replica;
 mod room;
 mod settings;
+mod stamp;
 mod step;
 mod sweep;
 mod upkeep;
@@ -60,7 +68,7 @@ pub use settings::RedisSettings;
 
 use super::{Applied, BatchLimits, Completion, Figures, Maintenance, StopCode, Store, StoreError};
 use crate::domain::batch::Batch;
-use crate::domain::catalog::Catalog;
+use crate::domain::catalog::{Catalog, Table};
 use crate::domain::checkpoint::Checkpoint;
 use crate::domain::event_ids::EventId;
 use crate::domain::shelf::Shelf;
@@ -108,8 +116,8 @@ pub struct RedisStore {
     in_flight: u64,
     /// Outcome of the last batch that was sent, in case that the answer gets lost.
     unconfirmed: Option<Unconfirmed>,
-    /// Where the search for old delete marks goes on, by table.
-    cursors: Vec<u64>,
+    /// Where the search for old marks goes on, by table.
+    cursors: Vec<Cursors>,
     /// Rows of an earlier generation have to go from this place before the first is written.
     clearing: bool,
     /// Rows of the live generation have to come before the first batch.
@@ -117,6 +125,12 @@ pub struct RedisStore {
     floors: Floors,
     /// What is being removed of a generation that is out of use.
     sweep: Option<Sweep>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Cursors {
+    marks: u64,
+    prefix_marks: u64,
 }
 
 #[derive(Debug)]
@@ -184,7 +198,9 @@ impl Store for RedisStore {
     }
 
     fn batch_limits(&self) -> BatchLimits {
-        let indexed = self.catalog.tables.iter().any(|table| !table.indexes.is_empty());
+        // Keys of tables with prefixes are listed, as those of an index.
+        let is_indexed = |table: &Table| !table.indexes.is_empty() || !table.prefixes.is_empty();
+        let indexed = self.catalog.tables.iter().any(is_indexed);
         let records = if indexed { BATCH_RECORDS_INDEXED } else { BATCH_RECORDS };
         BatchLimits { records, bytes: BATCH_BYTES }
     }
@@ -213,7 +229,12 @@ impl RedisStore {
         let dead_letters = self.kept_letters()?;
         let ledger = self.known_ledger()?;
         Ok(Checkpoint {
-            snapshots: Default::default(),
+            snapshots: ledger
+                .tables
+                .iter()
+                .enumerate()
+                .filter_map(|(index, table)| Some((index, table.snapshot?)))
+                .collect(),
             dead_letters,
             cluster_id: ledger.cluster_id.clone(),
             topic_ids: ledger.topic_ids.clone(),

@@ -109,6 +109,16 @@ impl Names {
         format!("{}deleted:{table}", self.before)
     }
 
+    /// When the rows with a prefix were cleared.
+    fn cleared(&self, table: &str) -> String {
+        format!("{}cleared:{table}", self.before)
+    }
+
+    /// The keys of a table that can be cleared by prefix, in their order.
+    fn keys(&self, table: &str) -> String {
+        format!("{}keys:{table}", self.before)
+    }
+
     /// Every key of a generation that is no row, in an order that depends on the catalog only.
     pub fn bookkeeping(&self, catalog: &Catalog) -> Vec<String> {
         let mut names = vec![
@@ -119,6 +129,8 @@ impl Names {
             self.dead_letter_times.clone(),
         ];
         names.extend(catalog.tables.iter().map(|table| self.hidden(&table.name)));
+        let cleared = catalog.tables.iter().filter(|table| !table.prefixes.is_empty());
+        names.extend(cleared.flat_map(|table| [self.cleared(&table.name), self.keys(&table.name)]));
         names.extend(catalog.topics.iter().map(|topic| self.event_ids(topic)));
         // Last: what is there without it belongs to nobody.
         names.push(self.meta.clone());
@@ -133,6 +145,10 @@ pub(super) struct TableNames {
     pub row: Vec<u8>,
     /// What readers must not see: delete marks and held patches, by the text of their key.
     pub hidden: String,
+    /// For tables with prefixes: the mark of each that was cleared, by its text.
+    pub cleared: String,
+    /// For tables with prefixes: what is known of them, in the order of texts; see [`Listed`].
+    pub keys: String,
     /// Before the text of a value, by index.
     indexes: Vec<Vec<u8>>,
     /// For `SCAN`.
@@ -150,6 +166,8 @@ impl TableNames {
         let row = format!("{rows}{}:", table.name);
         TableNames {
             hidden: names.hidden(&table.name),
+            cleared: names.cleared(&table.name),
+            keys: names.keys(&table.name),
             indexes: indexes.collect(),
             pattern: format!("{}*", literal(&row)),
             row: row.into_bytes(),
@@ -175,6 +193,51 @@ impl TableNames {
     }
 }
 
+/// What [`TableNames::keys`] lists: texts behind a letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Listed {
+    /// Keys of rows, of those that readers do not see as well.
+    Row,
+    /// Prefixes that have a mark.
+    Mark,
+}
+
+impl Listed {
+    pub fn member(self, text: &[u8]) -> Vec<u8> {
+        let letter = match self {
+            Listed::Row => b'r',
+            Listed::Mark => b'm',
+        };
+        [&[letter], text].concat()
+    }
+}
+
+/// The text of a prefix of a key: the texts of the keys that have it begin with this, and no others.
+pub(super) fn prefix_text(prefix: &[Value]) -> Vec<u8> {
+    // Keys with prefixes have more than one part.
+    let mut text = Vec::with_capacity(16);
+    for part in prefix {
+        push_part(&mut text, part, true);
+        text.push(b':');
+    }
+    text
+}
+
+/// The texts of the prefixes that a text of a key has, or that of a prefix, by their numbers of parts.
+pub(super) fn prefixes_of<'t>(text: &'t [u8], counts: &[usize]) -> Vec<&'t [u8]> {
+    let (mut found, mut parts, mut escaped) = (Vec::with_capacity(counts.len()), 0, false);
+    for (at, &byte) in text.iter().enumerate() {
+        if byte == b':' && !escaped {
+            parts += 1;
+            if counts.contains(&parts) {
+                found.push(&text[..=at]);
+            }
+        }
+        escaped = byte == b'\\' && !escaped;
+    }
+    found
+}
+
 /// The text of a row's key.
 pub(super) fn key_text(table: &Table, values: &[Value]) -> Vec<u8> {
     joined(&table.key_of(values).collect::<Vec<_>>())
@@ -191,24 +254,28 @@ fn push_joined(text: &mut Vec<u8>, parts: &[&Value]) {
         if nth > 0 {
             text.push(b':');
         }
-        let hex;
-        let plain = match part {
-            Value::Blob(bytes) => {
-                hex = to_hex(bytes);
-                hex.as_bytes().into()
-            }
-            part => field(part).unwrap_or_default(),
-        };
-        if parts.len() == 1 {
-            text.extend_from_slice(&plain);
-            continue;
+        push_part(text, part, parts.len() > 1);
+    }
+}
+
+fn push_part(text: &mut Vec<u8>, part: &Value, among_others: bool) {
+    let hex;
+    let plain = match part {
+        Value::Blob(bytes) => {
+            hex = to_hex(bytes);
+            hex.as_bytes().into()
         }
-        for &byte in plain.iter() {
-            if matches!(byte, b':' | b'\\') {
-                text.push(b'\\');
-            }
-            text.push(byte);
+        part => field(part).unwrap_or_default(),
+    };
+    if !among_others {
+        text.extend_from_slice(&plain);
+        return;
+    }
+    for &byte in plain.iter() {
+        if matches!(byte, b':' | b'\\') {
+            text.push(b'\\');
         }
+        text.push(byte);
     }
 }
 
@@ -257,6 +324,27 @@ mod tests {
         assert_eq!(of(&[text("a"), text("b:c")]), "a:b\\:c");
         assert_ne!(of(&[text("a\\"), text("b")]), of(&[text("a\\:b"), text("")]));
         assert_eq!(of(&[Value::Blob(vec![0, 255]), Value::Real(0.5)]), "00ff:0.5");
+    }
+
+    #[test]
+    fn a_prefix_is_what_the_keys_that_have_it_begin_with() {
+        let text = |text: &str| Value::Text(text.into());
+        let parts = [text("a:b\\"), Value::Integer(7), text("x")];
+        let key = joined(&parts.iter().collect::<Vec<_>>());
+        for (counts, expected) in [(&[1, 2][..], 2), (&[2][..], 1), (&[][..], 0)] {
+            let prefixes = prefixes_of(&key, counts);
+            assert_eq!(prefixes.len(), expected);
+            for (count, prefix) in counts.iter().zip(prefixes) {
+                assert_eq!(prefix, prefix_text(&parts[..*count]));
+            }
+        }
+        let two = prefix_text(&parts[..2]);
+        assert_eq!(prefixes_of(&two, &[1, 2]), [&prefix_text(&parts[..1])[..], &two]);
+        // Neither a longer first part nor one that looks like two.
+        for other in [text("a:b\\7"), text("a")] {
+            let other = joined(&[&other, &text("b"), &text("7")]);
+            assert!(!other.starts_with(&prefix_text(&parts[..1])));
+        }
     }
 
     #[test]

@@ -6,7 +6,6 @@ use std::sync::atomic::Ordering;
 
 use tracing::info;
 
-use super::RedisStore;
 use super::change::{self, Change};
 use super::codec::{Form, RESERVED};
 use super::described::{self, Described, Role};
@@ -18,6 +17,7 @@ use super::payload::Payload;
 use super::replica::{Home, RedisReplica};
 use super::settings::RedisSettings;
 use super::settings::RowEncoding;
+use super::{Cursors, RedisStore};
 use crate::domain::catalog::{Catalog, Table};
 use crate::store::StoreError;
 use crate::store::rules::Floors;
@@ -138,7 +138,7 @@ impl RedisStore {
             names,
             settings: settings.clone(),
             link,
-            cursors: vec![0; catalog.tables.len()],
+            cursors: vec![Cursors::default(); catalog.tables.len()],
             catalog,
             ledger: None,
             sequence: ledger.sequence,

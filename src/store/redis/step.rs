@@ -37,6 +37,8 @@ pub(super) struct Step<'a> {
     pub commands: Vec<Vec<Vec<u8>>>,
     /// Index entries by the key of their set: what leaves and comes in one command each.
     index: BTreeMap<Vec<u8>, Entries>,
+    /// The same of [`TableNames::keys`], which are sorted.
+    listed: BTreeMap<Vec<u8>, Entries>,
     /// Set by the step that ends a batch.
     pub batch: Option<u64>,
     /// `Some(true)`: the copy follows the log at this moment, `Some(false)`: it does not.
@@ -57,15 +59,27 @@ pub(super) struct Carried {
     pub fields: Vec<(String, String)>,
 }
 
-/// Texts of rows' keys that leave and come to a set.
+/// Members that leave and come to a set.
 #[derive(Debug, Default)]
 pub(super) struct Entries {
     pub left: Vec<Vec<u8>>,
     pub came: Vec<Vec<u8>>,
 }
 
-/// A command, the key of its set, and the members that it moves.
-type Moves<'s> = (&'s [u8], &'s [u8], &'s [Vec<u8>]);
+/// A command that moves members of a set.
+struct Moves<'s> {
+    verb: &'static [u8],
+    key: &'s [u8],
+    members: &'s [Vec<u8>],
+    /// Each member comes behind a score.
+    scored: bool,
+}
+
+impl Moves<'_> {
+    fn words(&self) -> usize {
+        2 + self.members.len() * if self.scored { 2 } else { 1 }
+    }
+}
 
 /// What a step is taken in.
 #[derive(Clone, Copy)]
@@ -129,15 +143,33 @@ impl Step<'_> {
         self.index.entry(key.to_vec()).or_default()
     }
 
+    /// Members of a sorted set.
+    pub fn listed(&mut self, key: &str) -> &mut Entries {
+        if !self.listed.contains_key(key.as_bytes()) {
+            self.typed(key.as_bytes(), "zset");
+        }
+        self.listed.entry(key.as_bytes().to_vec()).or_default()
+    }
+
     /// Puts what was collected by set behind the other commands.
     fn with_entries(&self) -> Vec<Moves<'_>> {
         let mut commands = Vec::with_capacity(self.index.len());
-        for (key, entries) in &self.index {
-            for (verb, members) in [(&b"SREM"[..], &entries.left), (b"SADD", &entries.came)] {
-                commands.extend(members.chunks(WORDS_MAX).map(|members| (verb, &key[..], members)));
+        let verbs: [(_, &[u8], &[u8]); 2] =
+            [(&self.index, b"SREM", b"SADD"), (&self.listed, b"ZREM", b"ZADD")];
+        for (sets, removes, adds) in verbs {
+            for (key, entries) in sets {
+                for (verb, members) in [(removes, &entries.left), (adds, &entries.came)] {
+                    let scored = verb == b"ZADD";
+                    let all = members.chunks(WORDS_MAX / 2);
+                    commands.extend(all.map(|members| Moves { verb, key, members, scored }));
+                }
             }
         }
         commands
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.commands.is_empty() && self.index.is_empty() && self.listed.is_empty() && self.whole.is_empty()
     }
 
     pub fn set_fields(&mut self, key: &str, fields: Vec<(String, String)>) {
@@ -254,6 +286,7 @@ impl Command for Told<'_> {
             words.word(beginning);
         }
         words.number(step.whole.len());
+        let mut header = Vec::with_capacity(64);
         for group in &step.whole {
             let shape = &catalog.tables[group.table];
             words.number(format_args!("{}.rows", shape.name));
@@ -269,7 +302,9 @@ impl Command for Told<'_> {
                     out.extend_from_slice(&whole.key);
                     Ok(())
                 });
-                words.made(|out| codec::body(form, shape, whole.row, whole.version.as_bytes(), out));
+                header.clear();
+                codec::push_header(shape, whole.row, &whole.version, &mut header);
+                words.made(|out| codec::body(form, shape, whole.row, &header, out));
             }
         }
         let entries = step.with_entries();
@@ -285,13 +320,16 @@ impl Command for Told<'_> {
                 words.word(word);
             }
         }
-        for (verb, key, members) in entries {
-            let sample = samples.insert((verb, group(names, key)));
-            words.number(2 + members.len());
+        for moves in entries {
+            let sample = samples.insert((moves.verb, group(names, moves.key)));
+            words.number(moves.words());
             words.word(if sample { b"1" } else { b"0" });
-            words.word(verb);
-            words.word(key);
-            for member in members {
+            words.word(moves.verb);
+            words.word(moves.key);
+            for member in moves.members {
+                if moves.scored {
+                    words.word(b"0");
+                }
                 words.word(member);
             }
         }

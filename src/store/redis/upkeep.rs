@@ -1,6 +1,5 @@
-//! Truncates, the end of the first copy, and what has to be done between batches.
+//! The end of the first copy, and what has to be done between batches.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::RedisStore;
@@ -8,149 +7,26 @@ use super::change::Change;
 use super::codec;
 use super::described::Role;
 use super::error::{damaged, foreign};
-use super::known::Known;
 use super::ledger::{Ledger, TableLedger};
-use super::names::{Spot, to_hex};
+use super::names::{Listed, Spot};
 use super::step::{Answer, Replica, Step, WORDS_MAX};
 use crate::domain::row::RowState;
 use crate::domain::value::Value;
-use crate::domain::version::{Version, VersionKind};
+use crate::domain::version::VersionKind;
 use crate::store::{Figures, Maintenance, StoreError, rules};
 
-/// Keys that one scan looks at.
-const SLICE: usize = 500;
-/// Rows that a step of a truncate takes: all of them are read, and may be large.
-const ROWS_AT_ONCE: usize = 64;
 /// Hidden rows looked at in one housekeeping, over all tables.
 const HIDDEN_PER_CALL: usize = 5_000;
 /// Rows read in search of a version, of those that one scan finds.
 const KEYS_TRIED: usize = 10;
 
-/// Hidden rows by the text of their key.
-type Hidden = Vec<(Vec<u8>, Vec<u8>)>;
-
 impl RedisStore {
-    /// From now on what is older is stale; what is there goes slice by slice.
-    pub(super) fn begin_truncate(&mut self, table: usize, mark: Version) -> Result<(), StoreError> {
-        let mut next = self.known_ledger()?.clone();
-        next.tables[table].truncated = Some(mark);
-        next.tables[table].truncating = true;
-        let name = &self.catalog.tables[table].name;
-        let mut step = Step::default();
-        let fields = vec![
-            (format!("truncated/{name}"), to_hex(mark.as_bytes())),
-            (format!("truncating/{name}"), "1".to_owned()),
-        ];
-        step.set_fields(&self.names.meta, fields);
-        self.do_it(&step, next)
-    }
-
-    /// Also for truncates that a process which died had begun.
-    pub(super) fn finish_truncates(&mut self, at_ms: i64) -> Result<(), StoreError> {
-        for table in 0..self.tables.len() {
-            let ledger = &self.known_ledger()?.tables[table];
-            let (true, Some(mark)) = (ledger.truncating, ledger.truncated) else { continue };
-            self.truncate_rows(table, mark, at_ms)?;
-            self.truncate_hidden(table, mark, at_ms)?;
-            let mut next = self.known_ledger()?.clone();
-            next.tables[table].truncating = false;
-            let field = format!("truncating/{}", self.catalog.tables[table].name);
-            let mut step = Step::default();
-            step.command([b"HDEL", self.names.meta.as_bytes(), field.as_bytes()]);
-            self.do_it(&step, next)?;
-        }
-        Ok(())
-    }
-
-    fn truncate_rows(&mut self, table: usize, mark: Version, at_ms: i64) -> Result<(), StoreError> {
-        let mut cursor = 0u64;
-        loop {
-            let (next, keys) = self.scan_rows(table, cursor)?;
-            let keys: Vec<(usize, &[u8])> = keys.iter().map(|key| (table, &key[..])).collect();
-            for keys in keys.chunks(ROWS_AT_ONCE) {
-                let mut all = Vec::with_capacity(keys.len());
-                for ((_, key), row) in keys.iter().zip(self.read_rows(keys)?) {
-                    let Some(row) = row else { continue };
-                    let beginning = self.beginning_of(&self.catalog.tables[table], &row)?;
-                    all.push(Known::new(table, key.to_vec(), row, beginning));
-                }
-                self.truncate_known(table, mark, at_ms, all)?;
-            }
-            if next == 0 {
-                return Ok(());
-            }
-            cursor = next;
-        }
-    }
-
-    /// Texts of the keys of some rows, each once, and where to go on.
-    fn scan_rows(&mut self, table: usize, cursor: u64) -> Result<(u64, BTreeSet<Vec<u8>>), StoreError> {
-        let names = &self.tables[table];
-        let (next, keys) = self.link.scan(&names.pattern, cursor, SLICE)?;
-        let texts = keys.iter().filter_map(|key| key.get(names.row.len()..)).map(<[u8]>::to_vec);
-        Ok((next, texts.collect()))
-    }
-
-    fn truncate_hidden(&mut self, table: usize, mark: Version, at_ms: i64) -> Result<(), StoreError> {
-        let mut cursor = 0u64;
-        loop {
-            let (next, rows) = self.scan_hidden(table, cursor)?;
-            let shape = &self.catalog.tables[table];
-            let mut all = Vec::with_capacity(rows.len());
-            for (key, bytes) in rows {
-                let values = vec![Value::Absent; shape.columns.len()];
-                let (row, _) = codec::unhide(shape, values, &bytes)?;
-                all.push(Known::new(table, key, row, Vec::new()));
-            }
-            self.truncate_known(table, mark, at_ms, all)?;
-            if next == 0 {
-                return Ok(());
-            }
-            cursor = next;
-        }
-    }
-
-    fn truncate_known(
-        &mut self,
-        table: usize,
-        mark: Version,
-        at_ms: i64,
-        all: Vec<Known>,
-    ) -> Result<(), StoreError> {
-        let shape = &self.catalog.clone().tables[table];
-        let mut step = Step::default();
-        let mut next = self.known_ledger()?.clone();
-        let before = next.clone();
-        for mut known in all {
-            known.state.truncate(shape, mark);
-            self.keep(&mut step, &mut next, &known, at_ms)?;
-        }
-        if step.commands.is_empty() && next == before {
-            return Ok(());
-        }
-        self.count_in(&mut step, &next, table);
-        self.do_it(&step, next)
-    }
-
     pub(super) fn count_in(&self, step: &mut Step, ledger: &Ledger, table: usize) {
         let name = &self.catalog.tables[table].name;
         let counts = &ledger.tables[table];
-        let fields = [("rows", counts.rows), ("held", counts.held), ("delete_marks", counts.marks)];
-        let fields = fields.map(|(what, count)| (format!("{name}.{what}"), count.to_string()));
-        step.set_fields(&self.names.status, fields.into());
-    }
-
-    /// Some hidden rows by the text of their key, and where to go on.
-    fn scan_hidden(&mut self, table: usize, cursor: u64) -> Result<(u64, Hidden), StoreError> {
-        let (next, flat): (u64, Vec<Vec<u8>>) = self
-            .link
-            .query(redis::cmd("HSCAN").arg(&self.tables[table].hidden).arg(cursor).arg("COUNT").arg(SLICE))?;
-        let mut rows = std::collections::BTreeMap::new();
-        let mut flat = flat.into_iter();
-        while let (Some(key), Some(bytes)) = (flat.next(), flat.next()) {
-            rows.insert(key, bytes);
-        }
-        Ok((next, rows.into_iter().collect()))
+        let all = std::iter::once(("rows", counts.rows)).chain(counts.counts());
+        let fields = all.map(|(what, count)| (format!("{name}.{what}"), count.to_string()));
+        step.set_fields(&self.names.status, fields.collect());
     }
 
     /// Writes what readers may know of a replica that was just opened.
@@ -225,6 +101,7 @@ impl RedisStore {
         let mut dropped = 0;
         for table in 0..self.tables.len() {
             dropped += self.drop_marks(table, now_ms, &mut left)?;
+            dropped += self.drop_prefix_marks(table, now_ms, &mut left)?;
         }
         drop(turn);
         // The first writer tidies up, or the only one.
@@ -234,19 +111,11 @@ impl RedisStore {
     }
 
     fn drop_marks(&mut self, table: usize, now_ms: i64, left: &mut usize) -> Result<u64, StoreError> {
-        let shape = &self.catalog.clone().tables[table];
         let mut dropped = 0;
-        let letter = self.oldest_letter_ms(shape)?;
-        while *left > 0 {
-            let ledger = self.known_ledger()?;
-            if ledger.tables[table].marks == 0 {
-                self.cursors[table] = 0;
-                break;
-            }
-            let fresh = ledger.log().fresh_as_of(&shape.topics);
-            let Some(before_ms) = rules::marks_before_ms(shape, fresh, letter, now_ms) else { break };
-            let mut next = ledger.clone();
-            let (cursor, rows) = self.scan_hidden(table, self.cursors[table])?;
+        let Some(before_ms) = self.marks_before_ms(table, now_ms)? else { return Ok(0) };
+        while *left > 0 && self.known_ledger()?.tables[table].marks > 0 {
+            let mut next = self.known_ledger()?.clone();
+            let (cursor, rows) = self.scan_hidden(table, self.cursors[table].marks)?;
             *left = left.saturating_sub(rows.len().max(1));
             let old = |bytes: &[u8]| codec::mark_made_at(bytes).is_some_and(|made| made < before_ms);
             let old: Vec<Vec<u8>> =
@@ -260,15 +129,50 @@ impl RedisStore {
                     words.extend_from_slice(keys);
                     step.commands.push(words);
                 }
+                if !self.catalog.tables[table].prefixes.is_empty() {
+                    let members = old.iter().map(|key| Listed::Row.member(key));
+                    step.listed(&self.tables[table].keys).left.extend(members);
+                }
                 self.count_in(&mut step, &next, table);
                 self.do_it(&step, next)?;
             }
-            self.cursors[table] = cursor;
+            self.cursors[table].marks = cursor;
             if cursor == 0 {
                 break;
             }
         }
         Ok(dropped)
+    }
+
+    fn drop_prefix_marks(&mut self, table: usize, now_ms: i64, left: &mut usize) -> Result<u64, StoreError> {
+        let mut dropped = 0;
+        let Some(before_ms) = self.marks_before_ms(table, now_ms)? else { return Ok(0) };
+        while *left > 0 && self.known_ledger()?.tables[table].prefix_marks > 0 {
+            let key = self.tables[table].cleared.clone();
+            let (cursor, marks) = self.scan_hash(&key, self.cursors[table].prefix_marks)?;
+            *left = left.saturating_sub(marks.len().max(1));
+            let old = |bytes: &[u8]| codec::from_mark(bytes).is_some_and(|(_, made)| made < before_ms);
+            let old: Vec<Vec<u8>> =
+                marks.into_iter().filter(|(_, bytes)| old(bytes)).map(|(text, _)| text).collect();
+            dropped += old.len() as u64;
+            self.forget_marks(table, old)?;
+            self.cursors[table].prefix_marks = cursor;
+            if cursor == 0 {
+                break;
+            }
+        }
+        Ok(dropped)
+    }
+
+    fn marks_before_ms(&mut self, table: usize, now_ms: i64) -> Result<Option<i64>, StoreError> {
+        let shape = &self.catalog.clone().tables[table];
+        let counts = &self.known_ledger()?.tables[table];
+        if counts.marks + counts.prefix_marks == 0 {
+            return Ok(None);
+        }
+        let letter = self.oldest_letter_ms(shape)?;
+        let fresh = self.known_ledger()?.log().fresh_as_of(&shape.topics);
+        Ok(rules::marks_before_ms(shape, fresh, letter, now_ms))
     }
 
     pub(super) fn measure(&mut self) -> Figures {
@@ -278,7 +182,7 @@ impl RedisStore {
         let mut figures = Figures {
             rows: count(|table| table.rows),
             held: count(|table| table.held),
-            delete_marks: count(|table| table.marks),
+            delete_marks: count(|table| table.marks + table.prefix_marks),
             dead_letters: ledger.letters_by_topic(&self.catalog),
             ..Figures::default()
         };

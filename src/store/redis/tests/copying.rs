@@ -298,3 +298,85 @@ fn dead_letters_event_ids_and_marks_of_truncates_come_along() {
     let applied = copied.apply(&builder.seal(observed())).unwrap();
     assert_eq!(applied.stale, [0]);
 }
+
+#[test]
+fn what_prefixes_and_snapshots_have_taken_stays_away_from_a_copy() {
+    use crate::domain::batch::BatchBuilder;
+    use crate::domain::change::{Change, Cleared, Operation};
+    use crate::domain::snapshot::Phase;
+    use crate::domain::value::Value;
+    if !available() {
+        return;
+    }
+    for dedicated in [false, true] {
+        let server = Server::start();
+        let mut settings = server.settings(RowEncoding::Hash);
+        settings.redis.dedicated = dedicated;
+        let mut catalog = with_prefixes();
+        for table in &mut catalog.tables {
+            let columns: Vec<_> = table.columns.iter().map(|column| column.name.as_str()).collect();
+            table.fingerprint = format!("{}:{}", table.name, columns.join(","));
+        }
+        catalog.fingerprint = "before".into();
+        let mut indexed = catalog.clone();
+        indexed.tables[4].indexes = vec![vec![3]];
+        indexed.fingerprint = "indexed".into();
+        let line = |order: i64, nth: i64, number: i64| Change {
+            table: 4,
+            values: vec![
+                Value::Text("a".into()),
+                Value::Integer(order),
+                Value::Integer(nth),
+                Value::Text("sku".into()),
+            ],
+            version: version(number, 0, number),
+            ..upsert(0, 0)
+        };
+        let cleared = |order: i64, number: i64| {
+            let mut change = line(order, 0, number);
+            change.values[2..].fill(Value::Absent);
+            Change { operation: Operation::Clear(Cleared::Deleted), ..change }
+        };
+        let listed = Change {
+            operation: Operation::Snapshot(Phase::Listed),
+            values: vec![],
+            version: version(20, 0, 0).first_of_its_kind(),
+            ..upsert(0, 0)
+        };
+        let of = |catalog: &crate::domain::catalog::Catalog, changes: Vec<Change>| {
+            let mut builder = BatchBuilder::default();
+            changes.into_iter().for_each(|change| builder.push(catalog, change));
+            builder.seal(observed())
+        };
+        let replica = RedisReplica::open(&settings).unwrap();
+        let mut live = replica.open_live(Arc::new(catalog.clone())).unwrap();
+        let mut changes: Vec<Change> = (0..600).map(|nth| line(nth % 300, nth, 10)).collect();
+        changes.extend((0..200).map(|order| cleared(order, 15)));
+        changes.push(listed);
+        live.apply(&moving(None, 10, of(&catalog, changes))).unwrap();
+        live.complete().unwrap();
+        // One is still being taken away.
+        let text = crate::store::redis::names::prefix_text(&line(250, 0, 0).values[..2]);
+        live.begin_cut(4, text, version(12, 0, 12), NOW_MS).unwrap();
+        let before = live.checkpoint().unwrap();
+        drop((live, replica));
+
+        let replica = RedisReplica::open(&settings).unwrap();
+        let mut copied = replica.begin(Arc::new(indexed.clone()), &of_the_live_one()).unwrap().unwrap();
+        copied.apply(&moving(Some(10), 20, of(&indexed, vec![]))).unwrap();
+        let figures = copied.figures();
+        assert_eq!((figures.rows[4], figures.delete_marks[4]), (198, 201));
+        assert_eq!(copied.checkpoint().unwrap().snapshots, before.snapshots);
+        assert_eq!(copied.complete().unwrap(), Completion::Done);
+        let late = of(&indexed, vec![line(7, 7, 14), line(250, 1, 11), line(299, 1, 11)]);
+        assert_eq!(copied.apply(&late).unwrap().stale, [0, 1]);
+        copied.apply(&of(&indexed, vec![cleared(299, 30)])).unwrap();
+        assert_eq!((copied.figures().rows[4], copied.figures().delete_marks[4]), (196, 202));
+        while copied.maintain(NOW_MS).unwrap().more {}
+        assert_eq!(leftovers_of(&server, &settings), 0);
+        // As Redis has it.
+        drop((copied, replica));
+        let mut again = RedisReplica::open(&settings).unwrap().open_live(Arc::new(indexed)).unwrap();
+        assert_eq!((again.figures().rows[4], again.figures().delete_marks[4]), (196, 202));
+    }
+}

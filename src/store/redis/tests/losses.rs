@@ -149,7 +149,7 @@ fn a_truncate_that_was_interrupted_is_finished() {
     let bench = bench(server::shared().settings(RowEncoding::Hash));
     let mut store = bench.open();
     store.apply(&moving(None, 10, batch((0..9).map(|nth| upsert(nth, 10 + nth))))).unwrap();
-    store.begin_truncate(0, version(15, 0, 15)).unwrap();
+    store.begin_cut(0, Vec::new(), version(15, 0, 15), NOW_MS).unwrap();
     // The process dies here: nothing is given back.
     let lease = format!("{}readside:lease", bench.settings.redis.prefix);
     let () = redis::cmd("DEL").arg(lease).query(&mut server::shared().client()).unwrap();

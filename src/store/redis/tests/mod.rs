@@ -1,6 +1,7 @@
 //! What only a server can do wrong; the rest is in the contract suite.
 
 mod copying;
+mod cuts;
 mod generations;
 mod indexes;
 mod layout;
@@ -77,4 +78,43 @@ fn everything(client: &mut redis::Connection, prefix: &str) -> BTreeMap<String, 
         all.insert(key, content);
     }
     all
+}
+
+/// Keys of generations that neither serve nor are built.
+pub(in crate::store) fn leftovers_of(server: &Server, settings: &RedisSettings) -> usize {
+    let mut client = server.client();
+    let prefix = &settings.redis.prefix;
+    let mut all = 0;
+    for database in [0, 1] {
+        let () = redis::cmd("SELECT").arg(database).query(&mut client).unwrap();
+        let get = |name: &str, client: &mut redis::Connection| -> Option<String> {
+            redis::cmd("HGET").arg(format!("{prefix}readside:meta")).arg(name).query(client).unwrap()
+        };
+        let (rows, next) = (get("rows", &mut client), get("next", &mut client).unwrap_or_default());
+        let is_live = get("role", &mut client).is_some_and(|role| role != "dropped");
+        let keys: Vec<String> = redis::cmd("KEYS").arg(format!("{prefix}*")).query(&mut client).unwrap();
+        let is_used = |key: &String| {
+            let rest = &key[prefix.len()..];
+            let digits = |text: &str| text.split(':').next().unwrap().parse::<u32>().ok();
+            match rest.strip_prefix("readside:") {
+                Some(rest) => digits(rest).map_or(is_live, |number| next == number.to_string()),
+                None => {
+                    is_live && rows.as_ref().is_some_and(|rows| key.starts_with(rows))
+                        || digits(rest).is_some_and(|number| next == number.to_string())
+                }
+            }
+        };
+        all += keys.iter().filter(|key| !is_used(key)).count();
+    }
+    all
+}
+
+/// As after a writer that died.
+pub(in crate::store) fn let_lease_expire(server: &Server, settings: &RedisSettings) {
+    let mut client = server.client();
+    for database in [0, 1] {
+        let () = redis::cmd("SELECT").arg(database).query(&mut client).unwrap();
+        let lease = format!("{}readside:lease", settings.redis.prefix);
+        let () = redis::cmd("DEL").arg(lease).query(&mut client).unwrap();
+    }
 }

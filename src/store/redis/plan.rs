@@ -1,0 +1,253 @@
+//! What a part of a batch needs: which rows the script guards by itself, and what has to be read first.
+
+use std::borrow::Borrow;
+use std::collections::hash_map::Entry as Slot;
+use std::collections::{BTreeSet, HashMap};
+use std::ops::Range;
+
+use super::RedisStore;
+use super::apply::{Part, Tries};
+use super::error::damaged;
+use super::known::Wanted;
+use super::ledger::{Ledger, TableLedger};
+use super::names::{Listed, key_text, prefix_text};
+use super::step::{WholeRow, WholeRows};
+use crate::domain::batch::{Batch, Entry, Step as Change};
+use crate::domain::value::Value;
+use crate::store::StoreError;
+
+/// Rows and marks that prefixes take away in one script at most. A prefix that takes more of them is cut
+/// in slices.
+pub(super) const CUT_AT_ONCE: usize = if cfg!(test) { 2 } else { 512 };
+/// Prefixes whose rows are asked for at once: each may have as many as one script takes.
+const PREFIXES_AT_ONCE: usize = 16;
+
+/// Entries that are applied in one step, and why the step ends there.
+pub(super) struct Stretch {
+    pub range: Range<usize>,
+    pub cuts: Cuts,
+    pub then: Then,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Then {
+    /// That was all.
+    Finish,
+    /// There is more, and enough for one script.
+    GoOn,
+    /// This entry takes away more than one script can.
+    Cut(usize),
+    /// This entry is a sweep.
+    Sweep(usize),
+}
+
+/// What prefixes that are cleared by a part of a batch may take away, by table and text.
+#[derive(Debug, Default)]
+pub(super) struct Cuts {
+    pub rows: Vec<(usize, Vec<u8>)>,
+    /// Of longer prefixes.
+    pub marks: Vec<(usize, Vec<u8>)>,
+}
+
+#[derive(Default)]
+pub(super) struct Plan<'b> {
+    pub whole: Vec<WholeRows<'b>>,
+    /// Entries that are joined with what is read, in order.
+    pub joined: Vec<usize>,
+    pub wanted: Vec<Wanted<'b>>,
+    /// By place in `wanted`.
+    pub hidden: HashMap<usize, Vec<u8>>,
+    /// Entries that a truncate has taken already.
+    pub stale: Vec<usize>,
+}
+
+/// A key that an entry speaks of; without an entry, one that a prefix may take away.
+struct Named<'b> {
+    entry: Option<usize>,
+    table: usize,
+    key: Vec<u8>,
+    values: Option<&'b [Value]>,
+}
+
+/// All that is said of one key.
+struct SameKey {
+    /// The first, in the list that is sorted out.
+    place: usize,
+    /// Entries of the others.
+    later: Vec<usize>,
+}
+
+/// Values with the key columns set, of each row that an entry depends on.
+fn rows_of(entry: &Entry) -> impl Iterator<Item = &[Value]> {
+    let (one, other): (Option<&[Value]>, Option<&[Value]>) = match &entry.step {
+        Change::Row(row) | Change::PatchIfPresent { patch: row, .. } => (Some(&row.values), None),
+        Change::Tombstone { values, .. } => (Some(values), None),
+        Change::Carry { from, to, .. } => (Some(from), Some(to)),
+        Change::Cut { .. } | Change::Snapshot(_) | Change::Sweep { .. } | Change::Shelved { .. } => {
+            (None, None)
+        }
+    };
+    one.into_iter().chain(other)
+}
+
+impl RedisStore {
+    /// How far the entries go, from the first on, that one script can take. `swept`: the first is a sweep
+    /// that is done.
+    pub(super) fn stretch(
+        &mut self,
+        batch: &Batch,
+        first: usize,
+        swept: bool,
+    ) -> Result<Stretch, StoreError> {
+        let ledger = self.known_ledger()?;
+        let (mut end, mut then) = (batch.entries.len(), Then::Finish);
+        let mut asked: Vec<(usize, usize, Vec<u8>)> = Vec::new();
+        let mut seen = BTreeSet::new();
+        for (nth, entry) in batch.entries.iter().enumerate().skip(first) {
+            match &entry.step {
+                Change::Sweep { .. } if nth > first || !swept => (end, then) = (nth, Then::Sweep(nth)),
+                Change::Cut { prefix, .. } if prefix.is_empty() => (end, then) = (nth, Then::Cut(nth)),
+                Change::Cut { prefix, .. } => {
+                    let shape = &self.catalog.tables[entry.table];
+                    if !shape.prefixes.contains(&prefix.len()) {
+                        return Err(damaged("a prefix that the mapping does not have", &shape.name));
+                    }
+                    let text = prefix_text(prefix);
+                    if !ledger.tables[entry.table].is_empty() && seen.insert((entry.table, text.clone())) {
+                        asked.push((nth, entry.table, text));
+                    }
+                    continue;
+                }
+                Change::Shelved { .. } => return Err(damaged("rows that were put aside", "a table")),
+                _ => continue,
+            }
+            break;
+        }
+        let mut cuts = Cuts::default();
+        for some in asked.chunks(PREFIXES_AT_ONCE) {
+            for ((nth, table, _), [rows, marks]) in some.iter().zip(self.list_prefixes(some)?) {
+                let found = rows.len() + marks.len();
+                let taken = cuts.rows.len() + cuts.marks.len();
+                if found > CUT_AT_ONCE {
+                    return Ok(Stretch { range: first..*nth, cuts, then: Then::Cut(*nth) });
+                }
+                if taken + found > CUT_AT_ONCE {
+                    return Ok(Stretch { range: first..*nth, cuts, then: Then::GoOn });
+                }
+                cuts.rows.extend(rows.into_iter().map(|text| (*table, text)));
+                cuts.marks.extend(marks.into_iter().map(|text| (*table, text)));
+            }
+        }
+        Ok(Stretch { range: first..end, cuts, then })
+    }
+
+    /// Rows, and marks of longer prefixes, below each prefix: up to one more than a script takes.
+    fn list_prefixes(
+        &mut self,
+        asked: &[(usize, usize, Vec<u8>)],
+    ) -> Result<Vec<[Vec<Vec<u8>>; 2]>, StoreError> {
+        let mut pipe = redis::pipe();
+        for (_, table, text) in asked {
+            let keys = &self.tables[*table].keys;
+            for listed in [Listed::Row, Listed::Mark] {
+                pipe.add_command(listed.page(keys, text, None, CUT_AT_ONCE + 1));
+            }
+        }
+        let answers: Vec<Vec<Vec<u8>>> = self.link.pipe(&pipe)?;
+        let mut texts = answers.into_iter().map(|members| {
+            members.into_iter().filter_map(|member| Some(member.get(1..)?.to_vec())).collect::<Vec<_>>()
+        });
+        let mut listed = Vec::with_capacity(asked.len());
+        for (_, _, text) in asked {
+            let (rows, mut marks) = (texts.next().unwrap_or_default(), texts.next().unwrap_or_default());
+            marks.retain(|mark| mark != text);
+            listed.push([rows, marks]);
+        }
+        Ok(listed)
+    }
+
+    /// Decides for each entry whether the script can guard it or its row has to be read.
+    pub(super) fn sort_out<'b>(
+        &mut self,
+        ledger: &Ledger,
+        part: &Part<'b>,
+        tries: &Tries,
+    ) -> Result<Plan<'b>, StoreError> {
+        let catalog = self.catalog.clone();
+        let batch = part.batch;
+        let mut plan = Plan::default();
+        let mut named: Vec<Named<'b>> = Vec::with_capacity(part.range.len());
+        for nth in part.range.clone().filter(|nth| !tries.done.contains(nth)) {
+            let entry = &batch.entries[nth];
+            let before = named.len();
+            named.extend(rows_of(entry).map(|values| Named {
+                entry: Some(nth),
+                table: entry.table,
+                key: key_text(&catalog.tables[entry.table], values),
+                values: Some(values),
+            }));
+            if named.len() == before {
+                plan.joined.push(nth);
+            }
+        }
+        named.extend(part.cuts.rows.iter().map(|(table, key)| Named {
+            entry: None,
+            table: *table,
+            key: key.clone(),
+            values: None,
+        }));
+        // In the order in which they are first spoken of; of most there is nothing else.
+        let mut keys: Vec<SameKey> = Vec::with_capacity(named.len());
+        let mut places: HashMap<(usize, &[u8]), usize> = HashMap::with_capacity(named.len());
+        for (place, Named { entry, table, key, .. }) in named.iter().enumerate() {
+            match places.entry((*table, key.borrow())) {
+                Slot::Occupied(known) => keys[*known.get()].later.extend(*entry),
+                Slot::Vacant(slot) => {
+                    slot.insert(keys.len());
+                    keys.push(SameKey { place, later: Vec::new() });
+                }
+            }
+        }
+        let mut hidden = HashMap::new();
+        if ledger.tables.iter().any(TableLedger::hidden) {
+            let listed = keys.iter().map(|same| (named[same.place].table, &named[same.place].key[..]));
+            hidden = self.find_hidden(ledger, &listed.collect::<Vec<_>>())?;
+        }
+        let mut groups: HashMap<usize, Vec<WholeRow<'b>>> = HashMap::new();
+        for (place, SameKey { place: first, later }) in keys.into_iter().enumerate() {
+            let Named { entry, table, values, .. } = named[first];
+            let key = std::mem::take(&mut named[first].key);
+            let shape = &catalog.tables[table];
+            let hidden = hidden.remove(&place);
+            if later.is_empty()
+                && hidden.is_none()
+                && shape.indexes.is_empty()
+                && shape.prefixes.is_empty()
+                && let Some(nth) = entry
+                && !tries.read_first.contains(&nth)
+                && let Change::Row(row) = &batch.entries[nth].step
+                && let Some(version) = row.version
+                && !row.needs_details()
+            {
+                if ledger.tables[table].truncated >= Some(version) {
+                    plan.stale.push(nth);
+                    continue;
+                }
+                groups.entry(table).or_default().push(WholeRow { entry: nth, key, row, version });
+                continue;
+            }
+            if let Some(bytes) = hidden {
+                plan.hidden.insert(plan.wanted.len(), bytes);
+            }
+            plan.wanted.push(Wanted { table, key, values });
+            plan.joined.extend(entry);
+            plan.joined.extend(later);
+        }
+        plan.joined.sort_unstable();
+        // What depends on two rows is there twice.
+        plan.joined.dedup();
+        plan.whole = groups.into_iter().map(|(table, rows)| WholeRows { table, rows }).collect();
+        plan.whole.sort_by_key(|group| group.table);
+        Ok(plan)
+    }
+}
