@@ -46,11 +46,7 @@ impl Config {
                 .flatten()
                 .any(is_version)
         });
-        let of_rule = |rule: &Rule| match rule {
-            Rule::Upsert { columns } | Rule::Patch { columns, .. } | Rule::Delete { key: columns } => {
-                columns.values().any(is_version)
-            }
-        };
+        let of_rule = |rule: &Rule| rule.expressions().any(|(_, from)| is_version(from));
         let of_source = |source: &TableSource| match &source.mapping {
             Mapping::Rows => false,
             Mapping::Events(rules) => rules.values().any(of_rule),
@@ -516,8 +512,44 @@ pub enum Rule {
     Upsert { columns: BTreeMap<usize, Expression> },
     /// Only the named columns (the key columns always) are set.
     Patch { columns: BTreeMap<usize, Expression>, if_missing: IfMissing },
-    /// Key column index to expression.
+    /// Key column index to expression. Those of the first key columns alone delete every row with them.
     Delete { key: BTreeMap<usize, Expression> },
+    /// The rows whose key begins with `prefix` become those of the elements of a list.
+    Replace {
+        /// Key column index to expression: the first columns of the key, not all.
+        prefix: BTreeMap<usize, Expression>,
+        each: Expression,
+        /// Column index to expression, where `.` is the element. Columns that neither this nor `prefix`
+        /// names take the element's field of their own name.
+        row: BTreeMap<usize, Expression>,
+    },
+}
+
+impl Rule {
+    /// Of every column that it names.
+    pub fn expressions(&self) -> impl Iterator<Item = (usize, &Expression)> {
+        let (first, second) = match self {
+            Rule::Upsert { columns } | Rule::Patch { columns, .. } | Rule::Delete { key: columns } => {
+                (columns, None)
+            }
+            Rule::Replace { prefix, row, .. } => (prefix, Some(row)),
+        };
+        first.iter().chain(second.into_iter().flatten()).map(|(column, from)| (*column, from))
+    }
+
+    /// By how many columns of the table's key it clears rows, where it does not delete single ones.
+    pub fn prefix(&self, table: &Table) -> Option<usize> {
+        match self {
+            Rule::Upsert { .. } | Rule::Patch { .. } => None,
+            Rule::Delete { key } => {
+                let given =
+                    |column: &&usize| key.contains_key(*column) || table.columns[**column].from.is_some();
+                let columns = table.key.iter().take_while(given).count();
+                (columns < table.key.len()).then_some(columns)
+            }
+            Rule::Replace { prefix, .. } => Some(prefix.len()),
+        }
+    }
 }
 
 /// Where a value comes from.

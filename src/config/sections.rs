@@ -575,7 +575,7 @@ pub(super) static COLUMN: Section = Section {
 
 pub(super) static RULE: Section = Section {
     name: "a rule",
-    help: "What an event does: one of `upsert`, `patch` and `delete`.",
+    help: "What an event does: one of `upsert`, `patch`, `delete` and `replace`.",
     keys: &[&[
         key(
             "upsert",
@@ -593,7 +593,25 @@ pub(super) static RULE: Section = Section {
             "delete",
             Optional,
             Shape::Map { names: "key column", value: &Shape::Expression },
-            "Deletes the row with this key.",
+            "Deletes the row with this key, or all rows that have the first columns of the key in common, where only these are given.",
+        ),
+        key(
+            "replace",
+            Optional,
+            Shape::Map { names: "key column", value: &Shape::Expression },
+            "The rows that have these first columns of the key in common become those of a list in the event; with `each` and `row`.",
+        ),
+        key(
+            "each",
+            Optional,
+            Shape::Expression,
+            "Where the list is, for `replace`. An empty one leaves no row; null, or none, is an error of the event.",
+        ),
+        key(
+            "row",
+            Optional,
+            Shape::Map { names: "column", value: &Shape::Expression },
+            "What an element is as a row, for `replace`: `.` is the element and `$event` the event; columns that are not named take the element's field of their own name.",
         ),
         key(
             "if_missing",
@@ -605,10 +623,10 @@ pub(super) static RULE: Section = Section {
             "when",
             Optional,
             Shape::Condition,
-            "Which events the rule is for: an `upsert` deletes the row of an event that does not meet it, a `patch` or a `delete` passes it over.",
+            "Which events the rule is for: an `upsert` deletes the row of an event that does not meet it, a `replace` all its rows; a `patch` or a `delete` passes it over.",
         ),
     ]],
-    unsupported: &["replace", "each", "row"],
+    unsupported: &[],
 };
 
 static REBUILD: Section = Section {

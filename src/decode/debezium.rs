@@ -15,6 +15,7 @@ use super::scratch::Scratch;
 use super::{DecodeError, EventKind, Field, OwnVersion, Wanted};
 use crate::config::{Path, Root};
 use crate::domain::dead_letter::Reason;
+use crate::domain::snapshot::Phase;
 
 const SEQUENCE: &str = "$event.source.sequence";
 
@@ -23,6 +24,7 @@ pub struct Decoder {
     value: Body,
     op: usize,
     sequence: usize,
+    snapshot: usize,
     /// Slots of the row: where a placeholder can stand.
     row: Vec<usize>,
     placeholder: Placeholder,
@@ -38,7 +40,16 @@ impl Decoder {
         paths.push(vec!["op".to_owned()]);
         let sequence = paths.len();
         paths.push(vec!["source".to_owned(), "sequence".to_owned()]);
-        Decoder { value: body(paths), op, sequence, row, placeholder: Placeholder::new(placeholder) }
+        let snapshot = paths.len();
+        paths.push(vec!["source".to_owned(), "snapshot".to_owned()]);
+        Decoder {
+            value: body(paths),
+            op,
+            sequence,
+            snapshot,
+            row,
+            placeholder: Placeholder::new(placeholder),
+        }
     }
 
     pub fn value<'a>(
@@ -79,6 +90,21 @@ impl Decoder {
 
     pub fn body(&mut self) -> &mut Body {
         &mut self.value
+    }
+
+    /// How far a snapshot of the whole table has come with this row, if it belongs to one. Incremental
+    /// ones, which only send rows again, are none.
+    pub fn snapshot(&self, fields: &[Field<'_>]) -> Option<Phase> {
+        let mark = match fields.get(self.snapshot)? {
+            Field::Json(mark) => mark.trim_matches('"'),
+            Field::Native(Native::Text(mark)) => mark,
+            _ => return None,
+        };
+        match mark {
+            "true" | "first" | "first_in_data_collection" => Some(Phase::UnderWay),
+            "last" | "last_in_data_collection" => Some(Phase::Listed),
+            _ => None,
+        }
     }
 
     /// `source.sequence`: a string that holds a JSON array of two decimal strings, the first null

@@ -11,6 +11,7 @@ mod cloudevents;
 mod connect;
 mod debezium;
 pub mod decimal;
+mod elements;
 mod facts;
 mod framed;
 mod headers;
@@ -25,6 +26,7 @@ pub mod time;
 mod wanted;
 
 pub use debezium::{Placeholder, deleted_row};
+pub use elements::ElementDecoder;
 pub use framed::Pending;
 pub use headers::{header, headers_json};
 pub use native::Native;
@@ -35,6 +37,7 @@ use std::fmt::Write as _;
 use crate::config::{Encoding, Format, Path, Topic};
 use crate::domain::dead_letter::Reason;
 use crate::domain::record::Headers;
+use crate::domain::snapshot::Phase;
 use body::Body;
 use registry::Registry;
 
@@ -102,6 +105,9 @@ pub const TYPE_FIELD: &str = "$type";
 /// Another: it has what a registry knows of the record's schema, `id` and `version`.
 pub const SCHEMA_FIELD: &str = "$schema";
 
+/// The header of a delete event of Debezium's whose row lives on under another key: that key, as JSON.
+const NEW_KEY: &str = "__debezium.newkey";
+
 /// Why a record is not what its format says. `message` never holds contents.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error("{path}: {message}")]
@@ -143,6 +149,8 @@ pub struct Decoder {
     value: Value,
     /// Of keys that are not plain text.
     key: Body,
+    /// Of the key that a row will have, or had, in formats that tell.
+    other_key: Option<connect::Document>,
     reads_key: bool,
 }
 
@@ -193,7 +201,12 @@ impl Decoder {
             Format::Raw => Value::Raw(wanted.value.len()),
         };
         let key = Body::of_key(topic, wanted, registry);
-        Decoder { value, key, reads_key: !wanted.key.is_empty() }
+        let reads_key = !wanted.key.is_empty();
+        let other_key = (topic.format.is_debezium() && reads_key).then(|| {
+            let paths = wanted.key.iter().map(|path| path.fields.clone());
+            connect::Document::with_schema(NEW_KEY, paths.collect())
+        });
+        Decoder { value, key, other_key, reads_key }
     }
 
     /// Why no record of the topic can be read: its schema file.
@@ -251,6 +264,27 @@ impl Decoder {
         fields: &mut Vec<Field<'a>>,
     ) -> Result<(), DecodeError> {
         self.key.read(bytes, scratch, fields)
+    }
+
+    /// Reads the key that the row of a delete event has from now on, where the event says so.
+    pub fn new_key<'a>(
+        &mut self,
+        around: Surroundings<'a>,
+        fields: &mut Vec<Field<'a>>,
+    ) -> Result<bool, DecodeError> {
+        let Some(document) = &mut self.other_key else { return Ok(false) };
+        match header(around, NEW_KEY) {
+            Field::Native(Native::Opaque(bytes)) => document.read(bytes, fields).map(|()| true),
+            _ => Ok(false),
+        }
+    }
+
+    /// How far a snapshot of the whole table has come with the record whose value gave these fields.
+    pub fn snapshot(&self, fields: &[Field<'_>]) -> Option<Phase> {
+        match &self.value {
+            Value::Debezium(decoder) => decoder.snapshot(fields),
+            _ => None,
+        }
     }
 
     /// The format's own version of the record whose value gave these fields.

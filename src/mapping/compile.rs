@@ -4,22 +4,23 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::condition::{Condition, Test};
 use super::convert::{Refusal, Target, convert};
+use super::elements::Elements;
 use super::event_id::IdSource;
 use super::face::{Face, Filter, TableRows, VersionSource};
-use super::program::{Around, Calculated, KeyAs, short};
+use super::program::{Around, Calculated, KeyAs, RowAs, short};
 use super::protection::{HashKey, Protection};
 use super::row::{Assignment, Row, Source};
 use super::schema::Versions;
 use super::topic::TopicPlan;
-use super::types::{Operation, TableRule, Types};
-use crate::config::lift::{Lifted, lift, lift_program};
+use super::types::{TableRule, Types};
+use crate::config::lift::{Lifted, lift, lift_element, lift_program};
 use crate::config::{
     self, Column, Config, Encoding, Expression, Format, Jq, KeyFormat, Mapping, Path, Personal, Root, Rule,
     Table, TableSource, Topic, Upcast,
 };
 use crate::decode::registry::Registry;
 use crate::decode::{Decoder, Field, Placeholder, SCHEMA_FIELD, TYPE_FIELD, Wanted, deleted_row, path_text};
-use crate::domain::change::IfMissing;
+use crate::domain::change::{Cleared, IfMissing, Operation};
 use crate::domain::dead_letter::Reason;
 use crate::domain::event_ids::EventIds;
 use crate::domain::value::{ColumnType, Value};
@@ -37,6 +38,7 @@ pub(super) fn topic(config: &Config, index: usize, outside: &Outside<'_>) -> Top
         topic,
         wanted: Wanted::default(),
         row_is_before: false,
+        element: None,
         key: outside.key,
         steps: Vec::new(),
         event: None,
@@ -79,6 +81,18 @@ pub(super) fn has_versions(topic: &Topic) -> bool {
     topic.version.is_some() || topic.format.is_debezium()
 }
 
+/// How many columns of its key a table's rows are cleared by; see [`crate::domain::catalog::Table::prefixes`].
+pub(super) fn prefixes(table: &Table) -> Vec<usize> {
+    let rules = table.sources.iter().filter_map(|source| match &source.mapping {
+        Mapping::Rows => None,
+        Mapping::Events(rules) => Some(rules.values()),
+    });
+    let mut prefixes: Vec<usize> = rules.flatten().filter_map(|rule| rule.prefix(table)).collect();
+    prefixes.sort_unstable();
+    prefixes.dedup();
+    prefixes
+}
+
 struct At<'a> {
     table: &'a Table,
     index: usize,
@@ -90,6 +104,8 @@ struct Compiler<'a> {
     wanted: Wanted,
     /// For programs: `.` is the row as it was before it was deleted.
     row_is_before: bool,
+    /// The paths that are read of the element of a list, while what its rows are made of is compiled.
+    element: Option<Vec<Path>>,
     /// Of hashes.
     key: Option<&'a HashKey>,
     /// From the version that is compiled to the current one.
@@ -180,7 +196,8 @@ impl Compiler<'_> {
             when: self.condition(when, self.has_text_key(at)),
             unwanted: self.key_row(at, &none),
         });
-        TableRows { upsert, delete, delete_without_key, filter }
+        let is_alone = at.table.sources.len() == 1;
+        TableRows { upsert, delete, delete_without_key, filter, is_alone, key: at.table.key.clone() }
     }
 
     fn rule(&mut self, at: &At<'_>, event: &str, rule: &Rule) -> TableRule {
@@ -192,7 +209,8 @@ impl Compiler<'_> {
                 row: self.row(at, |compiler, index, column| {
                     Some(compiler.assignment(at, index, &own(columns, index, column)))
                 }),
-                unwanted: when.is_some().then(|| self.key_row(at, columns)),
+                unwanted: when.is_some().then(|| (Operation::Delete, self.key_row(at, columns))),
+                elements: None,
                 when,
             },
             Rule::Patch { columns, if_missing } => TableRule {
@@ -201,13 +219,60 @@ impl Compiler<'_> {
                     let named = columns.contains_key(&index) || at.table.key.contains(&index);
                     named.then(|| compiler.assignment(at, index, &own(columns, index, column)))
                 }),
+                elements: None,
                 when,
                 unwanted: None,
             },
             Rule::Delete { key } => {
-                TableRule { operation: Operation::Delete, row: self.key_row(at, key), when, unwanted: None }
+                let (operation, row) = match rule.prefix(at.table) {
+                    None => (Operation::Delete, self.key_row(at, key)),
+                    Some(columns) => (Operation::Clear(Cleared::Deleted), self.prefix_row(at, key, columns)),
+                };
+                TableRule { operation, row, elements: None, when, unwanted: None }
+            }
+            Rule::Replace { prefix, each, row } => {
+                let cleared = |compiler: &mut Self| compiler.prefix_row(at, prefix, prefix.len());
+                let unwanted = when.is_some().then(|| (Operation::Clear(Cleared::Deleted), cleared(self)));
+                TableRule {
+                    operation: Operation::Clear(Cleared::Replaced),
+                    row: cleared(self),
+                    elements: Some(self.elements(at, prefix, each, row)),
+                    when,
+                    unwanted,
+                }
             }
         }
+    }
+
+    fn elements(
+        &mut self,
+        at: &At<'_>,
+        prefix: &BTreeMap<usize, Expression>,
+        each: &Expression,
+        row: &BTreeMap<usize, Expression>,
+    ) -> Elements {
+        let list = self.source(each, self.has_text_key(at));
+        let mut paths = Vec::new();
+        let row = self.row(at, |compiler, index, column| {
+            Some(match prefix.get(&index) {
+                Some(from) => compiler.assignment(at, index, from),
+                None => {
+                    compiler.element = Some(std::mem::take(&mut paths));
+                    let assignment = compiler.assignment(at, index, &own(row, index, column));
+                    paths = compiler.element.take().unwrap_or_default();
+                    assignment
+                }
+            })
+        });
+        Elements::new((list, text_of(each)), &paths, (row, at.table.key.clone()))
+    }
+
+    /// The first columns of the key alone.
+    fn prefix_row(&mut self, at: &At<'_>, from: &BTreeMap<usize, Expression>, columns: usize) -> Row {
+        let prefix = &at.table.key[..columns.min(at.table.key.len())];
+        self.row(at, |compiler, index, column| {
+            prefix.contains(&index).then(|| compiler.assignment(at, index, &own(from, index, column)))
+        })
     }
 
     /// The key columns alone, from the value of an event.
@@ -356,6 +421,7 @@ impl Compiler<'_> {
     /// What an expression is for the version that is compiled.
     fn lifted(&self, from: &Expression) -> Result<Lifted, Refusal> {
         let row_is_event = self.topic.format.row_is_event();
+        let lift = if self.element.is_some() { lift_element } else { lift };
         // Looked at when the configuration was checked.
         lift(&self.steps, from, self.event.as_deref(), row_is_event)
             .map_err(|wrong| Refusal::new(Reason::Expression, wrong.message))
@@ -381,11 +447,15 @@ impl Compiler<'_> {
     fn calculated(&mut self, program: &Jq, text_key: bool) -> Calculated {
         let reads = &program.reads;
         let root = |root: Root| Path { root, fields: Vec::new() };
-        let row = if self.row_is_before { deleted_row(&[]) } else { root(Root::Row) };
+        let row = match (reads.row.is_empty(), &self.element, self.row_is_before) {
+            (true, ..) => RowAs::Nothing,
+            (false, Some(_), _) => RowAs::Element,
+            (false, None, true) => RowAs::Before(slot(&mut self.wanted.value, &deleted_row(&[]))),
+            (false, None, false) => RowAs::Slot(slot(&mut self.wanted.value, &root(Root::Row))),
+        };
         let around = Around {
             topic: self.topic.name.clone(),
-            row: (!reads.row.is_empty()).then(|| slot(&mut self.wanted.value, &row)),
-            is_before: self.row_is_before,
+            row,
             event: (!reads.event.is_empty()).then(|| slot(&mut self.wanted.value, &root(Root::Event))),
             key: match (reads.names("$key"), text_key) {
                 (false, _) => KeyAs::Nothing,
@@ -401,7 +471,10 @@ impl Compiler<'_> {
         match path.root {
             Root::Key if path.fields.is_empty() && text_key => Source::TextKey,
             Root::Key => Source::Key(self.key_slot(path)),
-            Root::Row | Root::Event => Source::Value(slot(&mut self.wanted.value, path)),
+            Root::Row | Root::Event => match &mut self.element {
+                Some(paths) if path.root == Root::Row => Source::Element(slot(paths, path)),
+                _ => Source::Value(slot(&mut self.wanted.value, path)),
+            },
             Root::Topic => Source::Topic(self.topic.name.clone()),
             Root::Partition => Source::Partition,
             Root::Offset => Source::Offset,

@@ -7,6 +7,7 @@
 mod compile;
 mod condition;
 mod convert;
+mod elements;
 mod event_id;
 mod face;
 mod fingerprint;
@@ -16,6 +17,7 @@ mod program;
 mod protection;
 mod row;
 mod schema;
+mod snapshots;
 mod topic;
 mod types;
 mod version;
@@ -120,6 +122,10 @@ impl Plan {
         if let Some(known) = self.kinds.get_mut(table) {
             *known = Some(kind);
         }
+        // It has rows, of whatever age.
+        for topic in self.catalog.tables.get(table).into_iter().flat_map(|table| &table.topics) {
+            self.topics[*topic].snapshots.go_on();
+        }
     }
 
     /// Goes on with the event ids that the store has after a start, oldest first.
@@ -136,10 +142,13 @@ impl Plan {
         topics.filter_map(|(topic, plan)| Some((topic, plan.event_ids.as_mut()?.take_news()?))).collect()
     }
 
-    /// The batch in the making is dropped, with the events whose ids were remembered for it.
-    pub fn drop_event_ids(&mut self) {
-        for ids in self.topics.iter_mut().filter_map(|topic| topic.event_ids.as_mut()) {
-            ids.forget_news();
+    /// The batch in the making is dropped, with what was remembered for it.
+    pub fn drop_news(&mut self) {
+        for topic in &mut self.topics {
+            topic.snapshots.forget();
+            if let Some(ids) = &mut topic.event_ids {
+                ids.forget_news();
+            }
         }
     }
 
@@ -207,7 +216,7 @@ fn catalog_with(config: &Config, key: Option<&HashKey>) -> Catalog {
                 columns: columns.collect(),
                 key: table.key.clone(),
                 indexes: table.indexes.clone(),
-                prefixes: Vec::new(),
+                prefixes: compile::prefixes(table),
                 ordered_by_position: !topics
                     .iter()
                     .any(|&topic| compile::has_versions(&config.topics[topic])),

@@ -6,6 +6,7 @@ use super::face::{Face, Given};
 use super::program::Documents;
 use super::row::{Inputs, LogEntry, rejection};
 use super::schema::Versions;
+use super::snapshots::Snapshots;
 use crate::decode::{Decoder, EventKind, Field, Pending, Scratch, Surroundings};
 use crate::domain::change::{Change, Skip};
 use crate::domain::checkpoint::{AfterDelete, PartitionMemory};
@@ -21,6 +22,8 @@ pub struct TopicPlan {
     faces: Vec<Face>,
     /// Where there is more than one.
     versions: Option<Versions>,
+    /// Of the whole table, in formats that mark them.
+    pub snapshots: Snapshots,
     /// Ids of applied events, where repeated ones are recognised.
     pub event_ids: Option<EventIds>,
     /// Kept between records for their memory.
@@ -49,7 +52,16 @@ impl TopicPlan {
     ) -> TopicPlan {
         let (value_fields, key_fields) = (Vec::new(), Vec::new());
         let scratch = Scratch::default();
-        TopicPlan { decoder, faces, versions, event_ids, value_fields, key_fields, scratch }
+        TopicPlan {
+            decoder,
+            faces,
+            versions,
+            snapshots: Snapshots::default(),
+            event_ids,
+            value_fields,
+            key_fields,
+            scratch,
+        }
     }
 
     /// Why no record of the topic can be read.
@@ -83,6 +95,8 @@ impl TopicPlan {
             value: recycled(std::mem::take(&mut self.value_fields)),
             key: recycled(std::mem::take(&mut self.key_fields)),
             key_is_read: false,
+            element: Vec::new(),
+            element_text: "null",
             documents: Documents::default(),
         };
         let outcome = self.translate_inputs(&mut passage, &mut inputs);
@@ -114,7 +128,7 @@ impl TopicPlan {
         };
         let Some(face) = self.faces.get(face) else { return Ok(Outcome::Skipped(Skip::Ignored)) };
         let applied = self.event_ids.as_ref();
-        let mut given = Given { decoder: &mut self.decoder, applied, event };
+        let mut given = Given { decoder: &mut self.decoder, snapshots: &mut self.snapshots, applied, event };
         let id = face.translate(&mut given, passage, inputs)?;
         if let (Some(ids), Some(id)) = (&mut self.event_ids, id) {
             ids.remember(id);

@@ -1,3 +1,4 @@
+mod children;
 mod conversions;
 mod debezium;
 mod event_ids;
