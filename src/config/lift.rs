@@ -360,10 +360,10 @@ mod tests {
             let output = Program::compile(&program.text).unwrap().run(&input).unwrap();
             output.map(|value| write(&value, 1_000).unwrap()).unwrap_or_default()
         };
-        assert_eq!(run(".total + $event.total", r#"{"total":2}"#, r#"{"sum":5}"#), "7");
+        assert_eq!(run(".total + $event.total", r#"{"total":2}"#, r#"{"sum":5,"grams":1}"#), "7");
         assert_eq!(
             run("$event", "{}", r#"{"sum":5,"grams":1000}"#),
-            r#"{"currency":"EUR","place":null,"total":5,"weight":1}"#
+            r#"{"currency":"EUR","grams":1000,"place":null,"total":5,"weight":1}"#
         );
     }
 

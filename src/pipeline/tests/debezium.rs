@@ -33,8 +33,11 @@ const PLACEHOLDER: &str = "__debezium_unavailable_value";
 struct Large {
     text: Option<String>,
     /// How often the key of its row has changed since it was sent last. Once, it can be carried over; of a
-    /// second time the replica may hear before the first.
+    /// second time the replica may hear before the first, and then does not know it.
     moves: u32,
+    /// The key it was sent with. Should another row get that one, the replica may hear of it before what
+    /// was there has moved on, and does not know it either: that counts as a second move.
+    sent_with: i64,
 }
 
 #[derive(Debug, Clone)]
@@ -93,7 +96,7 @@ impl Database {
 
     fn large(&mut self) -> Large {
         self.values += 1;
-        Large { text: Some(format!("large-{}", self.values)), moves: 0 }
+        Large { text: Some(format!("large-{}", self.values)), moves: 0, sent_with: -1 }
     }
 
     fn item(&mut self, random: &mut Random) -> Item {
@@ -123,7 +126,19 @@ impl Database {
             3..=5 if other != key && !self.rows.contains_key(&other) => {
                 let whole = self.change(random, &mut item);
                 for (large, whole) in [&mut item.body, &mut item.note].into_iter().zip(whole) {
-                    large.moves = if whole { 0 } else { large.moves + 1 };
+                    if whole {
+                        large.moves = 0;
+                    } else {
+                        if large.moves == 0 {
+                            large.sent_with = key;
+                        }
+                        large.moves += 1;
+                    }
+                }
+                for large in self.rows.values_mut().flat_map(|item| [&mut item.body, &mut item.note]) {
+                    if large.moves > 0 && large.sent_with == other {
+                        large.moves += 1;
+                    }
                 }
                 push('d', key, "null".to_owned(), Some(other));
                 push('c', other, json(other, &item, whole), Some(key));
@@ -336,7 +351,10 @@ impl<S: Store + 'static> Run<'_, S> {
                 Some(key) => key as i32 % self.partitions,
                 None => self.random.below(self.partitions as u64) as i32,
             };
-            self.history.push(format!("{partition}: {key:?} {value:?} {headers:?}"));
+            let other = headers.iter().map(|(_, key)| String::from_utf8_lossy(key)).collect::<String>();
+            let value_text =
+                value.as_deref().unwrap_or("tombstone").replace("__debezium_unavailable_value", "~");
+            self.history.push(format!("{partition}: {key:?} {other} {value_text}"));
             let mut world = self.shared.world();
             world.append(at(0, partition), &key.map_or_else(String::new, key_json), value.as_deref());
             world.set_headers(at(0, partition), headers);
