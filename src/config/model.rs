@@ -325,6 +325,7 @@ impl Topic {
         match self.format {
             Format::Json | Format::CloudEvents if key_columns == 1 => KeyFormat::Text,
             Format::Json | Format::CloudEvents | Format::DebeziumJson => KeyFormat::Json,
+            Format::DebeziumFlat | Format::Maxwell | Format::Canal => KeyFormat::Json,
             Format::Raw => KeyFormat::Text,
             // A file holds the schema of values only.
             _ if self.schema_file.is_some() => KeyFormat::Text,
@@ -348,6 +349,10 @@ pub struct EventIds {
 pub enum Format {
     Json,
     DebeziumJson,
+    /// Rows behind `ExtractNewRecordState`.
+    DebeziumFlat,
+    Maxwell,
+    Canal,
     CloudEvents,
     /// With a schema from the registry, or from `schema_file`.
     Avro,
@@ -362,12 +367,22 @@ pub enum Format {
 impl Format {
     /// Whether `.` and `$event` are the same.
     pub fn row_is_event(self) -> bool {
-        !self.is_debezium() && self != Format::CloudEvents
+        !self.has_before_and_after() && !self.is_mysql() && self != Format::CloudEvents
+    }
+
+    /// Debezium's, in whatever encoding, with its envelope or without.
+    pub fn is_debezium(self) -> bool {
+        self.has_before_and_after() || self == Format::DebeziumFlat
     }
 
     /// Debezium's envelope, in whatever encoding.
-    pub fn is_debezium(self) -> bool {
+    pub fn has_before_and_after(self) -> bool {
         matches!(self, Format::DebeziumJson | Format::DebeziumAvro)
+    }
+
+    /// Records of those who read MySQL's binlog: a delete has the row, an update what its key was.
+    pub fn is_mysql(self) -> bool {
+        matches!(self, Format::Maxwell | Format::Canal)
     }
 }
 

@@ -38,8 +38,11 @@ impl Word for Format {
         ("protobuf", Format::Protobuf),
         ("json-schema", Format::JsonSchema),
         ("raw", Format::Raw),
+        ("debezium-flat", Format::DebeziumFlat),
+        ("maxwell", Format::Maxwell),
+        ("canal", Format::Canal),
     ];
-    const UNSUPPORTED: &'static [&'static str] = &["maxwell", "canal", "debezium-protobuf"];
+    const UNSUPPORTED: &'static [&'static str] = &["debezium-protobuf"];
 }
 
 impl Word for KeyFormat {

@@ -95,16 +95,7 @@ impl Decoder {
     /// How far a snapshot of the whole table has come with this row, if it belongs to one. Incremental
     /// ones, which only send rows again, are none.
     pub fn snapshot(&self, fields: &[Field<'_>]) -> Option<Phase> {
-        let mark = match fields.get(self.snapshot)? {
-            Field::Json(mark) => mark.trim_matches('"'),
-            Field::Native(Native::Text(mark)) => mark,
-            _ => return None,
-        };
-        match mark {
-            "true" | "first" | "first_in_data_collection" => Some(Phase::UnderWay),
-            "last" | "last_in_data_collection" => Some(Phase::Listed),
-            _ => None,
-        }
+        phase(*fields.get(self.snapshot)?)
     }
 
     /// `source.sequence`: a string that holds a JSON array of two decimal strings, the first null
@@ -127,6 +118,20 @@ impl Decoder {
     }
 }
 
+/// What `source.snapshot` says.
+pub(super) fn phase(mark: Field<'_>) -> Option<Phase> {
+    let mark = match mark {
+        Field::Json(mark) => mark.trim_matches('"'),
+        Field::Native(Native::Text(mark)) => mark,
+        _ => return None,
+    };
+    match mark {
+        "true" | "first" | "first_in_data_collection" => Some(Phase::UnderWay),
+        "last" | "last_in_data_collection" => Some(Phase::Listed),
+        _ => None,
+    }
+}
+
 fn no_version(message: &str) -> DecodeError {
     DecodeError { path: SEQUENCE.to_owned(), reason: Reason::Version, message: message.to_owned() }
 }
@@ -145,7 +150,8 @@ pub fn deleted_row(fields: &[String]) -> Path {
     Path { root: Root::Event, fields }
 }
 
-fn sequence(text: &str) -> Option<[i64; 2]> {
+/// Of a JSON string.
+pub(super) fn sequence(text: &str) -> Option<[i64; 2]> {
     let inner: Cow<'_, str> = match text.strip_prefix('"')?.strip_suffix('"')? {
         plain if !plain.contains('\\') => Cow::Borrowed(plain),
         _ => Cow::Owned(serde_json::from_str::<String>(text).ok()?),
@@ -198,7 +204,7 @@ impl Placeholder {
         }
     }
 
-    fn is_in(&self, field: Field<'_>) -> bool {
+    pub fn is_in(&self, field: Field<'_>) -> bool {
         match field {
             Field::Json(text) => self.is(text),
             Field::Native(Native::Text(text)) => text == self.plain,

@@ -7,16 +7,19 @@
 
 mod avro;
 mod body;
+mod canal;
 mod cloudevents;
 mod connect;
 mod debezium;
 pub mod decimal;
 mod elements;
 mod facts;
+mod flattened;
 mod framed;
 mod headers;
 mod json;
 mod json_schema;
+mod maxwell;
 pub mod native;
 mod projection;
 mod protobuf;
@@ -25,6 +28,7 @@ mod scratch;
 pub mod time;
 mod wanted;
 
+pub use canal::RowOf;
 pub use debezium::{Placeholder, deleted_row};
 pub use elements::ElementDecoder;
 pub use framed::Pending;
@@ -158,6 +162,9 @@ pub struct Decoder {
 enum Value {
     Json(json::Decoder),
     Debezium(debezium::Decoder),
+    Flattened(flattened::Decoder),
+    Maxwell(maxwell::Decoder),
+    Canal(canal::Decoder),
     CloudEvents(cloudevents::Decoder),
     /// Every record is a row or an event, and all of it can be read.
     Body(Body),
@@ -186,6 +193,9 @@ impl Decoder {
                     Body::Avro(avro::Document::of_registry("$event", &paths, registry, &subject))
                 }))
             }
+            Format::DebeziumFlat => Value::Flattened(flattened::Decoder::new(wanted, &topic.placeholder)),
+            Format::Maxwell => Value::Maxwell(maxwell::Decoder::new(wanted)),
+            Format::Canal => Value::Canal(canal::Decoder::new(wanted)),
             Format::CloudEvents => Value::CloudEvents(cloudevents::Decoder::new(wanted)),
             Format::Avro => Value::Body(Body::Avro(match file {
                 Some(file) => avro::Document::of_file(".", &own, file),
@@ -226,7 +236,12 @@ impl Decoder {
         }
         let Some(bytes) = value else { return Ok(()) };
         match &mut self.value {
-            Value::Json(_) | Value::CloudEvents(_) | Value::Raw(_) => Ok(()),
+            Value::Json(_)
+            | Value::Flattened(_)
+            | Value::Maxwell(_)
+            | Value::Canal(_)
+            | Value::CloudEvents(_)
+            | Value::Raw(_) => Ok(()),
             Value::Debezium(decoder) => decoder.body().prepare(bytes),
             Value::Body(body) => body.prepare(bytes),
         }
@@ -242,6 +257,9 @@ impl Decoder {
         match &mut self.value {
             Value::Json(decoder) => decoder.value(bytes, fields),
             Value::Debezium(decoder) => decoder.value(bytes, around.scratch, fields),
+            Value::Flattened(decoder) => decoder.value(bytes, fields),
+            Value::Maxwell(decoder) => decoder.value(bytes, fields),
+            Value::Canal(decoder) => decoder.value(bytes, fields),
             Value::CloudEvents(decoder) => decoder.value(bytes, around, fields),
             Value::Body(body) => {
                 body.read(bytes, around.scratch, fields)?;
@@ -253,6 +271,27 @@ impl Decoder {
                 fields.resize(*slots, Field::Native(Native::Opaque(bytes)));
                 Ok(EventKind::Row)
             }
+        }
+    }
+
+    /// The rows of a record, in formats whose records have several; each is to be read by [`Decoder::row`].
+    pub fn rows<'a>(&self, fields: &[Field<'a>]) -> Result<Option<Vec<RowOf<'a>>>, DecodeError> {
+        match &self.value {
+            Value::Canal(decoder) => decoder.rows(fields).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// Puts one of the rows of a record into its fields.
+    pub fn row<'a>(
+        &mut self,
+        row: RowOf<'a>,
+        scratch: &'a Scratch,
+        fields: &mut [Field<'a>],
+    ) -> Result<(), DecodeError> {
+        match &mut self.value {
+            Value::Canal(decoder) => decoder.row(row, scratch, fields),
+            _ => Ok(()),
         }
     }
 
@@ -283,6 +322,7 @@ impl Decoder {
     pub fn snapshot(&self, fields: &[Field<'_>]) -> Option<Phase> {
         match &self.value {
             Value::Debezium(decoder) => decoder.snapshot(fields),
+            Value::Flattened(decoder) => decoder.snapshot(fields),
             _ => None,
         }
     }
@@ -291,6 +331,7 @@ impl Decoder {
     pub fn own_version(&self, fields: &[Field<'_>]) -> OwnVersion {
         match &self.value {
             Value::Debezium(decoder) => decoder.own_version(fields),
+            Value::Flattened(decoder) => decoder.own_version(fields),
             _ => OwnVersion::None,
         }
     }

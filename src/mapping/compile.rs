@@ -6,7 +6,7 @@ use super::condition::{Condition, Test};
 use super::convert::{Refusal, Target, convert};
 use super::elements::Elements;
 use super::event_id::IdSource;
-use super::face::{Face, Filter, TableRows, VersionSource};
+use super::face::{Face, Filter, OldKey, TableRows, VersionSource};
 use super::program::{Around, Calculated, KeyAs, RowAs, short};
 use super::protection::{HashKey, Protection};
 use super::row::{Assignment, Row, Source};
@@ -175,9 +175,9 @@ impl Compiler<'_> {
         let delete = self.row(at, |compiler, index, column| {
             at.table.key.contains(&index).then(|| compiler.deleted_key(at, index, column))
         });
-        // Only where there is no record key at all; see `deleted_row`.
-        let delete_without_key = self.topic.format.is_debezium().then(|| {
-            self.row(at, |compiler, index, column| {
+        let format = self.topic.format;
+        let of_before = |compiler: &mut Self| {
+            compiler.row(at, |compiler, index, column| {
                 let from = match own(&none, index, column) {
                     Expression::Path(Path { root: Root::Row, fields }) => {
                         Expression::Path(deleted_row(&fields))
@@ -191,13 +191,48 @@ impl Compiler<'_> {
                     assignment
                 })
             })
-        });
+        };
+        let deleted = match format {
+            format if format.has_before_and_after() => Some(of_before(self)),
+            format if format.is_debezium() || format.is_mysql() => Some(self.key_row(at, &none)),
+            _ => None,
+        };
+        let old = format.is_mysql().then(|| self.old_key(at));
         let filter = at.source.when.rows.as_ref().map(|when| Filter {
             when: self.condition(when, self.has_text_key(at)),
             unwanted: self.key_row(at, &none),
         });
         let is_alone = at.table.sources.len() == 1;
-        TableRows { upsert, delete, delete_without_key, filter, is_alone, key: at.table.key.clone() }
+        TableRows {
+            upsert,
+            delete,
+            deleted,
+            has_deleted: format.is_mysql(),
+            old,
+            filter,
+            is_alone,
+            key: at.table.key.clone(),
+        }
+    }
+
+    /// The key that a row had before an update, where that has changed it.
+    fn old_key(&mut self, at: &At<'_>) -> OldKey {
+        let mut changed = Vec::new();
+        let row = self.row(at, |compiler, index, column| {
+            if !at.table.key.contains(&index) {
+                return None;
+            }
+            let from = own(&BTreeMap::new(), index, column);
+            let mut assignment = compiler.assignment(at, index, &from);
+            if let Expression::Path(Path { root: Root::Row, fields }) = &from {
+                let fields = std::iter::once("old".to_owned()).chain(fields.iter().cloned()).collect();
+                let was = slot(&mut compiler.wanted.value, &Path { root: Root::Event, fields });
+                changed.push(was);
+                assignment.source = Source::Or(Box::new(Source::Value(was)), Box::new(assignment.source));
+            }
+            Some(assignment)
+        });
+        OldKey { row, changed }
     }
 
     fn rule(&mut self, at: &At<'_>, event: &str, rule: &Rule) -> TableRule {
@@ -369,7 +404,7 @@ impl Compiler<'_> {
             return self.assignment(at, index, from);
         }
         let from_envelope = |path: &Path| {
-            self.topic.format.is_debezium()
+            self.topic.format.has_before_and_after()
                 && !matches!(path.fields.first().map(String::as_str), None | Some("before" | "after"))
         };
         match &column.from {
@@ -386,6 +421,14 @@ impl Compiler<'_> {
             // The record key has the source's names.
             Some(Expression::Path(path)) if path.root == Root::Row && self.topic.format.is_debezium() => {
                 self.assignment(at, index, &key(path.fields.clone()))
+            }
+            Some(Expression::Path(path))
+                if path.root == Root::Row && self.topic.format == Format::Maxwell =>
+            {
+                self.assignment(at, index, &key(vec![format!("pk.{}", path.fields.join("."))]))
+            }
+            None if self.topic.format == Format::Maxwell => {
+                self.assignment(at, index, &key(vec![format!("pk.{}", column.name)]))
             }
             _ if self.has_text_key(at) => self.assignment(at, index, &key(Vec::new())),
             _ => {
@@ -512,6 +555,7 @@ impl Compiler<'_> {
             key,
             encoding: column.encoding.or(days),
             json_in_text: debezium,
+            is_mysql: self.topic.format.is_mysql(),
         }
     }
 }

@@ -13,9 +13,6 @@ use crate::domain::change::{IfMissing, Operation};
 use crate::domain::dead_letter::{Reason, Rejection};
 use crate::domain::value::Value;
 
-/// What the rows of one event may take in memory: each of them may repeat a part of the event.
-const BYTES_MAX: usize = 32 << 20;
-
 #[derive(Debug)]
 pub struct Elements {
     list: Source,
@@ -48,7 +45,6 @@ impl Elements {
         let list = inputs.read(&self.list, decoder).map_err(refused)?;
         let elements = ElementDecoder::split(list, &self.path).map_err(refused)?;
         let mut keys = HashSet::with_capacity(elements.len());
-        let mut bytes = 0;
         for (index, element) in elements.into_iter().enumerate() {
             let read = self.decoder.borrow_mut().read(element, &mut inputs.element);
             read.map_err(|error| self.of_element(index, refused(error)))?;
@@ -65,12 +61,8 @@ impl Elements {
             if !keys.insert(self.key_of(&change.values)) {
                 return Err(wrong(Reason::Malformed, "has the key of an earlier element".to_owned()));
             }
-            bytes += change.values.iter().map(Value::size).sum::<usize>();
-            if bytes > BYTES_MAX {
-                let message =
-                    format!("is one too many: the rows of one event take at most {} MiB", BYTES_MAX >> 20);
-                return Err(wrong(Reason::OutOfRange, message));
-            }
+            let counted = passage.count_bytes();
+            counted.map_err(|rejection| self.of_element(index, Outcome::Rejected(rejection)))?;
         }
         Ok(())
     }

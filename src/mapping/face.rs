@@ -40,13 +40,24 @@ pub struct TableRows {
     pub upsert: Row,
     /// By the record key.
     pub delete: Row,
-    /// For records that have none, in formats that know the old row.
-    pub delete_without_key: Option<Row>,
+    /// By the row that was, in formats that have it: for records without a key.
+    pub deleted: Option<Row>,
+    /// The row that was is the better one to delete by in any case.
+    pub has_deleted: bool,
+    pub old: Option<OldKey>,
     pub filter: Option<Filter>,
     /// No other topic feeds the table.
     pub is_alone: bool,
     /// Column indexes.
     pub key: Vec<usize>,
+}
+
+/// The key that a row had before an update, in formats that tell.
+#[derive(Debug)]
+pub struct OldKey {
+    pub row: Row,
+    /// Slots of what was changed of it.
+    pub changed: Vec<usize>,
 }
 
 /// Which rows a table wants.
@@ -84,8 +95,29 @@ impl Face {
         if event.is_some() && !self.rows.is_empty() {
             id = self.new_id(given, inputs)?;
         }
-        for rows in &self.rows {
-            self.row(rows, given, (passage, inputs), &mut stamp)?;
+        let list = match event {
+            Some(EventKind::Row | EventKind::Delete) => given.decoder.rows(&inputs.value),
+            _ => Ok(None),
+        };
+        match list.map_err(|error| Outcome::Rejected(rejection(error, None)))? {
+            None => {
+                for rows in &self.rows {
+                    self.row(rows, given, (passage, inputs), &mut stamp)?;
+                }
+            }
+            Some(list) => {
+                for row in list {
+                    let read = given.decoder.row(row, inputs.around.scratch, &mut inputs.value);
+                    read.map_err(|error| Outcome::Rejected(rejection(error, None)))?;
+                    inputs.documents.forget_row();
+                    // The version may be in the row.
+                    stamp = None;
+                    for rows in &self.rows {
+                        self.row(rows, given, (passage, inputs), &mut stamp)?;
+                        passage.count_bytes().map_err(Outcome::Rejected)?;
+                    }
+                }
+            }
         }
         match event {
             Some(EventKind::Row) => self.snapshot(given, (passage, inputs), stamp),
@@ -154,7 +186,35 @@ impl Face {
             _ => (&rows.delete, change::Operation::Tombstone),
         };
         let step = Step { decoder: given.decoder, version: &self.version, row, operation };
-        step.append(passage, inputs, stamp)
+        step.append(passage, inputs, stamp)?;
+        match &rows.old {
+            Some(old) if given.event == Some(EventKind::Row) => {
+                self.leave_old_key(rows, old, passage, inputs)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The change that was made last is of a row that may have had another key before.
+    fn leave_old_key(
+        &self,
+        rows: &TableRows,
+        old: &OldKey,
+        passage: &mut Passage<'_, '_>,
+        inputs: &Inputs<'_>,
+    ) -> Result<(), Outcome> {
+        let is_there = |slot: &usize| !matches!(inputs.value.get(*slot), None | Some(Field::Absent));
+        if !old.changed.iter().any(is_there) {
+            return Ok(());
+        }
+        let values = old.row.values(inputs).map_err(Outcome::Rejected)?;
+        let Some(last) = passage.changes.last() else { return Ok(()) };
+        if rows.key.iter().any(|&column| last.values[column] != values[column]) {
+            let (table, topic, version) = (last.table, last.topic, last.version);
+            let operation = change::Operation::Delete;
+            passage.changes.push(Change { table, topic, operation, values, from: Vec::new(), version });
+        }
+        Ok(())
     }
 
     /// The key of a row changes: what is known of the row goes with it. Whether it is the same row to
@@ -269,8 +329,8 @@ fn wants(
 
 impl TableRows {
     fn deleted(&self, has_key: bool) -> &Row {
-        match &self.delete_without_key {
-            Some(row) if !has_key => row,
+        match &self.deleted {
+            Some(row) if self.has_deleted || !has_key => row,
             _ => &self.delete,
         }
     }

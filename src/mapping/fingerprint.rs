@@ -122,6 +122,9 @@ fn source(config: &Config, table: &Table, source: &TableSource) -> Value {
             Format::Protobuf => "protobuf",
             Format::JsonSchema => "json-schema",
             Format::Raw => "raw",
+            Format::DebeziumFlat => "debezium-flat",
+            Format::Maxwell => "maxwell",
+            Format::Canal => "canal",
         },
         "key_format": topic.key_format.map(|format| match format {
             KeyFormat::Text => "text",

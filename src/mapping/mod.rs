@@ -182,7 +182,7 @@ impl Plan {
         let after_delete = memory.after_delete.take();
         let start = changes.len();
         let kinds = &mut self.kinds;
-        let passage = Passage { record, memory, after_delete, kinds, changes: &mut *changes };
+        let passage = Passage { record, memory, after_delete, kinds, changes: &mut *changes, bytes: 0 };
         topic.translate(passage).unwrap_or_else(|refused| {
             changes.truncate(start);
             refused

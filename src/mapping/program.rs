@@ -83,6 +83,11 @@ impl Documents {
         *self.key.get_mut() = None;
     }
 
+    /// Another row of the same record comes.
+    pub fn forget_row(&mut self) {
+        *self.row.get_mut() = None;
+    }
+
     /// Another element of the same record comes.
     pub fn forget_element(&mut self) {
         *self.element.get_mut() = None;

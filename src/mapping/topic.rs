@@ -10,10 +10,14 @@ use super::snapshots::Snapshots;
 use crate::decode::{Decoder, EventKind, Field, Pending, Scratch, Surroundings};
 use crate::domain::change::{Change, Skip};
 use crate::domain::checkpoint::{AfterDelete, PartitionMemory};
-use crate::domain::dead_letter::Rejection;
+use crate::domain::dead_letter::{Reason, Rejection};
 use crate::domain::event_ids::EventIds;
 use crate::domain::record::Record;
+use crate::domain::value::Value;
 use crate::domain::version::{Coordinates, Version, VersionKind};
+
+/// What the rows of one record may take in memory.
+const BYTES_MAX: usize = 32 << 20;
 
 #[derive(Debug)]
 pub struct TopicPlan {
@@ -40,6 +44,8 @@ pub struct Passage<'r, 'a> {
     pub after_delete: Option<AfterDelete>,
     pub kinds: &'r mut [Option<VersionKind>],
     pub changes: &'r mut Vec<Change>,
+    /// What the rows of a record that has several take in memory.
+    pub bytes: usize,
 }
 
 impl TopicPlan {
@@ -147,6 +153,21 @@ impl Passage<'_, '_> {
         if let (Some(key), Some(version)) = (self.record.key, version) {
             self.memory.after_delete = Some(AfterDelete { key: key.to_vec(), version });
         }
+    }
+
+    /// The last change is one of many of its record, each of which may repeat a part of it.
+    pub fn count_bytes(&mut self) -> Result<(), Rejection> {
+        let Some(change) = self.changes.last() else { return Ok(()) };
+        self.bytes += change.values.iter().map(Value::size).sum::<usize>();
+        if self.bytes <= BYTES_MAX {
+            return Ok(());
+        }
+        Err(Rejection {
+            table: Some(change.table),
+            path: ".".to_owned(),
+            reason: Reason::OutOfRange,
+            message: format!("is one row too many: those of one record take at most {} MiB", BYTES_MAX >> 20),
+        })
     }
 
     pub fn at(&self) -> Coordinates {

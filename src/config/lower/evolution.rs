@@ -208,7 +208,7 @@ pub(super) fn check(
         }
         return;
     };
-    if matches!(format, Format::Raw) || format.is_debezium() {
+    if matches!(format, Format::Raw) || format.is_debezium() || format.is_mysql() {
         let message = format!(
             "`schema` cannot be given for `{topic}`: records in the format `{}` have no versions of their own",
             format.word()

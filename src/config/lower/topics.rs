@@ -70,6 +70,8 @@ pub(super) struct Use {
     pub when_field: Option<Place>,
     /// A column that takes a field of the value rather than the value, the key or a constant.
     pub field_column: Option<String>,
+    /// A column of bytes.
+    pub blob_column: Option<String>,
 }
 
 impl Topics {
@@ -186,7 +188,11 @@ impl Draft {
         }
         match self.format() {
             _ if self.broken => {}
-            Format::DebeziumJson | Format::DebeziumAvro => self.check_rows(report, name),
+            format if format.is_debezium() => self.check_rows(report, name),
+            format if format.is_mysql() => {
+                self.check_rows(report, name);
+                self.check_canal(report, name);
+            }
             Format::Raw => {
                 self.check_rows(report, name);
                 self.check_raw(report, name);
@@ -269,6 +275,21 @@ impl Draft {
                 && matches!(&source.value, Expression::Path(path) if path.root.is_value())
             {
                 report.error(&source.place, format!("`{key}` of `{name}` reads a field: {reads}"));
+            }
+        }
+    }
+
+    /// What is not text in the database cannot be told from its text.
+    fn check_canal(&self, report: &mut Report, name: &str) {
+        if self.format() != Format::Canal {
+            return;
+        }
+        for used in &self.uses {
+            if let Some(column) = &used.blob_column {
+                let message = format!(
+                    "the column `{column}` is a blob, and records in the format `canal` have no bytes, only text of unknown encoding; the topic is `{name}`"
+                );
+                report.error(&used.place, message);
             }
         }
     }

@@ -7,6 +7,7 @@ mod evolution;
 mod fingerprints;
 mod hostile;
 mod metadata;
+mod mysql;
 mod personal;
 mod programs;
 mod rows;

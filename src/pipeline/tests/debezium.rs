@@ -242,12 +242,18 @@ impl Database {
         self.streamed.split_off(from.max(self.streamed.len().saturating_sub(30)))
     }
 
-    /// Rows are read in between, as they are now, whatever of that was not sent yet.
+    /// Rows are read in between, as they are now, whatever of that was not sent yet. Only of a key that goes
+    /// from one row to another it must not be the later row that is read before: nobody could tell the two
+    /// apart.
     fn incremental(&mut self, random: &mut Random) -> Vec<Sent> {
         let sequence = self.sequence(self.position);
+        let written = self.pending.iter().flat_map(|transaction| &transaction.written);
+        let moves = written.filter(|written| written.other.is_some());
+        let moving: BTreeSet<i64> =
+            moves.flat_map(|written| [written.key, written.other]).flatten().collect();
         let mut sent = Vec::new();
         for (key, item) in &mut self.rows {
-            if random.below(3) == 0 {
+            if random.below(3) == 0 || moving.contains(key) {
                 continue;
             }
             if self.pending.is_empty() {
