@@ -92,6 +92,11 @@ impl Decoder {
         &mut self.value
     }
 
+    /// Whether there was no row with this key before.
+    pub fn is_insert(&self, fields: &[Field<'_>]) -> bool {
+        matches!(fields.get(self.op), Some(Field::Json("\"c\"") | Field::Native(Native::Text("c"))))
+    }
+
     /// How far a snapshot of the whole table has come with this row, if it belongs to one. Incremental
     /// ones, which only send rows again, are none.
     pub fn snapshot(&self, fields: &[Field<'_>]) -> Option<Phase> {

@@ -70,6 +70,11 @@ impl Decoder {
         }
     }
 
+    /// Whether there was no row with this key before, where the row says so.
+    pub fn is_insert(&self, fields: &[Field<'_>]) -> bool {
+        fields.get(self.columns + OP) == Some(&Field::Json("\"c\""))
+    }
+
     /// How far a snapshot of the whole table has come, where the row says so.
     pub fn snapshot(&self, fields: &[Field<'_>]) -> Option<Phase> {
         SNAPSHOTS.into_iter().find_map(|at| phase(*fields.get(self.columns + at)?))

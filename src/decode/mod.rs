@@ -318,6 +318,15 @@ impl Decoder {
         }
     }
 
+    /// Whether the row of the record whose value gave these fields is one that was not there before.
+    pub fn is_insert(&self, fields: &[Field<'_>]) -> bool {
+        match &self.value {
+            Value::Debezium(decoder) => decoder.is_insert(fields),
+            Value::Flattened(decoder) => decoder.is_insert(fields),
+            _ => false,
+        }
+    }
+
     /// How far a snapshot of the whole table has come with the record whose value gave these fields.
     pub fn snapshot(&self, fields: &[Field<'_>]) -> Option<Phase> {
         match &self.value {

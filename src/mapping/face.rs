@@ -13,6 +13,7 @@ use crate::decode::{Decoder, EventKind, Field, OwnVersion};
 use crate::domain::change::{self, Change, Cleared, IfMissing, Skip};
 use crate::domain::dead_letter::{Reason, Rejection};
 use crate::domain::event_ids::{EventId, EventIds};
+use crate::domain::value::Value;
 use crate::domain::version::{Version, VersionKind};
 
 #[derive(Debug)]
@@ -187,6 +188,13 @@ impl Face {
         };
         let step = Step { decoder: given.decoder, version: &self.version, row, operation };
         step.append(passage, inputs, stamp)?;
+        if let Some(Change { operation: change::Operation::Write { .. }, values, .. }) =
+            passage.changes.last()
+            && values.iter().any(Value::is_absent)
+            && given.decoder.is_insert(&inputs.value)
+        {
+            begin_anew(passage.changes);
+        }
         match &rows.old {
             Some(old) if given.event == Some(EventKind::Row) => {
                 self.leave_old_key(rows, old, passage, inputs)
@@ -255,7 +263,7 @@ impl Face {
             return Ok(true);
         }
         // Older than whatever this event and that of the new key set themselves.
-        let version = version.first_of_its_kind();
+        let version = version.second_of_its_kind();
         let topic = passage.record.at.topic;
         let operation = change::Operation::Carry;
         passage.changes.push(Change { table, topic, operation, values: to, from, version });
@@ -316,6 +324,15 @@ impl Face {
         }
         Ok(())
     }
+}
+
+/// The last change is of a row that was not there before, and leaves something out: only its own key change
+/// can know it. What the replica has under this key is of an earlier row, that nobody has deleted yet.
+fn begin_anew(changes: &mut Vec<Change>) {
+    let Some(write) = changes.pop() else { return };
+    let version = write.version.first_of_its_kind();
+    changes.push(Change { operation: change::Operation::Delete, version, ..write.clone() });
+    changes.push(write);
 }
 
 fn wants(

@@ -317,7 +317,8 @@ fn schemas_may_change_more_often_than_they_are_kept() {
 fn placeholders_keys_and_deletes_with_schemas() {
     let mut feed = customers();
     let value = with_schema("", r#"{"id":1,"name":"__debezium_unavailable_value"}"#);
-    assert_eq!(feed.row("", &value)[..2], [int(1), Value::Absent]);
+    assert_eq!(feed.record("", &value), Outcome::Changes);
+    assert_eq!(feed.changes[1].values[..2], [int(1), Value::Absent]);
     let key = r#"{"schema":{"type":"struct","fields":[{"type":"int32","optional":false,"field":"id"}],"optional":false,"name":"k"},"payload":{"id":9}}"#;
     assert_eq!(feed.tombstone(key), Outcome::Changes);
     assert_eq!(feed.only().values[0], int(9));
@@ -358,8 +359,21 @@ fn a_row_whose_key_changes_is_carried_over() {
     assert_eq!((&carry.from[0], &carry.values[0]), (&int(31), &int(32)));
     assert_eq!((delete.operation, &delete.values[0]), (Operation::Delete, &int(31)));
     // Whatever the row of the new key says itself is newer.
-    assert_eq!(carry.version, delete.version.first_of_its_kind());
+    assert_eq!(carry.version, delete.version.second_of_its_kind());
     assert_eq!(feed.tombstone(key), Outcome::Skipped(Skip::Tombstone));
+}
+
+#[test]
+fn a_row_that_comes_to_a_key_has_nothing_of_the_one_before() {
+    let mut feed = customers();
+    let after = r#"{"id":32,"name":"Ada","photo":"__debezium_unavailable_value"}"#;
+    assert_eq!(feed.record(r#"{"id":32}"#, &envelope("c", "null", after, FIRST)), Outcome::Changes);
+    let [delete, write] = &feed.changes[..] else { panic!("{:?}", feed.changes) };
+    assert_eq!((delete.operation, write.operation), (Operation::Delete, WRITE));
+    // What is carried over from its old key is newer.
+    assert_eq!(delete.version, write.version.first_of_its_kind());
+    assert_eq!(feed.record(r#"{"id":32}"#, &envelope("u", "null", after, FIRST)), Outcome::Changes);
+    assert_eq!(feed.only().operation, WRITE, "an update keeps what it leaves out");
 }
 
 #[test]

@@ -238,8 +238,13 @@ impl Database {
 
     /// The connector has crashed, and sends what it has sent since its last stored offset.
     fn again(&mut self, random: &mut Random) -> Vec<Sent> {
-        let from = random.below(self.streamed.len() as u64 + 1) as usize;
-        self.streamed.split_off(from.max(self.streamed.len().saturating_sub(30)))
+        let count = self.streamed.len();
+        let mut from = (random.below(count as u64 + 1) as usize).max(count.saturating_sub(30));
+        // A delete and its tombstone have one offset.
+        if self.streamed.get(from).is_some_and(|sent| sent.value.is_none()) {
+            from -= 1;
+        }
+        self.streamed.split_off(from)
     }
 
     /// Rows are read in between, as they are now, whatever of that was not sent yet. Only of a key that goes
