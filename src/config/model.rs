@@ -237,6 +237,8 @@ pub struct Topic {
     pub on_gap: OnGap,
     /// Debezium's `unavailable.value.placeholder`.
     pub placeholder: String,
+    /// What becomes of rows that a whole snapshot does not list.
+    pub snapshots: Snapshots,
     /// The schema of values that do not name one; `avro` and `protobuf` only.
     pub schema_file: Option<PathBuf>,
     /// Full name of the message in `schema_file`; `protobuf` only.
@@ -384,6 +386,12 @@ impl Format {
     pub fn is_mysql(self) -> bool {
         matches!(self, Format::Maxwell | Format::Canal)
     }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Snapshots {
+    Sweep,
+    Keep,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -7,7 +7,7 @@ use crate::domain::change::IfMissing;
 
 use super::model::{
     Encoding, Format, Gate, Keep, KeyFormat, LogFormat, OnConfigChange, OnError, OnGap, Otherwise, Personal,
-    RebuildPolicy, RowEncoding, Unknown,
+    RebuildPolicy, RowEncoding, Snapshots, Unknown,
 };
 use super::words::words;
 
@@ -318,7 +318,7 @@ static DEFAULTS: Section = Section {
 };
 
 /// Valid under `topics` and in an entry of a table's `sources`.
-static TOPIC_KEYS: [Key; 15] = [
+static TOPIC_KEYS: [Key; 16] = [
     key("format", Optional, Shape::Word(words::<Format>), "How values are encoded; default `json`."),
     key(
         "key_format",
@@ -381,6 +381,12 @@ static TOPIC_KEYS: [Key; 15] = [
         Optional,
         Shape::Text,
         "Debezium's `unavailable.value.placeholder`; default `__debezium_unavailable_value`.",
+    ),
+    key(
+        "snapshots",
+        Optional,
+        Shape::Word(words::<Snapshots>),
+        "What becomes of rows that a whole snapshot of the source, taken again, does not list: `sweep` removes them, `keep` leaves them, for snapshots that leave rows out on purpose. Debezium's formats only; default `sweep`.",
     ),
     key(
         "schema",

@@ -16,7 +16,7 @@ use super::types::{TableRule, Types};
 use crate::config::lift::{Lifted, lift, lift_element, lift_program};
 use crate::config::{
     self, Column, Config, Encoding, Expression, Format, Jq, KeyFormat, Mapping, Path, Personal, Root, Rule,
-    Table, TableSource, Topic, Upcast,
+    Snapshots, Table, TableSource, Topic, Upcast,
 };
 use crate::decode::registry::Registry;
 use crate::decode::{Decoder, Field, Placeholder, SCHEMA_FIELD, TYPE_FIELD, Wanted, deleted_row, path_text};
@@ -202,7 +202,7 @@ impl Compiler<'_> {
             when: self.condition(when, self.has_text_key(at)),
             unwanted: self.key_row(at, &none),
         });
-        let is_alone = at.table.sources.len() == 1;
+        let hears_snapshots = at.table.sources.len() == 1 && self.topic.snapshots == Snapshots::Sweep;
         TableRows {
             upsert,
             delete,
@@ -210,7 +210,7 @@ impl Compiler<'_> {
             has_deleted: format.is_mysql(),
             old,
             filter,
-            is_alone,
+            hears_snapshots,
             key: at.table.key.clone(),
         }
     }

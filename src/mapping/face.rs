@@ -47,8 +47,8 @@ pub struct TableRows {
     pub has_deleted: bool,
     pub old: Option<OldKey>,
     pub filter: Option<Filter>,
-    /// No other topic feeds the table.
-    pub is_alone: bool,
+    /// What a whole snapshot does not list is gone: no other topic feeds the table.
+    pub hears_snapshots: bool,
     /// Column indexes.
     pub key: Vec<usize>,
 }
@@ -194,6 +194,7 @@ impl Face {
             && given.decoder.is_insert(&inputs.value)
         {
             begin_anew(passage.changes);
+            passage.incomplete.push(rows.upsert.table);
         }
         match &rows.old {
             Some(old) if given.event == Some(EventKind::Row) => {
@@ -285,7 +286,7 @@ impl Face {
         let partition = passage.record.at.partition;
         let heard = given.snapshots.hear(partition, integers, given.decoder.snapshot(&inputs.value));
         let Some(phase) = heard else { return };
-        for rows in self.rows.iter().filter(|rows| rows.is_alone) {
+        for rows in self.rows.iter().filter(|rows| rows.hears_snapshots) {
             passage.changes.push(Change {
                 table: rows.upsert.table,
                 topic: passage.record.at.topic,

@@ -68,6 +68,8 @@ pub struct Plan {
     /// By table index: the kind of its first version, which all others must have.
     kinds: Vec<Option<VersionKind>>,
     registry: Option<Registry>,
+    /// See [`Plan::take_incomplete`].
+    incomplete: Vec<usize>,
     /// Why hashed columns cannot be hashed.
     key_problem: Option<String>,
 }
@@ -92,7 +94,8 @@ impl Plan {
         let topic = |index| compile::topic(config, index, &outside);
         let topics = (0..config.topics.len()).map(topic).collect();
         let catalog = Arc::new(catalog_with(config, key.as_ref()));
-        Plan { catalog, topics, kinds: vec![None; config.tables.len()], registry, key_problem }
+        let kinds = vec![None; config.tables.len()];
+        Plan { catalog, topics, kinds, registry, incomplete: Vec::new(), key_problem }
     }
 
     /// What makes it impossible to map: files that cannot be used, of schemas and of the key of hashes.
@@ -142,6 +145,12 @@ impl Plan {
         topics.filter_map(|(topic, plan)| Some((topic, plan.event_ids.as_mut()?.take_news()?))).collect()
     }
 
+    /// Since the last call, for each row that got another key and whose event leaves large columns out, which
+    /// come from the row with the old key if that is known: its table.
+    pub fn take_incomplete(&mut self) -> Vec<usize> {
+        std::mem::take(&mut self.incomplete)
+    }
+
     /// The batch in the making is dropped, with what was remembered for it.
     pub fn drop_news(&mut self) {
         for topic in &mut self.topics {
@@ -182,7 +191,9 @@ impl Plan {
         let after_delete = memory.after_delete.take();
         let start = changes.len();
         let kinds = &mut self.kinds;
-        let passage = Passage { record, memory, after_delete, kinds, changes: &mut *changes, bytes: 0 };
+        let incomplete = &mut self.incomplete;
+        let changes = &mut *changes;
+        let passage = Passage { record, memory, after_delete, kinds, changes, incomplete, bytes: 0 };
         topic.translate(passage).unwrap_or_else(|refused| {
             changes.truncate(start);
             refused

@@ -44,6 +44,8 @@ pub struct Passage<'r, 'a> {
     pub after_delete: Option<AfterDelete>,
     pub kinds: &'r mut [Option<VersionKind>],
     pub changes: &'r mut Vec<Change>,
+    /// Tables, of rows that got another key and whose events leave something out.
+    pub incomplete: &'r mut Vec<usize>,
     /// What the rows of a record that has several take in memory.
     pub bytes: usize,
 }
