@@ -83,6 +83,7 @@ fn key_names(table: &Table) -> Vec<&str> {
 fn order(topic: &config::Topic) -> String {
     match (&topic.version, topic.format) {
         (Some(path), _) => path.to_string(),
+        (None, config::Format::DebeziumFlat) => "__source_sequence or __lsn".to_owned(),
         (None, format) if format.is_debezium() => "source.sequence".to_owned(),
         (None, _) => "position in the log".to_owned(),
     }

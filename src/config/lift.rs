@@ -50,6 +50,46 @@ pub fn lift_program(
     compiled(text)
 }
 
+/// The same for what the rows of a list's elements are made of: `.` is an element, which is not upcast, and
+/// `$event` the event that it is in.
+pub fn lift_element(
+    steps: &[&Upcast],
+    expression: &Expression,
+    event: Option<&str>,
+    row_is_event: bool,
+) -> Result<Lifted, Wrong> {
+    if !row_is_event || !steps.iter().any(|step| step.is_for(event)) {
+        return Ok(Lifted::Plain(expression.clone()));
+    }
+    match expression {
+        Expression::Path(path) if path.root == Root::Event => {
+            let of_row = Expression::Path(Path { root: Root::Row, fields: path.fields.clone() });
+            of_event(lift(steps, &of_row, event, row_is_event)?)
+        }
+        Expression::Jq(program) if !program.reads.event.is_empty() => {
+            let whole = lift_program(steps, ".", event, row_is_event)?.text;
+            let text =
+                format!(". as $__element | ($event | {whole}) as $event | $__element | {}", program.text);
+            compiled(text).map(|program| Lifted::Plain(Expression::Jq(program)))
+        }
+        other => Ok(Lifted::Plain(other.clone())),
+    }
+}
+
+/// What reads the event as `.` reads it as `$event`.
+fn of_event(lifted: Lifted) -> Result<Lifted, Wrong> {
+    Ok(match lifted {
+        Lifted::Or(first, second) => Lifted::Or(Box::new(of_event(*first)?), Box::new(of_event(*second)?)),
+        Lifted::Plain(Expression::Path(Path { root: Root::Row, fields })) => {
+            Lifted::Plain(Expression::Path(Path { root: Root::Event, fields }))
+        }
+        Lifted::Plain(Expression::Jq(program)) => {
+            Lifted::Plain(Expression::Jq(compiled(format!("$event | {}", program.text))?))
+        }
+        other => other,
+    })
+}
+
 impl Upcast {
     fn is_for(&self, event: Option<&str>) -> bool {
         match (&self.events, event) {
@@ -293,6 +333,38 @@ mod tests {
         assert_eq!(path(".amount.currency"), ".currency or \"EUR\"");
         assert_eq!(path(".total"), "nothing");
         assert_eq!(path(".kind"), "\"order\"");
+    }
+
+    #[test]
+    fn elements_keep_their_shape_and_their_event_gets_the_new_one() {
+        let step =
+            step(1, &[".total < .sum", ".currency ? \"EUR\"", ".weight = .grams / 1000", ".place = .origin"]);
+        let lifted = |text: &str| lift_element(&[&step], &text.parse().unwrap(), None, true).unwrap();
+        for (text, expected) in [
+            (".total", ".total"),
+            (".", "."),
+            ("$event.id", "$event.id"),
+            ("$event.total", "$event.sum"),
+            ("$event.sum", "nothing"),
+            ("$event.place.lat", "$event.origin.lat"),
+            ("$event.currency", "$event.currency or \"EUR\""),
+            ("$event.weight", "jq $event | .grams / 1000"),
+            (".total + 1", "jq .total + 1"),
+        ] {
+            assert_eq!(said(&lifted(text)), expected, "{text}");
+        }
+        let run = |text: &str, element: &str, event: &str| {
+            let Lifted::Plain(Expression::Jq(program)) = lifted(text) else { panic!("{text}") };
+            let mut input = Input { row: read(element).unwrap(), bytes: 1_000, ..Input::default() };
+            input.variables[0] = read(event).unwrap();
+            let output = Program::compile(&program.text).unwrap().run(&input).unwrap();
+            output.map(|value| write(&value, 1_000).unwrap()).unwrap_or_default()
+        };
+        assert_eq!(run(".total + $event.total", r#"{"total":2}"#, r#"{"sum":5,"grams":1}"#), "7");
+        assert_eq!(
+            run("$event", "{}", r#"{"sum":5,"grams":1000}"#),
+            r#"{"currency":"EUR","grams":1000,"place":null,"total":5,"weight":1}"#
+        );
     }
 
     #[test]

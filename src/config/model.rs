@@ -46,11 +46,7 @@ impl Config {
                 .flatten()
                 .any(is_version)
         });
-        let of_rule = |rule: &Rule| match rule {
-            Rule::Upsert { columns } | Rule::Patch { columns, .. } | Rule::Delete { key: columns } => {
-                columns.values().any(is_version)
-            }
-        };
+        let of_rule = |rule: &Rule| rule.expressions().any(|(_, from)| is_version(from));
         let of_source = |source: &TableSource| match &source.mapping {
             Mapping::Rows => false,
             Mapping::Events(rules) => rules.values().any(of_rule),
@@ -243,6 +239,8 @@ pub struct Topic {
     pub on_gap: OnGap,
     /// Debezium's `unavailable.value.placeholder`.
     pub placeholder: String,
+    /// What becomes of rows that a whole snapshot does not list.
+    pub snapshots: Snapshots,
     /// The schema of values that do not name one; `avro` and `protobuf` only.
     pub schema_file: Option<PathBuf>,
     /// Full name of the message in `schema_file`; `protobuf` only.
@@ -331,6 +329,7 @@ impl Topic {
         match self.format {
             Format::Json | Format::CloudEvents if key_columns == 1 => KeyFormat::Text,
             Format::Json | Format::CloudEvents | Format::DebeziumJson => KeyFormat::Json,
+            Format::DebeziumFlat | Format::Maxwell | Format::Canal => KeyFormat::Json,
             Format::Raw => KeyFormat::Text,
             // A file holds the schema of values only.
             _ if self.schema_file.is_some() => KeyFormat::Text,
@@ -354,6 +353,10 @@ pub struct EventIds {
 pub enum Format {
     Json,
     DebeziumJson,
+    /// Rows behind `ExtractNewRecordState`.
+    DebeziumFlat,
+    Maxwell,
+    Canal,
     CloudEvents,
     /// With a schema from the registry, or from `schema_file`.
     Avro,
@@ -368,13 +371,29 @@ pub enum Format {
 impl Format {
     /// Whether `.` and `$event` are the same.
     pub fn row_is_event(self) -> bool {
-        !self.is_debezium() && self != Format::CloudEvents
+        !self.has_before_and_after() && !self.is_mysql() && self != Format::CloudEvents
+    }
+
+    /// Debezium's, in whatever encoding, with its envelope or without.
+    pub fn is_debezium(self) -> bool {
+        self.has_before_and_after() || self == Format::DebeziumFlat
     }
 
     /// Debezium's envelope, in whatever encoding.
-    pub fn is_debezium(self) -> bool {
+    pub fn has_before_and_after(self) -> bool {
         matches!(self, Format::DebeziumJson | Format::DebeziumAvro)
     }
+
+    /// Records of those who read MySQL's binlog: a delete has the row, an update what its key was.
+    pub fn is_mysql(self) -> bool {
+        matches!(self, Format::Maxwell | Format::Canal)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Snapshots {
+    Sweep,
+    Keep,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -518,8 +537,44 @@ pub enum Rule {
     Upsert { columns: BTreeMap<usize, Expression> },
     /// Only the named columns (the key columns always) are set.
     Patch { columns: BTreeMap<usize, Expression>, if_missing: IfMissing },
-    /// Key column index to expression.
+    /// Key column index to expression. Those of the first key columns alone delete every row with them.
     Delete { key: BTreeMap<usize, Expression> },
+    /// The rows whose key begins with `prefix` become those of the elements of a list.
+    Replace {
+        /// Key column index to expression: the first columns of the key, not all.
+        prefix: BTreeMap<usize, Expression>,
+        each: Expression,
+        /// Column index to expression, where `.` is the element. Columns that neither this nor `prefix`
+        /// names take the element's field of their own name.
+        row: BTreeMap<usize, Expression>,
+    },
+}
+
+impl Rule {
+    /// Of every column that it names.
+    pub fn expressions(&self) -> impl Iterator<Item = (usize, &Expression)> {
+        let (first, second) = match self {
+            Rule::Upsert { columns } | Rule::Patch { columns, .. } | Rule::Delete { key: columns } => {
+                (columns, None)
+            }
+            Rule::Replace { prefix, row, .. } => (prefix, Some(row)),
+        };
+        first.iter().chain(second.into_iter().flatten()).map(|(column, from)| (*column, from))
+    }
+
+    /// By how many columns of the table's key it clears rows, where it does not delete single ones.
+    pub fn prefix(&self, table: &Table) -> Option<usize> {
+        match self {
+            Rule::Upsert { .. } | Rule::Patch { .. } => None,
+            Rule::Delete { key } => {
+                let given =
+                    |column: &&usize| key.contains_key(*column) || table.columns[**column].from.is_some();
+                let columns = table.key.iter().take_while(given).count();
+                (columns < table.key.len()).then_some(columns)
+            }
+            Rule::Replace { prefix, .. } => Some(prefix.len()),
+        }
+    }
 }
 
 /// Where a value comes from.

@@ -7,7 +7,7 @@ use crate::domain::change::IfMissing;
 
 use super::model::{
     Encoding, Format, Gate, Keep, KeyFormat, LogFormat, OnConfigChange, OnError, OnGap, Otherwise, Personal,
-    RebuildPolicy, RowEncoding, Unknown,
+    RebuildPolicy, RowEncoding, Snapshots, Unknown,
 };
 use super::words::words;
 
@@ -321,7 +321,7 @@ static DEFAULTS: Section = Section {
 };
 
 /// Valid under `topics` and in an entry of a table's `sources`.
-static TOPIC_KEYS: [Key; 15] = [
+static TOPIC_KEYS: [Key; 16] = [
     key("format", Optional, Shape::Word(words::<Format>), "How values are encoded; default `json`."),
     key(
         "key_format",
@@ -384,6 +384,12 @@ static TOPIC_KEYS: [Key; 15] = [
         Optional,
         Shape::Text,
         "Debezium's `unavailable.value.placeholder`; default `__debezium_unavailable_value`.",
+    ),
+    key(
+        "snapshots",
+        Optional,
+        Shape::Word(words::<Snapshots>),
+        "What becomes of rows that a whole snapshot of the source, taken again, does not list: `sweep` removes them, `keep` leaves them, for snapshots that leave rows out on purpose. Debezium's formats only; default `sweep`.",
     ),
     key(
         "schema",
@@ -578,7 +584,7 @@ pub(super) static COLUMN: Section = Section {
 
 pub(super) static RULE: Section = Section {
     name: "a rule",
-    help: "What an event does: one of `upsert`, `patch` and `delete`.",
+    help: "What an event does: one of `upsert`, `patch`, `delete` and `replace`.",
     keys: &[&[
         key(
             "upsert",
@@ -596,7 +602,25 @@ pub(super) static RULE: Section = Section {
             "delete",
             Optional,
             Shape::Map { names: "key column", value: &Shape::Expression },
-            "Deletes the row with this key.",
+            "Deletes the row with this key, or all rows that have the first columns of the key in common, where only these are given.",
+        ),
+        key(
+            "replace",
+            Optional,
+            Shape::Map { names: "key column", value: &Shape::Expression },
+            "The rows that have these first columns of the key in common become those of a list in the event; with `each` and `row`.",
+        ),
+        key(
+            "each",
+            Optional,
+            Shape::Expression,
+            "Where the list is, for `replace`. An empty one leaves no row; null, or none, is an error of the event.",
+        ),
+        key(
+            "row",
+            Optional,
+            Shape::Map { names: "column", value: &Shape::Expression },
+            "What an element is as a row, for `replace`: `.` is the element and `$event` the event; columns that are not named take the element's field of their own name.",
         ),
         key(
             "if_missing",
@@ -608,10 +632,10 @@ pub(super) static RULE: Section = Section {
             "when",
             Optional,
             Shape::Condition,
-            "Which events the rule is for: an `upsert` deletes the row of an event that does not meet it, a `patch` or a `delete` passes it over.",
+            "Which events the rule is for: an `upsert` deletes the row of an event that does not meet it, a `replace` all its rows; a `patch` or a `delete` passes it over.",
         ),
     ]],
-    unsupported: &["replace", "each", "row"],
+    unsupported: &[],
 };
 
 static REBUILD: Section = Section {

@@ -5,7 +5,7 @@ use crate::domain::value::ColumnType;
 
 use super::model::{
     Encoding, Format, Gate, Keep, KeyFormat, LogFormat, OnConfigChange, OnError, OnGap, Otherwise, Personal,
-    RebuildPolicy, RowEncoding, Unknown,
+    RebuildPolicy, RowEncoding, Snapshots, Unknown,
 };
 
 /// An enum that is written as one word.
@@ -38,8 +38,15 @@ impl Word for Format {
         ("protobuf", Format::Protobuf),
         ("json-schema", Format::JsonSchema),
         ("raw", Format::Raw),
+        ("debezium-flat", Format::DebeziumFlat),
+        ("maxwell", Format::Maxwell),
+        ("canal", Format::Canal),
     ];
-    const UNSUPPORTED: &'static [&'static str] = &["maxwell", "canal", "debezium-protobuf"];
+    const UNSUPPORTED: &'static [&'static str] = &["debezium-protobuf"];
+}
+
+impl Word for Snapshots {
+    const WORDS: &'static [(&'static str, Self)] = &[("sweep", Snapshots::Sweep), ("keep", Snapshots::Keep)];
 }
 
 impl Word for KeyFormat {

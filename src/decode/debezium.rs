@@ -15,6 +15,7 @@ use super::scratch::Scratch;
 use super::{DecodeError, EventKind, Field, OwnVersion, Wanted};
 use crate::config::{Path, Root};
 use crate::domain::dead_letter::Reason;
+use crate::domain::snapshot::Phase;
 
 const SEQUENCE: &str = "$event.source.sequence";
 
@@ -23,6 +24,7 @@ pub struct Decoder {
     value: Body,
     op: usize,
     sequence: usize,
+    snapshot: usize,
     /// Slots of the row: where a placeholder can stand.
     row: Vec<usize>,
     placeholder: Placeholder,
@@ -38,7 +40,16 @@ impl Decoder {
         paths.push(vec!["op".to_owned()]);
         let sequence = paths.len();
         paths.push(vec!["source".to_owned(), "sequence".to_owned()]);
-        Decoder { value: body(paths), op, sequence, row, placeholder: Placeholder::new(placeholder) }
+        let snapshot = paths.len();
+        paths.push(vec!["source".to_owned(), "snapshot".to_owned()]);
+        Decoder {
+            value: body(paths),
+            op,
+            sequence,
+            snapshot,
+            row,
+            placeholder: Placeholder::new(placeholder),
+        }
     }
 
     pub fn value<'a>(
@@ -81,6 +92,17 @@ impl Decoder {
         &mut self.value
     }
 
+    /// Whether there was no row with this key before.
+    pub fn is_insert(&self, fields: &[Field<'_>]) -> bool {
+        matches!(fields.get(self.op), Some(Field::Json("\"c\"") | Field::Native(Native::Text("c"))))
+    }
+
+    /// How far a snapshot of the whole table has come with this row, if it belongs to one. Incremental
+    /// ones, which only send rows again, are none.
+    pub fn snapshot(&self, fields: &[Field<'_>]) -> Option<Phase> {
+        phase(*fields.get(self.snapshot)?)
+    }
+
     /// `source.sequence`: a string that holds a JSON array of two decimal strings, the first null
     /// until the first commit after a start. Null is read as the second, so that a later whole
     /// snapshot sorts behind everything before it. The LSN alone goes back within a partition.
@@ -98,6 +120,20 @@ impl Decoder {
                 "is missing: this connector sends no sequence, name another field in the topic's `version`",
             )),
         }
+    }
+}
+
+/// What `source.snapshot` says.
+pub(super) fn phase(mark: Field<'_>) -> Option<Phase> {
+    let mark = match mark {
+        Field::Json(mark) => mark.trim_matches('"'),
+        Field::Native(Native::Text(mark)) => mark,
+        _ => return None,
+    };
+    match mark {
+        "true" | "first" | "first_in_data_collection" => Some(Phase::UnderWay),
+        "last" | "last_in_data_collection" => Some(Phase::Listed),
+        _ => None,
     }
 }
 
@@ -119,7 +155,8 @@ pub fn deleted_row(fields: &[String]) -> Path {
     Path { root: Root::Event, fields }
 }
 
-fn sequence(text: &str) -> Option<[i64; 2]> {
+/// Of a JSON string.
+pub(super) fn sequence(text: &str) -> Option<[i64; 2]> {
     let inner: Cow<'_, str> = match text.strip_prefix('"')?.strip_suffix('"')? {
         plain if !plain.contains('\\') => Cow::Borrowed(plain),
         _ => Cow::Owned(serde_json::from_str::<String>(text).ok()?),
@@ -172,7 +209,7 @@ impl Placeholder {
         }
     }
 
-    fn is_in(&self, field: Field<'_>) -> bool {
+    pub fn is_in(&self, field: Field<'_>) -> bool {
         match field {
             Field::Json(text) => self.is(text),
             Field::Native(Native::Text(text)) => text == self.plain,

@@ -7,15 +7,19 @@
 
 mod avro;
 mod body;
+mod canal;
 mod cloudevents;
 mod connect;
 mod debezium;
 pub mod decimal;
+mod elements;
 mod facts;
+mod flattened;
 mod framed;
 mod headers;
 mod json;
 mod json_schema;
+mod maxwell;
 pub mod native;
 mod projection;
 mod protobuf;
@@ -24,7 +28,9 @@ mod scratch;
 pub mod time;
 mod wanted;
 
+pub use canal::RowOf;
 pub use debezium::{Placeholder, deleted_row};
+pub use elements::ElementDecoder;
 pub use framed::Pending;
 pub use headers::{header, headers_json};
 pub use native::Native;
@@ -35,6 +41,7 @@ use std::fmt::Write as _;
 use crate::config::{Encoding, Format, Path, Topic};
 use crate::domain::dead_letter::Reason;
 use crate::domain::record::Headers;
+use crate::domain::snapshot::Phase;
 use body::Body;
 use registry::Registry;
 
@@ -102,6 +109,9 @@ pub const TYPE_FIELD: &str = "$type";
 /// Another: it has what a registry knows of the record's schema, `id` and `version`.
 pub const SCHEMA_FIELD: &str = "$schema";
 
+/// The header of a delete event of Debezium's whose row lives on under another key: that key, as JSON.
+const NEW_KEY: &str = "__debezium.newkey";
+
 /// Why a record is not what its format says. `message` never holds contents.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error("{path}: {message}")]
@@ -143,6 +153,8 @@ pub struct Decoder {
     value: Value,
     /// Of keys that are not plain text.
     key: Body,
+    /// Of the key that a row will have, or had, in formats that tell.
+    other_key: Option<connect::Document>,
     reads_key: bool,
 }
 
@@ -150,6 +162,9 @@ pub struct Decoder {
 enum Value {
     Json(json::Decoder),
     Debezium(debezium::Decoder),
+    Flattened(flattened::Decoder),
+    Maxwell(maxwell::Decoder),
+    Canal(canal::Decoder),
     CloudEvents(cloudevents::Decoder),
     /// Every record is a row or an event, and all of it can be read.
     Body(Body),
@@ -178,6 +193,9 @@ impl Decoder {
                     Body::Avro(avro::Document::of_registry("$event", &paths, registry, &subject))
                 }))
             }
+            Format::DebeziumFlat => Value::Flattened(flattened::Decoder::new(wanted, &topic.placeholder)),
+            Format::Maxwell => Value::Maxwell(maxwell::Decoder::new(wanted)),
+            Format::Canal => Value::Canal(canal::Decoder::new(wanted)),
             Format::CloudEvents => Value::CloudEvents(cloudevents::Decoder::new(wanted)),
             Format::Avro => Value::Body(Body::Avro(match file {
                 Some(file) => avro::Document::of_file(".", &own, file),
@@ -193,7 +211,12 @@ impl Decoder {
             Format::Raw => Value::Raw(wanted.value.len()),
         };
         let key = Body::of_key(topic, wanted, registry);
-        Decoder { value, key, reads_key: !wanted.key.is_empty() }
+        let reads_key = !wanted.key.is_empty();
+        let other_key = (topic.format.is_debezium() && reads_key).then(|| {
+            let paths = wanted.key.iter().map(|path| path.fields.clone());
+            connect::Document::with_schema(NEW_KEY, paths.collect())
+        });
+        Decoder { value, key, other_key, reads_key }
     }
 
     /// Why no record of the topic can be read: its schema file.
@@ -213,7 +236,12 @@ impl Decoder {
         }
         let Some(bytes) = value else { return Ok(()) };
         match &mut self.value {
-            Value::Json(_) | Value::CloudEvents(_) | Value::Raw(_) => Ok(()),
+            Value::Json(_)
+            | Value::Flattened(_)
+            | Value::Maxwell(_)
+            | Value::Canal(_)
+            | Value::CloudEvents(_)
+            | Value::Raw(_) => Ok(()),
             Value::Debezium(decoder) => decoder.body().prepare(bytes),
             Value::Body(body) => body.prepare(bytes),
         }
@@ -229,6 +257,9 @@ impl Decoder {
         match &mut self.value {
             Value::Json(decoder) => decoder.value(bytes, fields),
             Value::Debezium(decoder) => decoder.value(bytes, around.scratch, fields),
+            Value::Flattened(decoder) => decoder.value(bytes, fields),
+            Value::Maxwell(decoder) => decoder.value(bytes, fields),
+            Value::Canal(decoder) => decoder.value(bytes, fields),
             Value::CloudEvents(decoder) => decoder.value(bytes, around, fields),
             Value::Body(body) => {
                 body.read(bytes, around.scratch, fields)?;
@@ -243,6 +274,27 @@ impl Decoder {
         }
     }
 
+    /// The rows of a record, in formats whose records have several; each is to be read by [`Decoder::row`].
+    pub fn rows<'a>(&self, fields: &[Field<'a>]) -> Result<Option<Vec<RowOf<'a>>>, DecodeError> {
+        match &self.value {
+            Value::Canal(decoder) => decoder.rows(fields).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// Puts one of the rows of a record into its fields.
+    pub fn row<'a>(
+        &mut self,
+        row: RowOf<'a>,
+        scratch: &'a Scratch,
+        fields: &mut [Field<'a>],
+    ) -> Result<(), DecodeError> {
+        match &mut self.value {
+            Value::Canal(decoder) => decoder.row(row, scratch, fields),
+            _ => Ok(()),
+        }
+    }
+
     /// Reads a record's key that is not plain text.
     pub fn key<'a>(
         &mut self,
@@ -253,10 +305,42 @@ impl Decoder {
         self.key.read(bytes, scratch, fields)
     }
 
+    /// Reads the key that the row of a delete event has from now on, where the event says so.
+    pub fn new_key<'a>(
+        &mut self,
+        around: Surroundings<'a>,
+        fields: &mut Vec<Field<'a>>,
+    ) -> Result<bool, DecodeError> {
+        let Some(document) = &mut self.other_key else { return Ok(false) };
+        match header(around, NEW_KEY) {
+            Field::Native(Native::Opaque(bytes)) => document.read(bytes, fields).map(|()| true),
+            _ => Ok(false),
+        }
+    }
+
+    /// Whether the row of the record whose value gave these fields is one that was not there before.
+    pub fn is_insert(&self, fields: &[Field<'_>]) -> bool {
+        match &self.value {
+            Value::Debezium(decoder) => decoder.is_insert(fields),
+            Value::Flattened(decoder) => decoder.is_insert(fields),
+            _ => false,
+        }
+    }
+
+    /// How far a snapshot of the whole table has come with the record whose value gave these fields.
+    pub fn snapshot(&self, fields: &[Field<'_>]) -> Option<Phase> {
+        match &self.value {
+            Value::Debezium(decoder) => decoder.snapshot(fields),
+            Value::Flattened(decoder) => decoder.snapshot(fields),
+            _ => None,
+        }
+    }
+
     /// The format's own version of the record whose value gave these fields.
     pub fn own_version(&self, fields: &[Field<'_>]) -> OwnVersion {
         match &self.value {
             Value::Debezium(decoder) => decoder.own_version(fields),
+            Value::Flattened(decoder) => decoder.own_version(fields),
             _ => OwnVersion::None,
         }
     }

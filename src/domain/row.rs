@@ -133,6 +133,10 @@ impl RowState {
     pub fn bury(&mut self, table: &Table, at: Coordinates) -> bool {
         let Some(version) = self.version else { return false };
         let last = version.at();
+        // Carried over from another key: it was written from no partition.
+        if last.offset < 0 {
+            return false;
+        }
         if (last.topic, last.partition) != (at.topic, at.partition) || last.offset >= at.offset {
             return false;
         }

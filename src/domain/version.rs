@@ -111,6 +111,14 @@ impl Version {
         Version::new(kind, &integers, least).unwrap_or(*self)
     }
 
+    /// The next one behind that: what is known of a row from elsewhere, and less than what any event with
+    /// the same integers says itself.
+    pub fn second_of_its_kind(&self) -> Version {
+        let Parts { kind, integers, .. } = self.parts();
+        let least = Coordinates { topic: 0, partition: 0, offset: i64::MIN + 1 };
+        Version::new(kind, &integers, least).unwrap_or(*self)
+    }
+
     /// Reads stored bytes back; `None` when they are not a version.
     pub fn from_bytes(bytes: &[u8]) -> Option<Version> {
         if bytes.len() > CAPACITY {
@@ -270,7 +278,8 @@ mod tests {
             let version = Version::new(VersionKind::Integers, &integers, at(1, 2, offset)).unwrap();
             let before = version.just_before();
             prop_assert!(before < version);
-            prop_assert!(version.first_of_its_kind() < before);
+            prop_assert!(version.first_of_its_kind() < version.second_of_its_kind());
+            prop_assert!(version.second_of_its_kind() < before);
             for parts in [&integers, &other] {
                 let other = Version::new(VersionKind::Integers, parts, at(1, 2, other_offset)).unwrap();
                 prop_assert!(other <= before || other >= version);

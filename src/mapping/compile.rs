@@ -4,22 +4,23 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::condition::{Condition, Test};
 use super::convert::{Refusal, Target, convert};
+use super::elements::Elements;
 use super::event_id::IdSource;
-use super::face::{Face, Filter, TableRows, VersionSource};
-use super::program::{Around, Calculated, KeyAs, short};
+use super::face::{Face, Filter, OldKey, TableRows, VersionSource};
+use super::program::{Around, Calculated, KeyAs, RowAs, short};
 use super::protection::{HashKey, Protection};
 use super::row::{Assignment, Row, Source};
 use super::schema::Versions;
 use super::topic::TopicPlan;
-use super::types::{Operation, TableRule, Types};
-use crate::config::lift::{Lifted, lift, lift_program};
+use super::types::{TableRule, Types};
+use crate::config::lift::{Lifted, lift, lift_element, lift_program};
 use crate::config::{
     self, Column, Config, Encoding, Expression, Format, Jq, KeyFormat, Mapping, Path, Personal, Root, Rule,
-    Table, TableSource, Topic, Upcast,
+    Snapshots, Table, TableSource, Topic, Upcast,
 };
 use crate::decode::registry::Registry;
 use crate::decode::{Decoder, Field, Placeholder, SCHEMA_FIELD, TYPE_FIELD, Wanted, deleted_row, path_text};
-use crate::domain::change::IfMissing;
+use crate::domain::change::{Cleared, IfMissing, Operation};
 use crate::domain::dead_letter::Reason;
 use crate::domain::event_ids::EventIds;
 use crate::domain::value::{ColumnType, Value};
@@ -37,6 +38,7 @@ pub(super) fn topic(config: &Config, index: usize, outside: &Outside<'_>) -> Top
         topic,
         wanted: Wanted::default(),
         row_is_before: false,
+        element: None,
         key: outside.key,
         steps: Vec::new(),
         event: None,
@@ -79,6 +81,18 @@ pub(super) fn has_versions(topic: &Topic) -> bool {
     topic.version.is_some() || topic.format.is_debezium()
 }
 
+/// How many columns of its key a table's rows are cleared by; see [`crate::domain::catalog::Table::prefixes`].
+pub(super) fn prefixes(table: &Table) -> Vec<usize> {
+    let rules = table.sources.iter().filter_map(|source| match &source.mapping {
+        Mapping::Rows => None,
+        Mapping::Events(rules) => Some(rules.values()),
+    });
+    let mut prefixes: Vec<usize> = rules.flatten().filter_map(|rule| rule.prefix(table)).collect();
+    prefixes.sort_unstable();
+    prefixes.dedup();
+    prefixes
+}
+
 struct At<'a> {
     table: &'a Table,
     index: usize,
@@ -90,6 +104,8 @@ struct Compiler<'a> {
     wanted: Wanted,
     /// For programs: `.` is the row as it was before it was deleted.
     row_is_before: bool,
+    /// The paths that are read of the element of a list, while what its rows are made of is compiled.
+    element: Option<Vec<Path>>,
     /// Of hashes.
     key: Option<&'a HashKey>,
     /// From the version that is compiled to the current one.
@@ -159,9 +175,9 @@ impl Compiler<'_> {
         let delete = self.row(at, |compiler, index, column| {
             at.table.key.contains(&index).then(|| compiler.deleted_key(at, index, column))
         });
-        // Only where there is no record key at all; see `deleted_row`.
-        let delete_without_key = self.topic.format.is_debezium().then(|| {
-            self.row(at, |compiler, index, column| {
+        let format = self.topic.format;
+        let of_before = |compiler: &mut Self| {
+            compiler.row(at, |compiler, index, column| {
                 let from = match own(&none, index, column) {
                     Expression::Path(Path { root: Root::Row, fields }) => {
                         Expression::Path(deleted_row(&fields))
@@ -175,12 +191,48 @@ impl Compiler<'_> {
                     assignment
                 })
             })
-        });
+        };
+        let deleted = match format {
+            format if format.has_before_and_after() => Some(of_before(self)),
+            format if format.is_debezium() || format.is_mysql() => Some(self.key_row(at, &none)),
+            _ => None,
+        };
+        let old = format.is_mysql().then(|| self.old_key(at));
         let filter = at.source.when.rows.as_ref().map(|when| Filter {
             when: self.condition(when, self.has_text_key(at)),
             unwanted: self.key_row(at, &none),
         });
-        TableRows { upsert, delete, delete_without_key, filter }
+        let hears_snapshots = at.table.sources.len() == 1 && self.topic.snapshots == Snapshots::Sweep;
+        TableRows {
+            upsert,
+            delete,
+            deleted,
+            has_deleted: format.is_mysql(),
+            old,
+            filter,
+            hears_snapshots,
+            key: at.table.key.clone(),
+        }
+    }
+
+    /// The key that a row had before an update, where that has changed it.
+    fn old_key(&mut self, at: &At<'_>) -> OldKey {
+        let mut changed = Vec::new();
+        let row = self.row(at, |compiler, index, column| {
+            if !at.table.key.contains(&index) {
+                return None;
+            }
+            let from = own(&BTreeMap::new(), index, column);
+            let mut assignment = compiler.assignment(at, index, &from);
+            if let Expression::Path(Path { root: Root::Row, fields }) = &from {
+                let fields = std::iter::once("old".to_owned()).chain(fields.iter().cloned()).collect();
+                let was = slot(&mut compiler.wanted.value, &Path { root: Root::Event, fields });
+                changed.push(was);
+                assignment.source = Source::Or(Box::new(Source::Value(was)), Box::new(assignment.source));
+            }
+            Some(assignment)
+        });
+        OldKey { row, changed }
     }
 
     fn rule(&mut self, at: &At<'_>, event: &str, rule: &Rule) -> TableRule {
@@ -192,7 +244,8 @@ impl Compiler<'_> {
                 row: self.row(at, |compiler, index, column| {
                     Some(compiler.assignment(at, index, &own(columns, index, column)))
                 }),
-                unwanted: when.is_some().then(|| self.key_row(at, columns)),
+                unwanted: when.is_some().then(|| (Operation::Delete, self.key_row(at, columns))),
+                elements: None,
                 when,
             },
             Rule::Patch { columns, if_missing } => TableRule {
@@ -201,13 +254,60 @@ impl Compiler<'_> {
                     let named = columns.contains_key(&index) || at.table.key.contains(&index);
                     named.then(|| compiler.assignment(at, index, &own(columns, index, column)))
                 }),
+                elements: None,
                 when,
                 unwanted: None,
             },
             Rule::Delete { key } => {
-                TableRule { operation: Operation::Delete, row: self.key_row(at, key), when, unwanted: None }
+                let (operation, row) = match rule.prefix(at.table) {
+                    None => (Operation::Delete, self.key_row(at, key)),
+                    Some(columns) => (Operation::Clear(Cleared::Deleted), self.prefix_row(at, key, columns)),
+                };
+                TableRule { operation, row, elements: None, when, unwanted: None }
+            }
+            Rule::Replace { prefix, each, row } => {
+                let cleared = |compiler: &mut Self| compiler.prefix_row(at, prefix, prefix.len());
+                let unwanted = when.is_some().then(|| (Operation::Clear(Cleared::Deleted), cleared(self)));
+                TableRule {
+                    operation: Operation::Clear(Cleared::Replaced),
+                    row: cleared(self),
+                    elements: Some(self.elements(at, prefix, each, row)),
+                    when,
+                    unwanted,
+                }
             }
         }
+    }
+
+    fn elements(
+        &mut self,
+        at: &At<'_>,
+        prefix: &BTreeMap<usize, Expression>,
+        each: &Expression,
+        row: &BTreeMap<usize, Expression>,
+    ) -> Elements {
+        let list = self.source(each, self.has_text_key(at));
+        let mut paths = Vec::new();
+        let row = self.row(at, |compiler, index, column| {
+            Some(match prefix.get(&index) {
+                Some(from) => compiler.assignment(at, index, from),
+                None => {
+                    compiler.element = Some(std::mem::take(&mut paths));
+                    let assignment = compiler.assignment(at, index, &own(row, index, column));
+                    paths = compiler.element.take().unwrap_or_default();
+                    assignment
+                }
+            })
+        });
+        Elements::new((list, text_of(each)), &paths, (row, at.table.key.clone()))
+    }
+
+    /// The first columns of the key alone.
+    fn prefix_row(&mut self, at: &At<'_>, from: &BTreeMap<usize, Expression>, columns: usize) -> Row {
+        let prefix = &at.table.key[..columns.min(at.table.key.len())];
+        self.row(at, |compiler, index, column| {
+            prefix.contains(&index).then(|| compiler.assignment(at, index, &own(from, index, column)))
+        })
     }
 
     /// The key columns alone, from the value of an event.
@@ -304,7 +404,7 @@ impl Compiler<'_> {
             return self.assignment(at, index, from);
         }
         let from_envelope = |path: &Path| {
-            self.topic.format.is_debezium()
+            self.topic.format.has_before_and_after()
                 && !matches!(path.fields.first().map(String::as_str), None | Some("before" | "after"))
         };
         match &column.from {
@@ -321,6 +421,14 @@ impl Compiler<'_> {
             // The record key has the source's names.
             Some(Expression::Path(path)) if path.root == Root::Row && self.topic.format.is_debezium() => {
                 self.assignment(at, index, &key(path.fields.clone()))
+            }
+            Some(Expression::Path(path))
+                if path.root == Root::Row && self.topic.format == Format::Maxwell =>
+            {
+                self.assignment(at, index, &key(vec![format!("pk.{}", path.fields.join("."))]))
+            }
+            None if self.topic.format == Format::Maxwell => {
+                self.assignment(at, index, &key(vec![format!("pk.{}", column.name)]))
             }
             _ if self.has_text_key(at) => self.assignment(at, index, &key(Vec::new())),
             _ => {
@@ -356,6 +464,7 @@ impl Compiler<'_> {
     /// What an expression is for the version that is compiled.
     fn lifted(&self, from: &Expression) -> Result<Lifted, Refusal> {
         let row_is_event = self.topic.format.row_is_event();
+        let lift = if self.element.is_some() { lift_element } else { lift };
         // Looked at when the configuration was checked.
         lift(&self.steps, from, self.event.as_deref(), row_is_event)
             .map_err(|wrong| Refusal::new(Reason::Expression, wrong.message))
@@ -381,11 +490,15 @@ impl Compiler<'_> {
     fn calculated(&mut self, program: &Jq, text_key: bool) -> Calculated {
         let reads = &program.reads;
         let root = |root: Root| Path { root, fields: Vec::new() };
-        let row = if self.row_is_before { deleted_row(&[]) } else { root(Root::Row) };
+        let row = match (reads.row.is_empty(), &self.element, self.row_is_before) {
+            (true, ..) => RowAs::Nothing,
+            (false, Some(_), _) => RowAs::Element,
+            (false, None, true) => RowAs::Before(slot(&mut self.wanted.value, &deleted_row(&[]))),
+            (false, None, false) => RowAs::Slot(slot(&mut self.wanted.value, &root(Root::Row))),
+        };
         let around = Around {
             topic: self.topic.name.clone(),
-            row: (!reads.row.is_empty()).then(|| slot(&mut self.wanted.value, &row)),
-            is_before: self.row_is_before,
+            row,
             event: (!reads.event.is_empty()).then(|| slot(&mut self.wanted.value, &root(Root::Event))),
             key: match (reads.names("$key"), text_key) {
                 (false, _) => KeyAs::Nothing,
@@ -401,7 +514,10 @@ impl Compiler<'_> {
         match path.root {
             Root::Key if path.fields.is_empty() && text_key => Source::TextKey,
             Root::Key => Source::Key(self.key_slot(path)),
-            Root::Row | Root::Event => Source::Value(slot(&mut self.wanted.value, path)),
+            Root::Row | Root::Event => match &mut self.element {
+                Some(paths) if path.root == Root::Row => Source::Element(slot(paths, path)),
+                _ => Source::Value(slot(&mut self.wanted.value, path)),
+            },
             Root::Topic => Source::Topic(self.topic.name.clone()),
             Root::Partition => Source::Partition,
             Root::Offset => Source::Offset,
@@ -439,6 +555,7 @@ impl Compiler<'_> {
             key,
             encoding: column.encoding.or(days),
             json_in_text: debezium,
+            is_mysql: self.topic.format.is_mysql(),
         }
     }
 }

@@ -58,6 +58,8 @@ pub struct Target {
     pub encoding: Option<Encoding>,
     /// A string in a `json` column holds the JSON text.
     pub json_in_text: bool,
+    /// A boolean is 0 or 1, and a timestamp has a space in its middle and no zone.
+    pub is_mysql: bool,
 }
 
 /// Why a field is not a value of its column; the path is the caller's to add.
@@ -76,7 +78,8 @@ impl Refusal {
 /// A value of a key column from the text of one JSON value, in the form rows have it. What is
 /// asked for by key has to be read as events are.
 pub fn key_value(ty: ColumnType, json: &str) -> Result<Value, Refusal> {
-    let target = Target { ty, nullable: false, key: true, encoding: None, json_in_text: false };
+    let target =
+        Target { ty, nullable: false, key: true, encoding: None, json_in_text: false, is_mysql: false };
     convert(Field::Json(json), &target)
 }
 
@@ -131,6 +134,9 @@ fn from_json(text: &str, target: &Target) -> Result<Value, Refusal> {
 /// `None` where the column takes no number.
 pub(super) fn from_number(text: &str, target: &Target) -> Option<Result<Value, Refusal>> {
     Some(match target.ty {
+        ColumnType::Boolean if target.is_mysql && matches!(text, "0" | "1") => {
+            Ok(Value::Integer(i64::from(text == "1")))
+        }
         ColumnType::Integer => integer(text).map(Value::Integer),
         ColumnType::Real => match text.parse::<f64>() {
             Ok(number) if number.is_finite() => Ok(Value::Real(number)),
@@ -199,10 +205,21 @@ pub(super) fn from_string(text: Cow<'_, str>, target: &Target) -> Option<Result<
         }
         ColumnType::Date => time::date_from_text(&text).map(Value::Text).map_err(flawed),
         ColumnType::Time => time::time_from_text(&text).map(Value::Text).map_err(flawed),
+        ColumnType::Timestamp if target.is_mysql => {
+            time::timestamp_from_text(&with_zone(&text)).map(Value::Text).map_err(flawed)
+        }
         ColumnType::Timestamp => time::timestamp_from_text(&text).map(Value::Text).map_err(flawed),
         ColumnType::Uuid if is_uuid(&text) => Ok(Value::Text(text.to_ascii_lowercase())),
         _ => return None,
     })
+}
+
+/// As MySQL writes a timestamp, `2026-03-01 12:00:00`, in the form of RFC 3339; it counts as UTC.
+fn with_zone(text: &str) -> Cow<'_, str> {
+    match text.split_once(' ') {
+        Some((date, time)) if !text.contains(['T', 'Z', '+']) => Cow::Owned(format!("{date}T{time}Z")),
+        _ => Cow::Borrowed(text),
+    }
 }
 
 /// Text that is not JSON and stands for a value of the column's type.
@@ -210,6 +227,7 @@ pub(super) fn from_text(text: &str, target: &Target) -> Result<Value, Refusal> {
     let numeric = match target.ty {
         // Not everything Rust reads as a number is one in JSON (`+1`, `1.`, `infinity`).
         ColumnType::Integer | ColumnType::Real => decimal::is_decimal(text),
+        ColumnType::Boolean => target.is_mysql && matches!(text, "0" | "1"),
         ColumnType::Date | ColumnType::Time | ColumnType::Timestamp => {
             target.encoding.is_some() && text.parse::<i64>().is_ok()
         }

@@ -5,13 +5,15 @@ use super::condition::Condition;
 use super::convert::Refusal;
 use super::event_id::IdSource;
 use super::row::{Inputs, Row, Source, rejection};
+use super::snapshots::Snapshots;
 use super::topic::{Passage, refused};
 use super::types::{Found, Types};
 use super::version::{self, Integers, kind_name};
 use crate::decode::{Decoder, EventKind, Field, OwnVersion};
-use crate::domain::change::{self, Change, IfMissing, Skip};
+use crate::domain::change::{self, Change, Cleared, IfMissing, Skip};
 use crate::domain::dead_letter::{Reason, Rejection};
 use crate::domain::event_ids::{EventId, EventIds};
+use crate::domain::value::Value;
 use crate::domain::version::{Version, VersionKind};
 
 #[derive(Debug)]
@@ -39,9 +41,24 @@ pub struct TableRows {
     pub upsert: Row,
     /// By the record key.
     pub delete: Row,
-    /// For records that have none, in formats that know the old row.
-    pub delete_without_key: Option<Row>,
+    /// By the row that was, in formats that have it: for records without a key.
+    pub deleted: Option<Row>,
+    /// The row that was is the better one to delete by in any case.
+    pub has_deleted: bool,
+    pub old: Option<OldKey>,
     pub filter: Option<Filter>,
+    /// What a whole snapshot does not list is gone: no other topic feeds the table.
+    pub hears_snapshots: bool,
+    /// Column indexes.
+    pub key: Vec<usize>,
+}
+
+/// The key that a row had before an update, in formats that tell.
+#[derive(Debug)]
+pub struct OldKey {
+    pub row: Row,
+    /// Slots of what was changed of it.
+    pub changed: Vec<usize>,
 }
 
 /// Which rows a table wants.
@@ -55,6 +72,7 @@ pub struct Filter {
 /// What an event is made of, and what was applied lately.
 pub struct Given<'d> {
     pub decoder: &'d mut Decoder,
+    pub snapshots: &'d mut Snapshots,
     /// Where repeated events are recognised.
     pub applied: Option<&'d EventIds>,
     /// `None`: a record without a value.
@@ -78,11 +96,34 @@ impl Face {
         if event.is_some() && !self.rows.is_empty() {
             id = self.new_id(given, inputs)?;
         }
-        for rows in &self.rows {
-            self.row(rows, given, (passage, inputs), &mut stamp)?;
+        let list = match event {
+            Some(EventKind::Row | EventKind::Delete) => given.decoder.rows(&inputs.value),
+            _ => Ok(None),
+        };
+        match list.map_err(|error| Outcome::Rejected(rejection(error, None)))? {
+            None => {
+                for rows in &self.rows {
+                    self.row(rows, given, (passage, inputs), &mut stamp)?;
+                }
+            }
+            Some(list) => {
+                for row in list {
+                    let read = given.decoder.row(row, inputs.around.scratch, &mut inputs.value);
+                    read.map_err(|error| Outcome::Rejected(rejection(error, None)))?;
+                    inputs.documents.forget_row();
+                    // The version may be in the row.
+                    stamp = None;
+                    for rows in &self.rows {
+                        self.row(rows, given, (passage, inputs), &mut stamp)?;
+                        passage.count_bytes().map_err(Outcome::Rejected)?;
+                    }
+                }
+            }
         }
-        if event == Some(EventKind::Delete) {
-            passage.remember_delete(stamp.map(|Stamp { version, .. }| version));
+        match event {
+            Some(EventKind::Row) => self.snapshot(given, (passage, inputs), stamp),
+            Some(EventKind::Delete) => passage.remember_delete(stamp.map(|Stamp { version, .. }| version)),
+            _ => {}
         }
         if let Some(types) = &self.events {
             let known = match event {
@@ -135,13 +176,126 @@ impl Face {
                 }
                 _ => (&rows.upsert, change::Operation::Write { if_missing: IfMissing::default() }),
             },
-            Some(EventKind::Delete) => (rows.deleted(inputs.key_bytes.is_some()), change::Operation::Delete),
+            Some(EventKind::Delete) => {
+                if self.carry(rows, given, (passage, inputs), stamp)? {
+                    return Ok(());
+                }
+                (rows.deleted(inputs.key_bytes.is_some()), change::Operation::Delete)
+            }
             Some(EventKind::Truncate) => (&rows.delete, change::Operation::Truncate),
             None if self.version.is_of_record(inputs) => (&rows.delete, change::Operation::Delete),
             _ => (&rows.delete, change::Operation::Tombstone),
         };
         let step = Step { decoder: given.decoder, version: &self.version, row, operation };
-        step.append(passage, inputs, stamp)
+        step.append(passage, inputs, stamp)?;
+        if let Some(Change { operation: change::Operation::Write { .. }, values, .. }) =
+            passage.changes.last()
+            && values.iter().any(Value::is_absent)
+            && given.decoder.is_insert(&inputs.value)
+        {
+            begin_anew(passage.changes);
+            passage.incomplete.push(rows.upsert.table);
+        }
+        match &rows.old {
+            Some(old) if given.event == Some(EventKind::Row) => {
+                self.leave_old_key(rows, old, passage, inputs)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The change that was made last is of a row that may have had another key before.
+    fn leave_old_key(
+        &self,
+        rows: &TableRows,
+        old: &OldKey,
+        passage: &mut Passage<'_, '_>,
+        inputs: &Inputs<'_>,
+    ) -> Result<(), Outcome> {
+        let is_there = |slot: &usize| !matches!(inputs.value.get(*slot), None | Some(Field::Absent));
+        if !old.changed.iter().any(is_there) {
+            return Ok(());
+        }
+        let values = old.row.values(inputs).map_err(Outcome::Rejected)?;
+        let Some(last) = passage.changes.last() else { return Ok(()) };
+        if rows.key.iter().any(|&column| last.values[column] != values[column]) {
+            let (table, topic, version) = (last.table, last.topic, last.version);
+            let operation = change::Operation::Delete;
+            passage.changes.push(Change { table, topic, operation, values, from: Vec::new(), version });
+        }
+        Ok(())
+    }
+
+    /// The key of a row changes: what is known of the row goes with it. Whether it is the same row to
+    /// this table, whose key has not all that was changed.
+    fn carry<'a>(
+        &self,
+        rows: &TableRows,
+        given: &mut Given<'_>,
+        (passage, inputs): (&mut Passage<'_, 'a>, &mut Inputs<'a>),
+        stamp: &mut Option<Stamp>,
+    ) -> Result<bool, Outcome> {
+        let table = rows.delete.table;
+        if !rows.delete.reads_key() || inputs.key_bytes.is_none() {
+            return Ok(false);
+        }
+        let refused = |error| Outcome::Rejected(rejection(error, Some(table)));
+        let mut fields = Vec::new();
+        if !given.decoder.new_key(inputs.around, &mut fields).map_err(refused)? {
+            return Ok(false);
+        }
+        inputs.read_key(given.decoder).map_err(refused)?;
+        let from = rows.delete.values(inputs).map_err(Outcome::Rejected)?;
+        std::mem::swap(&mut inputs.key, &mut fields);
+        inputs.documents.forget_key();
+        let to = rows.delete.values(inputs);
+        std::mem::swap(&mut inputs.key, &mut fields);
+        inputs.documents.forget_key();
+        // A record key that somebody has made another one on the way is not the source's.
+        let Ok(to) = to else { return Ok(false) };
+        let mut step = Step {
+            decoder: given.decoder,
+            version: &self.version,
+            row: &rows.delete,
+            operation: change::Operation::Carry,
+        };
+        let Stamp { version, .. } = step.stamped(passage, inputs, stamp)?;
+        if rows.key.iter().all(|&column| from[column] == to[column]) {
+            return Ok(true);
+        }
+        // Older than whatever this event and that of the new key set themselves.
+        let version = version.second_of_its_kind();
+        let topic = passage.record.at.topic;
+        let operation = change::Operation::Carry;
+        passage.changes.push(Change { table, topic, operation, values: to, from, version });
+        Ok(false)
+    }
+
+    /// What the event says of a whole snapshot, where it is of one.
+    fn snapshot<'a>(
+        &self,
+        given: &mut Given<'_>,
+        (passage, inputs): (&mut Passage<'_, 'a>, &Inputs<'a>),
+        stamp: Option<Stamp>,
+    ) {
+        let (VersionSource::Format, Some(Stamp { version, integers: Some(integers), .. })) =
+            (&self.version, stamp)
+        else {
+            return;
+        };
+        let partition = passage.record.at.partition;
+        let heard = given.snapshots.hear(partition, integers, given.decoder.snapshot(&inputs.value));
+        let Some(phase) = heard else { return };
+        for rows in self.rows.iter().filter(|rows| rows.hears_snapshots) {
+            passage.changes.push(Change {
+                table: rows.upsert.table,
+                topic: passage.record.at.topic,
+                operation: change::Operation::Snapshot(phase),
+                values: Vec::new(),
+                from: Vec::new(),
+                version: version.first_of_its_kind(),
+            });
+        }
     }
 
     /// What an event of a known type does.
@@ -159,15 +313,27 @@ impl Face {
                 None => true,
             };
             let (row, operation) = match (wanted, &rule.unwanted) {
-                (true, _) => (&rule.row, rule.operation.of_change()),
-                (false, Some(unwanted)) => (unwanted, change::Operation::Delete),
+                (true, _) => (&rule.row, rule.operation),
+                (false, Some((operation, unwanted))) => (unwanted, *operation),
                 (false, None) => continue,
             };
             let step = Step { decoder: given.decoder, version: &self.version, row, operation };
             step.append(passage, inputs, stamp)?;
+            if let (true, Some(elements)) = (wanted, &rule.elements) {
+                elements.append(given.decoder, &self.version, (passage, inputs), stamp)?;
+            }
         }
         Ok(())
     }
+}
+
+/// The last change is of a row that was not there before, and leaves something out: only its own key change
+/// can know it. What the replica has under this key is of an earlier row, that nobody has deleted yet.
+fn begin_anew(changes: &mut Vec<Change>) {
+    let Some(write) = changes.pop() else { return };
+    let version = write.version.first_of_its_kind();
+    changes.push(Change { operation: change::Operation::Delete, version, ..write.clone() });
+    changes.push(write);
 }
 
 fn wants(
@@ -181,8 +347,8 @@ fn wants(
 
 impl TableRows {
     fn deleted(&self, has_key: bool) -> &Row {
-        match &self.delete_without_key {
-            Some(row) if !has_key => row,
+        match &self.deleted {
+            Some(row) if self.has_deleted || !has_key => row,
             _ => &self.delete,
         }
     }
@@ -190,21 +356,23 @@ impl TableRows {
 
 /// The version of a record; without a kind where only the coordinates count.
 #[derive(Debug, Clone, Copy)]
-struct Stamp {
+pub(super) struct Stamp {
     kind: Option<VersionKind>,
     version: Version,
+    /// Of a version of the format's own.
+    integers: Option<[i64; 2]>,
 }
 
 /// One change of one table about to be made.
-struct Step<'p> {
-    decoder: &'p mut Decoder,
-    version: &'p VersionSource,
-    row: &'p Row,
-    operation: change::Operation,
+pub(super) struct Step<'p> {
+    pub decoder: &'p mut Decoder,
+    pub version: &'p VersionSource,
+    pub row: &'p Row,
+    pub operation: change::Operation,
 }
 
 impl Step<'_> {
-    fn append<'a>(
+    pub fn append<'a>(
         mut self,
         passage: &mut Passage<'_, 'a>,
         inputs: &mut Inputs<'a>,
@@ -220,7 +388,32 @@ impl Step<'_> {
             true => Vec::new(),
             false => self.row.values(inputs).map_err(Outcome::Rejected)?,
         };
-        let Stamp { kind, version } = match stamp {
+        let Stamp { version, .. } = self.stamped(passage, inputs, stamp)?;
+        let version = match self.operation {
+            // What the same event sets anew stays.
+            change::Operation::Clear(Cleared::Replaced) => version.just_before(),
+            _ => version,
+        };
+        passage.changes.push(Change {
+            table,
+            topic: passage.record.at.topic,
+            operation: self.operation,
+            values,
+            from: Vec::new(),
+            version,
+        });
+        Ok(())
+    }
+
+    /// The version of the record, which must be of the kind that the table has.
+    fn stamped<'a>(
+        &mut self,
+        passage: &Passage<'_, 'a>,
+        inputs: &mut Inputs<'a>,
+        stamp: &mut Option<Stamp>,
+    ) -> Result<Stamp, Outcome> {
+        let table = self.row.table;
+        let found = match stamp {
             Some(stamp) => *stamp,
             None => {
                 let read = self.stamp(passage, inputs);
@@ -229,7 +422,7 @@ impl Step<'_> {
                 )
             }
         };
-        if let (Some(kind), Some(usual)) = (kind, passage.kinds[table])
+        if let (Some(kind), Some(usual)) = (found.kind, passage.kinds[table])
             && kind != usual
         {
             return Err(Outcome::Rejected(Rejection {
@@ -243,26 +436,24 @@ impl Step<'_> {
                 ),
             }));
         }
-        passage.changes.push(Change {
-            table,
-            topic: passage.record.at.topic,
-            operation: self.operation,
-            values,
-            from: Vec::new(),
-            version,
-        });
-        Ok(())
+        Ok(found)
     }
 
     fn stamp<'a>(&mut self, passage: &Passage<'_, 'a>, inputs: &mut Inputs<'a>) -> Result<Stamp, Rejection> {
         let at = passage.at();
-        let by_position =
-            |kind| Stamp { kind, version: Version::position(passage.memory.max_timestamp_ms, at) };
+        let by_position = |kind| {
+            let version = Version::position(passage.memory.max_timestamp_ms, at);
+            Stamp { kind, version, integers: None }
+        };
+        let mut own = None;
         let (kind, integers) = match self.version {
             _ if self.operation == change::Operation::Tombstone => return Ok(by_position(None)),
             VersionSource::Position => return Ok(by_position(Some(VersionKind::Position))),
             VersionSource::Format => match self.decoder.own_version(&inputs.value) {
-                OwnVersion::Integers(pair) => (VersionKind::Integers, Integers::two(pair)),
+                OwnVersion::Integers(pair) => {
+                    own = Some(pair);
+                    (VersionKind::Integers, Integers::two(pair))
+                }
                 OwnVersion::Unusable(error) => return Err(rejection(error, None)),
                 OwnVersion::None => return Ok(by_position(Some(VersionKind::Position))),
             },
@@ -274,7 +465,7 @@ impl Step<'_> {
         let version = Version::new(kind, integers.as_slice(), at).ok_or_else(|| {
             refused(Refusal::new(Reason::Version, "has no or too many parts"), self.version.path())
         })?;
-        Ok(Stamp { kind: Some(kind), version })
+        Ok(Stamp { kind: Some(kind), version, integers: own })
     }
 }
 

@@ -65,6 +65,7 @@ fn column(table: &Table, index: usize, key: Option<&str>) -> String {
                 let set = rules.iter().filter_map(|(event, rule)| {
                     let columns = match rule {
                         Rule::Upsert { columns } | Rule::Patch { columns, .. } => columns,
+                        Rule::Replace { row, .. } => row,
                         Rule::Delete { .. } => return None,
                     };
                     Some((event.clone(), expression(columns.get(&index)?)))
@@ -121,6 +122,9 @@ fn source(config: &Config, table: &Table, source: &TableSource) -> Value {
             Format::Protobuf => "protobuf",
             Format::JsonSchema => "json-schema",
             Format::Raw => "raw",
+            Format::DebeziumFlat => "debezium-flat",
+            Format::Maxwell => "maxwell",
+            Format::Canal => "canal",
         },
         "key_format": topic.key_format.map(|format| match format {
             KeyFormat::Text => "text",
@@ -171,6 +175,10 @@ fn rule(rule: &Rule, named: &dyn Fn(usize) -> String) -> Value {
         Rule::Delete { key } => {
             let key = key.iter().map(|(&column, from)| (named(column), expression(from)));
             json!({ "delete": Value::Object(key.collect()) })
+        }
+        Rule::Replace { prefix, each, .. } => {
+            let prefix = prefix.iter().map(|(&column, from)| (named(column), expression(from)));
+            json!({ "replace": Value::Object(prefix.collect()), "each": expression(each) })
         }
     }
 }

@@ -7,6 +7,7 @@
 mod compile;
 mod condition;
 mod convert;
+mod elements;
 mod event_id;
 mod face;
 mod fingerprint;
@@ -16,6 +17,7 @@ mod program;
 mod protection;
 mod row;
 mod schema;
+mod snapshots;
 mod topic;
 mod types;
 mod version;
@@ -66,6 +68,8 @@ pub struct Plan {
     /// By table index: the kind of its first version, which all others must have.
     kinds: Vec<Option<VersionKind>>,
     registry: Option<Registry>,
+    /// See [`Plan::take_incomplete`].
+    incomplete: Vec<usize>,
     /// Why hashed columns cannot be hashed.
     key_problem: Option<String>,
 }
@@ -90,7 +94,8 @@ impl Plan {
         let topic = |index| compile::topic(config, index, &outside);
         let topics = (0..config.topics.len()).map(topic).collect();
         let catalog = Arc::new(catalog_with(config, key.as_ref()));
-        Plan { catalog, topics, kinds: vec![None; config.tables.len()], registry, key_problem }
+        let kinds = vec![None; config.tables.len()];
+        Plan { catalog, topics, kinds, registry, incomplete: Vec::new(), key_problem }
     }
 
     /// What makes it impossible to map: files that cannot be used, of schemas and of the key of hashes.
@@ -120,6 +125,10 @@ impl Plan {
         if let Some(known) = self.kinds.get_mut(table) {
             *known = Some(kind);
         }
+        // It has rows, of whatever age.
+        for topic in self.catalog.tables.get(table).into_iter().flat_map(|table| &table.topics) {
+            self.topics[*topic].snapshots.go_on();
+        }
     }
 
     /// Goes on with the event ids that the store has after a start, oldest first.
@@ -136,10 +145,19 @@ impl Plan {
         topics.filter_map(|(topic, plan)| Some((topic, plan.event_ids.as_mut()?.take_news()?))).collect()
     }
 
-    /// The batch in the making is dropped, with the events whose ids were remembered for it.
-    pub fn drop_event_ids(&mut self) {
-        for ids in self.topics.iter_mut().filter_map(|topic| topic.event_ids.as_mut()) {
-            ids.forget_news();
+    /// Since the last call, for each row that got another key and whose event leaves large columns out, which
+    /// come from the row with the old key if that is known: its table.
+    pub fn take_incomplete(&mut self) -> Vec<usize> {
+        std::mem::take(&mut self.incomplete)
+    }
+
+    /// The batch in the making is dropped, with what was remembered for it.
+    pub fn drop_news(&mut self) {
+        for topic in &mut self.topics {
+            topic.snapshots.forget();
+            if let Some(ids) = &mut topic.event_ids {
+                ids.forget_news();
+            }
         }
     }
 
@@ -173,7 +191,9 @@ impl Plan {
         let after_delete = memory.after_delete.take();
         let start = changes.len();
         let kinds = &mut self.kinds;
-        let passage = Passage { record, memory, after_delete, kinds, changes: &mut *changes };
+        let incomplete = &mut self.incomplete;
+        let changes = &mut *changes;
+        let passage = Passage { record, memory, after_delete, kinds, changes, incomplete, bytes: 0 };
         topic.translate(passage).unwrap_or_else(|refused| {
             changes.truncate(start);
             refused
@@ -207,7 +227,7 @@ fn catalog_with(config: &Config, key: Option<&HashKey>) -> Catalog {
                 columns: columns.collect(),
                 key: table.key.clone(),
                 indexes: table.indexes.clone(),
-                prefixes: Vec::new(),
+                prefixes: compile::prefixes(table),
                 ordered_by_position: !topics
                     .iter()
                     .any(|&topic| compile::has_versions(&config.topics[topic])),

@@ -98,7 +98,8 @@ mod tests {
     use Reason::{Malformed, OutOfRange, WrongType};
 
     fn into(native: Native<'_>, ty: ColumnType) -> Result<Value, Reason> {
-        let target = Target { ty, nullable: true, key: false, encoding: None, json_in_text: false };
+        let target =
+            Target { ty, nullable: true, key: false, encoding: None, json_in_text: false, is_mysql: false };
         convert(native, &target).map_err(|refusal| {
             assert!(!refusal.message.contains("canary"), "{}", refusal.message);
             refusal.reason

@@ -28,14 +28,25 @@ pub struct Calculated {
 #[derive(Debug)]
 pub struct Around {
     pub topic: String,
-    /// Slots of the whole row and of the whole event.
-    pub row: Option<usize>,
-    /// Whether that is the row as it was.
-    pub is_before: bool,
+    pub row: RowAs,
+    /// Slot of the whole event.
     pub event: Option<usize>,
     pub key: KeyAs,
     /// Of formats that leave out what did not change.
     pub placeholder: Option<Placeholder>,
+}
+
+/// What `.` is to a program.
+#[derive(Debug, Clone, Copy)]
+pub enum RowAs {
+    /// It is not read.
+    Nothing,
+    /// The slot of the whole row.
+    Slot(usize),
+    /// The slot of the row as it was.
+    Before(usize),
+    /// The element of a list.
+    Element,
 }
 
 /// How a program has the record key.
@@ -54,6 +65,7 @@ pub struct Documents {
     row: RefCell<Option<Document>>,
     before: RefCell<Option<Document>>,
     event: RefCell<Option<Document>>,
+    element: RefCell<Option<Document>>,
     key: RefCell<Option<Document>>,
     headers: RefCell<Option<Document>>,
 }
@@ -63,6 +75,23 @@ struct Document {
     value: Val,
     /// Of the text that it was made of.
     bytes: usize,
+}
+
+impl Documents {
+    /// Another key takes the place of the record's.
+    pub fn forget_key(&mut self) {
+        *self.key.get_mut() = None;
+    }
+
+    /// Another row of the same record comes.
+    pub fn forget_row(&mut self) {
+        *self.row.get_mut() = None;
+    }
+
+    /// Another element of the same record comes.
+    pub fn forget_element(&mut self) {
+        *self.element.get_mut() = None;
+    }
 }
 
 impl Calculated {
@@ -109,9 +138,14 @@ impl Calculated {
         let mut input = Input::default();
         let documents = &inputs.documents;
         let slot = |slot: usize| inputs.value.get(slot).copied().unwrap_or_default();
-        if let Some(row) = self.around.row {
-            let kept = if self.around.is_before { &documents.before } else { &documents.row };
-            let Document { value, bytes } = document(kept, ".", || Ok(slot(row)))?;
+        let row = match self.around.row {
+            RowAs::Nothing => None,
+            RowAs::Slot(row) => Some((&documents.row, slot(row))),
+            RowAs::Before(row) => Some((&documents.before, slot(row))),
+            RowAs::Element => Some((&documents.element, Field::Json(inputs.element_text))),
+        };
+        if let Some((kept, field)) = row {
+            let Document { value, bytes } = document(kept, ".", || Ok(field))?;
             input.bytes += bytes;
             input.row = value;
         }

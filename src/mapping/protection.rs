@@ -150,7 +150,7 @@ mod tests {
     }
 
     fn target(ty: ColumnType) -> Target {
-        Target { ty, nullable: true, key: false, encoding: None, json_in_text: false }
+        Target { ty, nullable: true, key: false, encoding: None, json_in_text: false, is_mysql: false }
     }
 
     /// RFC 4231, test case 1 (its key is 20 bytes of 0x0b).

@@ -47,6 +47,8 @@ pub enum Source {
     Or(Box<Source>, Box<Source>),
     /// A constant, as JSON.
     Constant(String),
+    /// Slot of the element of a list.
+    Element(usize),
     /// Always absent.
     Nothing,
     Literal(Result<Value, Refusal>),
@@ -69,6 +71,10 @@ pub struct Inputs<'a> {
     pub value: Vec<Field<'a>>,
     pub key: Vec<Field<'a>>,
     pub key_is_read: bool,
+    /// Of the element whose row is made, where an event has several.
+    pub element: Vec<Field<'a>>,
+    /// The same as JSON.
+    pub element_text: &'a str,
     /// For programs.
     pub documents: Documents,
 }
@@ -136,6 +142,7 @@ impl<'a> Inputs<'a> {
                 field => field,
             },
             Source::Constant(json) => Field::Json(self.around.scratch.text(json)),
+            Source::Element(slot) => value(&self.element, *slot),
             Source::Literal(_) | Source::Nothing => Field::Absent,
         })
     }

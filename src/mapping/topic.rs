@@ -6,13 +6,18 @@ use super::face::{Face, Given};
 use super::program::Documents;
 use super::row::{Inputs, LogEntry, rejection};
 use super::schema::Versions;
+use super::snapshots::Snapshots;
 use crate::decode::{Decoder, EventKind, Field, Pending, Scratch, Surroundings};
 use crate::domain::change::{Change, Skip};
 use crate::domain::checkpoint::{AfterDelete, PartitionMemory};
-use crate::domain::dead_letter::Rejection;
+use crate::domain::dead_letter::{Reason, Rejection};
 use crate::domain::event_ids::EventIds;
 use crate::domain::record::Record;
+use crate::domain::value::Value;
 use crate::domain::version::{Coordinates, Version, VersionKind};
+
+/// What the rows of one record may take in memory.
+const BYTES_MAX: usize = 32 << 20;
 
 #[derive(Debug)]
 pub struct TopicPlan {
@@ -21,6 +26,8 @@ pub struct TopicPlan {
     faces: Vec<Face>,
     /// Where there is more than one.
     versions: Option<Versions>,
+    /// Of the whole table, in formats that mark them.
+    pub snapshots: Snapshots,
     /// Ids of applied events, where repeated ones are recognised.
     pub event_ids: Option<EventIds>,
     /// Kept between records for their memory.
@@ -37,6 +44,10 @@ pub struct Passage<'r, 'a> {
     pub after_delete: Option<AfterDelete>,
     pub kinds: &'r mut [Option<VersionKind>],
     pub changes: &'r mut Vec<Change>,
+    /// Tables, of rows that got another key and whose events leave something out.
+    pub incomplete: &'r mut Vec<usize>,
+    /// What the rows of a record that has several take in memory.
+    pub bytes: usize,
 }
 
 impl TopicPlan {
@@ -49,7 +60,16 @@ impl TopicPlan {
     ) -> TopicPlan {
         let (value_fields, key_fields) = (Vec::new(), Vec::new());
         let scratch = Scratch::default();
-        TopicPlan { decoder, faces, versions, event_ids, value_fields, key_fields, scratch }
+        TopicPlan {
+            decoder,
+            faces,
+            versions,
+            snapshots: Snapshots::default(),
+            event_ids,
+            value_fields,
+            key_fields,
+            scratch,
+        }
     }
 
     /// Why no record of the topic can be read.
@@ -83,6 +103,8 @@ impl TopicPlan {
             value: recycled(std::mem::take(&mut self.value_fields)),
             key: recycled(std::mem::take(&mut self.key_fields)),
             key_is_read: false,
+            element: Vec::new(),
+            element_text: "null",
             documents: Documents::default(),
         };
         let outcome = self.translate_inputs(&mut passage, &mut inputs);
@@ -114,7 +136,7 @@ impl TopicPlan {
         };
         let Some(face) = self.faces.get(face) else { return Ok(Outcome::Skipped(Skip::Ignored)) };
         let applied = self.event_ids.as_ref();
-        let mut given = Given { decoder: &mut self.decoder, applied, event };
+        let mut given = Given { decoder: &mut self.decoder, snapshots: &mut self.snapshots, applied, event };
         let id = face.translate(&mut given, passage, inputs)?;
         if let (Some(ids), Some(id)) = (&mut self.event_ids, id) {
             ids.remember(id);
@@ -133,6 +155,21 @@ impl Passage<'_, '_> {
         if let (Some(key), Some(version)) = (self.record.key, version) {
             self.memory.after_delete = Some(AfterDelete { key: key.to_vec(), version });
         }
+    }
+
+    /// The last change is one of many of its record, each of which may repeat a part of it.
+    pub fn count_bytes(&mut self) -> Result<(), Rejection> {
+        let Some(change) = self.changes.last() else { return Ok(()) };
+        self.bytes += change.values.iter().map(Value::size).sum::<usize>();
+        if self.bytes <= BYTES_MAX {
+            return Ok(());
+        }
+        Err(Rejection {
+            table: Some(change.table),
+            path: ".".to_owned(),
+            reason: Reason::OutOfRange,
+            message: format!("is one row too many: those of one record take at most {} MiB", BYTES_MAX >> 20),
+        })
     }
 
     pub fn at(&self) -> Coordinates {

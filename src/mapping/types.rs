@@ -6,27 +6,25 @@ use super::Outcome;
 use super::compile::RulesByType;
 use super::condition::Condition;
 use super::convert::{Refusal, opaque_text, string};
+use super::elements::Elements;
 use super::row::{Inputs, Row, Source, rejection};
 use super::topic::refused;
 use crate::config::Otherwise;
 use crate::decode::{Decoder, Field, Native};
-use crate::domain::change::{self, IfMissing, Skip};
+use crate::domain::change::{Operation, Skip};
 use crate::domain::dead_letter::Reason;
 
 /// What one event type does to one table.
 #[derive(Debug)]
 pub struct TableRule {
     pub operation: Operation,
+    /// For `Clear`: the columns of the prefix.
     pub row: Row,
+    /// Rows that take the place of those that were cleared.
+    pub elements: Option<Elements>,
     pub when: Option<Condition>,
-    /// The key of a row that is not wanted, where the rule writes whole rows.
-    pub unwanted: Option<Row>,
-}
-
-#[derive(Debug, Clone, Copy)]
-pub enum Operation {
-    Write { if_missing: IfMissing },
-    Delete,
+    /// What an event that is not wanted does, where the rule sets whole rows: the key, or the prefix.
+    pub unwanted: Option<(Operation, Row)>,
 }
 
 /// The event types of a topic.
@@ -85,15 +83,6 @@ impl Types {
             Otherwise::Ignore => Ok(Outcome::Skipped(Skip::Ignored)),
             Otherwise::DeadLetter => Err(Outcome::Rejected(rejection)),
             Otherwise::Stop => Err(Outcome::Stop(rejection)),
-        }
-    }
-}
-
-impl Operation {
-    pub fn of_change(self) -> change::Operation {
-        match self {
-            Operation::Write { if_missing } => change::Operation::Write { if_missing },
-            Operation::Delete => change::Operation::Delete,
         }
     }
 }

@@ -274,6 +274,7 @@ pub struct Metrics {
     held_rows: GaugeVec,
     snapshot_unfinished: GaugeVec,
     rows_swept: IntCounterVec,
+    moved_rows_incomplete: IntCounterVec,
     delete_marks: GaugeVec,
     delete_marks_dropped: IntCounterVec,
     replica_size: Gauge,
@@ -415,6 +416,11 @@ impl Metrics {
                 &names::ROWS_SWEPT,
                 earlier.map(|earlier| &earlier.rows_swept),
             ),
+            moved_rows_incomplete: shared_counters(
+                &registry,
+                &names::MOVED_ROWS_INCOMPLETE,
+                earlier.map(|earlier| &earlier.moved_rows_incomplete),
+            ),
             delete_marks: gauges(&registry, &names::DELETE_MARKS),
             delete_marks_dropped: shared_counters(
                 &registry,
@@ -455,6 +461,7 @@ impl Metrics {
             }
             self.snapshot_unfinished.with_label_values(&[&table.name]).set(0.0);
             self.rows_swept.with_label_values(&[&table.name]);
+            self.moved_rows_incomplete.with_label_values(&[&table.name]);
             for topic in table.topics.iter().filter_map(|&topic| catalog.topics.get(topic)) {
                 for effect in Effect::ALL {
                     self.events_applied.with_label_values(&[topic, table.name.as_str(), effect.name()]);
@@ -720,6 +727,12 @@ impl Metrics {
     pub fn rows_swept(&self, table: usize, rows: u64) {
         if let Some(name) = self.tables.get(table) {
             self.rows_swept.with_label_values(&[name]).inc_by(rows);
+        }
+    }
+
+    pub fn moved_row_incomplete(&self, table: usize) {
+        if let Some(name) = self.tables.get(table) {
+            self.moved_rows_incomplete.with_label_values(&[name]).inc();
         }
     }
 

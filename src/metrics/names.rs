@@ -107,6 +107,8 @@ families! {
         "1 while a whole snapshot of the source is under way or was not swept: deleted rows may be left.";
     ROWS_SWEPT = Counter "readside_rows_swept_total" ["table"]
         "Rows that went because a whole snapshot of the source did not list them.";
+    MOVED_ROWS_INCOMPLETE = Counter "readside_moved_rows_incomplete_total" ["table"]
+        "Rows that got another key by an event that leaves columns out, which come from the old key where known.";
     DELETE_MARKS = Gauge "readside_delete_marks" ["table"]
         "Versions of deleted rows that are kept so that a late event cannot bring them back; NaN while unknown.";
     DELETE_MARKS_DROPPED = Counter "readside_delete_marks_dropped_total" []

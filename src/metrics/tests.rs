@@ -188,6 +188,7 @@ fn what_happened_is_counted_where_it_happened() {
     });
     metrics.snapshot(0, true);
     metrics.rows_swept(0, 12);
+    metrics.moved_row_incomplete(0);
     metrics.delete_marks_dropped(9);
     metrics.wal_pinned(11, Duration::from_millis(1_500));
     metrics.long_reader();
@@ -219,6 +220,7 @@ fn what_happened_is_counted_where_it_happened() {
         (r#"readside_snapshot_unfinished{table="orders"}"#, 1.0),
         (r#"readside_snapshot_unfinished{table="users"}"#, 0.0),
         (r#"readside_rows_swept_total{table="orders"}"#, 12.0),
+        (r#"readside_moved_rows_incomplete_total{table="orders"}"#, 1.0),
         ("readside_delete_marks_dropped_total", 9.0),
         ("readside_wal_pages_pinned", 11.0),
         ("readside_wal_pinned_seconds", 1.5),

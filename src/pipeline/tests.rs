@@ -1,5 +1,6 @@
 //! The pipeline between a scripted log and a real store.
 
+mod debezium;
 mod gaps;
 mod letters;
 mod producing;

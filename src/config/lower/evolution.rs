@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::config::expression::{ExpressionError, parse, parse_path};
 use crate::config::fields::{Fields, Given, entries, few, items, scalar, scalar_text};
-use crate::config::lift::{lift, lift_program};
+use crate::config::lift::{lift, lift_element, lift_program};
 use crate::config::model::{
     Change, Column, Evolution, Expression, Format, Mapping, Path, Root, Rule, Table, TableSource, Topic,
     Unknown, Upcast, UpcastRule,
@@ -208,7 +208,7 @@ pub(super) fn check(
         }
         return;
     };
-    if matches!(format, Format::Raw) || format.is_debezium() {
+    if matches!(format, Format::Raw) || format.is_debezium() || format.is_mysql() {
         let message = format!(
             "`schema` cannot be given for `{topic}`: records in the format `{}` have no versions of their own",
             format.word()
@@ -321,6 +321,22 @@ fn first_wrong<'e>(
             let columns = match rule {
                 Rule::Upsert { columns } | Rule::Patch { columns, .. } | Rule::Delete { key: columns } => {
                     columns
+                }
+                Rule::Replace { prefix, each, row } => {
+                    if let Some(wrong) = check("`each`".to_owned(), each, Some(event)) {
+                        return Some(wrong);
+                    }
+                    for (&index, from) in prefix {
+                        if let Some(wrong) = check(column(index), from, Some(event)) {
+                            return Some(wrong);
+                        }
+                    }
+                    for (&index, from) in row {
+                        if let Err(wrong) = lift_element(&steps, from, Some(event), row_is_event) {
+                            return Some((version, column(index), wrong));
+                        }
+                    }
+                    continue;
                 }
             };
             for (index, found) in table.columns.iter().enumerate() {

@@ -326,6 +326,9 @@ fn lower_source(
         schema_facts: schema_facts(target, &topic.place),
         when_field,
         field_column: field_column.map(|column| target.columns.name(column).to_owned()),
+        blob_column: (0..target.columns.len())
+            .find(|&column| target.columns.ty(column) == Some(ColumnType::Blob))
+            .map(|column| target.columns.name(column).to_owned()),
     };
     topics.add_use(&topic.value, used);
     Some(Source { topic: topic.value, place: topic.place, mapping, key_from, when })

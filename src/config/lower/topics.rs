@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::config::fields::{Fields, Given, entries, few, scalar};
 use crate::config::model::{
-    EventIds, Expression, Format, KeyFormat, OnError, OnGap, Otherwise, Path, Root, Topic,
+    EventIds, Expression, Format, KeyFormat, OnError, OnGap, Otherwise, Path, Root, Snapshots, Topic,
 };
 use crate::config::problem::{Place, Problem, Report};
 use crate::config::scalar::{file, text, topic_name, word};
@@ -45,6 +45,7 @@ struct Draft {
     on_error: Option<Given<OnError>>,
     on_gap: Option<Given<OnGap>>,
     placeholder: Option<Given<String>>,
+    snapshots: Option<Given<Snapshots>>,
     schema_file: Option<Given<PathBuf>>,
     message: Option<Given<String>>,
     schema: Option<Given<Schema>>,
@@ -70,6 +71,8 @@ pub(super) struct Use {
     pub when_field: Option<Place>,
     /// A column that takes a field of the value rather than the value, the key or a constant.
     pub field_column: Option<String>,
+    /// A column of bytes.
+    pub blob_column: Option<String>,
 }
 
 impl Topics {
@@ -163,6 +166,7 @@ impl Draft {
         agree.take(&mut self.on_error, fields, "on_error", |report, node| scalar(report, node, word));
         agree.take(&mut self.on_gap, fields, "on_gap", on_gap);
         agree.take(&mut self.placeholder, fields, "placeholder", |report, node| scalar(report, node, text));
+        agree.take(&mut self.snapshots, fields, "snapshots", |report, node| scalar(report, node, word));
         agree.take(&mut self.schema_file, fields, "schema_file", |report, node| scalar(report, node, file));
         agree.take(&mut self.message, fields, "message", |report, node| scalar(report, node, text));
         agree.take(&mut self.schema, fields, "schema", evolution::lower_schema);
@@ -184,9 +188,17 @@ impl Draft {
             let (schema, upcast) = (self.schema.as_ref(), self.upcast.as_ref());
             evolution::check(report, name, self.format(), (schema, upcast), &types);
         }
+        if let (Some(given), false, false) = (&self.snapshots, self.format().is_debezium(), self.broken) {
+            let message = format!("`snapshots` means something in Debezium's formats only, not for `{name}`");
+            report.error(&given.place, message);
+        }
         match self.format() {
             _ if self.broken => {}
-            Format::DebeziumJson | Format::DebeziumAvro => self.check_rows(report, name),
+            format if format.is_debezium() => self.check_rows(report, name),
+            format if format.is_mysql() => {
+                self.check_rows(report, name);
+                self.check_canal(report, name);
+            }
             Format::Raw => {
                 self.check_rows(report, name);
                 self.check_raw(report, name);
@@ -269,6 +281,21 @@ impl Draft {
                 && matches!(&source.value, Expression::Path(path) if path.root.is_value())
             {
                 report.error(&source.place, format!("`{key}` of `{name}` reads a field: {reads}"));
+            }
+        }
+    }
+
+    /// What is not text in the database cannot be told from its text.
+    fn check_canal(&self, report: &mut Report, name: &str) {
+        if self.format() != Format::Canal {
+            return;
+        }
+        for used in &self.uses {
+            if let Some(column) = &used.blob_column {
+                let message = format!(
+                    "the column `{column}` is a blob, and records in the format `canal` have no bytes, only text of unknown encoding; the topic is `{name}`"
+                );
+                report.error(&used.place, message);
             }
         }
     }
@@ -422,6 +449,7 @@ impl Draft {
             on_error: self.on_error.map_or(defaults.on_error, |given| given.value),
             on_gap: self.on_gap.map_or(defaults.on_gap, |given| given.value),
             placeholder: self.placeholder.map_or_else(|| PLACEHOLDER.to_owned(), |given| given.value),
+            snapshots: self.snapshots.map_or(Snapshots::Sweep, |given| given.value),
             schema_file: self.schema_file.map(|given| given.value),
             message: self.message.map(|given| given.value),
             evolution: self.schema.map(|given| given.value.with(self.upcast.map(|given| given.value))),

@@ -7,6 +7,7 @@ use crate::domain::change::{Operation, Skip};
 use crate::domain::dead_letter::Reason::{
     Malformed, MissingKey, MissingValue, OutOfRange, UnknownType, Version, WrongType,
 };
+use crate::domain::snapshot::Phase;
 use crate::domain::value::Value;
 use crate::domain::version::VersionKind;
 
@@ -316,7 +317,8 @@ fn schemas_may_change_more_often_than_they_are_kept() {
 fn placeholders_keys_and_deletes_with_schemas() {
     let mut feed = customers();
     let value = with_schema("", r#"{"id":1,"name":"__debezium_unavailable_value"}"#);
-    assert_eq!(feed.row("", &value)[..2], [int(1), Value::Absent]);
+    assert_eq!(feed.record("", &value), Outcome::Changes);
+    assert_eq!(feed.changes[1].values[..2], [int(1), Value::Absent]);
     let key = r#"{"schema":{"type":"struct","fields":[{"type":"int32","optional":false,"field":"id"}],"optional":false,"name":"k"},"payload":{"id":9}}"#;
     assert_eq!(feed.tombstone(key), Outcome::Changes);
     assert_eq!(feed.only().values[0], int(9));
@@ -344,4 +346,94 @@ fn odd_column_names_and_big_numbers() {
         feed.row("", &envelope("r", "null", after, FIRST)),
         [int(i64::MAX), text("-52503.332"), text("x")]
     );
+}
+
+#[test]
+fn a_row_whose_key_changes_is_carried_over() {
+    let mut feed = customers();
+    feed.set_headers([("__debezium.newkey", r#"{"id":32}"#)]);
+    let key = r#"{"id":31}"#;
+    assert_eq!(feed.record(key, &envelope("d", FILLER, "null", FIRST)), Outcome::Changes);
+    let [carry, delete] = &feed.changes[..] else { panic!("{:?}", feed.changes) };
+    assert_eq!(carry.operation, Operation::Carry);
+    assert_eq!((&carry.from[0], &carry.values[0]), (&int(31), &int(32)));
+    assert_eq!((delete.operation, &delete.values[0]), (Operation::Delete, &int(31)));
+    // Whatever the row of the new key says itself is newer.
+    assert_eq!(carry.version, delete.version.second_of_its_kind());
+    assert_eq!(feed.tombstone(key), Outcome::Skipped(Skip::Tombstone));
+}
+
+#[test]
+fn a_row_that_comes_to_a_key_has_nothing_of_the_one_before() {
+    let mut feed = customers();
+    let after = r#"{"id":32,"name":"Ada","photo":"__debezium_unavailable_value"}"#;
+    assert_eq!(feed.record(r#"{"id":32}"#, &envelope("c", "null", after, FIRST)), Outcome::Changes);
+    let [delete, write] = &feed.changes[..] else { panic!("{:?}", feed.changes) };
+    assert_eq!((delete.operation, write.operation), (Operation::Delete, WRITE));
+    // What is carried over from its old key is newer.
+    assert_eq!(delete.version, write.version.first_of_its_kind());
+    assert_eq!(feed.record(r#"{"id":32}"#, &envelope("u", "null", after, FIRST)), Outcome::Changes);
+    assert_eq!(feed.only().operation, WRITE, "an update keeps what it leaves out");
+}
+
+#[test]
+fn a_row_that_keeps_its_key_here_is_not_deleted() {
+    // The key of the source has more columns than that of the table.
+    let mut feed = Feed::new(topic("t", Format::DebeziumJson), vec![table("t", 1, &["id integer"])]);
+    feed.set_headers([("__debezium.newkey", r#"{"tenant":"b","id":1}"#)]);
+    let key = r#"{"tenant":"a","id":1}"#;
+    assert_eq!(feed.record(key, &envelope("d", "null", "null", FIRST)), IGNORED);
+    assert_eq!(feed.tombstone(key), Outcome::Skipped(Skip::Tombstone));
+}
+
+#[test]
+fn a_new_key_that_cannot_be_read_leaves_a_delete() {
+    let mut feed = customers();
+    for (header, expected) in [(r#"{"other":32}"#, Outcome::Changes), (r#"{"id":"x"}"#, Outcome::Changes)] {
+        feed.set_headers([("__debezium.newkey", header)]);
+        assert_eq!(feed.record(r#"{"id":31}"#, &envelope("d", FILLER, "null", FIRST)), expected);
+        assert_eq!(feed.only().operation, Operation::Delete);
+    }
+    feed.set_headers([("__debezium.newkey", "{")]);
+    let outcome = feed.record(r#"{"id":31}"#, &envelope("d", FILLER, "null", FIRST));
+    assert_eq!(refusal(&outcome).0, Malformed);
+}
+
+#[test]
+fn whole_snapshots_are_told_of_where_they_may_leave_something_behind() {
+    let read = |mark: &str, sequence: &str| {
+        envelope("r", "null", ROW, sequence)
+            .replace("\"ts_ms\":1,", &format!("\"ts_ms\":1,\"snapshot\":{mark},"))
+    };
+    let phases = |feed: &Feed| -> Vec<Operation> {
+        let of_snapshots = feed.changes.iter().filter(|change| change.values.is_empty());
+        of_snapshots.map(|change| change.operation).collect()
+    };
+    let (first, second) = (r#"[null,"100"]"#, r#"[null,"200"]"#);
+    let mut feed = customers();
+    for (mark, sequence, expected) in [
+        ("\"first\"", first, None),
+        ("\"true\"", first, None),
+        ("\"last_in_data_collection\"", first, Some(Phase::Listed)),
+        ("\"incremental\"", r#"["100","150"]"#, None),
+        ("null", r#"["100","150"]"#, None),
+        ("\"false\"", r#"["100","150"]"#, None),
+        ("\"first_in_data_collection\"", second, Some(Phase::UnderWay)),
+        ("\"true\"", second, None),
+        ("true", second, None),
+        ("\"last\"", second, Some(Phase::Listed)),
+    ] {
+        assert_eq!(feed.record(r#"{"id":31}"#, &read(mark, sequence)), Outcome::Changes);
+        let expected: Vec<Operation> = expected.into_iter().map(Operation::Snapshot).collect();
+        assert_eq!(phases(&feed), expected, "{mark} {sequence}");
+        if let Some(change) = feed.changes.get(1) {
+            assert_eq!(change.version, feed.changes[0].version.first_of_its_kind());
+        }
+    }
+    // A version that somebody declares says nothing of when a snapshot was taken.
+    let mut declared = topic("t", Format::DebeziumJson);
+    declared.version = Some(expression("$event.source.ts_ms"));
+    let mut feed = Feed::new(declared, vec![table("t", 1, &["id integer"])]);
+    feed.record("{}", &read("\"last\"", first));
+    assert!(phases(&feed).is_empty());
 }

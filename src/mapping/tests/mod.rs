@@ -1,3 +1,4 @@
+mod children;
 mod conversions;
 mod debezium;
 mod event_ids;
@@ -6,6 +7,7 @@ mod evolution;
 mod fingerprints;
 mod hostile;
 mod metadata;
+mod mysql;
 mod personal;
 mod programs;
 mod rows;

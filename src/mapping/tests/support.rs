@@ -7,7 +7,8 @@ use super::super::{Outcome, Plan};
 use crate::config::{
     Column, Condition, Config, DeadLetters, Encoding, Expression, Format, Freshness, Gate, Kafka, Keep,
     KeyFormat, Listener, Log, LogFormat, Mapping, OnConfigChange, OnError, OnGap, Otherwise, PersonalData,
-    Rebuild, RebuildPolicy, Replica, Rule, Sqlite, Startup, Table, TableSource, Target, Test, Topic, When,
+    Rebuild, RebuildPolicy, Replica, Rule, Snapshots, Sqlite, Startup, Table, TableSource, Target, Test,
+    Topic, When,
 };
 use crate::domain::change::{Change, IfMissing, Operation, Skip};
 use crate::domain::checkpoint::{PartitionMemory, TopicPartition};
@@ -65,6 +66,7 @@ pub fn topic(name: &str, format: Format) -> Topic {
         on_error: OnError::DeadLetter,
         on_gap: OnGap::Auto,
         placeholder: "__debezium_unavailable_value".to_owned(),
+        snapshots: Snapshots::Sweep,
         schema_file: None,
         message: None,
         evolution: None,

@@ -146,7 +146,7 @@ impl Intake {
     /// Forgets what was taken and not handed over yet.
     fn discard(&mut self) {
         self.builder = BatchBuilder::default();
-        self.plan.drop_event_ids();
+        self.plan.drop_news();
         for partition in self.partitions.values_mut() {
             partition.position.clone_from(&partition.sealed);
             partition.moved = !partition.stored;

@@ -40,6 +40,9 @@ impl Intake {
             Some(rejection) => Outcome::Rejected(rejection),
             None => self.plan.translate(record, &mut partition.position.memory, &mut self.changes),
         };
+        for table in self.plan.take_incomplete() {
+            self.context.metrics.moved_row_incomplete(table);
+        }
         match outcome {
             Outcome::Changes => {
                 for change in self.changes.drain(..) {

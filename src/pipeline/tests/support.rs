@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::config::{self, Config};
 use crate::domain::catalog::Catalog;
 use crate::domain::checkpoint::{Position, TopicPartition};
-use crate::domain::record::{Headers, Record};
+use crate::domain::record::{HeaderList, Headers, Record};
 use crate::mapping::Plan;
 use crate::metrics::Metrics;
 use crate::pipeline::progress::Progress;
@@ -35,11 +35,18 @@ pub struct Logged {
     pub offset: i64,
     pub key: String,
     pub value: Option<String>,
+    pub headers: Vec<(String, Vec<u8>)>,
     /// When it was appended, which is its timestamp too.
     pub at_ms: i64,
     pub epoch: i32,
     /// What it counts as where order is that of positions: the highest timestamp so far.
     pub version_ms: i64,
+}
+
+impl HeaderList for Logged {
+    fn each(&self, visit: &mut dyn FnMut(&str, Option<&[u8]>)) {
+        self.headers[..].each(visit);
+    }
 }
 
 /// One partition of the log.
@@ -155,6 +162,13 @@ impl World {
         offset
     }
 
+    /// Of the record that was appended last.
+    pub fn set_headers(&mut self, at: TopicPartition, headers: Vec<(String, Vec<u8>)>) {
+        if let Some(last) = self.logs.get_mut(&at).and_then(|log| log.records.last_mut()) {
+            last.headers = headers;
+        }
+    }
+
     /// Appends a record of a transaction that is still open.
     pub fn append_open(&mut self, at: TopicPartition, key: &str, value: Option<&str>) -> i64 {
         let at_ms = self.now_ms;
@@ -163,7 +177,8 @@ impl World {
         log.end += 1;
         let (epoch, version_ms) = (log.epoch, log.version_ms(at_ms));
         let (key, value) = (key.into(), value.map(str::to_owned));
-        log.records.push(Logged { offset, key, value, at_ms, epoch, version_ms });
+        let headers = Vec::new();
+        log.records.push(Logged { offset, key, value, headers, at_ms, epoch, version_ms });
         offset
     }
 
@@ -303,7 +318,7 @@ impl ScriptedSource {
                         timestamp_ms: Some(logged.at_ms),
                         key: Some(logged.key.as_bytes()),
                         value: logged.value.as_deref().map(str::as_bytes),
-                        headers: Headers(None),
+                        headers: Headers(Some(logged)),
                     }));
                 }
                 if records.len() == max && count > max {

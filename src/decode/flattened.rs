@@ -1,0 +1,125 @@
+//! `debezium-flat`: Debezium's events behind `ExtractNewRecordState`, in JSON with or without embedded
+//! schemas: the row itself, with what `add.fields` puts beside its columns.
+
+use super::connect::Document;
+use super::debezium::{Placeholder, phase, sequence};
+use super::{DecodeError, EventKind, Field, OwnVersion, Wanted};
+use crate::domain::dead_letter::Reason;
+use crate::domain::snapshot::Phase;
+
+#[derive(Debug)]
+pub struct Decoder {
+    value: Document,
+    placeholder: Placeholder,
+    /// Slots of the row: where a placeholder can stand.
+    columns: usize,
+}
+
+/// Behind the slots of the row.
+const FIELDS: [&str; 8] = [
+    "__deleted",
+    "__op",
+    "__source_sequence",
+    "__sequence",
+    "__lsn",
+    "__source_lsn",
+    "__source_snapshot",
+    "__snapshot",
+];
+const DELETED: usize = 0;
+const OP: usize = 1;
+const SEQUENCES: [usize; 2] = [2, 3];
+const LSNS: [usize; 2] = [4, 5];
+const SNAPSHOTS: [usize; 2] = [6, 7];
+
+impl Decoder {
+    pub fn new(wanted: &Wanted, placeholder: &str) -> Decoder {
+        // The row is the event: both roots are the document.
+        let mut paths: Vec<Vec<String>> = wanted.value.iter().map(|path| path.fields.clone()).collect();
+        let columns = paths.len();
+        paths.extend(FIELDS.map(|name| vec![name.to_owned()]));
+        Decoder {
+            value: Document::with_schema(".", paths),
+            placeholder: Placeholder::new(placeholder),
+            columns,
+        }
+    }
+
+    pub fn value<'a>(
+        &mut self,
+        bytes: &'a [u8],
+        fields: &mut Vec<Field<'a>>,
+    ) -> Result<EventKind, DecodeError> {
+        self.value.read(bytes, fields)?;
+        self.value.require_object()?;
+        let text = |field: Field<'a>| match field {
+            Field::Json(text) => text.trim_matches('"'),
+            _ => "",
+        };
+        match (text(fields[self.columns + DELETED]), text(fields[self.columns + OP])) {
+            ("true", _) | (_, "d") => Ok(EventKind::Delete),
+            (_, "t") => Ok(EventKind::Truncate),
+            _ => {
+                for field in &mut fields[..self.columns] {
+                    if self.placeholder.is_in(*field) {
+                        *field = Field::Unavailable;
+                    }
+                }
+                Ok(EventKind::Row)
+            }
+        }
+    }
+
+    /// Whether there was no row with this key before, where the row says so.
+    pub fn is_insert(&self, fields: &[Field<'_>]) -> bool {
+        fields.get(self.columns + OP) == Some(&Field::Json("\"c\""))
+    }
+
+    /// How far a snapshot of the whole table has come, where the row says so.
+    pub fn snapshot(&self, fields: &[Field<'_>]) -> Option<Phase> {
+        SNAPSHOTS.into_iter().find_map(|at| phase(*fields.get(self.columns + at)?))
+    }
+
+    /// The sequence, where it was asked for; else the LSN, which is an order for each row alone.
+    pub fn own_version(&self, fields: &[Field<'_>]) -> OwnVersion {
+        let field = |at: usize| fields.get(self.columns + at).copied().unwrap_or_default();
+        let unusable = |at: usize, message: &str| {
+            OwnVersion::Unusable(DecodeError {
+                path: format!(".{}", FIELDS[at]),
+                reason: Reason::Version,
+                message: message.to_owned(),
+            })
+        };
+        for at in SEQUENCES {
+            if let Field::Json(text) = field(at)
+                && text != "null"
+            {
+                return match sequence(text) {
+                    Some(integers) => OwnVersion::Integers(integers),
+                    None => unusable(at, "is not a pair of log positions"),
+                };
+            }
+        }
+        for at in LSNS {
+            match field(at) {
+                Field::Json("null") => {
+                    return unusable(
+                        at,
+                        "is null, as in incremental snapshots; have the connector add `source.sequence`, too",
+                    );
+                }
+                Field::Json(text) => {
+                    return match text.parse() {
+                        Ok(lsn) => OwnVersion::Integers([lsn, lsn]),
+                        Err(_) => unusable(at, "is not a log position"),
+                    };
+                }
+                _ => {}
+            }
+        }
+        unusable(
+            LSNS[0],
+            "is missing; have the connector add it and `source.sequence` (`add.fields=lsn,source.sequence`), or name another field in the topic's `version`",
+        )
+    }
+}
