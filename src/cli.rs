@@ -99,6 +99,25 @@ enum Command {
         #[command(flatten)]
         output: OutputFormat,
     },
+    /// Test the mapping: events in, rows expected, in whatever order and however often they come
+    ///
+    /// Needs no network and no replica. Each case is also run with every event delivered twice, with
+    /// the partitions interleaved, and with everything up to each event delivered again; all of that
+    /// has to end in the same rows. Exit code 1 when a case fails, 64 when a file is wrong.
+    #[command(
+        after_long_help = "Examples:\n  readside test\n  readside test fixtures/orders.yaml -o json\n  \
+                                 readside test fixtures --junit readside.xml"
+    )]
+    Test {
+        /// Files, or directories with *.yaml in them
+        #[arg(value_name = "PATH", default_value = "fixtures")]
+        paths: Vec<PathBuf>,
+        /// Write the results for a CI system into this file, too
+        #[arg(long, value_name = "FILE")]
+        junit: Option<PathBuf>,
+        #[command(flatten)]
+        output: OutputFormat,
+    },
     /// Show how fresh the replica is
     ///
     /// Asks the running daemon and, where that does not answer, the replica itself. The same is
@@ -151,6 +170,31 @@ enum Command {
         timeout: Duration,
         #[command(flatten)]
         admin: Admin,
+        #[command(flatten)]
+        output: OutputFormat,
+    },
+    /// Say which events made a row what it is, and how the mapping makes rows
+    ///
+    /// Reads the replica itself, also while a daemon writes it. Ends with exit code 0, or with 1 when
+    /// nothing is kept of the row.
+    #[command(
+        after_long_help = "Examples:\n  readside explain users 42\n  readside explain order_lines 7 2 --fetch\n  \
+                                 readside explain customers '[\"acme\", 42]' -o json"
+    )]
+    Explain {
+        /// Table of the row
+        table: String,
+        /// Key of the row: a word per key column, or a JSON array
+        #[arg(required = true, allow_hyphen_values = true)]
+        key: Vec<String>,
+        /// Read the events from the log again, to show their times and types
+        #[arg(long)]
+        fetch: bool,
+        /// Give up reading the log after this time
+        #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
+        timeout: Duration,
+        #[command(flatten)]
+        config: ConfigFile,
         #[command(flatten)]
         output: OutputFormat,
     },
@@ -461,6 +505,14 @@ impl Cli {
             Command::Check { config, timeout, output } => {
                 commands::check::run(&config.load()?.config, timeout, output.is_json())
             }
+            Command::Test { paths, junit, output } => {
+                let options = commands::test::Options { json: output.is_json(), junit };
+                commands::test::run(&paths, &options)
+            }
+            Command::Explain { table, key, fetch, timeout, config, output } => {
+                let options = commands::explain::Options { json: output.is_json(), fetch, timeout };
+                commands::explain::run(&config.load()?.config, &table, &key, options)
+            }
             Command::Status { admin, output, verbose, watch } => {
                 let options = commands::status::Options { json: output.is_json(), verbose, watch };
                 commands::status::run(&admin.sources()?, options)
@@ -527,6 +579,10 @@ mod tests {
             "demo --redis",
             "validate -o json",
             "check --timeout 5s -o json",
+            "test",
+            "test fixtures more/one.yaml -o json --junit out.xml",
+            "explain users 42",
+            "explain users -7 --fetch --timeout 2s -c readside.yaml -o json",
             "status --watch --verbose --admin http://127.0.0.1:9465",
             "wait --topic users --partition 3 --offset 1042 --timeout 500ms",
             "wait --table users --key [42] --version -7",
@@ -556,6 +612,8 @@ mod tests {
             "rum",
             "status --admin https://127.0.0.1:9465",
             "status -o yaml",
+            "explain",
+            "explain users",
             "wait",
             "wait --topic users",
             "wait --topic users --partition 3",
@@ -591,8 +649,10 @@ mod tests {
                 "demo",
                 "validate",
                 "check",
+                "test",
                 "status",
                 "wait",
+                "explain",
                 "rebuild",
                 "dead-letters",
                 "health",

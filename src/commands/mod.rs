@@ -6,6 +6,7 @@ pub mod client;
 pub mod completions;
 pub mod dead_letters;
 pub mod demo;
+pub mod explain;
 pub mod health;
 pub mod man;
 pub mod rebuild;
@@ -13,6 +14,7 @@ mod reload;
 pub mod run;
 pub mod schema;
 pub mod status;
+pub mod test;
 pub mod validate;
 pub mod wait;
 

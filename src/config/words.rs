@@ -42,6 +42,13 @@ impl Word for Format {
     const UNSUPPORTED: &'static [&'static str] = &["maxwell", "canal", "debezium-protobuf"];
 }
 
+impl Format {
+    /// As it is written.
+    pub fn name(self) -> &'static str {
+        self.word()
+    }
+}
+
 impl Word for KeyFormat {
     const WORDS: &'static [(&'static str, Self)] = &[
         ("text", KeyFormat::Text),

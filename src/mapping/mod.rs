@@ -150,6 +150,14 @@ impl Plan {
         }
     }
 
+    /// The type that a record's event says it has, for a person who asks; `None` where there is none
+    /// or it cannot be read.
+    pub fn event_type(&mut self, record: &Record<'_>) -> Result<Option<String>, Pending> {
+        let Some(topic) = self.topics.get_mut(record.at.topic) else { return Ok(None) };
+        topic.prepare(record)?;
+        Ok(topic.event_type(record))
+    }
+
     /// Appends the changes of one record to `changes`, those of all its tables or none, and brings
     /// `memory` of the record's partition up to date. With changes the event's id is remembered: the
     /// caller has to bring both into the replica.

@@ -13,6 +13,7 @@ pub mod letters;
 mod limits;
 pub mod progress;
 pub mod rebuild;
+pub mod rehearsal;
 mod watchdog;
 mod writer;
 
