@@ -51,6 +51,21 @@ pub fn rehearse(
     registry: &Registry,
     deliveries: &[Delivery<'_>],
 ) -> Result<Outcome, String> {
+    let (mut store, stopped) = rehearse_into(config, registry, deliveries)?;
+    Ok(Outcome {
+        rows: (0..config.tables.len()).map(|table| store.rows(table)).collect(),
+        held: store.figures().held,
+        dead_letters: store.dead_letters(),
+        stopped,
+    })
+}
+
+/// The same; gives the store, and why the daemon would have stopped.
+pub fn rehearse_into(
+    config: &Config,
+    registry: &Registry,
+    deliveries: &[Delivery<'_>],
+) -> Result<(MemoryStore, Option<String>), String> {
     let plan = Plan::with_registry(config, Some(registry.clone()));
     if let [problem, ..] = plan.problems().as_slice() {
         return Err(problem.clone());
@@ -66,22 +81,13 @@ pub fn rehearse(
         progress: Arc::default(),
         stop: Arc::default(),
     };
-    let mut store = MemoryStore::new(Arc::clone(&catalog), heartbeat_limit(config.freshness.interval));
+    let mut store = MemoryStore::new(catalog, heartbeat_limit(config.freshness.interval));
     let checkpoint = store.checkpoint().map_err(|error| error.to_string())?;
     let gate = GateRule { complete: false, open_at_once: false };
-    let mut rehearsal = Rehearsal {
-        intake: Intake::new(config, plan, checkpoint, gate, context),
-        store: store.clone(),
-        now_ms: NOW_MS,
-    };
+    let intake = Intake::new(config, plan, checkpoint, gate, context);
+    let mut rehearsal = Rehearsal { intake, store: store.clone(), now_ms: NOW_MS };
     let stopped = rehearsal.run(config.topics.len(), deliveries, &clock).err();
-    let tables = 0..catalog.tables.len();
-    Ok(Outcome {
-        rows: tables.map(|table| store.rows(table)).collect(),
-        held: store.figures().held,
-        dead_letters: store.dead_letters(),
-        stopped: stopped.map(|failure| failure.reason),
-    })
+    Ok((store, stopped.map(|failure| failure.reason)))
 }
 
 struct Rehearsal {

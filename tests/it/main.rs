@@ -11,6 +11,7 @@ mod daemon;
 mod dashboard;
 mod dead_letters;
 mod event_ids;
+mod explain;
 mod examples;
 mod formats;
 mod freshness;

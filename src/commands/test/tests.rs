@@ -83,8 +83,6 @@ fn what_a_configuration_cannot_promise_is_said_and_is_no_failure() {
     assert!(text.starts_with("ok ") && !text.contains("note:"), "{text}");
 }
 
-/// An upsert that leaves a column to a jq of the event's offset in disguise cannot be written, so the one
-/// dependence that is left is that of events without versions, whose order is that of record times.
 #[test]
 fn events_without_versions_in_several_partitions_are_named_as_the_reason() {
     let rules = "        Made: { upsert: { id: .id, name: .name } }\n";
@@ -100,18 +98,19 @@ fn events_without_versions_in_several_partitions_are_named_as_the_reason() {
 
 #[test]
 fn a_dependence_that_nothing_explains_fails() {
-    let table = "config: { topics: { t: { format: json, version: .v } }, tables: { users: { topic: t, key: id, columns: { id: integer, name: text } } } }\n";
-    // One version twice, with other contents: the greater place in the log wins, and that is another one
-    // when the first one is sent again.
-    let cases = "cases:\n  - name: two of one version\n    events:\n      - { partition: 0, value: { v: 1, id: 1, name: a } }\n      - { partition: 0, value: { v: 1, id: 1, name: b } }\n      - { partition: 1, value: { v: 1, id: 2, name: c } }\n    rows: { users: [{ id: 1, name: b }, { id: 2, name: c }] }\n";
-    assert!(report::text(&tested(&format!("{table}{cases}"))).starts_with("ok "));
-    let across = cases
-        .replacen("partition: 0", "partition: 1", 1)
-        .replace("rows: { users: [{ id: 1, name: b }", "rows: { users: [{ id: 1, name: a }");
-    assert!(
-        report::text(&tested(&format!("{table}{across}"))).starts_with("ok "),
-        "the greater partition wins"
-    );
+    let table = "config: { topics: { t: { format: json, version: .v, event_id: .e } }, tables: { users: { topic: t, key: id, columns: { id: integer, name: text } } } }\n";
+    // A producer that gives two events one id: whichever is read first is applied.
+    let cases = "cases:\n  - name: one id twice\n    events:\n      - { partition: 0, value: { e: x, v: 1, id: 1, name: a } }\n      - { partition: 1, value: { e: x, v: 2, id: 1, name: b } }\n    rows: { users: [{ id: 1, name: a }] }\n";
+    let found = tested(&format!("{table}{cases}"));
+    let text = report::text(&found);
+    assert!(text.contains("the rows depend on how events are delivered; partitions interleaved, "), "{text}");
+    assert!(text.contains("  users, id 1: name is `b`, as written `a`"), "{text}");
+    assert_eq!(code(&found), FAILED);
+    assert!(!report::json(&found)["files"][0]["cases"][0]["depends_on_delivery"]["differences"][0].is_null());
+    let other = cases
+        .replace("e: x, v: 2", "e: y, v: 2")
+        .replace("rows: { users: [{ id: 1, name: a }", "rows: { users: [{ id: 1, name: b }");
+    assert_eq!(code(&tested(&format!("{table}{other}"))), DONE);
 }
 
 #[test]
