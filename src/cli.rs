@@ -88,11 +88,20 @@ enum Command {
     /// Check that everything the daemon needs is there: brokers, topics, replica
     ///
     /// Connects, names what failed and what to do, and ends within the time limit: with exit code 0,
-    /// or 69 when something is missing.
-    #[command(after_long_help = "Example:\n  readside check --config readside.yaml --timeout 5s")]
+    /// or 69 when something is missing. Every version of a schema that the registry has for a topic is
+    /// compared with the mapping; exit code 1 when one would break it.
+    #[command(after_long_help = "Examples:\n  readside check --config readside.yaml --timeout 5s\n  \
+                                 readside check --schemas\n  readside check --schema prices.current=price.avsc -o json")]
     Check {
         #[command(flatten)]
         config: ConfigFile,
+        /// Compare nothing but the registry's schemas with the mapping: no broker and no replica is asked
+        #[arg(long)]
+        schemas: bool,
+        /// Compare a schema that is not registered yet with the mapping, and do nothing else: for the CI
+        /// of whoever produces the events; may be given several times
+        #[arg(long, value_name = "TOPIC=FILE", value_parser = topic_and_file, conflicts_with = "schemas")]
+        schema: Vec<(String, PathBuf)>,
         /// Give up after this time
         #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
         timeout: Duration,
@@ -485,6 +494,13 @@ impl Admin {
     }
 }
 
+fn topic_and_file(text: &str) -> Result<(String, PathBuf), String> {
+    match text.split_once('=') {
+        Some((topic, file)) if !topic.is_empty() && !file.is_empty() => Ok((topic.to_owned(), file.into())),
+        _ => Err("expected TOPIC=FILE, such as prices.current=price.avsc".to_owned()),
+    }
+}
+
 fn http_endpoint(asked: Option<Endpoint>, config: &ConfigFile) -> anyhow::Result<Endpoint> {
     if let Some(endpoint) = asked {
         return Ok(endpoint);
@@ -502,8 +518,11 @@ impl Cli {
             Command::Run { config } => commands::run::run(config.path()),
             Command::Demo { length, dir, redis } => commands::demo::run(length, dir, redis),
             Command::Validate { config, output } => commands::validate::run(config.path(), output.is_json()),
-            Command::Check { config, timeout, output } => {
-                commands::check::run(&config.load()?.config, timeout, output.is_json())
+            Command::Check { config, schemas, schema, timeout, output } => {
+                let json = output.is_json();
+                let options =
+                    commands::check::Options { timeout, json, schemas_only: schemas, candidates: schema };
+                commands::check::run(&config.load()?.config, &options)
             }
             Command::Test { paths, junit, output } => {
                 let options = commands::test::Options { json: output.is_json(), junit };
@@ -579,6 +598,8 @@ mod tests {
             "demo --redis",
             "validate -o json",
             "check --timeout 5s -o json",
+            "check --schemas",
+            "check --schema a=b.avsc --schema c=d.proto",
             "test",
             "test fixtures more/one.yaml -o json --junit out.xml",
             "explain users 42",
@@ -611,6 +632,8 @@ mod tests {
             "",
             "rum",
             "status --admin https://127.0.0.1:9465",
+            "check --schema a",
+            "check --schemas --schema a=b",
             "status -o yaml",
             "explain",
             "explain users",

@@ -369,6 +369,11 @@ impl Format {
         !self.is_debezium() && self != Format::CloudEvents
     }
 
+    /// Whether records name their schema in a registry, unless a file has it.
+    pub fn names_schema(self) -> bool {
+        matches!(self, Format::Avro | Format::DebeziumAvro | Format::Protobuf | Format::JsonSchema)
+    }
+
     /// Debezium's envelope, in whatever encoding.
     pub fn is_debezium(self) -> bool {
         matches!(self, Format::DebeziumJson | Format::DebeziumAvro)

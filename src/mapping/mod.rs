@@ -4,6 +4,7 @@
 //! column sources per table; [`Plan::translate`] is what the pipeline calls for every record.
 //! What a value becomes in a column is the table at the head of `convert.rs`.
 
+pub mod compatibility;
 mod compile;
 mod condition;
 mod convert;

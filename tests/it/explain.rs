@@ -20,7 +20,8 @@ fn explain(dir: &Path, arguments: &[&str]) -> (i32, String) {
         .stdin(Stdio::null())
         .output()
         .unwrap();
-    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let said =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     (output.status.code().unwrap(), said)
 }
 
@@ -68,7 +69,12 @@ fn both_speak_alike(broker: &Broker, replica: impl Fn(&Path) -> String, gone: im
     assert_eq!((&row["state"], &row["key"]["id"]), (&"visible".into(), &"1".into()), "{row}");
     let set_by = |row: &Value, column: usize| {
         let column = &row["columns"][column];
-        (column["name"].clone(), column["value"].clone(), column["set_by"]["offset"].clone(), column["set_by"]["version"].clone())
+        (
+            column["name"].clone(),
+            column["value"].clone(),
+            column["set_by"]["offset"].clone(),
+            column["set_by"]["version"].clone(),
+        )
     };
     assert_eq!(set_by(&row, 1), ("status".into(), "shipped".into(), 1.into(), 2.into()));
     assert_eq!(set_by(&row, 2), ("total".into(), "10.50".into(), 0.into(), 1.into()));
@@ -84,20 +90,30 @@ fn both_speak_alike(broker: &Broker, replica: impl Fn(&Path) -> String, gone: im
     assert!(fetched["events"][0]["original"]["timestamp"].is_string(), "{fetched}");
     assert_eq!(fetched["dead_letters"]["of_this_key"][0]["offset"], 5, "{fetched}");
     let other = json(dir.path(), &["orders", "2", "--fetch", "--timeout", "30s"]);
-    assert_eq!((&other["state"], &other["lacks"]), (&"held".into(), &serde_json::json!(["total"])), "{other}");
+    assert_eq!(
+        (&other["state"], &other["lacks"]),
+        (&"held".into(), &serde_json::json!(["total"])),
+        "{other}"
+    );
     assert_eq!(other["dead_letters"]["of_this_key"].as_array().unwrap().len(), 0, "of another row: {other}");
 
     // Also when no daemon runs.
     drop(daemon);
     let deleted = json(dir.path(), &["orders", "3"]);
-    assert_eq!((&deleted["state"], &deleted["deleted"]["offset"]), (&"deleted".into(), &4.into()), "{deleted}");
+    assert_eq!(
+        (&deleted["state"], &deleted["deleted"]["offset"]),
+        (&"deleted".into(), &4.into()),
+        "{deleted}"
+    );
     let (code, said) = explain(dir.path(), &["orders", "1"]);
     assert_eq!(code, 0, "{said}");
     assert!(said.starts_with("orders, id 1: visible\n"), "{said}");
     assert!(said.contains(&format!("{topic} 0/1, version 2")), "{said}");
     let (code, said) = explain(dir.path(), &["orders", "99"]);
     assert!(code == 1 && said.starts_with("orders, id 99: unknown\n"), "{code}: {said}");
-    for (wrong, words) in [(&["oders", "1"][..], "did you mean \"orders\"?"), (&["orders", "x"], "key column id")] {
+    for (wrong, words) in
+        [(&["oders", "1"][..], "did you mean \"orders\"?"), (&["orders", "x"], "key column id")]
+    {
         let (code, said) = explain(dir.path(), wrong);
         assert!(code == 64 && said.contains(words), "{code}: {said}");
     }

@@ -58,7 +58,9 @@ impl Shapes {
             (Type::Boolean, _) => Kind::Boolean,
             (Type::Float | Type::Double, _) => Kind::Real,
             (Type::String | Type::Enum { .. }, _) => Kind::Text,
-            (Type::Bytes | Type::Fixed { .. }, Some(Meaning::Logical(Logical::Decimal { .. }))) => Kind::Decimal,
+            (Type::Bytes | Type::Fixed { .. }, Some(Meaning::Logical(Logical::Decimal { .. }))) => {
+                Kind::Decimal
+            }
             (Type::Fixed { size: 16 }, Some(Meaning::Uuid)) => Kind::Text,
             (Type::Bytes | Type::Fixed { .. }, _) => Kind::Bytes,
             (Type::Record { .. }, Some(Meaning::Logical(Logical::ScaledDecimal))) => Kind::Decimal,

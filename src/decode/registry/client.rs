@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{fmt, fs};
 
 use base64::Engine;
@@ -108,7 +108,12 @@ impl Client {
     }
 
     /// All versions of a subject, the latest `max` of them, oldest first; `None`: there is no such subject.
-    pub fn subject(&self, subject: &str, max: usize) -> Result<Option<Vec<Registered>>, Failure> {
+    pub fn subject(
+        &self,
+        subject: &str,
+        max: usize,
+        deadline: Instant,
+    ) -> Result<Option<Vec<Registered>>, Failure> {
         let agent = self.agent()?;
         let path = format!("/subjects/{}/versions", escape(subject));
         let (status, body) = self.ask(&agent, &path)?;
@@ -120,12 +125,18 @@ impl Client {
         numbers.sort_unstable();
         let mut registered = Vec::new();
         for version in numbers.split_off(numbers.len().saturating_sub(max)) {
+            if Instant::now() >= deadline {
+                let message =
+                    format!("{}: there was no time for all versions of {subject}", self.settings.url);
+                return Err(Failure { outcome: RegistryOutcome::Unreachable, message });
+            }
             // One that was deleted meanwhile is not missed.
             let Some(found) = self.get(&agent, &format!("{path}/{version}"))? else { continue };
             let id = found.id;
             let references = self.references(&agent, found.references)?;
             let versions = vec![(subject.to_owned(), version)];
-            let schema = Schema { kind: kind_of(found.kind.as_deref()), text: found.schema, references, versions };
+            let schema =
+                Schema { kind: kind_of(found.kind.as_deref()), text: found.schema, references, versions };
             registered.push(Registered { version, id, schema });
         }
         Ok(Some(registered))

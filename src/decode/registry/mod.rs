@@ -153,7 +153,8 @@ pub fn subject(
     max: usize,
     timeout: Duration,
 ) -> Result<Option<Vec<Registered>>, String> {
-    Client::new(settings).with_timeout(timeout).subject(subject, max).map_err(|failure| failure.message)
+    let client = Client::new(settings).with_timeout(timeout);
+    client.subject(subject, max, Instant::now() + timeout).map_err(|failure| failure.message)
 }
 
 impl fmt::Debug for Registry {
