@@ -102,6 +102,13 @@ enum Command {
         /// of whoever produces the events; may be given several times
         #[arg(long, value_name = "TOPIC=FILE", value_parser = topic_and_file, conflicts_with = "schemas")]
         schema: Vec<(String, PathBuf)>,
+        /// Write about so many of the last records of each topic as fixtures for `readside test`, and do
+        /// nothing else; real records may hold personal data
+        #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..=1000), conflicts_with_all = ["schemas", "schema"])]
+        sample: Option<u16>,
+        /// Where the fixtures go
+        #[arg(long, value_name = "DIR", default_value = "fixtures", requires = "sample")]
+        into: PathBuf,
         /// Give up after this time
         #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
         timeout: Duration,
@@ -518,7 +525,11 @@ impl Cli {
             Command::Run { config } => commands::run::run(config.path()),
             Command::Demo { length, dir, redis } => commands::demo::run(length, dir, redis),
             Command::Validate { config, output } => commands::validate::run(config.path(), output.is_json()),
-            Command::Check { config, schemas, schema, timeout, output } => {
+            Command::Check { config, sample: Some(count), into, timeout, output, .. } => {
+                let asked = commands::sample::Asked { count: usize::from(count), into, timeout };
+                commands::sample::run(config.path(), &config.load()?.config, &asked, output.is_json())
+            }
+            Command::Check { config, schemas, schema, timeout, output, .. } => {
                 let json = output.is_json();
                 let options =
                     commands::check::Options { timeout, json, schemas_only: schemas, candidates: schema };
@@ -599,6 +610,7 @@ mod tests {
             "validate -o json",
             "check --timeout 5s -o json",
             "check --schemas",
+            "check --sample 20 --into cases",
             "check --schema a=b.avsc --schema c=d.proto",
             "test",
             "test fixtures more/one.yaml -o json --junit out.xml",
@@ -633,6 +645,8 @@ mod tests {
             "rum",
             "status --admin https://127.0.0.1:9465",
             "check --schema a",
+            "check --into cases",
+            "check --sample 0",
             "check --schemas --schema a=b",
             "status -o yaml",
             "explain",

@@ -12,6 +12,7 @@ pub mod man;
 pub mod rebuild;
 mod reload;
 pub mod run;
+pub mod sample;
 pub mod schema;
 pub mod status;
 pub mod test;

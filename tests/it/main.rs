@@ -28,5 +28,6 @@ mod redis_rebuild;
 mod redis_server;
 mod registry;
 mod replica;
+mod sample;
 mod schemas;
 mod source;

@@ -175,3 +175,20 @@ fn what_makes_no_sense_is_a_usage_error_and_a_broken_schema_breaks() {
         assert_eq!(crate::commands::exit_code(&error), crate::commands::USAGE);
     }
 }
+
+/// The last step of docs/EVOLUTION.md.
+#[test]
+fn step_10_a_schema_that_would_break_the_mapping_is_found_before_it_is_used() {
+    let config = config(
+        "orders: { format: avro, key_format: text }",
+        "orders: { topic: orders, key: id, columns: { id: integer, total: decimal } }",
+    );
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("next.avsc");
+    let total = r#"{"name":"total","type":"string"}"#;
+    for (field, code) in [(total.to_owned(), DONE), (total.replace("total", "amount"), FAILED)] {
+        std::fs::write(&file, avro(&format!("{ID},{field}")).text).unwrap();
+        let judged = candidates(&config, &[("orders".into(), file.clone())]).unwrap();
+        assert_eq!(judged.code(), code, "{}", judged.as_text());
+    }
+}

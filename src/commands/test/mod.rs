@@ -17,6 +17,7 @@ use super::{DONE, Exit, FAILED, USAGE, print};
 use crate::config::ConfigErrors;
 use crate::config::fixture;
 pub use compare::shown;
+pub use judge::registry;
 use judge::{Verdict, judge};
 
 /// Deeper folders are left alone: links may go round.

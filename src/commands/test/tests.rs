@@ -182,3 +182,18 @@ fn the_example_fixtures_pass() {
     let tested: Vec<Tested> = paths.iter().map(|path| test_file(path)).collect();
     assert_eq!(code(&tested), DONE, "{}", report::text(&tested));
 }
+
+/// docs/EVOLUTION.md says what happens in each step; a case of that name shows it.
+#[test]
+fn each_step_of_the_evolution_page_is_a_case() {
+    let page = include_str!("../../../docs/EVOLUTION.md");
+    let steps: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix("### ")).collect();
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/fixtures/evolution-steps.yaml");
+    let cases = fixture::load(&path).unwrap_or_else(|errors| panic!("{errors}"));
+    let names: Vec<&str> = cases.iter().map(|case| case.name.as_str()).collect();
+    // The last one is about schemas and has no events: a test of `check` has its name.
+    let (last, others) = steps.split_last().unwrap();
+    assert_eq!(others, names);
+    let name = last.to_lowercase().replace([':', ','], "").replace(' ', "_");
+    assert!(include_str!("../check/schemas_tests.rs").contains(&format!("fn {name}()")), "{name}");
+}

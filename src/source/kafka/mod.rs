@@ -21,6 +21,7 @@ mod probe;
 mod questions;
 mod repeats;
 mod requests;
+pub mod sample;
 mod settings;
 
 use std::collections::BTreeMap;
