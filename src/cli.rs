@@ -201,7 +201,7 @@ enum Command {
         /// Table of the row
         table: String,
         /// Key of the row: a word per key column, or a JSON array
-        #[arg(required = true, allow_hyphen_values = true)]
+        #[arg(required = true, allow_negative_numbers = true)]
         key: Vec<String>,
         /// Read the events from the log again, to show their times and types
         #[arg(long)]
@@ -636,6 +636,16 @@ mod tests {
         ] {
             parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
         }
+    }
+
+    #[test]
+    fn a_key_does_not_swallow_the_options_behind_it() {
+        let line = "explain lines -7 x --fetch -c readside.yaml -o json";
+        let Command::Explain { key, fetch, config, output, .. } = parse(line).unwrap().command else {
+            panic!("{line}")
+        };
+        assert_eq!(key, ["-7", "x"]);
+        assert!(fetch && output.is_json() && config.path() == Path::new("readside.yaml"));
     }
 
     #[test]
