@@ -1,5 +1,7 @@
 //! Rows and dead letters, expected and found: row by row, column by column.
 
+use std::collections::{HashMap, HashSet};
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
@@ -121,9 +123,15 @@ pub fn between(
     left_out: &[usize],
 ) -> Vec<Difference> {
     let mut differences = Vec::new();
-    let key = |values: &[Value]| -> Vec<Value> { table.key_of(values).cloned().collect() };
+    if once == now {
+        return differences;
+    }
+    // Keys of one table have one form each.
+    let key = |values: &[Value]| format!("{:?}", table.key_of(values).collect::<Vec<_>>());
+    let before: HashSet<String> = once.iter().map(|values| key(values)).collect();
+    let after: HashMap<String, &Vec<Value>> = now.iter().map(|values| (key(values), values)).collect();
     for values in once {
-        match now.iter().find(|other| key(other) == key(values)) {
+        match after.get(&key(values)) {
             None => differences.push(unexpected("missing", table, values)),
             Some(other) => {
                 let columns = table.columns.iter().enumerate();
@@ -140,7 +148,7 @@ pub fn between(
             }
         }
     }
-    let more = now.iter().filter(|values| !once.iter().any(|other| key(other) == key(values)));
+    let more = now.iter().filter(|values| !before.contains(&key(values)));
     differences.extend(more.map(|values| unexpected("unexpected", table, values)));
     differences
 }

@@ -9,6 +9,11 @@ use crate::domain::checkpoint::TopicPartition;
 const INTERLEAVINGS: u64 = 6;
 /// Of longer cases so many prefixes are sent again, evenly spread.
 const PREFIXES_MAX: usize = 100;
+/// Of a case with many events fewer prefixes are sent again, but so many at least.
+const PREFIXES_MIN: usize = 10;
+const DELIVERIES_MAX: usize = 200_000;
+/// The reference model copies itself for each batch.
+const BATCHES_MAX: usize = 200;
 
 #[derive(Debug, Clone)]
 pub struct Way {
@@ -17,9 +22,11 @@ pub struct Way {
     pub events: Vec<(usize, bool)>,
 }
 
-/// As they are written, each a batch of its own.
+/// As they are written, each a batch of its own unless there are many.
 pub fn as_written(events: &[Event]) -> Way {
-    Way { name: "as written".to_owned(), events: (0..events.len()).map(|event| (event, true)).collect() }
+    let each = (events.len() / BATCHES_MAX).max(1);
+    let events = (0..events.len()).map(|event| (event, event.is_multiple_of(each)));
+    Way { name: "as written".to_owned(), events: events.collect() }
 }
 
 /// All others. Each keeps the order within a partition.
@@ -42,7 +49,7 @@ pub fn others(events: &[Event]) -> Vec<Way> {
             ways.push(way(&format!("{name}, every event twice"), &twice, &mut dice));
         }
     }
-    let prefixes = count.min(PREFIXES_MAX);
+    let prefixes = PREFIXES_MAX.min(PREFIXES_MIN.max(DELIVERIES_MAX / count)).min(count);
     for nth in 1..=prefixes {
         let length = nth * count / prefixes;
         let order: Vec<usize> = (0..length).chain(0..count).collect();
@@ -57,7 +64,9 @@ pub fn others(events: &[Event]) -> Vec<Way> {
 }
 
 fn way(name: &str, order: &[usize], dice: &mut Dice) -> Way {
-    let events = order.iter().map(|event| (*event, dice.roll(4) == 0)).collect();
+    // A few events a batch, and few batches.
+    let sides = (order.len() * 4 / BATCHES_MAX).max(4);
+    let events = order.iter().map(|event| (*event, dice.roll(sides) == 0)).collect();
     Way { name: name.to_owned(), events }
 }
 
