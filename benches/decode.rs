@@ -1,8 +1,10 @@
-//! How many records a second one core turns into changes: `cargo bench --bench decode`,
-//! or `-- PART` for the cases whose name has that part.
+//! How many records a second one core decodes, and turns into changes, in every format:
+//! `cargo bench --bench decode`, or `-- PART` for the cases whose name has that part.
 //!
-//! Every case translates the same thousand records over and over and prints the best of many
-//! short rounds, which on a shared machine is the least disturbed one.
+//! Every case works on the same thousand records over and over and prints the best of many short
+//! rounds, which on a shared machine is the least disturbed one. *Decode* reads the fields that the
+//! mapping asks for; *mapped* makes changes of them, decoding included. Ratios are to the flat row in
+//! JSON.
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
@@ -14,6 +16,7 @@ use readside::config::{
     Root, Rule, Sqlite, Startup, Table, TableSource, Target, Topic, When,
 };
 use readside::decode::registry::{Kind, Registry, Schema};
+use readside::decode::{Decoder, Scratch, Surroundings, Wanted};
 use readside::domain::checkpoint::{PartitionMemory, TopicPartition};
 use readside::domain::record::{Headers, Record};
 use readside::domain::value::ColumnType;
@@ -32,24 +35,27 @@ fn main() {
     };
     let text = |value: String| value.into_bytes();
     let framed = |value: Vec<u8>| [&[0, 0, 0, 0, 1][..], &value].concat();
-    run("json, flat row, 9 of 11 fields", Format::Json, rows(), &|nr| text(flat(nr, "")));
-    run("json, flat event, 9 of 12 fields", Format::Json, placed(), &|nr| {
+    let mut report = Report::default();
+    report.run("json, flat row, 9 of 11 fields", Format::Json, rows(), &|nr| text(flat(nr, "")));
+    report.run("json, flat event, 9 of 12 fields", Format::Json, placed(), &|nr| {
         text(flat(nr, r#","type":"Placed""#))
     });
-    run("debezium-json, 9 of 11 fields", Format::DebeziumJson, rows(), &|nr| text(debezium(nr)));
-    run("debezium-json, embedded schema", Format::DebeziumJson, rows(), &|nr| {
+    report.run("debezium-json, without schema", Format::DebeziumJson, rows(), &|nr| text(debezium(nr)));
+    report.run("debezium-json, with schema", Format::DebeziumJson, rows(), &|nr| {
         text(format!(r#"{{"schema":{SCHEMA},"payload":{}}}"#, debezium(nr)))
     });
-    run("json-schema, flat row", Format::JsonSchema, rows(), &|nr| framed(text(flat(nr, ""))));
-    run("cloudevents, structured, flat row", Format::CloudEvents, rows(), &|nr| {
+    report.run("cloudevents, structured, flat row", Format::CloudEvents, rows(), &|nr| {
         text(format!(
             r#"{{"specversion":"1.0","type":"Placed","source":"/shop","id":"{nr}","data":{}}}"#,
             flat(nr, "")
         ))
     });
-    run("avro, flat row, 9 of 11 fields", Format::Avro, rows(), &|nr| framed(avro(nr)));
-    run("debezium-avro, 9 of 11 fields", Format::DebeziumAvro, rows(), &|nr| framed(debezium_avro(nr)));
-    run("protobuf, flat row, 9 of 11 fields", Format::Protobuf, rows(), &|nr| framed(protobuf(nr)));
+    report.run("avro, flat row, 9 of 11 fields", Format::Avro, rows(), &|nr| framed(avro(nr)));
+    report
+        .run("debezium-avro, 9 of 11 fields", Format::DebeziumAvro, rows(), &|nr| framed(debezium_avro(nr)));
+    report.run("protobuf, flat row, 9 of 11 fields", Format::Protobuf, rows(), &|nr| framed(protobuf(nr)));
+    report.run("json-schema, flat row", Format::JsonSchema, rows(), &|nr| framed(text(flat(nr, ""))));
+    report.run("raw, one text", Format::Raw, rows(), &|nr| text(flat(nr, "")));
 }
 
 /// What the machine makes of parsing alone, into a document in memory.
@@ -61,7 +67,11 @@ fn yardstick() {
             black_box(document);
         }
     });
-    print("serde_json::Value of the flat row", values.iter().map(String::len).sum(), best);
+    println!("serde_json::Value of the flat row: {} ns/record\n", nanos(best));
+    println!(
+        "{:36} {:>6}  {:>9} {:>10} {:>6}  {:>9} {:>10} {:>6}",
+        "format", "bytes", "decode ns", "records/s", "ratio", "mapped ns", "records/s", "ratio"
+    );
 }
 
 /// The fastest round, each of which does its work for all records several times.
@@ -77,22 +87,75 @@ fn best_round(mut work: impl FnMut()) -> Duration {
     best
 }
 
-fn print(name: &str, bytes: usize, best: Duration) {
-    let bytes = bytes / RECORDS;
-    let nanos = best.as_nanos() / (RECORDS * PER_ROUND) as u128;
-    println!("{name:34} {bytes:5} B {nanos:6} ns/record {:9} records/s", 1_000_000_000 / nanos.max(1));
+/// Of one record.
+fn nanos(best: Duration) -> u128 {
+    (best.as_nanos() / (RECORDS * PER_ROUND) as u128).max(1)
 }
 
-fn run(name: &str, format: Format, mapping: Mapping, value: &dyn Fn(usize) -> Vec<u8>) {
-    let wanted = std::env::args().nth(1).filter(|argument| !argument.starts_with('-'));
-    if wanted.is_some_and(|wanted| !name.contains(&wanted)) {
-        return;
+#[derive(Default)]
+struct Report {
+    /// Decoding and mapping of the first case that ran.
+    json: Option<(u128, u128)>,
+}
+
+impl Report {
+    fn run(&mut self, name: &str, format: Format, mapping: Mapping, value: &dyn Fn(usize) -> Vec<u8>) {
+        let wanted = std::env::args().nth(1).filter(|argument| !argument.starts_with('-'));
+        // The first one is what the others are compared with.
+        if wanted.is_some_and(|wanted| !name.contains(&wanted)) && self.json.is_some() {
+            return;
+        }
+        let config = config(format, mapping);
+        let values: Vec<Vec<u8>> = (0..RECORDS).map(value).collect();
+        let (decoded, mapped) =
+            (nanos(decode(&config, format, &values)), nanos(map(&config, format, &values)));
+        let (decoded_json, mapped_json) = *self.json.get_or_insert((decoded, mapped));
+        let bytes = values.iter().map(Vec::len).sum::<usize>() / RECORDS;
+        let per_second = |nanos: u128| 1_000_000_000 / nanos;
+        let ratio = |nanos: u128, json: u128| nanos as f64 / json as f64;
+        println!(
+            "{name:36} {bytes:6}  {decoded:9} {:10} {:6.2}  {mapped:9} {:10} {:6.2}",
+            per_second(decoded),
+            ratio(decoded, decoded_json),
+            per_second(mapped),
+            ratio(mapped, mapped_json)
+        );
     }
-    let mut plan = Plan::with_registry(&config(format, mapping), Some(registry(format)));
-    let values: Vec<Vec<u8>> = (0..RECORDS).map(value).collect();
+}
+
+/// The fields that the mapping asks for, and nothing made of them.
+fn decode(config: &Config, format: Format, values: &[Vec<u8>]) -> Duration {
+    let own = |column: &Column| match &column.from {
+        Some(Expression::Path(path)) => path.clone(),
+        _ => Path { root: Root::Row, fields: vec![column.name.clone()] },
+    };
+    let columns = config.tables[0].columns.iter().map(own).filter(|path| path.root == Root::Row);
+    let mut value: Vec<Path> = columns.collect();
+    value.extend(config.topics[0].event_type.iter().filter_map(|from| match from {
+        Expression::Path(path) => Some(path.clone()),
+        _ => None,
+    }));
+    let wanted = Wanted { value, key: Vec::new() };
+    let mut decoder = Decoder::compile(&config.topics[0], &wanted, Some(&registry(format)));
+    best_round(|| {
+        let scratch = Scratch::default();
+        let mut fields = Vec::new();
+        for value in values {
+            assert!(decoder.prepare(None, Some(value)).is_ok());
+            let around = Surroundings { headers: Headers(None), scratch: &scratch };
+            let kind = decoder.value(black_box(value), around, &mut fields);
+            assert!(kind.is_ok());
+            black_box(&fields);
+        }
+    })
+}
+
+/// All the way to changes.
+fn map(config: &Config, format: Format, values: &[Vec<u8>]) -> Duration {
+    let mut plan = Plan::with_registry(config, Some(registry(format)));
     let mut memory = PartitionMemory::default();
     let mut changes = Vec::new();
-    let best = best_round(|| {
+    best_round(|| {
         for (offset, value) in values.iter().enumerate() {
             let record = Record {
                 at: TopicPartition { topic: 0, partition: 0 },
@@ -108,8 +171,7 @@ fn run(name: &str, format: Format, mapping: Mapping, value: &dyn Fn(usize) -> Ve
         }
         black_box(&changes);
         changes.clear();
-    });
-    print(name, values.iter().map(Vec::len).sum(), best);
+    })
 }
 
 fn flat(nr: usize, more: &str) -> String {
@@ -252,6 +314,11 @@ fn config(format: Format, mapping: Mapping) -> Config {
         personal: None,
         show_last: 0,
     };
+    let from = |root: Root| Some(Expression::Path(Path { root, fields: Vec::new() }));
+    let raw = vec![
+        Column { from: from(Root::Key), ..column("id", ColumnType::Text, false) },
+        Column { from: from(Root::Row), ..column("value", ColumnType::Text, false) },
+    ];
     let columns = vec![
         column("id", ColumnType::Integer, false),
         column("status", ColumnType::Text, false),
@@ -296,7 +363,7 @@ fn config(format: Format, mapping: Mapping) -> Config {
         }],
         tables: vec![Table {
             name: "orders".to_owned(),
-            columns,
+            columns: if format == Format::Raw { raw } else { columns },
             key: vec![0],
             indexes: Vec::new(),
             sources: vec![TableSource {

@@ -88,14 +88,49 @@ enum Command {
     /// Check that everything the daemon needs is there: brokers, topics, replica
     ///
     /// Connects, names what failed and what to do, and ends within the time limit: with exit code 0,
-    /// or 69 when something is missing.
-    #[command(after_long_help = "Example:\n  readside check --config readside.yaml --timeout 5s")]
+    /// or 69 when something is missing. Every version of a schema that the registry has for a topic is
+    /// compared with the mapping; exit code 1 when one would break it.
+    #[command(after_long_help = "Examples:\n  readside check --config readside.yaml --timeout 5s\n  \
+                                 readside check --schemas\n  readside check --schema prices.current=price.avsc -o json")]
     Check {
         #[command(flatten)]
         config: ConfigFile,
+        /// Compare nothing but the registry's schemas with the mapping: no broker and no replica is asked
+        #[arg(long)]
+        schemas: bool,
+        /// Compare a schema that is not registered yet with the mapping, and do nothing else: for the CI
+        /// of whoever produces the events; may be given several times
+        #[arg(long, value_name = "TOPIC=FILE", value_parser = topic_and_file, conflicts_with = "schemas")]
+        schema: Vec<(String, PathBuf)>,
+        /// Write about so many of the last records of each topic as fixtures for `readside test`, and do
+        /// nothing else; real records may hold personal data
+        #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..=1000), conflicts_with_all = ["schemas", "schema"])]
+        sample: Option<u16>,
+        /// Where the fixtures go
+        #[arg(long, value_name = "DIR", default_value = "fixtures", requires = "sample")]
+        into: PathBuf,
         /// Give up after this time
         #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
         timeout: Duration,
+        #[command(flatten)]
+        output: OutputFormat,
+    },
+    /// Test the mapping: events in, rows expected, in whatever order and however often they come
+    ///
+    /// Needs no network and no replica. Each case is also run with every event delivered twice, with
+    /// the partitions interleaved, and with everything up to each event delivered again; all of that
+    /// has to end in the same rows. Exit code 1 when a case fails, 64 when a file is wrong.
+    #[command(
+        after_long_help = "Examples:\n  readside test\n  readside test fixtures/orders.yaml -o json\n  \
+                                 readside test fixtures --junit readside.xml"
+    )]
+    Test {
+        /// Files, or directories with *.yaml in them
+        #[arg(value_name = "PATH", default_value = "fixtures")]
+        paths: Vec<PathBuf>,
+        /// Write the results for a CI system into this file, too
+        #[arg(long, value_name = "FILE")]
+        junit: Option<PathBuf>,
         #[command(flatten)]
         output: OutputFormat,
     },
@@ -151,6 +186,31 @@ enum Command {
         timeout: Duration,
         #[command(flatten)]
         admin: Admin,
+        #[command(flatten)]
+        output: OutputFormat,
+    },
+    /// Say which events made a row what it is, and how the mapping makes rows
+    ///
+    /// Reads the replica itself, also while a daemon writes it. Ends with exit code 0, or with 1 when
+    /// nothing is kept of the row.
+    #[command(
+        after_long_help = "Examples:\n  readside explain users 42\n  readside explain order_lines 7 2 --fetch\n  \
+                                 readside explain customers '[\"acme\", 42]' -o json"
+    )]
+    Explain {
+        /// Table of the row
+        table: String,
+        /// Key of the row: a word per key column, or a JSON array
+        #[arg(required = true, allow_negative_numbers = true)]
+        key: Vec<String>,
+        /// Read the events from the log again, to show their times and types
+        #[arg(long)]
+        fetch: bool,
+        /// Give up reading the log after this time
+        #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
+        timeout: Duration,
+        #[command(flatten)]
+        config: ConfigFile,
         #[command(flatten)]
         output: OutputFormat,
     },
@@ -441,6 +501,13 @@ impl Admin {
     }
 }
 
+fn topic_and_file(text: &str) -> Result<(String, PathBuf), String> {
+    match text.split_once('=') {
+        Some((topic, file)) if !topic.is_empty() && !file.is_empty() => Ok((topic.to_owned(), file.into())),
+        _ => Err("expected TOPIC=FILE, such as prices.current=price.avsc".to_owned()),
+    }
+}
+
 fn http_endpoint(asked: Option<Endpoint>, config: &ConfigFile) -> anyhow::Result<Endpoint> {
     if let Some(endpoint) = asked {
         return Ok(endpoint);
@@ -458,8 +525,23 @@ impl Cli {
             Command::Run { config } => commands::run::run(config.path()),
             Command::Demo { length, dir, redis } => commands::demo::run(length, dir, redis),
             Command::Validate { config, output } => commands::validate::run(config.path(), output.is_json()),
-            Command::Check { config, timeout, output } => {
-                commands::check::run(&config.load()?.config, timeout, output.is_json())
+            Command::Check { config, sample: Some(count), into, timeout, output, .. } => {
+                let asked = commands::sample::Asked { count: usize::from(count), into, timeout };
+                commands::sample::run(config.path(), &config.load()?.config, &asked, output.is_json())
+            }
+            Command::Check { config, schemas, schema, timeout, output, .. } => {
+                let json = output.is_json();
+                let options =
+                    commands::check::Options { timeout, json, schemas_only: schemas, candidates: schema };
+                commands::check::run(&config.load()?.config, &options)
+            }
+            Command::Test { paths, junit, output } => {
+                let options = commands::test::Options { json: output.is_json(), junit };
+                commands::test::run(&paths, &options)
+            }
+            Command::Explain { table, key, fetch, timeout, config, output } => {
+                let options = commands::explain::Options { json: output.is_json(), fetch, timeout };
+                commands::explain::run(&config.load()?.config, &table, &key, options)
             }
             Command::Status { admin, output, verbose, watch } => {
                 let options = commands::status::Options { json: output.is_json(), verbose, watch };
@@ -527,6 +609,13 @@ mod tests {
             "demo --redis",
             "validate -o json",
             "check --timeout 5s -o json",
+            "check --schemas",
+            "check --sample 20 --into cases",
+            "check --schema a=b.avsc --schema c=d.proto",
+            "test",
+            "test fixtures more/one.yaml -o json --junit out.xml",
+            "explain users 42",
+            "explain users -7 --fetch --timeout 2s -c readside.yaml -o json",
             "status --watch --verbose --admin http://127.0.0.1:9465",
             "wait --topic users --partition 3 --offset 1042 --timeout 500ms",
             "wait --table users --key [42] --version -7",
@@ -550,12 +639,28 @@ mod tests {
     }
 
     #[test]
+    fn a_key_does_not_swallow_the_options_behind_it() {
+        let line = "explain lines -7 x --fetch -c readside.yaml -o json";
+        let Command::Explain { key, fetch, config, output, .. } = parse(line).unwrap().command else {
+            panic!("{line}")
+        };
+        assert_eq!(key, ["-7", "x"]);
+        assert!(fetch && output.is_json() && config.path() == Path::new("readside.yaml"));
+    }
+
+    #[test]
     fn what_makes_no_sense_is_refused() {
         for line in [
             "",
             "rum",
             "status --admin https://127.0.0.1:9465",
+            "check --schema a",
+            "check --into cases",
+            "check --sample 0",
+            "check --schemas --schema a=b",
             "status -o yaml",
+            "explain",
+            "explain users",
             "wait",
             "wait --topic users",
             "wait --topic users --partition 3",
@@ -591,8 +696,10 @@ mod tests {
                 "demo",
                 "validate",
                 "check",
+                "test",
                 "status",
                 "wait",
+                "explain",
                 "rebuild",
                 "dead-letters",
                 "health",

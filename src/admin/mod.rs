@@ -39,7 +39,7 @@ use crate::pipeline::rebuild::RebuildDesk;
 use crate::store::{Reader, StoreError};
 
 pub use building::show_building;
-pub use parameters::parse_duration;
+pub use parameters::{parse_duration, parse_key, version_as_json};
 
 /// Requests that wait at the same time; more are told to come back (429).
 const WAITERS_MAX: usize = 256;

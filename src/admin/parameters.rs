@@ -18,7 +18,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
 }
 
 /// A key: a JSON array with one value per key column, in key order.
-pub(super) fn parse_key(table: &Table, text: &str) -> Result<Vec<Value>, String> {
+pub fn parse_key(table: &Table, text: &str) -> Result<Vec<Value>, String> {
     let columns: Vec<_> = table.key.iter().filter_map(|&column| table.columns.get(column)).collect();
     let shape = || {
         let names: Vec<_> = columns.iter().map(|column| format!("{} ({})", column.name, column.ty)).collect();
@@ -70,7 +70,7 @@ pub(super) fn parse_version(text: &str) -> Result<Wanted, String> {
 }
 
 /// The integers of a version as they are written in answers, in the form [`parse_version`] reads.
-pub(super) fn version_as_json(parts: &Parts) -> serde_json::Value {
+pub fn version_as_json(parts: &Parts) -> serde_json::Value {
     match (parts.kind, parts.integers.as_slice()) {
         (VersionKind::Integer, [integer]) => (*integer).into(),
         (VersionKind::Time, [second, nanosecond]) => i32::try_from(*nanosecond)

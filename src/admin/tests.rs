@@ -15,6 +15,7 @@ use crate::domain::catalog::{Column, Table};
 use crate::domain::checkpoint::TopicPartition;
 use crate::domain::dead_letter::digest;
 use crate::domain::record::OwnedRecord;
+use crate::domain::row::RowState;
 use crate::domain::state::State as ReplicaState;
 use crate::domain::value::{ColumnType, Value};
 use crate::domain::version::{Coordinates, Version, VersionKind};
@@ -66,6 +67,10 @@ impl Reader for FakeReplica {
             }],
             positions: vec![],
         })
+    }
+
+    fn state_of(&self, _: usize, _: &[Value]) -> Result<Option<RowState>, StoreError> {
+        Ok(None)
     }
 
     fn row(&self, table: usize, key: &[Value]) -> Result<RowLookup, StoreError> {

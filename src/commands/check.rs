@@ -1,6 +1,8 @@
 //! `readside check`: connects to everything the daemon will need and says what failed, and what to
 //! do about it. Reads a little, writes nothing but a probe file that it removes.
 
+mod schemas;
+
 use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
 use std::io;
@@ -44,9 +46,32 @@ struct Item {
     advice: String,
 }
 
-/// Prints a line per item and gives the exit code: 69 when a service is missing, else 74 when the
-/// replica cannot be written, else 0. Takes no longer than `timeout` and a second.
-pub fn run(config: &Config, timeout: Duration, json: bool) -> anyhow::Result<u8> {
+/// What is to be checked.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    pub timeout: Duration,
+    pub json: bool,
+    /// Nothing but the mapping against schemas: neither brokers nor the replica are asked.
+    pub schemas_only: bool,
+    /// Topics with files of schemas that are not registered yet.
+    pub candidates: Vec<(String, PathBuf)>,
+}
+
+/// Prints a line per item and gives the exit code: 69 when a service is missing, else 1 when a schema
+/// would break the mapping, else 74 when the replica cannot be written, else 0. Takes no longer than
+/// `timeout` for each service and a second.
+pub fn run(config: &Config, options: &Options) -> anyhow::Result<u8> {
+    let Options { timeout, json, schemas_only, candidates } = options;
+    let (timeout, json) = (*timeout, *json);
+    if !candidates.is_empty() || *schemas_only {
+        let judged = match candidates.as_slice() {
+            [] => schemas::registered(config, timeout),
+            candidates => schemas::candidates(config, candidates)?,
+        };
+        let code = judged.code();
+        super::print(&if json { format!("{:#}\n", judged.as_json()) } else { judged.as_text() })?;
+        return Ok(code);
+    }
     let names: Vec<String> = config.topics.iter().map(|topic| topic.name.clone()).collect();
     let mut items = match kafka::probe(&config.kafka, &names, timeout) {
         Ok(probe) => service_items(&probe, &config.kafka.brokers, &names),
@@ -67,17 +92,26 @@ pub fn run(config: &Config, timeout: Duration, json: bool) -> anyhow::Result<u8>
     }
     items.extend(schema_items(config, timeout));
     let services_failed = items.iter().any(|item| item.outcome == Outcome::Failed);
+    let judged = schemas::registered(config, timeout);
     let (replica, replica_code) = match Place::of(config) {
         Place::Sqlite(path) => (replica_item(&path), IO),
         Place::Redis(settings) => redis_item(redis_check(&settings, timeout)),
     };
     let replica_failed = replica.outcome == Outcome::Failed;
     items.push(replica);
-    super::print(&if json { format!("{:#}\n", as_json(&items)) } else { as_text(&items) })?;
-    Ok(match (services_failed, replica_failed) {
-        (true, _) => UNAVAILABLE,
-        (false, true) => replica_code,
-        (false, false) => DONE,
+    let text = match json {
+        true => {
+            let mut all = as_json(&items);
+            judged.add_to(&mut all);
+            format!("{all:#}\n")
+        }
+        false => format!("{}{}", as_text(&items), judged.as_text()),
+    };
+    super::print(&text)?;
+    Ok(match (services_failed, judged.code(), replica_failed) {
+        (true, ..) => UNAVAILABLE,
+        (false, DONE, true) => replica_code,
+        (false, code, _) => code,
     })
 }
 

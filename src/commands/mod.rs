@@ -6,13 +6,16 @@ pub mod client;
 pub mod completions;
 pub mod dead_letters;
 pub mod demo;
+pub mod explain;
 pub mod health;
 pub mod man;
 pub mod rebuild;
 mod reload;
 pub mod run;
+pub mod sample;
 pub mod schema;
 pub mod status;
+pub mod test;
 pub mod validate;
 pub mod wait;
 

@@ -10,6 +10,7 @@
 mod environment;
 mod expression;
 mod fields;
+pub mod fixture;
 pub mod lift;
 mod lower;
 mod model;

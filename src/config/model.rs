@@ -379,6 +379,11 @@ impl Format {
         self.has_before_and_after() || self == Format::DebeziumFlat
     }
 
+    /// Whether records name their schema in a registry, unless a file has it.
+    pub fn names_schema(self) -> bool {
+        matches!(self, Format::Avro | Format::DebeziumAvro | Format::Protobuf | Format::JsonSchema)
+    }
+
     /// Debezium's envelope, in whatever encoding.
     pub fn has_before_and_after(self) -> bool {
         matches!(self, Format::DebeziumJson | Format::DebeziumAvro)

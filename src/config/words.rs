@@ -49,6 +49,13 @@ impl Word for Snapshots {
     const WORDS: &'static [(&'static str, Self)] = &[("sweep", Snapshots::Sweep), ("keep", Snapshots::Keep)];
 }
 
+impl Format {
+    /// As it is written.
+    pub fn name(self) -> &'static str {
+        self.word()
+    }
+}
+
 impl Word for KeyFormat {
     const WORDS: &'static [(&'static str, Self)] = &[
         ("text", KeyFormat::Text),

@@ -9,6 +9,7 @@ use super::connect::Document as Json;
 use super::facts::Facts;
 use super::framed::{Framed, Pending};
 use super::registry::{self, Registry};
+use super::shapes::{Kind, Shape};
 use super::{DecodeError, Field, Logical};
 
 const DEPTH_MAX: usize = 64;
@@ -83,6 +84,98 @@ fn logical(schema: &Value) -> Option<Logical> {
     schema.get("connect.type")?;
     let scale = schema.get("connect.parameters").and_then(|all| all.get("scale")).and_then(Value::as_str);
     Logical::of_connect(schema.get("title")?.as_str()?, scale.and_then(|scale| scale.parse().ok()))
+}
+
+/// What records of a schema may have at a path; `through`: how many of its names lead to the row.
+pub(super) fn shape(schema: &Value, path: &[String], through: usize) -> Shape {
+    let row_names = if through == 0 { usize::MAX } else { path.len() - through.min(path.len()) };
+    Walk { root: schema, row_names }.at(schema, path, 0)
+}
+
+struct Walk<'s> {
+    root: &'s Value,
+    row_names: usize,
+}
+
+impl Walk<'_> {
+    fn at(&self, schema: &Value, path: &[String], depth: usize) -> Shape {
+        let Some(object) = schema.as_object() else { return Shape::of(Kind::Anything) };
+        if depth > DEPTH_MAX {
+            return Shape::of(Kind::Anything);
+        }
+        if let Some(pointer) = object.get("$ref").and_then(Value::as_str) {
+            let found = pointer.strip_prefix('#').and_then(|pointer| self.root.pointer(pointer));
+            return found.map_or(Shape::of(Kind::Anything), |found| self.at(found, path, depth + 1));
+        }
+        for branches in ["oneOf", "anyOf"] {
+            if let Some(Value::Array(branches)) = object.get(branches) {
+                let branches = branches.iter().map(|branch| self.at(branch, path, depth + 1));
+                return self.without_null(branches.fold(Shape::default(), Shape::join), path);
+            }
+        }
+        if object.contains_key("allOf") {
+            return Shape::of(Kind::Anything);
+        }
+        let types: Vec<&str> = match object.get("type") {
+            Some(Value::String(name)) => vec![name],
+            Some(Value::Array(names)) => names.iter().filter_map(Value::as_str).collect(),
+            _ if object.contains_key("properties") => vec!["object"],
+            _ => return Shape::of(Kind::Anything),
+        };
+        let mut shape = Shape::default();
+        for name in types {
+            let one = match (name, path.split_first()) {
+                ("null", _) => Shape::of(Kind::Null),
+                ("object", Some((name, rest))) => self.property(object, name, rest, depth),
+                (_, Some(_)) => Shape::of(Kind::NotAnObject),
+                _ if logical(schema).is_some() => match logical(schema) {
+                    Some(Logical::Decimal { .. } | Logical::ScaledDecimal) => Shape::of(Kind::Decimal),
+                    Some(logical) => Shape::of(Kind::Since(logical)),
+                    None => Shape::default(),
+                },
+                ("integer", None) => Shape::of(Kind::Integer),
+                ("number", None) => Shape::of(Kind::JsonNumber),
+                ("boolean", None) => Shape::of(Kind::Boolean),
+                ("string", None) => Shape::of(Kind::Text),
+                ("object" | "array", None) => Shape::of(Kind::Composite),
+                _ => Shape::of(Kind::Anything),
+            };
+            shape = shape.join(one);
+        }
+        self.without_null(shape, path)
+    }
+
+    /// What leads to the row is null in events that have none.
+    fn without_null(&self, mut shape: Shape, path: &[String]) -> Shape {
+        if path.len() == self.row_names {
+            shape.0.retain(|kind| *kind != Kind::Null);
+        }
+        shape
+    }
+
+    fn property(
+        &self,
+        object: &serde_json::Map<String, Value>,
+        name: &str,
+        rest: &[String],
+        depth: usize,
+    ) -> Shape {
+        let required = object.get("required").and_then(Value::as_array);
+        let required = required.is_some_and(|names| names.iter().any(|known| known.as_str() == Some(name)));
+        match object.get("properties").and_then(|properties| properties.get(name)) {
+            Some(property) => {
+                let shape = self.at(property, rest, depth + 1);
+                let leads = rest.len() == self.row_names;
+                if required || leads { shape } else { shape.or(Kind::Absent) }
+            }
+            None => match object.get("additionalProperties") {
+                Some(Value::Object(values)) => {
+                    self.at(&Value::Object(values.clone()), rest, depth + 1).or(Kind::Absent)
+                }
+                _ => Shape::of(Kind::Absent),
+            },
+        }
+    }
 }
 
 #[cfg(test)]

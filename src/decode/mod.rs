@@ -25,6 +25,7 @@ mod projection;
 mod protobuf;
 pub mod registry;
 mod scratch;
+pub mod shapes;
 pub mod time;
 mod wanted;
 

@@ -4,6 +4,7 @@
 //! column sources per table; [`Plan::translate`] is what the pipeline calls for every record.
 //! What a value becomes in a column is the table at the head of `convert.rs`.
 
+pub mod compatibility;
 mod compile;
 mod condition;
 mod convert;
@@ -166,6 +167,14 @@ impl Plan {
         if let Some(ids) = self.topics.get_mut(topic).and_then(|topic| topic.event_ids.as_mut()) {
             ids.clear();
         }
+    }
+
+    /// The type that a record's event says it has, for a person who asks; `None` where there is none
+    /// or it cannot be read.
+    pub fn event_type(&mut self, record: &Record<'_>) -> Result<Option<String>, Pending> {
+        let Some(topic) = self.topics.get_mut(record.at.topic) else { return Ok(None) };
+        topic.prepare(record)?;
+        Ok(topic.event_type(record))
     }
 
     /// Appends the changes of one record to `changes`, those of all its tables or none, and brings

@@ -1,5 +1,7 @@
 //! The plan of one topic: what a record of it does to the tables it feeds.
 
+use std::borrow::Cow;
+
 use super::Outcome;
 use super::convert::Refusal;
 use super::face::{Face, Given};
@@ -80,6 +82,30 @@ impl TopicPlan {
     /// Sees to it that the schemas of a record are at hand.
     pub fn prepare(&mut self, record: &Record<'_>) -> Result<(), Pending> {
         self.decoder.prepare(record.key, record.value)
+    }
+
+    /// The type of a record's event, if it says one.
+    pub fn event_type(&mut self, record: &Record<'_>) -> Option<String> {
+        let scratch = Scratch::default();
+        let mut inputs = Inputs {
+            key_bytes: record.key,
+            around: Surroundings { headers: record.headers, scratch: &scratch },
+            log: LogEntry::of(record),
+            value: Vec::new(),
+            key: Vec::new(),
+            key_is_read: false,
+            documents: Documents::default(),
+        };
+        let value = match record.value {
+            Some(bytes) => self.decoder.value(bytes, inputs.around, &mut inputs.value).ok(),
+            None => None,
+        };
+        let face = match (&self.versions, value) {
+            (Some(versions), Some(_)) => versions.face(&mut inputs, &mut self.decoder).ok()?,
+            _ => 0,
+        };
+        let types = self.faces.get(face)?.events.as_ref()?;
+        types.name(&mut self.decoder, &mut inputs).ok()?.map(Cow::into_owned)
     }
 
     /// `Err` for outcomes that leave no change behind; the caller takes back what was appended.

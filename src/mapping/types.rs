@@ -1,5 +1,6 @@
 //! Event types: which rules an event's type names.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 
 use super::Outcome;
@@ -48,9 +49,23 @@ pub enum Found<'t> {
 
 impl Types {
     pub fn find<'a>(&self, decoder: &mut Decoder, inputs: &mut Inputs<'a>) -> Result<Found<'_>, Outcome> {
+        let Some(text) = self.name(decoder, inputs)? else { return Ok(Found::Nothing) };
+        Ok(match self.rules.get(&*text) {
+            Some(rules) => Found::Rules(rules),
+            None if self.ignore.contains(&*text) => Found::Ignored,
+            None => Found::Nothing,
+        })
+    }
+
+    /// What an event says its type is.
+    pub fn name<'a>(
+        &self,
+        decoder: &mut Decoder,
+        inputs: &mut Inputs<'a>,
+    ) -> Result<Option<Cow<'a, str>>, Outcome> {
         let field = inputs.read(&self.source, decoder);
-        let text = match field.map_err(|error| Outcome::Rejected(rejection(error, None)))? {
-            Field::Json("null") | Field::Absent | Field::Unavailable => return Ok(Found::Nothing),
+        Ok(Some(match field.map_err(|error| Outcome::Rejected(rejection(error, None)))? {
+            Field::Json("null") | Field::Absent | Field::Unavailable => return Ok(None),
             Field::Text(text) | Field::Native(Native::Text(text)) => text.into(),
             Field::Native(Native::Opaque(bytes)) => {
                 opaque_text(bytes).map_err(|refusal| Outcome::Rejected(refused(refusal, &self.path)))?.into()
@@ -63,12 +78,7 @@ impl Types {
                     Refusal::new(Reason::WrongType, "is not a string and should hold the event's type");
                 return Err(Outcome::Rejected(refused(refusal, &self.path)));
             }
-        };
-        Ok(match self.rules.get(&*text) {
-            Some(rules) => Found::Rules(rules),
-            None if self.ignore.contains(&*text) => Found::Ignored,
-            None => Found::Nothing,
-        })
+        }))
     }
 
     /// What becomes of a record that no table takes.

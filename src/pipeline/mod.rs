@@ -14,6 +14,7 @@ mod limits;
 pub mod producing;
 pub mod progress;
 pub mod rebuild;
+pub mod rehearsal;
 mod watchdog;
 mod writer;
 

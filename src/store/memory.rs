@@ -628,6 +628,10 @@ impl Reader for MemoryReader {
         Ok(row.deleted.map_or(RowLookup::Missing, |version| RowLookup::Deleted { version }))
     }
 
+    fn state_of(&self, table: usize, key: &[Value]) -> Result<Option<RowState>, StoreError> {
+        Ok(self.0.state_of(table, key))
+    }
+
     fn is_dead_letter(&self, at: TopicPartition, offset: i64) -> Result<bool, StoreError> {
         Ok(self.0.replica().dead_letters.keys().any(|(of, kept, _)| (*of, *kept) == (at, offset)))
     }

@@ -33,6 +33,7 @@ use crate::domain::catalog::Catalog;
 use crate::domain::checkpoint::{Checkpoint, TopicPartition};
 use crate::domain::dead_letter::{DeadLetter, Kept};
 use crate::domain::retry::RetryReason;
+use crate::domain::row::RowState;
 use crate::domain::shelf::Shelf;
 use crate::domain::state::State;
 use crate::domain::value::Value;
@@ -195,6 +196,9 @@ pub trait Reader: Send + Sync {
     fn status(&self, now_ms: i64) -> Result<Status, StoreError>;
 
     fn row(&self, table: usize, key: &[Value]) -> Result<RowLookup, StoreError>;
+
+    /// All that is kept of a key, whether readers see the row or not: versions, delete mark, what waits.
+    fn state_of(&self, table: usize, key: &[Value]) -> Result<Option<RowState>, StoreError>;
 
     /// Whether the record became a dead letter that is still kept.
     fn is_dead_letter(&self, at: TopicPartition, offset: i64) -> Result<bool, StoreError>;

@@ -301,3 +301,27 @@ fn a_second_signal_ends_at_once() {
     });
     assert_eq!(daemon.terminate().0.code(), Some(0));
 }
+
+#[test]
+fn fixtures_are_tested_without_any_service() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixtures = dir.path().join("fixtures");
+    std::fs::create_dir(&fixtures).unwrap();
+    let good = "config: { tables: { users: { topic: t, key: id, columns: { id: integer } } } }\n\
+                cases: [{ name: one row, events: [{ value: { id: 1 } }], rows: { users: [{ id: 1 }] } }]\n";
+    std::fs::write(fixtures.join("users.yaml"), good).unwrap();
+    let junit = dir.path().join("junit.xml");
+    let ended = readside(&["test", text(&fixtures), "--junit", text(&junit)]);
+    assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{ended:?}");
+    assert!(ended.stdout.ends_with("1 case, 0 failed\n"), "{ended:?}");
+    assert!(std::fs::read_to_string(&junit).unwrap().contains("tests=\"1\" failures=\"0\""));
+
+    std::fs::write(fixtures.join("users.yaml"), good.replace("[{ id: 1 }] }", "[{ id: 2 }] }")).unwrap();
+    let ended = readside(&["test", text(&fixtures), "-o", "json"]);
+    assert_eq!((ended.code, &ended.json()["passed"]), (Some(1), &false.into()), "{ended:?}");
+    std::fs::write(fixtures.join("users.yaml"), good.replace("cases", "case")).unwrap();
+    let ended = readside(&["test", text(&fixtures)]);
+    assert!(ended.code == Some(64) && ended.stdout.contains("did you mean `cases`?"), "{ended:?}");
+    let ended = readside(&["test", text(&dir.path().join("nowhere"))]);
+    assert!(ended.code == Some(64) && ended.stderr.contains("cannot be read"), "{ended:?}");
+}

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::daemon::{Daemon, reader, replica, rows};
 use crate::kafka::{self, Broker, Message};
+use crate::redis_server;
 
 pub fn example(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("config/examples").join(name)
@@ -307,4 +308,110 @@ fn a_secured_cluster_is_read_with_a_password_from_a_file() {
     feed(&mut daemon, broker, topic, [price("c", "3.0"), Message::tombstone("a")]);
     assert_eq!(rows(&reader(dir.path()), prices), ["c|3.0|EUR"]);
     assert!(!daemon.log().contains(kafka::PASSWORD), "the password is in the log");
+}
+
+/// The order of events without versions is that of the log; only their ids tell a repetition.
+#[test]
+fn an_event_that_comes_again_is_known_by_its_id() {
+    let Some(broker) = kafka::shared() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let topic = "parcels.events";
+    broker.create_topic(topic, 1, &[]);
+    let sent = r#"{"id":"e1","type":"ParcelSent","parcel":"p1","from":"Bern","carrier":"post"}"#;
+    let moved = r#"{"id":2,"type":"ParcelMoved","parcel":"p1","to":"Ulm"}"#;
+    let erased = r#"{"id":"e4","type":"ParcelErased","parcel":"p2"}"#;
+    broker.produce(
+        topic,
+        [
+            sent,
+            moved,
+            sent,
+            &sent.replace("e1", "e3").replace("p1", "p2"),
+            erased,
+            &moved.replace("\"id\":2,", ""),
+        ]
+        .map(Message::without_key),
+    );
+    let mut daemon = start(dir.path(), &example("event-ids.yaml"), &broker.bootstrap(), &[]);
+    daemon.started();
+    let all = "SELECT id, place, carrier FROM parcels ORDER BY id";
+    assert_eq!(rows(&reader(dir.path()), all), ["p1|Ulm|post"]);
+    assert_eq!(dead_letters(dir.path()), ["parcels.events|event_id|.id"]);
+    // Also across a start.
+    drop(daemon);
+    let mut daemon = start(dir.path(), &example("event-ids.yaml"), &broker.bootstrap(), &[]);
+    daemon.started();
+    let again = [sent, moved, &moved.replace(":2", ":5").replace("Ulm", "Rom")].map(Message::without_key);
+    feed(&mut daemon, broker, topic, again);
+    assert_eq!(rows(&reader(dir.path()), all), ["p1|Rom|post"]);
+}
+
+/// With a socket in place of the network, TLS and the ACL user, which tests/it/redis.rs has.
+#[test]
+fn the_example_for_redis_keeps_rows_and_indexes_there() {
+    let Some(broker) = kafka::shared() else { return };
+    let Some(server) = redis_server::start(&[]) else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let topic = kafka::topic_name("users.snapshots.redis");
+    let mut text = std::fs::read_to_string(example("redis.yaml")).unwrap();
+    let lines = [
+        "    username: readside\n",
+        "    password_file: /run/secrets/redis/password\n",
+        "    ca_file: /run/secrets/redis/ca.pem\n",
+    ];
+    let url = server.url();
+    let ours =
+        [("rediss://redis:6379/0", url.as_str()), ("topic: users.snapshots", &format!("topic: {topic}"))];
+    for (written, ours) in lines.into_iter().map(|line| (line, "")).chain(ours) {
+        assert!(text.contains(written), "{written}");
+        text = text.replace(written, ours);
+    }
+    let config = dir.path().join("redis.yaml");
+    std::fs::write(&config, text).unwrap();
+    broker.create_topic(&topic, 2, &[("cleanup.policy", "compact")]);
+    let user = |id: u32, mail: &str| {
+        Message::new(id.to_string(), format!(r#"{{"id":{id},"name":"n{id}","email":{mail}}}"#))
+    };
+    broker.produce(
+        &topic,
+        [user(1, "\"a@x\""), user(2, "\"a@x\""), user(3, "null"), Message::tombstone("2"), user(4, "4")],
+    );
+    let brokers = broker.bootstrap();
+    let variables = [
+        ("READSIDE__KAFKA__BROKERS", brokers.as_str()),
+        ("READSIDE__HTTP__LISTEN", "127.0.0.1:0"),
+        ("READSIDE__ADMIN__LISTEN", "127.0.0.1:0"),
+    ];
+    let mut daemon = Daemon::start_with(dir.path(), &config, &variables);
+    daemon.started();
+    let mut connection = server.connect();
+    let keys = redis_server::keys(&mut connection, "shop:1:users:*");
+    assert_eq!(keys.into_iter().collect::<Vec<_>>(), ["shop:1:users:1", "shop:1:users:3"]);
+    let name: String = redis::cmd("HGET").arg("shop:1:users:3").arg("name").query(&mut connection).unwrap();
+    assert_eq!(name, "n3");
+    let members: Vec<String> =
+        redis::cmd("SMEMBERS").arg("shop:1:users@email:a@x").query(&mut connection).unwrap();
+    assert_eq!(members, ["shop:1:users:1"]);
+    let status = daemon.status();
+    assert_eq!(status["tables"][0]["dead_letters"], 1, "{status}");
+}
+
+/// Whoever adds an example feeds it, too.
+#[test]
+fn every_example_is_fed_by_a_test() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut tests = String::new();
+    for entry in std::fs::read_dir(root.join("tests/it")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "rs") {
+            tests.push_str(&std::fs::read_to_string(path).unwrap());
+        }
+    }
+    let mut examples = 0;
+    for entry in std::fs::read_dir(root.join("config/examples")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        examples += 1;
+        assert!(tests.contains(&format!("\"{name}\"")), "no test feeds config/examples/{name}");
+    }
+    assert!(examples >= 18, "{examples}");
 }

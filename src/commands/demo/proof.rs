@@ -87,6 +87,7 @@ mod tests {
     use super::*;
     use crate::domain::catalog::{Column, Table};
     use crate::domain::checkpoint::TopicPartition;
+    use crate::domain::row::RowState;
     use crate::domain::state::State;
     use crate::domain::value::{ColumnType, Value};
     use crate::domain::version::{Coordinates, Version};
@@ -124,6 +125,10 @@ mod tests {
                 tables: vec![table],
                 positions: Vec::new(),
             })
+        }
+
+        fn state_of(&self, _: usize, _: &[Value]) -> Result<Option<RowState>, StoreError> {
+            Ok(None)
         }
 
         fn is_dead_letter(&self, _: TopicPartition, _: i64) -> Result<bool, StoreError> {

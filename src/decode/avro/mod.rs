@@ -7,6 +7,7 @@
 mod projection;
 mod reader;
 mod schema;
+mod shapes;
 
 use std::path::Path as FilePath;
 
@@ -17,6 +18,7 @@ use super::scratch::Scratch;
 use super::wanted::Tree;
 use super::{DecodeError, Field};
 use projection::Projection;
+pub use shapes::Shapes;
 
 /// The value or the key of a topic's records.
 #[derive(Debug)]

@@ -6,6 +6,7 @@
 
 mod projection;
 mod schema;
+mod shapes;
 mod wire;
 
 use std::path::Path as FilePath;
@@ -18,6 +19,7 @@ use super::wanted::Tree;
 use super::{DecodeError, Field};
 use projection::Plan;
 use schema::{MessageId, Schema};
+pub use shapes::Shapes;
 
 /// Nesting of the message that a record's header names, and message types of one schema that are kept.
 const INDEXES_MAX: usize = 32;

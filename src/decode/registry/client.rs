@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{fmt, fs};
 
 use base64::Engine;
@@ -15,7 +15,7 @@ use serde::Deserialize;
 use ureq::Agent;
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
-use super::{Kind, Reference, Schema};
+use super::{Kind, Reference, Registered, Schema};
 use crate::config::SchemaRegistry;
 use crate::metrics::RegistryOutcome;
 
@@ -49,6 +49,9 @@ struct Found {
     kind: Option<String>,
     #[serde(default)]
     references: Vec<Link>,
+    /// Where it was asked for by subject and version.
+    #[serde(default)]
+    id: Option<u32>,
 }
 
 #[derive(Deserialize, Clone)]
@@ -98,15 +101,45 @@ impl Client {
         // A new one each time: schemas are rare, and certificates and passwords change.
         let agent = self.agent()?;
         let Some(found) = self.get(&agent, &format!("/schemas/ids/{id}"))? else { return Ok(None) };
-        let kind = match found.kind.as_deref() {
-            None | Some("AVRO") => Kind::Avro,
-            Some("PROTOBUF") => Kind::Protobuf,
-            Some("JSON") => Kind::Json,
-            Some(_) => Kind::Other,
-        };
+        let kind = kind_of(found.kind.as_deref());
         let references = self.references(&agent, found.references)?;
         let versions = if self.with_versions { self.versions(&agent, id)? } else { Vec::new() };
         Ok(Some(Schema { kind, text: found.schema, references, versions }))
+    }
+
+    /// All versions of a subject, the latest `max` of them, oldest first; `None`: there is no such subject.
+    pub fn subject(
+        &self,
+        subject: &str,
+        max: usize,
+        deadline: Instant,
+    ) -> Result<Option<Vec<Registered>>, Failure> {
+        let agent = self.agent()?;
+        let path = format!("/subjects/{}/versions", escape(subject));
+        let (status, body) = self.ask(&agent, &path)?;
+        let mut numbers: Vec<i64> = match status {
+            200 => serde_json::from_slice(&body).map_err(|_| self.refusal(status))?,
+            404 if is_unknown_schema(&body) => return Ok(None),
+            _ => return Err(self.refusal(status)),
+        };
+        numbers.sort_unstable();
+        let mut registered = Vec::new();
+        for version in numbers.split_off(numbers.len().saturating_sub(max)) {
+            if Instant::now() >= deadline {
+                let message =
+                    format!("{}: there was no time for all versions of {subject}", self.settings.url);
+                return Err(Failure { outcome: RegistryOutcome::Unreachable, message });
+            }
+            // One that was deleted meanwhile is not missed.
+            let Some(found) = self.get(&agent, &format!("{path}/{version}"))? else { continue };
+            let id = found.id;
+            let references = self.references(&agent, found.references)?;
+            let versions = vec![(subject.to_owned(), version)];
+            let schema =
+                Schema { kind: kind_of(found.kind.as_deref()), text: found.schema, references, versions };
+            registered.push(Registered { version, id, schema });
+        }
+        Ok(Some(registered))
     }
 
     /// Where a schema is registered: subjects and versions.
@@ -227,6 +260,15 @@ impl Client {
             None => rustls_native_certs::load_native_certs().certs,
         };
         Ok(found.iter().map(|certificate| Certificate::from_der(certificate).to_owned()).collect())
+    }
+}
+
+fn kind_of(name: Option<&str>) -> Kind {
+    match name {
+        None | Some("AVRO") => Kind::Avro,
+        Some("PROTOBUF") => Kind::Protobuf,
+        Some("JSON") => Kind::Json,
+        Some(_) => Kind::Other,
     }
 }
 

@@ -70,6 +70,14 @@ pub struct Reference {
     pub text: String,
 }
 
+/// A schema as one version of a subject.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Registered {
+    pub version: i64,
+    pub id: Option<u32>,
+    pub schema: Schema,
+}
+
 impl Schema {
     fn size(&self) -> usize {
         self.text.len() + self.references.iter().map(|each| each.name.len() + each.text.len()).sum::<usize>()
@@ -135,6 +143,17 @@ struct Wanted {
 /// what is wrong.
 pub fn check(settings: &SchemaRegistry, timeout: Duration) -> Result<Vec<String>, String> {
     Client::new(settings).with_timeout(timeout).kinds().map_err(|failure| failure.message)
+}
+
+/// The versions of a subject, the latest `max` of them, oldest first; `None`: there is no such subject.
+pub fn subject(
+    settings: &SchemaRegistry,
+    subject: &str,
+    max: usize,
+    timeout: Duration,
+) -> Result<Option<Vec<Registered>>, String> {
+    let client = Client::new(settings).with_timeout(timeout);
+    client.subject(subject, max, Instant::now() + timeout).map_err(|failure| failure.message)
 }
 
 impl fmt::Debug for Registry {

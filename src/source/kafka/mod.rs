@@ -22,6 +22,7 @@ pub mod produce;
 mod questions;
 mod repeats;
 mod requests;
+pub mod sample;
 mod settings;
 
 use std::collections::BTreeMap;

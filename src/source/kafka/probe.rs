@@ -154,7 +154,7 @@ fn set_failed(found: &mut [Result<Closer, String>], topic: usize, reason: String
     }
 }
 
-fn reason(failure: Failure) -> String {
+pub(super) fn reason(failure: Failure) -> String {
     match failure {
         Failure::Failed(reason) => reason,
         Failure::Stopped => "stopped".into(),

@@ -60,8 +60,8 @@ impl RedisReader {
         at(&place(&self.settings), look(&mut open))
     }
 
-    fn read_row(&self, open: &mut Open, table: usize, key: &[Value]) -> Result<RowLookup, StoreError> {
-        let Some(shape) = self.catalog.tables.get(table) else { return Ok(RowLookup::Missing) };
+    fn read_row(&self, open: &mut Open, table: usize, key: &[Value]) -> Result<Option<RowState>, StoreError> {
+        let Some(shape) = self.catalog.tables.get(table) else { return Ok(None) };
         let parts: Vec<&Value> = key.iter().take(shape.key.len()).collect();
         let text = joined(&parts);
         // Another generation may take its place between two looks, and hardly again between the next.
@@ -94,7 +94,7 @@ impl RedisReader {
                 continue;
             }
             open.asked = Some(asked);
-            return lookup(shape, row, hidden);
+            return kept(shape, key, row, hidden);
         }
         Err(replaced())
     }
@@ -126,16 +126,34 @@ fn replaced() -> StoreError {
     }
 }
 
-fn lookup(shape: &Table, row: Option<RowState>, hidden: Option<Vec<u8>>) -> Result<RowLookup, StoreError> {
-    if let Some(row) = row
-        && let Some(version) = row.version
-    {
-        let null = |value| if value == Value::Absent { Value::Null } else { value };
-        return Ok(RowLookup::Visible { values: row.values.into_iter().map(null).collect(), version });
+/// A row that readers see, else what is hidden from them.
+fn kept(
+    shape: &Table,
+    key: &[Value],
+    row: Option<RowState>,
+    hidden: Option<Vec<u8>>,
+) -> Result<Option<RowState>, StoreError> {
+    if row.as_ref().is_some_and(|row| row.version.is_some()) {
+        return Ok(row);
     }
-    let Some(bytes) = hidden else { return Ok(RowLookup::Missing) };
-    let (row, _) = codec::unhide(shape, vec![Value::Absent; shape.columns.len()], &bytes)?;
-    Ok(row.deleted.map_or(RowLookup::Missing, |version| RowLookup::Deleted { version }))
+    let Some(bytes) = hidden else { return Ok(None) };
+    let mut values = vec![Value::Absent; shape.columns.len()];
+    for (&column, value) in shape.key.iter().zip(key) {
+        values[column].clone_from(value);
+    }
+    Ok(Some(codec::unhide(shape, values, &bytes)?.0))
+}
+
+fn lookup(shape: &Table, row: Option<RowState>) -> RowLookup {
+    let Some(row) = row else { return RowLookup::Missing };
+    match (row.version, row.deleted) {
+        (Some(version), _) if row.is_visible(shape) => {
+            let null = |value| if value == Value::Absent { Value::Null } else { value };
+            RowLookup::Visible { values: row.values.into_iter().map(null).collect(), version }
+        }
+        (_, Some(version)) => RowLookup::Deleted { version },
+        _ => RowLookup::Missing,
+    }
 }
 
 /// The status of a replica, whatever its mapping is.
@@ -186,6 +204,11 @@ impl Reader for RedisReader {
     }
 
     fn row(&self, table: usize, key: &[Value]) -> Result<RowLookup, StoreError> {
+        let Some(shape) = self.catalog.tables.get(table) else { return Ok(RowLookup::Missing) };
+        Ok(lookup(shape, self.state_of(table, key)?))
+    }
+
+    fn state_of(&self, table: usize, key: &[Value]) -> Result<Option<RowState>, StoreError> {
         self.read(|open| self.read_row(open, table, key))
     }
 

@@ -13,6 +13,7 @@ use super::table::{bind_values, read_row};
 use crate::domain::catalog::Catalog;
 use crate::domain::checkpoint::TopicPartition;
 use crate::domain::retry::RetryReason;
+use crate::domain::row::RowState;
 use crate::domain::state::{Facts, State, believable, state};
 use crate::domain::value::Value;
 use crate::store::{
@@ -96,24 +97,30 @@ impl Reader for SqliteReader {
 
     fn row(&self, table: usize, key: &[Value]) -> Result<RowLookup, StoreError> {
         let Some(shape) = self.catalog.tables.get(table) else { return Ok(RowLookup::Missing) };
+        let Some(row) = self.state_of(table, key)? else { return Ok(RowLookup::Missing) };
+        Ok(match (row.version, row.deleted) {
+            (Some(version), _) if row.is_visible(shape) => {
+                let null = |value| if value == Value::Absent { Value::Null } else { value };
+                RowLookup::Visible { values: row.values.into_iter().map(null).collect(), version }
+            }
+            (_, Some(version)) => RowLookup::Deleted { version },
+            _ => RowLookup::Missing,
+        })
+    }
+
+    fn state_of(&self, table: usize, key: &[Value]) -> Result<Option<RowState>, StoreError> {
+        let Some(shape) = self.catalog.tables.get(table) else { return Ok(None) };
         self.read(|conn, asked| {
-            let Some(sql) = self.statements(conn, asked)?.get(table) else { return Ok(RowLookup::Missing) };
+            let Some(sql) = self.statements(conn, asked)?.get(table) else { return Ok(None) };
             for lookup in [Sql::Find, Sql::FindHidden] {
                 let mut statement = conn.prepare_cached(&sql.statements[lookup as usize])?;
                 bind_values(&mut statement, key.iter().take(shape.key.len()))?;
                 let mut rows = statement.raw_query();
-                let Some(row) = rows.next()? else { continue };
-                let row = read_row(shape, row)?;
-                return Ok(match (row.version, row.deleted) {
-                    (Some(version), _) if row.is_visible(shape) => {
-                        let null = |value| if value == Value::Absent { Value::Null } else { value };
-                        RowLookup::Visible { values: row.values.into_iter().map(null).collect(), version }
-                    }
-                    (_, Some(version)) => RowLookup::Deleted { version },
-                    _ => RowLookup::Missing,
-                });
+                if let Some(row) = rows.next()? {
+                    return read_row(shape, row).map(Some);
+                }
             }
-            Ok(RowLookup::Missing)
+            Ok(None)
         })
     }
 

@@ -1,0 +1,159 @@
+//! The mapping of one table, column by column: from where in an event, to which type.
+
+use serde::Serialize;
+
+use crate::config::{
+    Column, Config, Encoding, Expression, Mapping, Personal, Root, Rule, Table, TableSource, Topic,
+};
+use crate::domain::change::IfMissing;
+
+#[derive(Debug, Serialize)]
+pub struct SourceText {
+    pub topic: String,
+    pub format: &'static str,
+    /// What decides which of two events is newer.
+    pub ordered_by: String,
+    pub rules: Vec<RuleText>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct RuleText {
+    /// `None`: every record is a row.
+    pub event_type: Option<String>,
+    /// `upsert`, `patch`, `delete` or what else the configuration calls it.
+    pub does: &'static str,
+    pub when: Option<String>,
+    pub if_missing: Option<&'static str>,
+    pub columns: Vec<ColumnRule>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct ColumnRule {
+    pub column: String,
+    #[serde(rename = "type")]
+    pub ty: String,
+    pub from: String,
+    /// `hash`, `mask`, `drop` and the like.
+    pub treated: Option<&'static str>,
+    pub encoding: Option<&'static str>,
+}
+
+/// Of each source of the table.
+pub fn describe(config: &Config, table: usize) -> Vec<SourceText> {
+    let Some(table) = config.tables.get(table) else { return Vec::new() };
+    let sources = table.sources.iter().filter_map(|source| Some((source, config.topics.get(source.topic)?)));
+    sources.map(|(source, topic)| source_text(table, source, topic)).collect()
+}
+
+fn source_text(table: &Table, source: &TableSource, topic: &Topic) -> SourceText {
+    let condition = |condition: Option<&crate::config::Condition>| condition.map(|when| when.text.clone());
+    let rules = match &source.mapping {
+        Mapping::Rows => {
+            let all = (0..table.columns.len()).map(|index| column_rule(table, index, None));
+            let mut rules = vec![RuleText {
+                event_type: None,
+                does: "upsert",
+                when: condition(source.when.rows.as_ref()),
+                if_missing: None,
+                columns: all.collect(),
+            }];
+            rules.push(RuleText {
+                event_type: None,
+                does: "delete",
+                when: None,
+                if_missing: None,
+                columns: table.key.iter().map(|&index| key_rule(table, index, source)).collect(),
+            });
+            rules
+        }
+        Mapping::Events(rules) => rules
+            .iter()
+            .map(|(name, rule)| {
+                let when = condition(source.when.events.get(name));
+                rule_text(table, name, rule, when)
+            })
+            .collect(),
+    };
+    SourceText { topic: topic.name.clone(), format: topic.format.name(), ordered_by: order(topic), rules }
+}
+
+fn rule_text(table: &Table, name: &str, rule: &Rule, when: Option<String>) -> RuleText {
+    let named = |columns: &std::collections::BTreeMap<usize, Expression>, indexes: Vec<usize>| {
+        indexes.into_iter().map(|index| column_rule(table, index, columns.get(&index))).collect::<Vec<_>>()
+    };
+    let (does, if_missing, columns) = match rule {
+        Rule::Upsert { columns } => ("upsert", None, named(columns, (0..table.columns.len()).collect())),
+        Rule::Patch { columns, if_missing } => {
+            let set = (0..table.columns.len())
+                .filter(|index| table.key.contains(index) || columns.contains_key(index))
+                .collect();
+            ("patch", Some(missing_word(*if_missing)), named(columns, set))
+        }
+        Rule::Delete { key } => ("delete", None, named(key, table.key.clone())),
+    };
+    RuleText { event_type: Some(name.to_owned()), does, when, if_missing, columns }
+}
+
+fn missing_word(if_missing: IfMissing) -> &'static str {
+    match if_missing {
+        IfMissing::Hold => "hold",
+        IfMissing::Create => "create",
+        IfMissing::Ignore => "ignore",
+        IfMissing::DeadLetter => "dead_letter",
+    }
+}
+
+/// `rule`: what the event's rule says, before what the column says.
+fn column_rule(table: &Table, index: usize, rule: Option<&Expression>) -> ColumnRule {
+    let column = &table.columns[index];
+    let from = match rule.or(column.from.as_ref()) {
+        Some(expression) => expression.to_string(),
+        None => own_field(&column.name),
+    };
+    described(column, from)
+}
+
+fn key_rule(table: &Table, index: usize, source: &TableSource) -> ColumnRule {
+    let column = &table.columns[index];
+    let from = match source.key_from.get(&index) {
+        Some(expression) => expression.to_string(),
+        None if table.key.len() == 1 => "$key".to_owned(),
+        None => format!("$key{}", own_field(&column.name)),
+    };
+    described(column, from)
+}
+
+fn described(column: &Column, from: String) -> ColumnRule {
+    ColumnRule {
+        column: column.name.clone(),
+        ty: format!("{}{}", column.ty, if column.nullable { "?" } else { "" }),
+        from,
+        treated: column.personal.and_then(|personal| match personal {
+            Personal::No | Personal::Clear => None,
+            Personal::Hash => Some("hash"),
+            Personal::Mask => Some("mask"),
+            Personal::Drop => Some("drop"),
+        }),
+        encoding: column.encoding.map(|encoding| match encoding {
+            Encoding::Seconds => "seconds",
+            Encoding::Millis => "millis",
+            Encoding::Micros => "micros",
+            Encoding::Nanos => "nanos",
+            Encoding::Days => "days",
+            Encoding::Base64 => "base64",
+            Encoding::Hex => "hex",
+        }),
+    }
+}
+
+fn own_field(name: &str) -> String {
+    crate::config::Path { root: Root::Row, fields: vec![name.to_owned()] }.to_string()
+}
+
+fn order(topic: &Topic) -> String {
+    match (&topic.version, topic.format) {
+        (Some(path), _) => path.to_string(),
+        (None, format) if format.is_debezium() => "source.sequence".to_owned(),
+        (None, _) => "position in the log".to_owned(),
+    }
+}
