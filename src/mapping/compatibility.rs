@@ -214,7 +214,20 @@ impl<'c> Judge<'c> {
                 .filter(|index| table.key.contains(index) || columns.contains_key(index))
                 .map(|index| (index, columns.get(&index)))
                 .collect(),
-            Rule::Delete { key } => table.key.iter().map(|index| (*index, key.get(index))).collect(),
+            Rule::Delete { key } => {
+                let columns = rule.prefix(table).unwrap_or(table.key.len());
+                table.key[..columns].iter().map(|index| (*index, key.get(index))).collect()
+            }
+            Rule::Replace { prefix, each, row } => {
+                let of = For { table: Some(table), event: Some(event), column: None };
+                self.needed(shapes, record, each, of);
+                // Paths into an element are not followed: only what is outside of it is compared.
+                let outside = |from: &&Expression| {
+                    !matches!(from, Expression::Path(Path { root: Root::Row, .. }) | Expression::Jq(_))
+                };
+                let named = row.iter().filter(|(_, from)| outside(from));
+                prefix.iter().chain(named).map(|(index, from)| (*index, Some(from))).collect()
+            }
         };
         for (index, from) in columns {
             self.column(shapes, record, table, index, (Some(event), from));
@@ -427,6 +440,8 @@ impl<'c> Judge<'c> {
             key,
             encoding: column.encoding.or(days),
             json_in_text: debezium,
+            // No format with schemas is one of MySQL's.
+            is_mysql: false,
         };
         let native = |native| convert(Field::Native(native), &target).is_ok();
         match kind {

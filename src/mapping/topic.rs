@@ -94,6 +94,8 @@ impl TopicPlan {
             value: Vec::new(),
             key: Vec::new(),
             key_is_read: false,
+            element: Vec::new(),
+            element_text: "null",
             documents: Documents::default(),
         };
         let value = match record.value {

@@ -24,6 +24,8 @@ pub struct RuleText {
     pub does: &'static str,
     pub when: Option<String>,
     pub if_missing: Option<&'static str>,
+    /// The list each of whose elements is a row; `.` of a column is then the element.
+    pub each: Option<String>,
     pub columns: Vec<ColumnRule>,
 }
 
@@ -55,6 +57,7 @@ fn source_text(table: &Table, source: &TableSource, topic: &Topic) -> SourceText
                 does: "upsert",
                 when: condition(source.when.rows.as_ref()),
                 if_missing: None,
+                each: None,
                 columns: all.collect(),
             }];
             rules.push(RuleText {
@@ -62,6 +65,7 @@ fn source_text(table: &Table, source: &TableSource, topic: &Topic) -> SourceText
                 does: "delete",
                 when: None,
                 if_missing: None,
+                each: None,
                 columns: table.key.iter().map(|&index| key_rule(table, index, source)).collect(),
             });
             rules
@@ -81,6 +85,7 @@ fn rule_text(table: &Table, name: &str, rule: &Rule, when: Option<String>) -> Ru
     let named = |columns: &std::collections::BTreeMap<usize, Expression>, indexes: Vec<usize>| {
         indexes.into_iter().map(|index| column_rule(table, index, columns.get(&index))).collect::<Vec<_>>()
     };
+    let mut list = None;
     let (does, if_missing, columns) = match rule {
         Rule::Upsert { columns } => ("upsert", None, named(columns, (0..table.columns.len()).collect())),
         Rule::Patch { columns, if_missing } => {
@@ -89,9 +94,18 @@ fn rule_text(table: &Table, name: &str, rule: &Rule, when: Option<String>) -> Ru
                 .collect();
             ("patch", Some(missing_word(*if_missing)), named(columns, set))
         }
-        Rule::Delete { key } => ("delete", None, named(key, table.key.clone())),
+        Rule::Delete { key } => {
+            let columns = rule.prefix(table).unwrap_or(table.key.len());
+            ("delete", None, named(key, table.key[..columns].to_vec()))
+        }
+        Rule::Replace { prefix, each, row } => {
+            list = Some(each.to_string());
+            let all = (0..table.columns.len())
+                .map(|index| column_rule(table, index, prefix.get(&index).or(row.get(&index))));
+            ("replace", None, all.collect())
+        }
     };
-    RuleText { event_type: Some(name.to_owned()), does, when, if_missing, columns }
+    RuleText { event_type: Some(name.to_owned()), does, when, if_missing, each: list, columns }
 }
 
 fn missing_word(if_missing: IfMissing) -> &'static str {

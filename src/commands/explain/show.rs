@@ -130,7 +130,7 @@ fn source_text(source: &SourceText) -> String {
     let SourceText { topic, format, ordered_by, rules } = source;
     let mut out = format!("\nfrom {} ({format}, ordered by {})\n", printable(topic), printable(ordered_by));
     for rule in rules {
-        let RuleText { event_type, does, when, if_missing, columns } = rule;
+        let RuleText { event_type, does, when, if_missing, each, columns } = rule;
         let name =
             event_type.as_deref().unwrap_or(if *does == "delete" { "no value" } else { "every record" });
         let _ = write!(out, "  {}: {does}", printable(name));
@@ -139,6 +139,9 @@ fn source_text(source: &SourceText) -> String {
         }
         if let Some(when) = when {
             let _ = write!(out, ", when {}", printable(when));
+        }
+        if let Some(list) = each {
+            let _ = write!(out, ", each of {} as .", printable(list));
         }
         out.push('\n');
         for column in columns {

@@ -511,6 +511,7 @@ fn so_does_one_in_sqlite() {
                 dead_letter_bytes_max: 1_000,
                 loss: LossLimit::default(),
                 min_free_bytes: 0,
+                wal_max_bytes: u64::MAX,
             };
             SqliteStore::open(&path, catalog.clone(), settings).expect("a replica")
         };
