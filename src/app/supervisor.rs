@@ -248,6 +248,10 @@ impl Supervisor {
         if self.next.as_ref().is_some_and(|next| next.build.id == report.build) {
             return self.next_ended(report.outcome);
         }
+        if !matches!(&self.live, Live::Applying(build) if build.id == report.build) {
+            // Of one that was ended and waited for: a loss ends both builds, and each tells of it.
+            return Ok(());
+        }
         match report.outcome {
             Ok(Ended::Rebuild { reason }) => self.freeze(reason),
             Ok(Ended::Lost { reason }) => self.start_over(&reason),
