@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use readside::config::{Redis, RedisServer, RedisUrl, RowEncoding};
 use readside::domain::batch::{BatchBuilder, Observed};
 use readside::domain::catalog::Catalog;
-use readside::domain::change::{Change, Operation};
+use readside::domain::change::{Change, Cleared, Operation};
 use readside::domain::checkpoint::Position;
+use readside::domain::snapshot::Phase;
 use readside::domain::value::Value;
 use readside::store::{LossLimit, Rebuild, RedisReplica, RedisSettings, RedisStore, Store};
 
@@ -238,6 +239,59 @@ pub fn blocking(rows: i64) {
     for encoding in [RowEncoding::Hash, RowEncoding::Json] {
         blocking_case(encoding, "rows of 100 kB", rows.min(2_000), 100_000);
         blocking_case(encoding, "small rows", rows, 10);
+        blocking_sets(encoding, rows);
+    }
+}
+
+/// What takes many rows away beside truncates: a prefix that half of them have, and a whole snapshot that
+/// does not list one in twelve.
+fn blocking_sets(encoding: RowEncoding, rows: i64) {
+    let server = Server::start();
+    let mut shape = catalog(false);
+    (shape.tables[0].key, shape.tables[0].prefixes) = (vec![6, 0], vec![1]);
+    let shape = Arc::new(shape);
+    let mut store =
+        RedisStore::open(&settings(&server.socket(), encoding), shape.clone()).expect("a new replica");
+    let limit = store.batch_limits().records;
+    let name = format!("{encoding:?}, {rows} small rows, a prefix");
+    let begin = change(false, 0, 2, false).version.first_of_its_kind();
+    for what in ["building", "prefix", "snapshot", "ghosts"] {
+        let waits = Waits::while_doing(&server, || {
+            let mut builder = BatchBuilder::default();
+            let mut count = 0;
+            let mut push = |builder: &mut BatchBuilder, store: &mut RedisStore, change: Change| {
+                builder.push(&shape, change);
+                count += 1;
+                if count % limit == 0 {
+                    store.apply(&builder.seal(Observed::default())).expect("a batch that fits");
+                }
+            };
+            match what {
+                "building" => {
+                    (0..rows).for_each(|nth| push(&mut builder, &mut store, change(false, nth, 0, false)));
+                }
+                "prefix" => {
+                    let mut cleared = change(false, 1, 1, true);
+                    (cleared.values[0], cleared.values[6]) = (Value::Absent, Value::Integer(1));
+                    cleared.operation = Operation::Clear(Cleared::Deleted);
+                    builder.push(&shape, cleared);
+                }
+                "snapshot" => {
+                    let listed = (0..rows).filter(|nth| nth % 2 == 0 && nth % 24 != 0);
+                    listed.for_each(|nth| push(&mut builder, &mut store, change(false, nth, 2, false)));
+                    let operation = Operation::Snapshot(Phase::Listed);
+                    let heard = change(false, 0, 2, false);
+                    builder.push(&shape, Change { operation, values: Vec::new(), version: begin, ..heard });
+                }
+                _ => builder.push_sweep(0, 0, begin),
+            }
+            let applied = store.apply(&builder.seal(Observed::default())).expect("a batch that fits");
+            assert_eq!(applied.swept.len(), usize::from(what == "ghosts"));
+            if what == "building" {
+                store.complete().expect("a copy that is whole");
+            }
+        });
+        println!("{name:36} {what:10} {waits}, {} rows left", store.figures().rows[0]);
     }
 }
 

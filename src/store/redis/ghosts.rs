@@ -3,7 +3,7 @@
 //! They are counted first, because suspiciously many are not believed. The snapshot counts as swept
 //! together with the positions behind it: whoever dies in between counts again, and finds less.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasher as _;
 
 use super::RedisStore;
@@ -37,44 +37,39 @@ impl RedisStore {
         // A scan may name a key twice. Beyond what is believed the number need not be exact.
         let (mut rows, mut seen) = (0, HashSet::new());
         let hasher = foldhash::quality::RandomState::default();
-        self.each_older(table, begin, pulse, &mut |_, keys| {
+        let mut cursor = 0u64;
+        loop {
+            self.beat(pulse)?;
+            let (next, keys) = self.scan_older(table, begin, cursor)?;
             for key in keys {
                 rows += u64::from(is_suspicious(rows) || seen.insert(hasher.hash_one(&key)));
             }
-            Ok(())
-        })?;
+            if next == 0 {
+                break;
+            }
+            cursor = next;
+        }
         let refused = is_suspicious(rows);
         if !refused {
-            let now_ms = pulse.now_ms();
-            self.each_older(table, begin, pulse, &mut |store, keys| store.forget_rows(table, keys, now_ms))?;
+            self.forget_older(table, begin, pulse)?;
             self.forget_held(table, begin, pulse)?;
         }
         Ok(Some(Swept { table, rows, refused }))
     }
 
-    /// Gives the keys of visible rows that are older, some at a time.
-    fn each_older(
+    /// Keys of some visible rows that are older, and where to go on.
+    fn scan_older(
         &mut self,
         table: usize,
         begin: Version,
-        pulse: &mut Pulse<'_>,
-        take: &mut dyn FnMut(&mut RedisStore, Vec<Vec<u8>>) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
-        let mut cursor = 0u64;
-        loop {
-            self.beat(pulse)?;
-            let (next, keys) = self.scan_rows(table, cursor)?;
-            let mut keys: Vec<Vec<u8>> = keys.into_iter().collect();
-            let versions = self.read_versions(table, &keys)?;
-            let mut older =
-                versions.into_iter().map(|version| version.is_some_and(|version| version < begin));
-            keys.retain(|_| older.next().unwrap_or(false));
-            take(self, keys)?;
-            if next == 0 {
-                return Ok(());
-            }
-            cursor = next;
-        }
+        cursor: u64,
+    ) -> Result<(u64, Vec<Vec<u8>>), StoreError> {
+        let (next, keys) = self.scan_rows(table, cursor)?;
+        let mut keys: Vec<Vec<u8>> = keys.into_iter().collect();
+        let versions = self.read_versions(table, &keys)?;
+        let mut older = versions.into_iter().map(|version| version.is_some_and(|version| version < begin));
+        keys.retain(|_| older.next().unwrap_or(false));
+        Ok((next, keys))
     }
 
     /// Versions of visible rows, without anything else of them.
@@ -103,17 +98,30 @@ impl RedisStore {
     }
 
     /// As if nobody had ever heard of them: one that is still on its way comes back.
-    fn forget_rows(&mut self, table: usize, keys: Vec<Vec<u8>>, now_ms: i64) -> Result<(), StoreError> {
-        for keys in keys.chunks(ROWS_AT_ONCE) {
-            let wanted: Vec<Wanted<'_>> =
-                keys.iter().map(|key| Wanted { table, key: key.clone(), values: None }).collect();
-            let mut all = self.find(&wanted, Default::default())?;
-            for known in &mut all {
-                known.state = RowState::unknown(known.state.values.clone());
+    fn forget_older(
+        &mut self,
+        table: usize,
+        begin: Version,
+        pulse: &mut Pulse<'_>,
+    ) -> Result<(), StoreError> {
+        let mut cursor = 0u64;
+        loop {
+            let (next, keys) = self.scan_older(table, begin, cursor)?;
+            for keys in keys.chunks(ROWS_AT_ONCE) {
+                self.beat(pulse)?;
+                let wanted: Vec<Wanted<'_>> =
+                    keys.iter().map(|key| Wanted { table, key: key.clone(), values: None }).collect();
+                let mut all = self.find(&wanted, HashMap::new())?;
+                for known in &mut all {
+                    known.state = RowState::unknown(known.state.values.clone());
+                }
+                self.keep_all(table, &all, pulse.now_ms())?;
             }
-            self.keep_all(table, &all, now_ms)?;
+            if next == 0 {
+                return Ok(());
+            }
+            cursor = next;
         }
-        Ok(())
     }
 
     /// The same of what waits for its row.

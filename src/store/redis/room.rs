@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::link::Link;
-use super::names::{Names, Spot};
+use super::names::{Names, Spot, TableNames};
 use super::replica::Home;
 use crate::store::StoreError;
 
@@ -47,16 +47,18 @@ pub(super) fn lack(home: &Home) -> Result<Option<String>, StoreError> {
     Ok(is_short.then(|| "Redis has less memory left below maxmemory than rebuild.min_free".to_owned()))
 }
 
-/// Of rows and index entries, by a sample of keys; `None`: the user may not ask.
+/// Of rows and index entries, by a sample of keys, and of lists of keys; `None`: the user may not ask.
 fn size_of_copy(home: &Home, link: &mut Link) -> Result<Option<u64>, StoreError> {
     let Some(live) = home.described(Spot::Live)? else { return Ok(Some(0)) };
     let names = Names::new(&home.settings.redis, Spot::Live, live.rows);
+    let books = format!("{}readside:", names.prefix).into_bytes();
     let keys: u64 = link.query(&redis::cmd("DBSIZE"))?;
     let (mut cursor, mut seen, mut ours) = (0, 0, Vec::new());
     loop {
         let (next, some) = link.scan("*", cursor, SAMPLE)?;
         seen += some.len() as u64;
-        ours.extend(some.into_iter().filter(|key| key.starts_with(names.rows.as_bytes())));
+        let is_ours = |key: &Vec<u8>| key.starts_with(names.rows.as_bytes()) && !key.starts_with(&books);
+        ours.extend(some.into_iter().filter(is_ours));
         cursor = next;
         if cursor == 0 || seen >= SAMPLE as u64 {
             break;
@@ -69,9 +71,15 @@ fn size_of_copy(home: &Home, link: &mut Link) -> Result<Option<u64>, StoreError>
     for key in &ours {
         pipe.cmd("MEMORY").arg("USAGE").arg(key);
     }
+    let listed = live.catalog.tables.iter().filter(|table| !table.prefixes.is_empty());
+    for names in listed.map(|table| TableNames::new(&names, table)) {
+        pipe.cmd("MEMORY").arg("USAGE").arg(names.keys);
+    }
     let Ok(sizes) = link.pipe::<Vec<Option<u64>>>(&pipe) else { return Ok(None) };
-    let sizes: u64 = sizes.into_iter().flatten().map(|bytes| bytes + PER_KEY).sum();
-    Ok(Some((sizes as f64 * keys as f64 / seen as f64) as u64))
+    let (sizes, listed) = sizes.split_at(ours.len().min(sizes.len()));
+    let sizes: u64 = sizes.iter().flatten().map(|bytes| bytes + PER_KEY).sum();
+    let listed: u64 = listed.iter().flatten().sum();
+    Ok(Some((sizes as f64 * keys as f64 / seen as f64) as u64 + listed))
 }
 
 fn enough(copy: u64, free: u64, min_free: u64) -> Result<(), String> {
