@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use readside::config::{
     Column, Config, DeadLetters, Expression, Format, Freshness, Gate, Kafka, Keep, Listener, Log, LogFormat,
     Mapping, OnConfigChange, OnError, OnGap, Otherwise, Path, PersonalData, Rebuild, RebuildPolicy, Replica,
-    Root, Rule, Sqlite, Startup, Table, TableSource, Target, Topic, When,
+    Root, Rule, Snapshots, Sqlite, Startup, Table, TableSource, Target, Topic, When,
 };
 use readside::decode::registry::{Kind, Registry, Schema};
 use readside::domain::checkpoint::{PartitionMemory, TopicPartition};
@@ -39,6 +39,21 @@ fn main() {
     run("debezium-json, 9 of 11 fields", Format::DebeziumJson, rows(), &|nr| text(debezium(nr)));
     run("debezium-json, embedded schema", Format::DebeziumJson, rows(), &|nr| {
         text(format!(r#"{{"schema":{SCHEMA},"payload":{}}}"#, debezium(nr)))
+    });
+    run("debezium-flat, 9 of 14 fields", Format::DebeziumFlat, rows(), &|nr| {
+        text(flat(nr, r#","__op":"u","__lsn":135188664,"__deleted":"false""#))
+    });
+    run("maxwell, 9 of 11 fields", Format::Maxwell, rows(), &|nr| {
+        text(format!(
+            r#"{{"database":"shop","table":"orders","type":"update","ts":1477053217,"xid":23396,"commit":true,"data":{},"old":{{"items":1}}}}"#,
+            flat(nr, "")
+        ))
+    });
+    run("canal, one row, 9 of 11 fields", Format::Canal, rows(), &|nr| {
+        text(format!(
+            r#"{{"data":[{}],"database":"shop","es":1588748884000,"id":24,"isDdl":false,"mysqlType":{{"id":"bigint(20)"}},"old":[{{"items":1}}],"pkNames":["id"],"sql":"","sqlType":{{"id":-5}},"table":"orders","ts":1588748884545,"type":"UPDATE"}}"#,
+            flat(nr, "")
+        ))
     });
     run("json-schema, flat row", Format::JsonSchema, rows(), &|nr| framed(text(flat(nr, ""))));
     run("cloudevents, structured, flat row", Format::CloudEvents, rows(), &|nr| {
@@ -290,6 +305,7 @@ fn config(format: Format, mapping: Mapping) -> Config {
             on_error: OnError::DeadLetter,
             on_gap: OnGap::Auto,
             placeholder: "__debezium_unavailable_value".to_owned(),
+            snapshots: Snapshots::Sweep,
             schema_file: None,
             message: None,
             evolution: None,
