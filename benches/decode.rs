@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use readside::config::{
     Column, Config, DeadLetters, Expression, Format, Freshness, Gate, Kafka, Keep, Listener, Log, LogFormat,
     Mapping, OnConfigChange, OnError, OnGap, Otherwise, Path, PersonalData, Rebuild, RebuildPolicy, Replica,
-    Root, Rule, Sqlite, Startup, Table, TableSource, Target, Topic, When,
+    Root, Rule, Snapshots, Sqlite, Startup, Table, TableSource, Target, Topic, When,
 };
 use readside::decode::registry::{Kind, Registry, Schema};
 use readside::decode::{Decoder, Scratch, Surroundings, Wanted};
@@ -43,6 +43,21 @@ fn main() {
     report.run("debezium-json, without schema", Format::DebeziumJson, rows(), &|nr| text(debezium(nr)));
     report.run("debezium-json, with schema", Format::DebeziumJson, rows(), &|nr| {
         text(format!(r#"{{"schema":{SCHEMA},"payload":{}}}"#, debezium(nr)))
+    });
+    report.run("debezium-flat, 9 of 14 fields", Format::DebeziumFlat, rows(), &|nr| {
+        text(flat(nr, r#","__op":"u","__lsn":135188664,"__deleted":"false""#))
+    });
+    report.run("maxwell, 9 of 11 fields", Format::Maxwell, rows(), &|nr| {
+        text(format!(
+            r#"{{"database":"shop","table":"orders","type":"update","ts":1477053217,"xid":23396,"commit":true,"data":{},"old":{{"items":1}}}}"#,
+            flat(nr, "")
+        ))
+    });
+    report.run("canal, one row, 9 of 11 fields", Format::Canal, rows(), &|nr| {
+        text(format!(
+            r#"{{"data":[{}],"database":"shop","es":1588748884000,"id":24,"isDdl":false,"mysqlType":{{"id":"bigint(20)"}},"old":[{{"items":1}}],"pkNames":["id"],"sql":"","sqlType":{{"id":-5}},"table":"orders","ts":1588748884545,"type":"UPDATE"}}"#,
+            flat(nr, "")
+        ))
     });
     report.run("cloudevents, structured, flat row", Format::CloudEvents, rows(), &|nr| {
         text(format!(
@@ -357,6 +372,7 @@ fn config(format: Format, mapping: Mapping) -> Config {
             on_error: OnError::DeadLetter,
             on_gap: OnGap::Auto,
             placeholder: "__debezium_unavailable_value".to_owned(),
+            snapshots: Snapshots::Sweep,
             schema_file: None,
             message: None,
             evolution: None,

@@ -45,17 +45,23 @@ pub struct RowOf<'a> {
 impl Decoder {
     pub fn new(wanted: &Wanted) -> Decoder {
         let (mut envelope, mut row, mut old) = (Vec::new(), Vec::new(), Vec::new());
-        let places = wanted.value.iter().map(|path| {
-            let (list, place, fields): (&mut Vec<&[String]>, fn(usize) -> Place, _) =
-                match (path.root, path.fields.split_first()) {
-                    (Root::Row, _) => (&mut row, Place::Row, &path.fields[..]),
-                    (_, Some((first, rest))) if first == OLD => (&mut old, Place::Old, rest),
-                    _ => (&mut envelope, Place::Envelope, &path.fields[..]),
-                };
-            list.push(fields);
-            place(list.len() - 1)
-        });
-        let places = places.collect();
+        let mut places = Vec::with_capacity(wanted.value.len());
+        for path in &wanted.value {
+            places.push(match (path.root, path.fields.split_first()) {
+                (Root::Row, _) => {
+                    row.push(&path.fields[..]);
+                    Place::Row(row.len() - 1)
+                }
+                (_, Some((first, rest))) if first == OLD => {
+                    old.push(rest);
+                    Place::Old(old.len() - 1)
+                }
+                _ => {
+                    envelope.push(&path.fields[..]);
+                    Place::Envelope(envelope.len() - 1)
+                }
+            });
+        }
         let own = ["type", "isDdl", "data", OLD].map(|name| [name.to_owned()]);
         let kind = envelope.len();
         envelope.extend(own.iter().map(|path| &path[..]));

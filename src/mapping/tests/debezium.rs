@@ -16,14 +16,14 @@ fn customers() -> Feed {
     Feed::new(topic("p.public.customers", Format::DebeziumJson), vec![table("customers", 1, &columns)])
 }
 
-fn envelope(op: &str, before: &str, after: &str, sequence: &str) -> String {
+pub fn envelope(op: &str, before: &str, after: &str, sequence: &str) -> String {
     let sequence = sequence.replace('"', "\\\"");
     format!(
         r#"{{"before":{before},"after":{after},"source":{{"version":"3.6.1.Final","ts_ms":1,"sequence":"{sequence}","lsn":2}},"transaction":null,"op":"{op}","ts_ms":2}}"#
     )
 }
 
-const FIRST: &str = r#"["100","105"]"#;
+pub const FIRST: &str = r#"["100","105"]"#;
 const ROW: &str = r#"{"id":31,"name":"Ada","email":"a@x","photo":"AAE=","tags":"{\"a\": 1}","seen":0}"#;
 /// What Debezium invents where it knows only the key.
 const FILLER: &str = r#"{"id":31,"name":"","email":null,"photo":null,"tags":null,"seen":null}"#;
@@ -184,7 +184,7 @@ fn another_placeholder_may_be_configured() {
 }
 
 /// A value with the schema of its row beside it.
-fn with_schema(fields: &str, after: &str) -> String {
+pub fn with_schema(fields: &str, after: &str) -> String {
     let row = |name: &str| {
         format!(
             r#"{{"type":"struct","fields":[{fields}],"optional":true,"name":"p.public.t.Value","field":"{name}"}}"#
@@ -198,7 +198,7 @@ fn with_schema(fields: &str, after: &str) -> String {
     )
 }
 
-fn typed_field(name: &str, ty: &str, logical: &str) -> String {
+pub fn typed_field(name: &str, ty: &str, logical: &str) -> String {
     let parameters = match logical {
         "org.apache.kafka.connect.data.Decimal" => {
             r#","parameters":{"scale":"2","connect.decimal.precision":"12"}"#

@@ -90,6 +90,9 @@ fn ten_thousand_levels() {
     }
 }
 
+const FORMATS: [Format; 5] =
+    [Format::Json, Format::DebeziumJson, Format::DebeziumFlat, Format::Maxwell, Format::Canal];
+
 fn json() -> impl Strategy<Value = String> {
     let leaf = prop_oneof![
         Just("null".to_owned()),
@@ -102,11 +105,43 @@ fn json() -> impl Strategy<Value = String> {
         Just("\"2017-04-25T09:01:35Z\"".to_owned()),
         Just("\"__debezium_unavailable_value\"".to_owned()),
         Just(r#""[\"1\",\"2\"]""#.to_owned()),
-        prop::sample::select(vec!["\"c\"", "\"u\"", "\"d\"", "\"t\""]).prop_map(str::to_owned),
+        prop::sample::select(vec![
+            "\"c\"",
+            "\"u\"",
+            "\"d\"",
+            "\"t\"",
+            "\"insert\"",
+            "\"update\"",
+            "\"UPDATE\"",
+            "\"DELETE\""
+        ])
+        .prop_map(str::to_owned),
     ];
     let name = prop::sample::select(vec![
-        "id", "a", "b", "c", "d", "e", "deep", "er", "before", "after", "op", "source", "sequence", "schema",
-        "payload", "fields", "name", "x",
+        "id",
+        "a",
+        "b",
+        "c",
+        "d",
+        "e",
+        "deep",
+        "er",
+        "before",
+        "after",
+        "op",
+        "source",
+        "sequence",
+        "schema",
+        "payload",
+        "fields",
+        "name",
+        "x",
+        "data",
+        "old",
+        "type",
+        "__deleted",
+        "__lsn",
+        "__op",
     ]);
     leaf.prop_recursive(5, 64, 8, move |inner| {
         prop_oneof![
@@ -140,7 +175,7 @@ fn well_formed(feed: &Feed) {
 proptest! {
     #[test]
     fn any_bytes_are_survived(key in prop::option::of(any::<Vec<u8>>()), value in any::<Vec<u8>>()) {
-        for format in [Format::Json, Format::DebeziumJson] {
+        for format in FORMATS {
             let mut feed = feed(format);
             feed.bytes(key.as_deref(), Some(&value));
             well_formed(&feed);
@@ -149,7 +184,7 @@ proptest! {
 
     #[test]
     fn any_json_is_survived(key in json(), value in json()) {
-        for format in [Format::Json, Format::DebeziumJson] {
+        for format in FORMATS {
             let mut feed = feed(format);
             feed.record(&key, &value);
             well_formed(&feed);

@@ -1,6 +1,7 @@
 mod children;
 mod conversions;
 mod debezium;
+mod encodings;
 mod event_ids;
 mod events;
 mod evolution;
