@@ -1,8 +1,6 @@
 //! Whether a mapping can read the records of a schema: each place that it reads, compared with what the
 //! schema has there. What fits a column is asked of the conversion itself, with a value of that kind.
 
-use std::collections::BTreeMap;
-
 use serde::Serialize;
 
 use super::convert::{Target, convert};
@@ -495,18 +493,4 @@ fn own_field(root: Root, column: &Column) -> Expression {
 fn described(shape: &Shape) -> String {
     let kinds: Vec<&str> = shape.0.iter().map(|kind| kind.name()).collect();
     format!("is {}", kinds.join(" or "))
-}
-
-/// How many places of each verdict.
-pub fn count(readings: &[Reading]) -> BTreeMap<&'static str, usize> {
-    let mut counts = BTreeMap::new();
-    for reading in readings {
-        let name = match reading.verdict {
-            Verdict::Fine => "fine",
-            Verdict::Warning => "warning",
-            Verdict::Breaks => "breaks",
-        };
-        *counts.entry(name).or_default() += 1;
-    }
-    counts
 }
