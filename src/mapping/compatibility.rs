@@ -1,8 +1,6 @@
 //! Whether a mapping can read the records of a schema: each place that it reads, compared with what the
 //! schema has there. What fits a column is asked of the conversion itself, with a value of that kind.
 
-use std::collections::BTreeMap;
-
 use serde::Serialize;
 
 use super::convert::{Target, convert};
@@ -139,6 +137,20 @@ struct Judge<'c> {
     readings: Vec<Reading>,
 }
 
+/// The records that are looked at.
+#[derive(Clone, Copy)]
+struct Seen<'s> {
+    shapes: &'s Shapes,
+    /// Which of the schema's.
+    record: usize,
+}
+
+impl Seen<'_> {
+    fn at(self, path: &[String], through: usize) -> Shape {
+        self.shapes.at(self.record, path, through)
+    }
+}
+
 /// For what a place is read.
 #[derive(Clone, Copy)]
 struct For<'c> {
@@ -150,12 +162,13 @@ struct For<'c> {
 impl<'c> Judge<'c> {
     fn all(&mut self, shapes: &Shapes) {
         let (config, topic) = (self.config, self.topic);
+        let seen = Seen { shapes, record: 0 };
         let nothing = For { table: None, event: None, column: None };
         if self.part == Part::Value {
             let found = self.found;
             let decisive = [&found.event_type, &found.version].into_iter().flatten();
             for expression in decisive.chain(found.event_ids.as_ref().map(|ids| &ids.source)) {
-                self.needed(shapes, 0, expression, nothing);
+                self.needed(seen, expression, nothing);
             }
         }
         for table in &config.tables {
@@ -164,25 +177,26 @@ impl<'c> Judge<'c> {
                     (Mapping::Rows, Part::Value) => {
                         let of = For { table: Some(table), ..nothing };
                         if let Some(when) = &source.when.rows {
-                            self.condition(shapes, 0, when, of);
+                            self.condition(seen, when, of);
                         }
                         for index in 0..table.columns.len() {
-                            self.column(shapes, 0, table, index, (None, None));
+                            self.column(seen, table, index, (None, None));
                         }
                     }
                     (Mapping::Rows, Part::Key) => {
                         for &index in &table.key {
-                            self.key_column(shapes, table, index, source.key_from.get(&index));
+                            self.key_column(seen, table, index, source.key_from.get(&index));
                         }
                     }
                     (Mapping::Events(rules), Part::Value) => {
                         for (name, rule) in rules {
                             let Some(record) = self.record_of(shapes, name) else { continue };
+                            let seen = Seen { shapes, record };
                             let of = For { table: Some(table), event: Some(name), column: None };
                             if let Some(when) = source.when.events.get(name) {
-                                self.condition(shapes, record, when, of);
+                                self.condition(seen, when, of);
                             }
-                            self.rule(shapes, record, table, name, rule);
+                            self.rule(seen, table, name, rule);
                         }
                     }
                     (Mapping::Events(_), Part::Key) => {}
@@ -205,7 +219,7 @@ impl<'c> Judge<'c> {
         }
     }
 
-    fn rule(&mut self, shapes: &Shapes, record: usize, table: &'c Table, event: &'c str, rule: &Rule) {
+    fn rule(&mut self, seen: Seen<'_>, table: &'c Table, event: &'c str, rule: &Rule) {
         let columns: Vec<(usize, Option<&Expression>)> = match rule {
             Rule::Upsert { columns } => {
                 (0..table.columns.len()).map(|index| (index, columns.get(&index))).collect()
@@ -230,14 +244,13 @@ impl<'c> Judge<'c> {
             }
         };
         for (index, from) in columns {
-            self.column(shapes, record, table, index, (Some(event), from));
+            self.column(seen, table, index, (Some(event), from));
         }
     }
 
     fn column(
         &mut self,
-        shapes: &Shapes,
-        record: usize,
+        seen: Seen<'_>,
         table: &'c Table,
         index: usize,
         (event, rule): (Option<&'c str>, Option<&Expression>),
@@ -249,10 +262,10 @@ impl<'c> Judge<'c> {
         let own = own_field(Root::Row, column);
         let expression = rule.or(column.from.as_ref()).unwrap_or(&own);
         let of = For { table: Some(table), event, column: Some(index) };
-        self.expression(shapes, record, expression, of);
+        self.expression(seen, expression, of);
     }
 
-    fn key_column(&mut self, shapes: &Shapes, table: &'c Table, index: usize, from: Option<&Expression>) {
+    fn key_column(&mut self, seen: Seen<'_>, table: &'c Table, index: usize, from: Option<&Expression>) {
         let column = &table.columns[index];
         let own = own_field(Root::Key, column);
         let expression = from.unwrap_or(&own);
@@ -260,21 +273,21 @@ impl<'c> Judge<'c> {
         let Expression::Path(path) = expression else { return };
         if path.root == Root::Key {
             // A key that is one value and no record stands for the only key column.
-            let whole = shapes.at(0, &[], 0);
+            let whole = seen.at(&[], 0);
             let shape = match (table.key.len(), whole.0.contains(&Kind::Composite)) {
                 (1, false) => whole,
-                _ => shapes.at(0, &path.fields, 0),
+                _ => seen.at(&path.fields, 0),
             };
             let (verdict, message) = self.fits(&shape, table, index);
             self.push(path.to_string(), of, verdict, message);
         }
     }
 
-    fn expression(&mut self, shapes: &Shapes, record: usize, expression: &Expression, of: For<'c>) {
+    fn expression(&mut self, seen: Seen<'_>, expression: &Expression, of: For<'c>) {
         let row_is_event = self.found.format.row_is_event();
         match lift(self.steps, expression, of.event, row_is_event) {
             Ok(lifted) => {
-                if let Some((path, verdict, message)) = self.lifted(shapes, record, &lifted, of) {
+                if let Some((path, verdict, message)) = self.lifted(seen, &lifted, of) {
                     self.push(path, of, verdict, message);
                 }
             }
@@ -283,30 +296,24 @@ impl<'c> Judge<'c> {
     }
 
     /// `None`: nothing of the value is read.
-    fn lifted(
-        &self,
-        shapes: &Shapes,
-        record: usize,
-        lifted: &Lifted,
-        of: For<'c>,
-    ) -> Option<(String, Verdict, String)> {
+    fn lifted(&self, seen: Seen<'_>, lifted: &Lifted, of: For<'c>) -> Option<(String, Verdict, String)> {
         match lifted {
             Lifted::Absent => {
                 let (verdict, message) = self.missing(of);
                 Some(("(not in this version)".to_owned(), verdict, message))
             }
             Lifted::Or(first, second) => {
-                let first = self.lifted(shapes, record, first, of);
+                let first = self.lifted(seen, first, of);
                 match first {
                     Some((_, Verdict::Fine, _)) => first,
                     // What the first one lacks the second one has, and nothing else counts.
-                    _ => self.lifted(shapes, record, second, of).or(first),
+                    _ => self.lifted(seen, second, of).or(first),
                 }
             }
             Lifted::Plain(Expression::Literal(_)) => None,
             Lifted::Plain(Expression::Path(path)) => {
                 let (fields, through) = self.absolute(path)?;
-                let shape = shapes.at(record, &fields, through);
+                let shape = seen.at(&fields, through);
                 let (verdict, message) = match (of.table, of.column) {
                     (Some(table), Some(index)) => self.fits(&shape, table, index),
                     _ if shape.is_missing() => self.missing(of),
@@ -314,12 +321,12 @@ impl<'c> Judge<'c> {
                 };
                 Some((path.to_string(), verdict, message))
             }
-            Lifted::Plain(Expression::Jq(program)) => self.program(shapes, record, program),
+            Lifted::Plain(Expression::Jq(program)) => self.program(seen, program),
         }
     }
 
     /// Of a program only what it reads is known, not what it makes of it.
-    fn program(&self, shapes: &Shapes, record: usize, program: &Jq) -> Option<(String, Verdict, String)> {
+    fn program(&self, seen: Seen<'_>, program: &Jq) -> Option<(String, Verdict, String)> {
         let row = program.reads.row.iter().map(|fields| (Root::Row, fields));
         let event = program.reads.event.iter().map(|fields| (Root::Event, fields));
         let mut lacks = Vec::new();
@@ -328,7 +335,7 @@ impl<'c> Judge<'c> {
             any = true;
             let path = Path { root, fields: fields.clone() };
             let Some((fields, through)) = self.absolute(&path) else { continue };
-            if shapes.at(record, &fields, through).is_missing() {
+            if seen.at(&fields, through).is_missing() {
                 lacks.push(path.to_string());
             }
         }
@@ -345,16 +352,16 @@ impl<'c> Judge<'c> {
         }
     }
 
-    fn condition(&mut self, shapes: &Shapes, record: usize, when: &Condition, of: For<'c>) {
+    fn condition(&mut self, seen: Seen<'_>, when: &Condition, of: For<'c>) {
         let Test::Jq(program) = &when.test else {
             // The simple ones are jq as well.
             if let Ok(Expression::Jq(program)) = when.text.parse() {
-                let found = self.program(shapes, record, &program);
+                let found = self.program(seen, &program);
                 self.push_found(found, of);
             }
             return;
         };
-        let found = self.program(shapes, record, program);
+        let found = self.program(seen, program);
         self.push_found(found, of);
     }
 
@@ -365,8 +372,8 @@ impl<'c> Judge<'c> {
     }
 
     /// What decides about an event must be there.
-    fn needed(&mut self, shapes: &Shapes, record: usize, expression: &Expression, of: For<'c>) {
-        self.expression(shapes, record, expression, of);
+    fn needed(&mut self, seen: Seen<'_>, expression: &Expression, of: For<'c>) {
+        self.expression(seen, expression, of);
     }
 
     /// Where a path leads in the value, and how many of its names lead to the row; `None`: not there.
@@ -501,18 +508,4 @@ fn own_field(root: Root, column: &Column) -> Expression {
 fn described(shape: &Shape) -> String {
     let kinds: Vec<&str> = shape.0.iter().map(|kind| kind.name()).collect();
     format!("is {}", kinds.join(" or "))
-}
-
-/// How many places of each verdict.
-pub fn count(readings: &[Reading]) -> BTreeMap<&'static str, usize> {
-    let mut counts = BTreeMap::new();
-    for reading in readings {
-        let name = match reading.verdict {
-            Verdict::Fine => "fine",
-            Verdict::Warning => "warning",
-            Verdict::Breaks => "breaks",
-        };
-        *counts.entry(name).or_default() += 1;
-    }
-    counts
 }

@@ -112,6 +112,9 @@ fn holds(json: &serde_json::Value, ty: ColumnType, part: &Value, depth: usize) -
         Json::Array(items) => items.iter().any(|item| holds(item, ty, part, depth + 1)),
         // Of another type than the column's, which may be why it was refused.
         Json::String(text) => text.eq_ignore_ascii_case(&super::shown(part, ty)),
-        other => other.to_string() == super::shown(part, ty),
+        other => {
+            let text = other.to_string();
+            text == super::shown(part, ty)
+        }
     }
 }

@@ -287,7 +287,7 @@ fn events_of(catalog: &Catalog, table: &Table, row: &RowState) -> Vec<EventText>
     if let Some(mark) = row.deleted {
         versions.push((mark, Vec::new()));
     }
-    versions.sort_by(|a, b| b.0.cmp(&a.0));
+    versions.sort_by_key(|(version, _)| std::cmp::Reverse(*version));
     versions.dedup_by(|a, b| a.0 == b.0);
     let text = |(version, columns)| EventText { stamp: stamp(catalog, &version), columns, original: None };
     versions.into_iter().map(text).collect()
