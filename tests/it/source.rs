@@ -314,7 +314,8 @@ fn added_partitions_are_in_the_next_observation_and_can_be_read_at_once() {
     broker.produce(&topic, [Message::new("a", "1").to(2)]);
     let grown = reader.until("three partitions", |event| match event {
         Seen::Observation(observation) => {
-            (observation.topics[&0].partitions.len() == 3).then(|| observation.clone())
+            let topic = observation.topics.get(&0)?;
+            (topic.partitions.len() == 3).then(|| observation.clone())
         }
         _ => None,
     });
