@@ -239,3 +239,18 @@ fn a_late_whole_row_fills_what_a_newer_patch_left_open() {
     assert_eq!(row.values[1], Value::Integer(501));
     assert_eq!(row.column_version(&table, 2), Some(number(3)));
 }
+
+/// A key change takes along what the row said when it happened: not what was written after it, and
+/// nothing at all of a row that is newer as a whole.
+#[test]
+fn a_row_is_carried_as_it_was_when_its_key_changed() {
+    let table = table(2);
+    let mut row = Event::Write { version: 10, columns: 0xFF }.state(&table);
+    row.absorb(&table, Event::Write { version: 30, columns: 0b010 }.state(&table));
+    let to = [Value::Integer(8), Value::Absent, Value::Absent];
+    let carried = row.carried(&table, &to, number(20)).expect("one column is older");
+    assert_eq!(carried.values, [Value::Integer(8), Value::Absent, row.values[2].clone()]);
+    assert_eq!(carried.version, Some(number(20)));
+    assert_eq!(row.carried(&table, &to, number(10)), None, "nothing is older");
+    assert!(row.carried(&table, &to, number(40)).is_some_and(|carried| carried.is_full()));
+}

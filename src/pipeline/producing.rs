@@ -46,6 +46,9 @@ pub enum Round {
 pub struct Producing {
     /// Written, and not known to be noted.
     unnoted: Vec<Produced>,
+    /// How many to pass over at first: behind a round with a failure the next one begins with others, so
+    /// that those that cannot be read or written now hold nobody up.
+    from: usize,
 }
 
 /// What a dead letter is written as.
@@ -85,6 +88,8 @@ impl Producing {
         if letters.is_empty() {
             return Ok(Round::Done);
         }
+        let from = self.from % waiting;
+        letters.rotate_left(from);
         letters.truncate(ROUND_MAX);
         let (sending, mut trouble) = self.find(sides, replica, log, letters)?;
         let mut written = 0;
@@ -105,11 +110,8 @@ impl Producing {
             return Ok(round);
         }
         sides.metrics.dead_letters_unproduced((waiting - written) as u64);
-        Ok(match trouble {
-            // What the others wait for may be their own: those that could be written were.
-            Some(reason) => Round::Failed(reason),
-            None => Round::More,
-        })
+        self.from = if trouble.is_some() { from + ROUND_MAX } else { 0 };
+        Ok(trouble.map_or(Round::More, Round::Failed))
     }
 
     /// The records of dead letters, as they are to be written; those that could not be looked for are

@@ -220,3 +220,23 @@ fn a_round_is_bounded_and_a_short_answer_is_a_failure_of_the_rest() {
     assert_eq!(bench.unproduced().len(), 80);
     bench.end();
 }
+
+#[test]
+fn those_that_cannot_be_read_hold_up_nobody_behind_them() {
+    let bench = Bench::new(150, "");
+    let mut producing = Producing::default();
+    let fine = |records: &[Outgoing]| records.iter().map(|_| Ok(())).collect();
+    let log = |places: &[Place]| {
+        let found = as_they_are(places).into_iter().zip(places);
+        let down = Fetched::Unreachable("down".into());
+        found.map(|(found, place)| if place.offset <= 100 { down.clone() } else { found }).collect()
+    };
+    for left in [150, 100] {
+        assert!(matches!(bench.round(&mut producing, log, fine, false), Round::Failed(_)));
+        assert_eq!(bench.unproduced().len(), left);
+    }
+    // All in turn, also after the last one.
+    assert_eq!(bench.round(&mut producing, as_they_are, fine, false), Round::More);
+    assert_eq!(bench.unproduced(), [0; 0]);
+    bench.end();
+}
