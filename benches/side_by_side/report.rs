@@ -180,7 +180,7 @@ impl Report {
         }
         for note in &self.notes {
             let table = note.starts_with('|');
-            let _ = write!(text, "{}{note}\n", if table { "" } else { "\n" });
+            let _ = writeln!(text, "{}{note}", if table { "" } else { "\n" });
         }
         text
     }
