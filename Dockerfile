@@ -19,8 +19,8 @@ ARG CARGO_BUILD_JOBS
 # Dependencies alone: this layer is built again only when Cargo.toml or Cargo.lock change. The target
 # is named because RUSTFLAGS would otherwise also be used for build scripts and macros.
 COPY Cargo.toml Cargo.lock ./
-RUN mkdir -p src tests/it benches \
-    && echo 'fn main() {}' | tee src/main.rs tests/it/main.rs benches/first_copy.rs benches/footprint.rs benches/store.rs benches/decode.rs >/dev/null \
+RUN mkdir -p src tests/it benches/side_by_side \
+    && echo 'fn main() {}' | tee src/main.rs tests/it/main.rs benches/side_by_side/main.rs benches/footprint.rs benches/store.rs benches/decode.rs >/dev/null \
     && touch src/lib.rs \
     && cargo build --locked --release --bin readside --target "$(rustc -vV | sed -n 's/^host: //p')" \
     && rm -rf src

@@ -377,6 +377,10 @@ impl BatchBuilder {
             let hash = self.hash_of(catalog, change.table, &change.values);
             self.part(&catalog.tables[change.table], (change.table, &change.values), hash);
         }
+        if !change.from.is_empty() {
+            let hash = self.hash_of(catalog, change.table, &change.from);
+            self.part(&catalog.tables[change.table], (change.table, &change.from), hash);
+        }
         let before = (std::mem::take(&mut self.open), self.shelving.take());
         self.push(catalog, change);
         (self.open, self.shelving) = before;

@@ -254,3 +254,19 @@ fn a_row_is_carried_as_it_was_when_its_key_changed() {
     assert_eq!(row.carried(&table, &to, number(10)), None, "nothing is older");
     assert!(row.carried(&table, &to, number(40)).is_some_and(|carried| carried.is_full()));
 }
+
+#[test]
+fn a_lone_tombstone_does_not_take_a_row_that_was_carried_over() {
+    let table = table(1);
+    let at = Coordinates { topic: 0, partition: 0, offset: 9 };
+    let version = Version::new(VersionKind::Integers, &[5, 5], at).unwrap();
+    let old = RowState::written(vec![Value::Integer(1), Value::Integer(10)], version);
+    let later = Version::new(VersionKind::Integers, &[6, 6], at).unwrap();
+    let key = [Value::Integer(2), Value::Absent];
+    let mut carried = old.carried(&table, &key, later.second_of_its_kind()).unwrap();
+    // Its version has a partition, in which it never was.
+    assert!(!carried.bury(&table, Coordinates { topic: 0, partition: 0, offset: 7 }));
+    assert!(carried.is_visible(&table));
+    let mut written = old.clone();
+    assert!(written.bury(&table, Coordinates { topic: 0, partition: 0, offset: 10 }));
+}

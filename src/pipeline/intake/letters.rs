@@ -54,6 +54,7 @@ impl Intake {
         let outcome = match translated {
             mapping::Outcome::Changes => {
                 for change in self.changes.drain(..) {
+                    self.sweeps.hear_of(&change, self.now_ms);
                     entries.push(self.builder.push_alone(&self.catalog, change));
                 }
                 Outcome::Applied

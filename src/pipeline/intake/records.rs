@@ -2,10 +2,9 @@
 
 use super::Intake;
 use crate::config::{Keep, OnError};
-use crate::domain::change::{Operation, Skip};
+use crate::domain::change::Skip;
 use crate::domain::dead_letter::{DeadLetter, Origin, Reason, RecordBytes, Rejection};
 use crate::domain::record::{Headers, Record};
-use crate::domain::snapshot::Snapshot;
 use crate::mapping::Outcome;
 use crate::pipeline::{Failure, limits};
 
@@ -46,10 +45,7 @@ impl Intake {
         match outcome {
             Outcome::Changes => {
                 for change in self.changes.drain(..) {
-                    if let Operation::Snapshot(phase) = change.operation {
-                        let heard = Snapshot { begin: change.version, phase };
-                        self.sweeps.hear(change.table, heard, self.now_ms);
-                    }
+                    self.sweeps.hear_of(&change, self.now_ms);
                     self.builder.push(&self.catalog, change);
                 }
                 if let Some(timestamp_ms) = record.timestamp_ms

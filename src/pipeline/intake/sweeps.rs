@@ -10,6 +10,7 @@ use tracing::{info, warn};
 
 use super::{Intake, Positions};
 use crate::domain::catalog::Catalog;
+use crate::domain::change::{Change, Operation};
 use crate::domain::checkpoint::TopicPartition;
 use crate::domain::snapshot::{Phase, Snapshot};
 use crate::domain::version::Version;
@@ -47,8 +48,15 @@ impl Sweeps {
         sweeps
     }
 
+    /// What a change says of a snapshot, if it is about one.
+    pub fn hear_of(&mut self, change: &Change, now_ms: i64) {
+        if let Operation::Snapshot(phase) = change.operation {
+            self.hear(change.table, Snapshot { begin: change.version, phase }, now_ms);
+        }
+    }
+
     /// What a record says of the snapshot it belongs to.
-    pub fn hear(&mut self, table: usize, heard: Snapshot, now_ms: i64) {
+    fn hear(&mut self, table: usize, heard: Snapshot, now_ms: i64) {
         let Some(snapshot) = Snapshot::after(self.known.get(&table).copied(), heard) else { return };
         self.known.insert(table, snapshot);
         self.listed.remove(&table);
