@@ -555,6 +555,12 @@ impl Metrics {
         }
     }
 
+    /// How many were skipped for a reason, of all topics.
+    pub fn skipped(&self, skip: Skip) -> u64 {
+        let of = |topic: &String| self.events_skipped.with_label_values(&[topic, skip.name()]).get();
+        self.topics.iter().map(of).sum()
+    }
+
     pub fn dead_letter(&self, topic: usize, reason: Reason) {
         if let Some(topic) = self.topics.get(topic) {
             self.dead_letters_total.with_label_values(&[topic, reason.name()]).inc();

@@ -10,6 +10,7 @@ use super::writer::Committed;
 use super::{Context, Failure, GateRule};
 use crate::config::Config;
 use crate::decode::registry::Registry;
+use crate::domain::change::Skip;
 use crate::domain::checkpoint::TopicPartition;
 use crate::domain::dead_letter::DeadLetter;
 use crate::domain::record::OwnedRecord;
@@ -41,6 +42,8 @@ pub struct Outcome {
     /// Rows that wait for the event that makes them visible, by table index.
     pub held: Vec<u64>,
     pub dead_letters: Vec<DeadLetter>,
+    /// Events by the reason for which they were skipped, without those that are 0.
+    pub skipped: BTreeMap<&'static str, u64>,
     /// Why the daemon would have stopped; the rest is as it was then.
     pub stopped: Option<String>,
 }
@@ -51,8 +54,9 @@ pub fn rehearse(
     registry: &Registry,
     deliveries: &[Delivery<'_>],
 ) -> Result<Outcome, String> {
-    let (mut store, stopped) = rehearse_into(config, registry, deliveries)?;
+    let (mut store, skipped, stopped) = rehearsed(config, registry, deliveries)?;
     Ok(Outcome {
+        skipped,
         rows: (0..config.tables.len()).map(|table| store.rows(table)).collect(),
         held: store.figures().held,
         dead_letters: store.dead_letters(),
@@ -66,18 +70,25 @@ pub fn rehearse_into(
     registry: &Registry,
     deliveries: &[Delivery<'_>],
 ) -> Result<(MemoryStore, Option<String>), String> {
+    rehearsed(config, registry, deliveries).map(|(store, _, stopped)| (store, stopped))
+}
+
+type Rehearsed = (MemoryStore, BTreeMap<&'static str, u64>, Option<String>);
+
+fn rehearsed(config: &Config, registry: &Registry, deliveries: &[Delivery<'_>]) -> Result<Rehearsed, String> {
     let plan = Plan::with_registry(config, Some(registry.clone()));
     if let [problem, ..] = plan.problems().as_slice() {
         return Err(problem.clone());
     }
     let catalog = Arc::clone(plan.catalog());
     let clock = Arc::new(AtomicI64::new(NOW_MS));
+    let metrics = Arc::new(Metrics::new(&catalog));
     let context = Context {
         clock: Arc::new({
             let clock = Arc::clone(&clock);
             move || clock.load(Ordering::Relaxed)
         }),
-        metrics: Arc::new(Metrics::new(&catalog)),
+        metrics: Arc::clone(&metrics),
         progress: Arc::default(),
         stop: Arc::default(),
     };
@@ -85,14 +96,17 @@ pub fn rehearse_into(
     let checkpoint = store.checkpoint().map_err(|error| error.to_string())?;
     let gate = GateRule { complete: false, open_at_once: false };
     let intake = Intake::new(config, plan, checkpoint, gate, context);
-    let mut rehearsal = Rehearsal { intake, store: store.clone(), now_ms: NOW_MS };
+    let mut rehearsal = Rehearsal { intake, store: store.clone(), metrics, now_ms: NOW_MS };
     let stopped = rehearsal.run(config.topics.len(), deliveries, &clock).err();
-    Ok((store, stopped.map(|failure| failure.reason)))
+    let counts = Skip::ALL.into_iter().map(|skip| (skip.name(), rehearsal.metrics.skipped(skip)));
+    let skipped = counts.filter(|(_, count)| *count > 0).collect();
+    Ok((store, skipped, stopped.map(|failure| failure.reason)))
 }
 
 struct Rehearsal {
     intake: Intake,
     store: MemoryStore,
+    metrics: Arc<Metrics>,
     now_ms: i64,
 }
 
@@ -147,6 +161,12 @@ impl Rehearsal {
     fn commit(&mut self) -> Result<(), Failure> {
         let batch = Box::new(self.intake.seal(self.now_ms));
         let applied = self.store.apply(&batch)?;
+        // As the writer counts them.
+        for (indexes, skip) in [(&applied.stale, Skip::Stale), (&applied.missing_row, Skip::MissingRow)] {
+            for entry in indexes.iter().filter_map(|index| batch.entries.get(*index)) {
+                self.metrics.events_skipped(entry.topic, skip, entry.event_count());
+            }
+        }
         let committed = Committed { batch, applied };
         self.intake.committed(&committed);
         self.intake.swept(&committed.applied.swept);

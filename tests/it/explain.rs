@@ -117,9 +117,15 @@ fn both_speak_alike(broker: &Broker, replica: impl Fn(&Path) -> String, gone: im
         let (code, said) = explain(dir.path(), wrong);
         assert!(code == 64 && said.contains(words), "{code}: {said}");
     }
-    // Under another mapping the copy is not guessed at.
+    // A broker that does not answer costs the events' times, and no more time than was given.
     let file = dir.path().join("readside.yaml");
     let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replace(&broker.bootstrap(), "127.0.0.1:1")).unwrap();
+    let row = json(dir.path(), &["orders", "1", "--fetch", "--timeout", "1s"]);
+    assert_eq!(row["state"], "visible", "{row}");
+    let missing = row["events"][0]["original"]["missing"].as_str().unwrap_or_default();
+    assert!(missing.contains("do not answer") || missing.contains("no time left"), "{row}");
+    // Under another mapping the copy is not guessed at.
     std::fs::write(&file, text.replace("note: .note", "note: .remark")).unwrap();
     let (code, said) = explain(dir.path(), &["orders", "1"]);
     assert!(code == 69 && said.contains("under another mapping"), "{code}: {said}");

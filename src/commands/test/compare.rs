@@ -15,7 +15,7 @@ use crate::mapping::key_value;
 /// One thing that is not as it should be.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Difference {
-    /// `missing`, `unexpected`, `differs`, `dead_letter`, `stopped`, `error`.
+    /// `missing`, `unexpected`, `differs`, `held`, `dead_letter`, `skipped`, `stopped`, `error`.
     pub what: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub table: Option<String>,

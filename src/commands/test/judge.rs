@@ -1,5 +1,6 @@
 //! One case: as it is written, and in all other ways of delivery.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::compare::{self, Difference, FoundLetter};
@@ -119,7 +120,7 @@ fn differences(case: &Case, catalog: &Catalog, outcome: &Outcome) -> Vec<Differe
         }
         differences.extend(found);
     }
-    let mut offsets = std::collections::BTreeMap::<TopicPartition, i64>::new();
+    let mut offsets = BTreeMap::<TopicPartition, i64>::new();
     let coordinates: Vec<(TopicPartition, i64)> = case
         .events
         .iter()
@@ -139,6 +140,18 @@ fn differences(case: &Case, catalog: &Catalog, outcome: &Outcome) -> Vec<Differe
         })
         .collect();
     differences.extend(compare::letters(catalog, &case.dead_letters, &found));
+    if let Some(expected) = case.skipped.as_ref().filter(|expected| **expected != outcome.skipped) {
+        let words = |counts: &BTreeMap<&'static str, u64>| match counts.is_empty() {
+            true => "none".to_owned(),
+            false => {
+                counts.iter().map(|(name, count)| format!("{name} {count}")).collect::<Vec<_>>().join(", ")
+            }
+        };
+        differences.push(Difference {
+            expected: Some(words(expected)),
+            ..Difference::about("skipped", words(&outcome.skipped))
+        });
+    }
     differences
 }
 

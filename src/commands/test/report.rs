@@ -88,6 +88,7 @@ fn described(difference: &Difference, again: bool) -> String {
         }
         ("dead_letter", Some(_)) => format!("a dead letter is not expected: {}", show(found)),
         ("dead_letter", None) => format!("no dead letter is like this: {}{at}", show(expected)),
+        ("skipped", _) => format!("skipped events: {}, expected {}", show(found), show(expected)),
         ("stopped", None) => format!("the daemon does not stop; expected `{}`", show(expected)),
         ("stopped", Some(_)) if expected.is_some() => {
             format!("the daemon stops, but not because of `{}`: {}", show(expected), show(found))

@@ -144,6 +144,23 @@ fn a_stop_is_expected_or_a_failure() {
 }
 
 #[test]
+fn skipped_events_are_counted_where_somebody_says_how_many() {
+    let rules = "        Made: { upsert: { id: .id, name: .name } }\n";
+    let cases = "  - name: a\n    events: [{ value: { type: Made, v: 2, id: 1 } }, { value: { type: Made, v: 1, id: 1 } }]\n    rows: { users: [{ id: 1 }] }\n";
+    for (skipped, words) in [
+        ("", ""),
+        ("    skipped: { stale: 1 }\n", ""),
+        ("    skipped: { stale: 2, ignored: 1 }\n", "skipped events: stale 1, expected ignored 1, stale 2"),
+        ("    skipped: {}\n", "skipped events: stale 1, expected none"),
+        ("    skipped: { stael: 1 }\n", "`stael`: there is no reason of this name; did you mean `stale`?"),
+    ] {
+        let found = tested(&with_rules(rules, ", version: .v", &format!("{cases}{skipped}")));
+        let text = report::text(&found);
+        assert!((code(&found) == DONE) == words.is_empty() && text.contains(words), "{skipped}: {text}");
+    }
+}
+
+#[test]
 fn files_that_cannot_be_read_are_exit_code_64_and_the_others_are_tested() {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir(dir.path().join("deeper")).unwrap();
