@@ -97,6 +97,7 @@ fn open(path: &Path, catalog: &Arc<Catalog>) -> SqliteStore {
         dead_letter_bytes_max: 0,
         loss: LossLimit::default(),
         min_free_bytes: 0,
+        wal_max_bytes: u64::MAX,
     };
     SqliteStore::open(path, catalog.clone(), settings).expect("a new replica")
 }

@@ -234,7 +234,7 @@ impl<'c> Judge<'c> {
             }
             Rule::Replace { prefix, each, row } => {
                 let of = For { table: Some(table), event: Some(event), column: None };
-                self.needed(shapes, record, each, of);
+                self.needed(seen, each, of);
                 // Paths into an element are not followed: only what is outside of it is compared.
                 let outside = |from: &&Expression| {
                     !matches!(from, Expression::Path(Path { root: Root::Row, .. }) | Expression::Jq(_))

@@ -254,13 +254,11 @@ fn offset_columns(table: &Table) -> Vec<usize> {
     };
     let in_rules = |index: usize| {
         table.sources.iter().any(|source| match &source.mapping {
-            Mapping::Events(rules) => rules.values().any(|rule| match rule {
-                Rule::Upsert { columns } | Rule::Patch { columns, .. } => {
-                    columns.get(&index).is_some_and(reads_offset)
-                }
-                _ => false,
-            }),
-            _ => false,
+            Mapping::Events(rules) => rules
+                .values()
+                .filter(|rule| !matches!(rule, Rule::Delete { .. }))
+                .any(|rule| rule.expressions().any(|(column, from)| column == index && reads_offset(from))),
+            Mapping::Rows => false,
         })
     };
     let columns = table.columns.iter().enumerate();
