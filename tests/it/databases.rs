@@ -6,7 +6,7 @@ use crate::examples::{dead_letters, example, feed, start};
 use crate::kafka::{self, Message, eventually};
 
 /// A change event of Debezium's, without a schema.
-fn change(op: &str, snapshot: &str, sequence: &str, after: &str) -> String {
+pub fn change(op: &str, snapshot: &str, sequence: &str, after: &str) -> String {
     format!(
         r#"{{"before":null,"after":{after},"source":{{"snapshot":"{snapshot}","sequence":"[{}]"}},"op":"{op}","ts_ms":1}}"#,
         sequence.replace('"', "\\\"")

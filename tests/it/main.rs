@@ -31,6 +31,7 @@ mod rebuild;
 mod redis;
 mod redis_rebuild;
 mod redis_server;
+mod redis_sets;
 mod registry;
 mod reliability;
 mod replica;

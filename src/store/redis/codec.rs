@@ -253,8 +253,15 @@ fn to_text(bytes: &[u8]) -> String {
 }
 
 fn from_text(text: &[u8]) -> Option<Vec<u8>> {
-    // What is left fills up the last character.
-    read_text(text).and_then(|(bytes, left)| (left == 0).then_some(bytes))
+    // What is left fills up the last character, and there is no character more.
+    let (bytes, left) = read_text(text)?;
+    (left == 0 && text.len() == text_length(bytes.len())).then_some(bytes)
+}
+
+/// Characters that so many bytes take.
+fn text_length(bytes: usize) -> usize {
+    let (whole, rest) = (bytes * 8 / BITS as usize, bytes * 8 % BITS as usize);
+    whole * 2 + rest.div_ceil(HALF as usize)
 }
 
 /// Bytes, and bits that are less than one.
@@ -492,6 +499,13 @@ mod tests {
         assert!(DIGITS.windows(2).all(|two| two[0] < two[1]));
         let text = std::str::from_utf8(DIGITS).unwrap();
         assert_eq!(serde_json::to_string(text).unwrap(), format!("\"{text}\""));
+    }
+
+    #[test]
+    fn a_text_with_a_character_too_many_is_none() {
+        for length in [1, 6, 11] {
+            assert_eq!(from_text("!".repeat(length).as_bytes()), None, "{length}");
+        }
     }
 
     proptest! {
