@@ -177,6 +177,7 @@ impl Prepared {
             desk: Arc::clone(&desk),
         };
         let (supervisor, serving) = Supervisor::start(setting, self.plan, self.found)?;
+        heap::let_go_of_code();
         info!(http = %http_address, admin = %admin_address, "listening");
         let (http_stop, http_stopped) = oneshot::channel();
         let log = log_of(config);

@@ -48,30 +48,25 @@ fn main() {
         directory: tempfile::tempdir().expect("a directory"),
         rounds: number("READSIDE_BENCH_ROUNDS", 3),
         rows: number("READSIDE_BENCH_ROWS", 1_000_000),
+        alone,
     };
     let mut report = Report::default();
-    if wants("copy") {
-        bench.copies(&mut report, alone);
+    type Part = fn(&Bench<'_>, &mut Report);
+    let parts: [(&str, Part); 7] = [
+        ("copy", |bench, report| bench.copies(report)),
+        ("redis", |bench, report| bench.redis(report)),
+        ("catch-up", |bench, report| bench.catch_up(report)),
+        ("latency", latency::run),
+        ("restart", |bench, report| bench.restarts(report)),
+        ("idle", |bench, report| bench.idle(report)),
+        ("scale", scale::run),
+    ];
+    for (_, part) in parts.into_iter().filter(|(name, _)| wants(name)) {
+        part(&bench, &mut report);
+        // After each: what fails later loses nothing.
+        report.write(&Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench"));
     }
-    if wants("redis") {
-        bench.redis(&mut report);
-    }
-    if wants("catch-up") {
-        bench.catch_up(&mut report);
-    }
-    if wants("latency") {
-        latency::run(&bench, &mut report);
-    }
-    if wants("restart") {
-        bench.restarts(&mut report);
-    }
-    if wants("idle") {
-        bench.idle(&mut report);
-    }
-    if wants("scale") {
-        scale::run(&bench, &mut report);
-    }
-    report.write(&Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench"));
+    println!("\n{}", report.markdown());
 }
 
 fn number(name: &str, default: usize) -> usize {
@@ -84,6 +79,8 @@ struct Bench<'b> {
     directory: tempfile::TempDir,
     rounds: usize,
     rows: usize,
+    /// Without the others.
+    alone: bool,
 }
 
 impl Bench<'_> {
@@ -95,7 +92,8 @@ impl Bench<'_> {
     }
 
     /// First copies into SQLite.
-    fn copies(&self, report: &mut Report, alone: bool) {
+    fn copies(&self, report: &mut Report) {
+        let alone = self.alone;
         let flat = Events { count: self.rows, rows: self.rows, keys: Keys::Integer, shape: Shape::Flat };
         let works = [
             ("integer keys", flat, Some(2.0)),

@@ -116,7 +116,6 @@ impl Report {
     pub fn write(&self, directory: &Path) {
         std::fs::create_dir_all(directory).expect("a directory");
         let markdown = self.markdown();
-        println!("\n{markdown}");
         let files = [
             ("side_by_side.md", markdown),
             ("side_by_side.json", self.json()),
@@ -127,7 +126,7 @@ impl Report {
         }
     }
 
-    fn markdown(&self) -> String {
+    pub fn markdown(&self) -> String {
         let mut text = String::new();
         if !self.measures.is_empty() {
             text += "| work | | median | from | to | CPU s | peak MB |\n| --- | --- | --- | --- | --- | --- | --- |\n";

@@ -1,4 +1,4 @@
-//! What the process keeps of the memory that it has used. Only glibc is told; other allocators have
+//! What the process keeps of the memory that it has used. Of allocators only glibc is told; other allocators have
 //! their own ways.
 
 use std::time::Duration;
@@ -19,9 +19,42 @@ pub fn bound() {
     }
 }
 
+/// Lets go of the pages of the program itself that nobody has written to, most of which only the start
+/// needed: readers of configurations, formats that are not in use, relocations. They are the kernel's page
+/// cache, from which those that are needed again come back at the price of a minor fault.
+pub fn let_go_of_code() {
+    unsafe extern "C" fn of_program(
+        object: *mut libc::dl_phdr_info,
+        _: libc::size_t,
+        _: *mut libc::c_void,
+    ) -> libc::c_int {
+        // SAFETY: the loader's description of an object that is loaded, valid during the call. Only whole
+        // segments that are mapped without the right to write are let go of, so that nothing is lost.
+        unsafe {
+            let object = &*object;
+            for nth in 0..usize::from(object.dlpi_phnum) {
+                let segment = &*object.dlpi_phdr.add(nth);
+                if segment.p_type == libc::PT_LOAD && segment.p_flags & libc::PF_W == 0 {
+                    let page = libc::sysconf(libc::_SC_PAGESIZE).max(1) as u64;
+                    let from = (object.dlpi_addr + segment.p_vaddr) / page * page;
+                    let to = (object.dlpi_addr + segment.p_vaddr + segment.p_memsz).next_multiple_of(page);
+                    libc::madvise(from as *mut libc::c_void, (to - from) as usize, libc::MADV_DONTNEED);
+                }
+            }
+        }
+        // The first one is the program; libraries are left alone.
+        1
+    }
+    // SAFETY: the function keeps nothing of what it is given.
+    unsafe {
+        libc::dl_iterate_phdr(Some(of_program), std::ptr::null_mut());
+    }
+}
+
 /// Gives back what only the start needed: batches are smaller from then on.
 pub async fn give_back_after_start() {
     tokio::time::sleep(AFTER_START).await;
+    let_go_of_code();
     #[cfg(target_env = "gnu")]
     // SAFETY: thread-safe; it only returns pages that nobody uses.
     unsafe {

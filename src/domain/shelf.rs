@@ -16,8 +16,9 @@ use super::row::RowState;
 use super::value::Value;
 use super::version::Version;
 
-/// Rows on a shelf at most. Each takes about 40 bytes of memory with what finds it.
-pub const ROWS_MAX: usize = 48 << 10;
+/// Rows on a shelf at most: what a table of hashes with 2^15 places takes. Each row takes about 40 bytes of
+/// memory with what finds it.
+pub const ROWS_MAX: usize = 28 << 10;
 /// Bytes on a shelf after which it counts as full.
 pub const BYTES_MAX: u64 = 32 << 20;
 /// Records that lead to a shelf after which it counts as full: what a crash has read again.

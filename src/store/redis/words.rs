@@ -71,7 +71,8 @@ impl Words for Sent<'_> {
 
 impl Sent<'_> {
     fn flush(&mut self) {
-        if self.sent.is_ok() && self.made.is_ok() {
+        // The client takes nothing to be sent for a mistake.
+        if !self.buffer.is_empty() && self.sent.is_ok() && self.made.is_ok() {
             self.sent = self.conn.send_packed_command(&self.buffer);
         }
         self.buffer.clear();
@@ -121,4 +122,34 @@ pub(super) fn ask<C: Command>(
         }
     }
     Ok(Ok(answers))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::server;
+    use super::*;
+
+    struct Nothing;
+
+    impl Command for Nothing {
+        fn tell(&self, _: &mut impl Words) {}
+    }
+
+    /// The last word of a command may fill the last piece to its end.
+    #[test]
+    fn a_command_of_any_length_is_sent_and_nothing_behind_it() {
+        if !server::available() {
+            return;
+        }
+        let mut conn = server::shared().client();
+        let beside = b"*2\r\n$4\r\nECHO\r\n$32749\r\n\r\n".len();
+        for length in [0, 1, PIECE - beside - 1, PIECE - beside, PIECE - beside + 1, PIECE, 3 * PIECE] {
+            let text = "x".repeat(length);
+            let answers = ask(&mut conn, ["ECHO", &text], &[Nothing, Nothing]).unwrap().unwrap();
+            for answer in answers {
+                let answer: String = redis::from_redis_value(answer.unwrap()).unwrap();
+                assert_eq!(answer.len(), length);
+            }
+        }
+    }
 }
