@@ -69,7 +69,7 @@ pub(super) fn parse_version(text: &str) -> Result<Wanted, String> {
     ))
 }
 
-/// The integers of a version as they are written in answers, in the form [`parse_version`] reads.
+/// The integers of a version as they are written in answers, in the form `parse_version` reads.
 pub fn version_as_json(parts: &Parts) -> serde_json::Value {
     match (parts.kind, parts.integers.as_slice()) {
         (VersionKind::Integer, [integer]) => (*integer).into(),
