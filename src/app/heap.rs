@@ -1,4 +1,4 @@
-//! What the process keeps of the memory that it has used. Of allocators only glibc is told; other allocators have
+//! What the process keeps of the memory that it has used. Of allocators only glibc's is told; others have
 //! their own ways.
 
 use std::time::Duration;

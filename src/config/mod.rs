@@ -30,6 +30,7 @@ use std::sync::Arc;
 pub use environment::process_environment;
 pub use model::*;
 pub use problem::{ConfigErrors, Place, Problem};
+pub use words::Word;
 
 use problem::Report;
 

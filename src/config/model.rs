@@ -618,6 +618,14 @@ pub struct Path {
     pub fields: Vec<String>,
 }
 
+impl Path {
+    /// Field names from the event on, in a format whose row is its field `row`.
+    pub fn from_event(&self, row: &str) -> Vec<String> {
+        let row = (self.root == Root::Row).then(|| row.to_owned());
+        row.into_iter().chain(self.fields.iter().cloned()).collect()
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Root {
     /// `.`: the row of a row format, the whole event otherwise.

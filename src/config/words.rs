@@ -9,7 +9,7 @@ use super::model::{
 };
 
 /// An enum that is written as one word.
-pub(super) trait Word: Sized + Copy + PartialEq + 'static {
+pub trait Word: Sized + Copy + PartialEq + 'static {
     const WORDS: &'static [(&'static str, Self)];
     /// Words of the documented surface that this version does not support.
     const UNSUPPORTED: &'static [&'static str] = &[];

@@ -10,7 +10,6 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::connect::Document;
 use super::{DecodeError, EventKind, Field, Surroundings, Wanted};
-use crate::config::{Path, Root};
 
 const DATA: &str = "data";
 
@@ -34,7 +33,7 @@ pub struct Decoder {
 
 impl Decoder {
     pub fn new(wanted: &Wanted) -> Decoder {
-        let mut paths: Vec<Vec<String>> = wanted.value.iter().map(absolute).collect();
+        let mut paths: Vec<Vec<String>> = wanted.value.iter().map(|path| path.from_event(DATA)).collect();
         let slots = paths.len();
         let in_data: Vec<usize> =
             (0..slots).filter(|&slot| paths[slot].first().is_some_and(|first| first == DATA)).collect();
@@ -191,13 +190,6 @@ fn structured(data: &[u8], around: Surroundings<'_>) -> String {
     text
 }
 
-fn absolute(path: &Path) -> Vec<String> {
-    match path.root {
-        Root::Row => std::iter::once(DATA.to_owned()).chain(path.fields.iter().cloned()).collect(),
-        _ => path.fields.clone(),
-    }
-}
-
 /// The headers that decide how the value is read.
 struct Attributes<'a> {
     content_type: Option<&'a str>,
@@ -247,6 +239,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::config::{Path, Root};
     use crate::decode::Scratch;
     use crate::domain::record::{HeaderList, Headers};
 

@@ -33,7 +33,7 @@ pub struct Decoder {
 impl Decoder {
     /// `body` makes the decoder of the envelope from the paths that are read of it.
     pub fn new(wanted: &Wanted, placeholder: &str, body: impl FnOnce(Vec<Vec<String>>) -> Body) -> Decoder {
-        let mut paths: Vec<Vec<String>> = wanted.value.iter().map(absolute).collect();
+        let mut paths: Vec<Vec<String>> = wanted.value.iter().map(|path| path.from_event("after")).collect();
         let row = (0..paths.len()).filter(|&slot| paths[slot].first().is_some_and(|first| first == "after"));
         let row = row.collect();
         let op = paths.len();
@@ -139,13 +139,6 @@ pub(super) fn phase(mark: Field<'_>) -> Option<Phase> {
 
 fn no_version(message: &str) -> DecodeError {
     DecodeError { path: SEQUENCE.to_owned(), reason: Reason::Version, message: message.to_owned() }
-}
-
-fn absolute(path: &Path) -> Vec<String> {
-    match path.root {
-        Root::Row => std::iter::once("after".to_owned()).chain(path.fields.iter().cloned()).collect(),
-        _ => path.fields.clone(),
-    }
 }
 
 /// Where a column of the deleted row stands, for events without a record key: the table then has

@@ -5,7 +5,6 @@
 
 use super::connect::Document;
 use super::{DecodeError, EventKind, Field, Wanted};
-use crate::config::{Path, Root};
 use crate::domain::dead_letter::Reason;
 
 #[derive(Debug)]
@@ -16,7 +15,7 @@ pub struct Decoder {
 
 impl Decoder {
     pub fn new(wanted: &Wanted) -> Decoder {
-        let mut paths: Vec<Vec<String>> = wanted.value.iter().map(absolute).collect();
+        let mut paths: Vec<Vec<String>> = wanted.value.iter().map(|path| path.from_event("data")).collect();
         let kind = paths.len();
         paths.push(vec!["type".to_owned()]);
         Decoder { value: Document::plain("$event", paths.iter().map(|path| &path[..])), kind }
@@ -44,12 +43,5 @@ impl Decoder {
                 message: "is not a kind of record of Maxwell's (insert, update, delete, …)".to_owned(),
             }),
         }
-    }
-}
-
-fn absolute(path: &Path) -> Vec<String> {
-    match path.root {
-        Root::Row => std::iter::once("data".to_owned()).chain(path.fields.iter().cloned()).collect(),
-        _ => path.fields.clone(),
     }
 }

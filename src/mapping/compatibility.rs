@@ -379,10 +379,7 @@ impl<'c> Judge<'c> {
     /// Where a path leads in the value, and how many of its names lead to the row; `None`: not there.
     fn absolute(&self, path: &Path) -> Option<(Vec<String>, usize)> {
         match path.root {
-            Root::Row if self.found.format.is_debezium() => {
-                let after = std::iter::once("after".to_owned());
-                Some((after.chain(path.fields.iter().cloned()).collect(), 1))
-            }
+            Root::Row if self.found.format.is_debezium() => Some((path.from_event("after"), 1)),
             Root::Row | Root::Event => Some((path.fields.clone(), 0)),
             _ => None,
         }

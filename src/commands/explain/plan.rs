@@ -3,9 +3,8 @@
 use serde::Serialize;
 
 use crate::config::{
-    Column, Config, Encoding, Expression, Mapping, Personal, Root, Rule, Table, TableSource, Topic,
+    Column, Config, Expression, Mapping, Personal, Root, Rule, Table, TableSource, Topic, Word,
 };
-use crate::domain::change::IfMissing;
 
 #[derive(Debug, Serialize)]
 pub struct SourceText {
@@ -92,7 +91,7 @@ fn rule_text(table: &Table, name: &str, rule: &Rule, when: Option<String>) -> Ru
             let set = (0..table.columns.len())
                 .filter(|index| table.key.contains(index) || columns.contains_key(index))
                 .collect();
-            ("patch", Some(missing_word(*if_missing)), named(columns, set))
+            ("patch", Some(if_missing.word()), named(columns, set))
         }
         Rule::Delete { key } => {
             let columns = rule.prefix(table).unwrap_or(table.key.len());
@@ -106,15 +105,6 @@ fn rule_text(table: &Table, name: &str, rule: &Rule, when: Option<String>) -> Ru
         }
     };
     RuleText { event_type: Some(name.to_owned()), does, when, if_missing, each: list, columns }
-}
-
-fn missing_word(if_missing: IfMissing) -> &'static str {
-    match if_missing {
-        IfMissing::Hold => "hold",
-        IfMissing::Create => "create",
-        IfMissing::Ignore => "ignore",
-        IfMissing::DeadLetter => "dead_letter",
-    }
 }
 
 /// `rule`: what the event's rule says, before what the column says.
@@ -142,21 +132,11 @@ fn described(column: &Column, from: String) -> ColumnRule {
         column: column.name.clone(),
         ty: format!("{}{}", column.ty, if column.nullable { "?" } else { "" }),
         from,
-        treated: column.personal.and_then(|personal| match personal {
-            Personal::No | Personal::Clear => None,
-            Personal::Hash => Some("hash"),
-            Personal::Mask => Some("mask"),
-            Personal::Drop => Some("drop"),
-        }),
-        encoding: column.encoding.map(|encoding| match encoding {
-            Encoding::Seconds => "seconds",
-            Encoding::Millis => "millis",
-            Encoding::Micros => "micros",
-            Encoding::Nanos => "nanos",
-            Encoding::Days => "days",
-            Encoding::Base64 => "base64",
-            Encoding::Hex => "hex",
-        }),
+        treated: column
+            .personal
+            .filter(|personal| !matches!(personal, Personal::No | Personal::Clear))
+            .map(Word::word),
+        encoding: column.encoding.map(Word::word),
     }
 }
 

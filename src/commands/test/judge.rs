@@ -6,10 +6,9 @@ use std::time::{Duration, Instant};
 use super::compare::{self, Difference, FoundLetter};
 use super::deliveries::{self, Way};
 use crate::config::fixture::{Case, SchemaFile, SchemaKind};
-use crate::config::{Config, Expression, Mapping, Path, Root, Rule, Table};
+use crate::config::{Config, Expression, Mapping, Path, Root, Rule, Table, Word};
 use crate::decode::registry::{Kind, Reference, Registry, Schema};
 use crate::domain::catalog::Catalog;
-use crate::domain::change::IfMissing;
 use crate::domain::checkpoint::TopicPartition;
 use crate::mapping;
 use crate::pipeline::rehearsal::{Delivery, Outcome, rehearse};
@@ -211,11 +210,10 @@ fn reasons(case: &Case, table: &Table) -> Vec<String> {
         let Mapping::Events(rules) = &source.mapping else { continue };
         for (name, rule) in rules {
             let Rule::Patch { if_missing, .. } = rule else { continue };
-            let word = match if_missing {
-                IfMissing::Ignore => "ignore",
-                IfMissing::DeadLetter => "dead_letter",
-                IfMissing::Hold | IfMissing::Create => continue,
-            };
+            if !if_missing.needs_row() {
+                continue;
+            }
+            let word = if_missing.word();
             reasons.push(format!("{name} has `if_missing: {word}`, so that it counts only behind its row"));
         }
     }
