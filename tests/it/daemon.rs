@@ -207,6 +207,12 @@ pub fn header(brokers: &str, dir: &Path) -> String {
     )
 }
 
+/// Exit code of a command, and what it said to both sides.
+pub fn said(output: &std::process::Output) -> (i32, String) {
+    let [out, err] = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes));
+    (output.status.code().unwrap(), format!("{out}{err}"))
+}
+
 /// A reader as a service would have it: a read-only connection of another process than the daemon.
 pub fn reader(dir: &Path) -> rusqlite::Connection {
     let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;

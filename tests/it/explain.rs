@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use crate::daemon::{Daemon, header};
+use crate::daemon::{Daemon, header, said};
 use crate::examples::feed;
 use crate::kafka::{self, Broker, Message};
 use crate::redis_server;
@@ -20,9 +20,7 @@ fn explain(dir: &Path, arguments: &[&str]) -> (i32, String) {
         .stdin(Stdio::null())
         .output()
         .unwrap();
-    let said =
-        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    (output.status.code().unwrap(), said)
+    said(&output)
 }
 
 fn json(dir: &Path, arguments: &[&str]) -> Value {

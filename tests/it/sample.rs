@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::daemon::header;
+use crate::daemon::{header, said};
 use crate::formats::Avro;
 use crate::kafka::{self, Message};
 use crate::registry;
@@ -15,9 +15,7 @@ fn readside(dir: &Path, arguments: &[&str]) -> (i32, String) {
         .stdin(Stdio::null())
         .output()
         .unwrap();
-    let said =
-        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    (output.status.code().unwrap(), said)
+    said(&output)
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use crate::daemon::header;
+use crate::daemon::{header, said};
 use crate::kafka;
 use crate::registry;
 
@@ -18,9 +18,7 @@ fn check(file: &Path, arguments: &[&str]) -> (i32, String) {
         .stdin(Stdio::null())
         .output()
         .unwrap();
-    let said =
-        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    (output.status.code().unwrap(), said)
+    said(&output)
 }
 
 fn record(fields: &str) -> String {

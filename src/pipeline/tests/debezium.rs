@@ -11,11 +11,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use tempfile::TempDir;
 
 use super::simulation::{Random, or_say_how, seeds};
-use super::support::{Daemon, Delivery, Shared, at, catalog, config, memory_store};
+use super::support::{Daemon, Delivery, Shared, at, catalog, config, memory_store, sqlite_settings};
 use crate::domain::value::Value;
-use crate::store::{
-    LossLimit, Reader, RowLookup, Settings, SqliteReader, SqliteStore, Store, heartbeat_limit,
-};
+use crate::store::{Reader, RowLookup, SqliteReader, SqliteStore, Store};
 
 const MAPPING: &str = "
 kafka: { brokers: 'localhost:9092' }
@@ -505,14 +503,7 @@ fn so_does_one_in_sqlite() {
         let path = directory.path().join("replica.db");
         let reader = SqliteReader::new(&path, catalog.clone());
         let open = || {
-            let settings = Settings {
-                replica_name: "test".into(),
-                heartbeat_limit: heartbeat_limit(config.freshness.interval),
-                dead_letter_bytes_max: 1_000,
-                loss: LossLimit::default(),
-                min_free_bytes: 0,
-                wal_max_bytes: u64::MAX,
-            };
+            let settings = sqlite_settings(&config);
             SqliteStore::open(&path, catalog.clone(), settings).expect("a replica")
         };
         replicate(seed, &open, &reader);

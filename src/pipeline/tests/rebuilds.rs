@@ -10,14 +10,14 @@ use tempfile::TempDir;
 use super::simulation::{
     KEYS, MAPPING, ORDERS, Random, USERS, model, or_say_how, positions, redis_settings, seeds, stored_rows,
 };
-use super::support::{Daemon, Delivery, START_MS, Shared, at, catalog, config};
+use super::support::{Daemon, Delivery, START_MS, Shared, at, catalog, config, sqlite_settings};
 use crate::config::{Config, RowEncoding};
 use crate::domain::catalog::Catalog;
 use crate::domain::checkpoint::TopicPartition;
 use crate::pipeline::{Ended, Halt};
 use crate::store::{
-    LossLimit, Reader, Rebuild, RedisReader, RedisReplica, RedisSettings, Replica, Settings, SqliteReader,
-    SqliteReplica, Store, heartbeat_limit, redis_server,
+    Reader, Rebuild, RedisReader, RedisReplica, RedisSettings, Replica, Settings, SqliteReader,
+    SqliteReplica, Store, redis_server,
 };
 
 const STEPS: u64 = 120;
@@ -337,14 +337,7 @@ fn let_readers_see_nothing_go_back(count: u64, ground: impl Fn(u64, &Config) -> 
 #[test]
 fn any_schedule_of_rebuilds_lets_readers_see_nothing_go_back() {
     let_readers_see_nothing_go_back(16, |_, config| {
-        let settings = Settings {
-            replica_name: "test".into(),
-            heartbeat_limit: heartbeat_limit(config.freshness.interval),
-            dead_letter_bytes_max: 1_000,
-            loss: LossLimit::default(),
-            min_free_bytes: 0,
-            wal_max_bytes: u64::MAX,
-        };
+        let settings = sqlite_settings(config);
         Box::new(File { directory: TempDir::new().unwrap(), settings })
     });
 }

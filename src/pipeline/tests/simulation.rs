@@ -10,15 +10,17 @@ use std::sync::Arc;
 
 use tempfile::TempDir;
 
-use super::support::{Daemon, Delivery, Logged, START_MS, Shared, World, at, catalog, config, memory_store};
+use super::support::{
+    Daemon, Delivery, Logged, START_MS, Shared, World, at, catalog, config, memory_store, sqlite_settings,
+};
 use crate::config::{Config, RowEncoding};
 use crate::domain::catalog::Catalog;
 use crate::domain::checkpoint::TopicPartition;
 use crate::domain::retry::RetryReason;
 use crate::domain::value::Value;
 use crate::store::{
-    Fault, LossLimit, MemoryStore, Reader, RedisReader, RedisSettings, RedisStore, RowLookup, Settings,
-    SqliteReader, SqliteStore, Status, Store, heartbeat_limit, redis_server,
+    Fault, MemoryStore, Reader, RedisReader, RedisSettings, RedisStore, RowLookup, SqliteReader, SqliteStore,
+    Status, Store, heartbeat_limit, redis_server,
 };
 
 pub(super) const MAPPING: &str = "
@@ -98,14 +100,7 @@ impl Disk for SqliteDisk {
     type Opened = SqliteStore;
 
     fn open(&self) -> SqliteStore {
-        let settings = Settings {
-            replica_name: "test".into(),
-            heartbeat_limit: heartbeat_limit(self.config.freshness.interval),
-            dead_letter_bytes_max: 1_000,
-            loss: LossLimit::default(),
-            min_free_bytes: 0,
-            wal_max_bytes: u64::MAX,
-        };
+        let settings = sqlite_settings(&self.config);
         let path = self.directory.path().join("replica.db");
         SqliteStore::open(&path, Arc::clone(&self.catalog), settings).expect("a replica")
     }

@@ -15,7 +15,7 @@ use crate::pipeline::progress::Progress;
 use crate::pipeline::writer::Work;
 use crate::pipeline::{Context, Ended, Failure, Halt, Pipeline, Writer, start_writer};
 use crate::source::{Cleanup, Ends, Observation, Source, SourceEvent, TopicObservation, Waker};
-use crate::store::{MemoryStore, Store, heartbeat_limit};
+use crate::store::{LossLimit, MemoryStore, Settings, Store, heartbeat_limit};
 
 pub const START_MS: i64 = 1_700_000_000_000;
 
@@ -480,6 +480,17 @@ fn failed(halt: Halt) -> Failure {
 
 pub fn catalog(config: &Config) -> Arc<Catalog> {
     Arc::clone(Plan::compile(config).catalog())
+}
+
+pub fn sqlite_settings(config: &Config) -> Settings {
+    Settings {
+        replica_name: "test".into(),
+        heartbeat_limit: heartbeat_limit(config.freshness.interval),
+        dead_letter_bytes_max: 1_000,
+        loss: LossLimit::default(),
+        min_free_bytes: 0,
+        wal_max_bytes: u64::MAX,
+    }
 }
 
 pub fn memory_store(config: &Config) -> MemoryStore {

@@ -205,13 +205,7 @@ fn a_connection_that_breaks_at_any_byte_leaves_what_the_model_has() {
                 .apply(&moving(None, 10, Batch { entries: before.entries.clone(), ..of(&catalog, []) }))
                 .unwrap();
             let next = Batch { id: 7, ..moving(Some(10), 20, after()) };
-            proxy.cut_after(cut);
-            let mut failed = 0;
-            while let Err(error) = store.apply(&next) {
-                assert!(matches!(error, StoreError::Retry { .. }), "{error}");
-                failed += 1;
-            }
-            proxy.cut_after(usize::MAX);
+            let failed = proxy.apply_cut_after(cut, &mut store, &next);
             cuts += failed;
             let (found, wanted) = (store.figures(), model.figures());
             assert_eq!(found.rows, wanted.rows, "cut after {cut} bytes");

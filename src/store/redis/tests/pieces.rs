@@ -38,13 +38,7 @@ fn a_connection_that_breaks_at_any_byte_leaves_every_row_once() {
             let mut store = bench(proxy.settings.clone()).open();
             store.apply(&orders(0..10, 1, None, 10)).unwrap();
             let next = Batch { id: 7, ..orders(5..30, 2, Some(10), 20) };
-            proxy.cut_after(cut);
-            let mut failed = 0;
-            while let Err(error) = store.apply(&next) {
-                assert!(matches!(error, StoreError::Retry { .. }), "{error}");
-                failed += 1;
-            }
-            proxy.cut_after(usize::MAX);
+            let failed = proxy.apply_cut_after(cut, &mut store, &next);
             cuts += failed;
             assert_eq!(store.figures().rows[2], 30, "cut after {cut} bytes");
             assert_eq!(store.checkpoint().unwrap().positions[&AT].next_offset, 20);

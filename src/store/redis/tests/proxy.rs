@@ -10,7 +10,8 @@ use std::thread;
 use tempfile::TempDir;
 
 use crate::config::RedisServer;
-use crate::store::RedisSettings;
+use crate::domain::batch::Batch;
+use crate::store::{RedisSettings, RedisStore, Store as _, StoreError};
 
 pub struct Proxy {
     pub settings: RedisSettings,
@@ -60,6 +61,19 @@ impl Proxy {
     /// Cuts a connection as soon as so many bytes have come through; those after it are left alone.
     pub fn cut_after(&self, bytes: usize) {
         *self.plan.bytes.lock().unwrap() = Some(bytes);
+    }
+
+    /// Applies a batch over a connection that is cut so, again until it is applied. Returns how often it
+    /// was refused, and leaves connections alone from then on.
+    pub fn apply_cut_after(&self, bytes: usize, store: &mut RedisStore, batch: &Batch) -> usize {
+        self.cut_after(bytes);
+        let mut failed = 0;
+        while let Err(error) = store.apply(batch) {
+            assert!(matches!(error, StoreError::Retry { .. }), "{error}");
+            failed += 1;
+        }
+        self.cut_after(usize::MAX);
+        failed
     }
 }
 
