@@ -217,7 +217,7 @@ mod tests {
             keeps_tombstones: None,
         };
         let topic = |start: i64, cleanup: Option<Cleanup>| {
-            let ends = Ends { log_start: Some(start), high_watermark: 9, last_stable: None };
+            let ends = Ends { log_start: Some(start), high_watermark: 9, last_stable: None, leader_epoch: 0 };
             TopicObservation { id: "t".into(), partitions: BTreeMap::from([(0, ends)]), cleanup }
         };
         let all = |first, second: Option<TopicObservation>| {

@@ -194,7 +194,8 @@ mod tests {
     }
 
     fn seen(cluster: &str, id: &str, log_start: i64, end: i64) -> Observation {
-        let ends = Ends { log_start: Some(log_start), high_watermark: end, last_stable: None };
+        let ends =
+            Ends { log_start: Some(log_start), high_watermark: end, last_stable: None, leader_epoch: 0 };
         let topic =
             TopicObservation { id: id.into(), partitions: BTreeMap::from([(0, ends)]), cleanup: None };
         Observation { asked_ms: 0, cluster_id: cluster.into(), topics: BTreeMap::from([(0, topic)]) }

@@ -148,7 +148,8 @@ impl Rehearsal {
         for (at, end) in ends {
             let topic = topics.entry(at.topic).or_default();
             topic.id = format!("topic-{}", at.topic);
-            let ends = Ends { log_start: Some(0), high_watermark: *end, last_stable: Some(*end) };
+            let ends =
+                Ends { log_start: Some(0), high_watermark: *end, last_stable: Some(*end), leader_epoch: -1 };
             topic.partitions.insert(at.partition, ends);
         }
         let seen = Observation { asked_ms: self.now_ms, cluster_id: "rehearsal".into(), topics };

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::crash;
 use crate::daemon::{Daemon, header, reader, replica, rows};
@@ -42,9 +42,22 @@ fn fresh(dir: &Path) -> Option<i64> {
     rows(&reader(dir), sql)[0].parse().ok()
 }
 
-fn fresh_again(dir: &Path) {
-    let at = now_ms();
-    eventually("fresh again", 60, || fresh(dir).filter(|fresh| *fresh > at));
+/// Fails with where each partition stands and ends.
+fn fresh_again(dir: &Path, broker: &Broker) {
+    let (at, until) = (now_ms(), Instant::now() + Duration::from_secs(60));
+    while fresh(dir).is_none_or(|fresh| fresh <= at) {
+        assert!(Instant::now() < until, "not fresh again within 60 s: {}", ends(dir, broker));
+        std::thread::park_timeout(Duration::from_millis(10));
+    }
+}
+
+fn ends(dir: &Path, broker: &Broker) -> String {
+    let read = rows(&reader(dir), "SELECT topic, partition, next_offset FROM _readside_positions");
+    let ends = [("items", PARTITIONS), ("users", 2)].map(|(topic, partitions)| {
+        let ends = (0..partitions).map(|at| (broker.stable_offset(topic, at), broker.end_offset(topic, at)));
+        (topic, ends.collect::<Vec<_>>())
+    });
+    format!("read {read:?}, (stable, end) {ends:?}, broker {}", broker.words())
 }
 
 #[test]
@@ -91,7 +104,7 @@ fn no_reader_sees_a_lie_whatever_breaks() {
         }
         proxy.is_now(Network::Fine);
         writers.write();
-        fresh_again(dir);
+        fresh_again(dir, &broker);
     }
 
     // Stopped in its tracks, it says by itself that nobody follows the log.
@@ -99,7 +112,7 @@ fn no_reader_sees_a_lie_whatever_breaks() {
     writers.write();
     eventually("it shows", 30, || (rows(&reader(dir), STATE) == ["disconnected"]).then_some(()));
     daemon.signal(libc::SIGCONT);
-    fresh_again(dir);
+    fresh_again(dir, &broker);
 
     // What is read already is taken from the log.
     for partition in 0..2 {
@@ -111,7 +124,7 @@ fn no_reader_sees_a_lie_whatever_breaks() {
     assert!(fresh(dir).is_none_or(|fresh| fresh <= frozen_ms), "a proof without a broker");
     broker.thaw();
     writers.write();
-    fresh_again(dir);
+    fresh_again(dir, &broker);
 
     // Two at a time: it is killed while the network is silent, and begins without one.
     proxy.is_now(Network::Silent);
@@ -125,7 +138,7 @@ fn no_reader_sees_a_lie_whatever_breaks() {
     proxy.is_now(Network::Fine);
     broker.restart();
     writers.write();
-    fresh_again(dir);
+    fresh_again(dir, &broker);
 
     let found = rows(&reader(dir), "SELECT id, name, amount FROM items ORDER BY id");
     assert_eq!(found, writers.history.expected());

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::daemon::{Daemon, header, reader, rows};
-use crate::kafka::{self, Broker, Message, eventually};
+use crate::kafka::{self, Broker, Message, Transaction, eventually};
 
 const STATE: &str = "SELECT state FROM _readside_status WHERE table_name = 'users'";
 
@@ -258,6 +258,35 @@ fn a_truncated_log_that_grew_again_is_gone_on_with_from_where_it_diverges() {
 #[test]
 fn a_truncated_log_that_grew_again_is_built_anew() {
     truncated("auto", |dir, _, daemon| rebuilds(dir, daemon, "truncated", "5 6 7 8 9 10 11 12 13 14"));
+}
+
+/// Begun under one leader and ended under the next: the marker of its end is the first thing of the new
+/// epoch, and no record tells of that.
+#[test]
+fn a_transaction_that_ends_under_another_leader_is_no_gap() {
+    let Some(broker) = kafka::private("gaps") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let (dir, topic) = (dir.path(), "transaction");
+    let yaml = built(&broker, dir, topic, "stop", COMPACT);
+    let transaction = Transaction::begin(&broker, topic);
+    transaction.produce(topic, [user(6)]);
+    broker.stop();
+    broker.restart();
+    transaction.commit();
+    for _ in 0..2 {
+        let mut daemon = Daemon::start(dir, &yaml);
+        daemon.started();
+        eventually("the transaction is read", 30, || (ids(dir) == "1 2 3 4 5 6").then_some(()));
+        eventually("and its end", 30, || {
+            let read = rows(
+                &reader(dir),
+                "SELECT next_offset = end_offset AND leader_epoch > 0 FROM _readside_positions",
+            );
+            (rows(&reader(dir), STATE) == ["live"] && read == ["1"]).then_some(())
+        });
+        assert_eq!(gaps(&mut daemon, "truncated"), Some(0.0), "{}", daemon.log());
+        assert!(daemon.terminate().0.success());
+    }
 }
 
 /// Away for longer than the topic keeps tombstones.

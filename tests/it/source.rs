@@ -243,7 +243,7 @@ fn an_open_transaction_holds_the_end_but_not_the_high_watermark() {
         }
         _ => None,
     });
-    assert_eq!(seen, Ends { log_start: None, high_watermark: 5, last_stable: None });
+    assert_eq!(seen, Ends { log_start: None, high_watermark: 5, last_stable: None, leader_epoch: 0 });
     open.commit();
     let (records, end) = reader.until_end(0);
     assert_eq!((offsets(&records), end), (vec![2, 3, 4], 6));
@@ -288,8 +288,14 @@ fn an_observation_says_what_is_there_and_goes_on_while_nothing_happens() {
     assert!(first.asked_ms >= before && first.asked_ms <= readside_now_ms());
     assert!(!first.cluster_id.is_empty());
     assert_eq!(first.topics[&0].id.len(), 22, "a topic id in base64");
-    assert_eq!(ends(&first, 0), Ends { log_start: Some(1), high_watermark: 4, last_stable: Some(4) });
-    assert_eq!(ends(&first, 1), Ends { log_start: Some(0), high_watermark: 0, last_stable: Some(0) });
+    assert_eq!(
+        ends(&first, 0),
+        Ends { log_start: Some(1), high_watermark: 4, last_stable: Some(4), leader_epoch: 0 }
+    );
+    assert_eq!(
+        ends(&first, 1),
+        Ends { log_start: Some(0), high_watermark: 0, last_stable: Some(0), leader_epoch: 0 }
+    );
     reader.source.want_details(false);
     let second = reader.until("a round without details", |event| match event {
         Seen::Observation(observation) => {
@@ -298,7 +304,10 @@ fn an_observation_says_what_is_there_and_goes_on_while_nothing_happens() {
         _ => None,
     });
     assert!(second.asked_ms > first.asked_ms);
-    assert_eq!(ends(&second, 0), Ends { log_start: None, high_watermark: 4, last_stable: None });
+    assert_eq!(
+        ends(&second, 0),
+        Ends { log_start: None, high_watermark: 4, last_stable: None, leader_epoch: 0 }
+    );
     assert_eq!(second.topics[&0].id, first.topics[&0].id);
 }
 

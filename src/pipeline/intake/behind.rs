@@ -258,6 +258,7 @@ impl Intake {
                 && position <= ends.high_watermark
             {
                 partition.lost = None;
+                partition.found = lost.diverges.is_none();
                 found.push(*at);
             }
         }

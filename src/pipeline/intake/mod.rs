@@ -42,7 +42,7 @@ use crate::domain::shelf::Shelf;
 use crate::domain::state::Facts;
 use crate::mapping::Plan;
 use crate::metrics::SourceErrorKind;
-use crate::source::{Cleanup, SourceEvent};
+use crate::source::{Cleanup, Ends, SourceEvent};
 use crate::store::{Applied, BatchLimits};
 
 pub struct Intake {
@@ -129,6 +129,10 @@ struct Partition {
     timed: bool,
     /// Set while its position is not in the log.
     lost: Option<Lost>,
+    /// Epochs seemed to go back, and the source has found its position in the log all the same.
+    found: bool,
+    /// Epoch of the leader that the last round met, -1 before.
+    led_in: i32,
     /// It is about to be read from its position; what still comes from elsewhere may lie behind
     /// something that was left out.
     awaited: bool,
@@ -158,6 +162,8 @@ impl Partition {
             moved: !stored,
             timed: false,
             lost: None,
+            found: false,
+            led_in: -1,
             awaited: false,
             unproven: false,
         }
@@ -166,6 +172,15 @@ impl Partition {
     /// Otherwise what comes is dropped: it comes again when the partition is read on.
     fn is_taken_from(&self) -> bool {
         self.lost.is_none() && !self.awaited && self.waits_for.is_none()
+    }
+
+    /// At the end that a leader tells, the epoch is the leader's, also where no record tells it.
+    fn learn_epoch(&mut self, ends: &Ends) {
+        let is_at_end = self.position.next_offset == ends.high_watermark && self.is_taken_from();
+        if is_at_end && self.position.leader_epoch < 0 && ends.leader_epoch >= 0 {
+            self.position.leader_epoch = ends.leader_epoch;
+            self.moved = true;
+        }
     }
 
     /// Nothing more is taken from it until it is clear where it goes on.
@@ -390,6 +405,9 @@ impl Intake {
             self.news.any |= std::mem::take(&mut partition.unproven);
             if offset > partition.position.next_offset {
                 partition.position.next_offset = offset;
+                // Between the last record and the end may lie markers of transactions, of an epoch
+                // that nobody tells: with that of the record the position would not be in the log.
+                partition.position.leader_epoch = -1;
                 partition.moved = true;
             }
         }

@@ -20,7 +20,8 @@ impl Intake {
         }
         let repeated = record.offset < partition.position.next_offset;
         let epochs = (record.leader_epoch, partition.position.leader_epoch);
-        if epochs.0 >= 0
+        if !partition.found
+            && epochs.0 >= 0
             && epochs.1 >= 0
             && (repeated && epochs.0 > epochs.1 || !repeated && epochs.0 < epochs.1)
         {
@@ -31,6 +32,7 @@ impl Intake {
             return Ok(());
         }
         partition.unproven = false;
+        partition.found = false;
         if repeated {
             self.context.metrics.events_skipped(record.at.topic, Skip::Duplicate, 1);
             return Ok(());

@@ -110,12 +110,20 @@ impl Intake {
             self.partitions.insert(at, Partition::new(position, false, fresh));
             self.assign(at);
         }
+        if let Some(partition) = self.partitions.get_mut(&at) {
+            let led_in = std::mem::replace(&mut partition.led_in, ends.leader_epoch);
+            // Not every position that librdkafka goes on from has an epoch that it could compare.
+            if 0 <= led_in && led_in < ends.leader_epoch && partition.position.leader_epoch >= 0 {
+                self.assign(at);
+            }
+        }
         if let Some(partition) = self.partitions.get_mut(&at)
             && partition.lost.is_none()
         {
             partition.freshness.observe(asked_ms, ends.high_watermark);
             self.gate.observe(at, ends.high_watermark);
             partition.end = Some(ends.high_watermark);
+            partition.learn_epoch(ends);
             // Without the last stable offset an open transaction would look like a stall.
             let end = ends.last_stable.unwrap_or(ends.high_watermark);
             let position = partition.position.next_offset;

@@ -175,7 +175,12 @@ mod tests {
     }
 
     fn seen(asked_ms: i64, ends: &[i64]) -> Observation {
-        let ends = ends.iter().map(|end| Ends { log_start: None, high_watermark: *end, last_stable: None });
+        let ends = ends.iter().map(|end| Ends {
+            log_start: None,
+            high_watermark: *end,
+            last_stable: None,
+            leader_epoch: 0,
+        });
         let topic = TopicObservation { partitions: (0..).zip(ends).collect(), ..TopicObservation::default() };
         Observation { asked_ms, cluster_id: "c".into(), topics: BTreeMap::from([(0, topic)]) }
     }

@@ -253,6 +253,88 @@ fn a_log_that_was_truncated_and_grew_again() {
     }
 }
 
+/// A transaction that was begun under one leader and ended under the next: its marker is the first of
+/// the new epoch, and no record tells of that.
+#[test]
+fn the_end_of_a_transaction_under_a_new_leader_is_no_gap() {
+    for policy in ["stop", "rebuild", "continue"] {
+        let mut run = run(&with(policy), 1);
+        {
+            let mut world = run.shared.world();
+            world.elect(at(0, 0));
+            world.control(at(0, 0));
+            world.deliver_all();
+        }
+        run.daemon.settle(&run.shared).unwrap();
+        assert_eq!(run.position(0), 5);
+        let mut run = run.restart();
+        run.rounds(3).unwrap();
+        assert_eq!(run.gaps("truncated"), 0.0);
+        run.shared.world().append(at(0, 0), "0", Some(&user(0, 9)));
+        run.rounds(1).unwrap();
+        assert_eq!((run.position(0), run.n_of(0)), (6, Some(Value::Integer(9))));
+        run.daemon.kill();
+    }
+}
+
+/// Behind such a marker a log that loses its end and grows again is noticed all the same.
+#[test]
+fn a_log_that_was_truncated_behind_the_end_of_a_transaction_and_grew_again() {
+    let truncated = |run: &mut Run| {
+        {
+            let mut world = run.shared.world();
+            world.elect(at(0, 0));
+            world.control(at(0, 0));
+            world.deliver_all();
+        }
+        run.rounds(1).unwrap();
+        let mut world = run.shared.world();
+        world.truncate(at(0, 0), 2);
+        // What librdkafka does not compare: it knows no epoch of such a position.
+        world.deliveries.clear();
+        world.reading.insert(at(0, 0), 5);
+        for n in 0..9 {
+            world.append(at(0, 0), "0", Some(&user(0, 100 + n)));
+        }
+    };
+    under_each_policy(&truncated, "truncated", "records 2 to 4");
+    let mut run = run(&with("continue"), 1);
+    truncated(&mut run);
+    run.rounds(3).unwrap();
+    assert_eq!((run.position(0), run.n_of(0)), (11, Some(Value::Integer(108))));
+    run.daemon.kill();
+}
+
+/// A leader tells an end before records of its predecessor are committed: they come behind it, with
+/// the older epoch.
+#[test]
+fn records_of_the_leader_before_are_taken_behind_an_end_that_the_next_one_told() {
+    let mut run = run(&with("stop"), 1);
+    {
+        let mut world = run.shared.world();
+        world.control(at(0, 0));
+        world.deliver_all();
+    }
+    run.daemon.settle(&run.shared).unwrap();
+    {
+        let mut world = run.shared.world();
+        world.append_open(at(0, 0), "0", Some(&user(0, 50)));
+        world.elect(at(0, 0));
+        // So far nobody reads further than this.
+        let log = world.logs.get_mut(&at(0, 0)).unwrap();
+        let end = std::mem::replace(&mut log.end, log.stable);
+        let told = world.ask();
+        world.logs.get_mut(&at(0, 0)).unwrap().end = end;
+        world.deliveries.push_back(Delivery::Observation(told));
+    }
+    run.daemon.settle(&run.shared).unwrap();
+    run.shared.world().commit(at(0, 0));
+    run.rounds(4).unwrap();
+    assert_eq!((run.position(0), run.n_of(0)), (6, Some(Value::Integer(50))));
+    assert_eq!(run.gaps("truncated"), 0.0);
+    run.daemon.kill();
+}
+
 #[test]
 fn a_log_that_ends_too_early_without_an_epoch_that_says_where() {
     let cut = |run: &mut Run| {

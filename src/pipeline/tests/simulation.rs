@@ -296,8 +296,19 @@ impl<D: Disk> Run<'_, D> {
             0..=5 => (0..=self.random.below(5)).for_each(|_| self.append(false)),
             6 => self.append(true),
             7 => {
-                let at = self.partition();
-                self.shared.world().commit(at);
+                let (at, what) = (self.partition(), self.random.below(3));
+                let mut world = self.shared.world();
+                match what {
+                    0 => world.commit(at),
+                    1 => world.control(at),
+                    // Perhaps while a transaction is open, whose end is the first of the new epoch.
+                    _ => {
+                        world.elect(at);
+                        if self.random.below(2) == 0 {
+                            world.control(at);
+                        }
+                    }
+                }
             }
             8..=11 => {
                 let (at, count) = (self.partition(), 1 + self.random.below(6) as usize);
@@ -390,6 +401,8 @@ impl<D: Disk> Run<'_, D> {
             }
         }
         self.was_complete = status.complete;
+        let missing = status.tables.iter().any(|table| table.missing_events);
+        assert!(self.disasters || !missing, "a gap in a whole log");
     }
 
     /// Whatever happened: once everything is delivered, everything is there, and known to be.

@@ -155,6 +155,19 @@ impl World {
         }
     }
 
+    /// Another broker leads the partition; nothing is lost.
+    pub fn elect(&mut self, at: TopicPartition) {
+        let log = self.logs.get_mut(&at).expect("a partition");
+        log.epoch += 1;
+        log.epochs.insert(log.epoch, log.end);
+    }
+
+    /// The end of a transaction: an offset without a record.
+    pub fn control(&mut self, at: TopicPartition) {
+        self.logs.get_mut(&at).expect("a partition").end += 1;
+        self.commit(at);
+    }
+
     /// Appends a committed record.
     pub fn append(&mut self, at: TopicPartition, key: &str, value: Option<&str>) -> i64 {
         let offset = self.append_open(at, key, value);
@@ -195,6 +208,7 @@ impl World {
                 log_start: self.details.then_some(log.start),
                 high_watermark: log.end,
                 last_stable: self.details.then_some(log.stable),
+                leader_epoch: log.epoch,
             };
             let topic = topics.entry(at.topic).or_default();
             topic.id.clone_from(&self.topic_ids[&at.topic]);

@@ -28,7 +28,7 @@ pub(super) struct Reading {
     nth: usize,
     /// Offset of the next record to hand over.
     pub next: i64,
-    /// Leader epoch of the last record, -1 while unknown.
+    /// Leader epoch of what lies before `next`, -1 while unknown.
     pub epoch: i32,
     phase: Phase,
     /// Errors since the last record or end.
@@ -135,6 +135,10 @@ impl Assignment {
         let Some(reading) = self.reading(at) else { return false };
         if offset < reading.next {
             return false;
+        }
+        if offset > reading.next {
+            // Markers of transactions, which may be of a newer epoch than the last record.
+            reading.epoch = -1;
         }
         reading.next = offset;
         reading.errors = 0;

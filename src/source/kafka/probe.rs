@@ -102,7 +102,7 @@ fn look_closer(
     if let Some(reason) = refused.into_values().next() {
         return Err(reason);
     }
-    let ends = ends.into_iter().map(|((_, partition), end)| (partition, end)).collect();
+    let ends = ends.into_iter().map(|((_, partition), end)| (partition, end.offset)).collect();
     let cleanup = asker.cleanups(&topic, broker, limit).remove(&index);
     Ok((FoundTopic { partitions: identity.partitions.len(), cleanup }, ends))
 }

@@ -53,7 +53,15 @@ pub(super) struct Round {
     pub changed: bool,
 }
 
-pub(super) type Offsets = BTreeMap<(usize, i32), i64>;
+/// What one of a partition's ends is, and the epoch of the leader that says so, -1 if it does not.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Offset {
+    pub offset: i64,
+    pub epoch: i32,
+}
+
+/// By topic index and partition.
+pub(super) type Offsets = BTreeMap<(usize, i32), Offset>;
 /// By topic index and partition.
 type EndsByPartition = BTreeMap<(usize, i32), Ends>;
 /// Why, by topic index.
@@ -187,10 +195,12 @@ impl Asker {
         };
         let stable = extra(extras.last_stable, Spec::LatestStable)?;
         let start = extra(extras.log_start, Spec::Earliest)?;
-        let ends = high.into_iter().map(|(at, high_watermark)| {
+        let ends = high.into_iter().map(|(at, high)| {
+            let high_watermark = high.offset;
             // Asked for later, so it may have passed.
-            let last_stable = stable.get(&at).map(|stable| *stable.min(&high_watermark));
-            (at, Ends { log_start: start.get(&at).copied(), high_watermark, last_stable })
+            let last_stable = stable.get(&at).map(|stable| stable.offset.min(high_watermark));
+            let log_start = start.get(&at).map(|start| start.offset);
+            (at, Ends { log_start, high_watermark, last_stable, leader_epoch: high.epoch })
         });
         Ok((ends.collect(), refused))
     }
@@ -219,7 +229,8 @@ impl Asker {
         for listed in requests::list_offsets(&self.client, &list, spec, limit)? {
             let Some(index) = self.index(&listed.topic) else { continue };
             if listed.error == code::NONE {
-                found.insert((index, listed.partition), listed.offset);
+                let offset = Offset { offset: listed.offset, epoch: listed.epoch };
+                found.insert((index, listed.partition), offset);
             } else {
                 let (topic, partition) = (listed.topic, listed.partition);
                 let reason = explain(listed.error);

@@ -85,6 +85,8 @@ pub(super) struct Listed {
     pub topic: String,
     pub partition: i32,
     pub offset: i64,
+    /// Leader epoch (KIP-320), -1 where the broker does not tell.
+    pub epoch: i32,
     pub error: i32,
 }
 
@@ -109,7 +111,9 @@ pub(super) fn list_offsets(
         let listed = (0..count).map(|nth| {
             let at = sys::rd_kafka_ListOffsetsResultInfo_topic_partition(*infos.add(nth));
             let error = (&raw const (*at).err).cast::<i32>().read();
-            Listed { topic: text((*at).topic), partition: (*at).partition, offset: (*at).offset, error }
+            let epoch = sys::rd_kafka_topic_partition_get_leader_epoch(at);
+            let (topic, partition, offset) = (text((*at).topic), (*at).partition, (*at).offset);
+            Listed { topic, partition, offset, epoch, error }
         });
         Ok(listed.collect())
     }

@@ -129,13 +129,17 @@ fn starts(
         };
         let topic = BTreeMap::from([(index, identity)]);
         let (firsts, _) = asker.offsets(&topic, Spec::Earliest, limit).map_err(reason)?;
+        let first = |at| firsts.get(&at).map(|first| first.offset);
         let (ends, refused) = asker.offsets(&topic, Spec::LatestStable, limit).map_err(reason)?;
         problems.extend(refused);
-        let filled: Vec<((usize, i32), i64)> =
-            ends.into_iter().filter(|(at, end)| firsts.get(at).is_some_and(|first| first < end)).collect();
+        let filled: Vec<((usize, i32), i64)> = ends
+            .into_iter()
+            .map(|(at, end)| (at, end.offset))
+            .filter(|(at, end)| first(*at) < Some(*end))
+            .collect();
         let each = count.div_ceil(filled.len().max(1)).max(1);
         for ((topic, partition), end) in filled {
-            let first = firsts.get(&(topic, partition)).copied().unwrap_or(0);
+            let first = first((topic, partition)).unwrap_or(0);
             let start = end.saturating_sub(i64::try_from(each).unwrap_or(i64::MAX)).max(first);
             starts.insert(TopicPartition { topic, partition }, (start, each));
         }

@@ -156,7 +156,12 @@ impl Broker {
         if !ended {
             return Ok(());
         }
-        Err(fs::read_to_string(self.dir.join("output")).unwrap_or_default())
+        Err(self.words())
+    }
+
+    /// What it has printed.
+    pub fn words(&self) -> String {
+        fs::read_to_string(self.dir.join("output")).unwrap_or_default()
     }
 
     fn answers(&self) -> bool {

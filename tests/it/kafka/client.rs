@@ -149,8 +149,17 @@ impl Broker {
 
     /// High watermark.
     pub fn end_offset(&self, topic: &str, partition: i32) -> i64 {
+        self.end(topic, partition, "read_uncommitted")
+    }
+
+    /// Behind which a transaction is open, or the end.
+    pub fn stable_offset(&self, topic: &str, partition: i32) -> i64 {
+        self.end(topic, partition, "read_committed")
+    }
+
+    fn end(&self, topic: &str, partition: i32, isolation: &str) -> i64 {
         let consumer: BaseConsumer =
-            self.client_config().set("isolation.level", "read_uncommitted").create().expect("a client");
+            self.client_config().set("isolation.level", isolation).create().expect("a client");
         super::eventually("the end offset", LIMIT.as_secs(), || {
             consumer.fetch_watermarks(topic, partition, LIMIT).ok().map(|(_, end)| end)
         })
