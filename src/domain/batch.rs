@@ -91,13 +91,21 @@ pub enum Step {
     Carry { from: Vec<Value>, to: Vec<Value>, version: Version },
     /// Remember a whole snapshot, or how far it has come, unless a later one is known.
     Snapshot(Snapshot),
-    /// All of the table's snapshot that begins there was read: forget every row that was last written
-    /// before it, without a mark, so that one that is still on its way comes back. Refuse that, and
-    /// remember so, where they are suspiciously many. Nothing if another snapshot is the newest, or the
-    /// end of this one was not read.
-    Sweep { begin: Version },
+    /// See [`Sweep`].
+    Sweep(Sweep),
     /// So many whole rows of the batch's shelf, from the first on, in any order.
     Shelved { first: u32, count: u32 },
+}
+
+/// All of the table's snapshot that begins there was read: forget every row that was last written before
+/// it, without a mark, so that one that is still on its way comes back. Refuse that, and remember so, where
+/// they are suspiciously many, or there are any and the snapshot is not whole. Nothing if another snapshot
+/// is the newest, or the end of this one was not read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sweep {
+    pub begin: Version,
+    /// Every record of it has led to what it lists.
+    pub is_whole: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -388,13 +396,13 @@ impl BatchBuilder {
     }
 
     /// Beside what records say: all of a snapshot was read.
-    pub fn push_sweep(&mut self, table: usize, topic: usize, begin: Version) {
+    pub fn push_sweep(&mut self, table: usize, topic: usize, sweep: Sweep) {
         // An old row that comes behind it stays.
         self.open.clear();
         if let Some(Shelving { shelf: Some(shelf), .. }) = &mut self.shelving {
             shelf.forget_keys();
         }
-        self.append(Entry::silent(table, topic, Step::Sweep { begin }));
+        self.append(Entry::silent(table, topic, Step::Sweep(sweep)));
     }
 
     /// A kept dead letter whose changes, if any, were pushed.

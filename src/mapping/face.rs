@@ -283,6 +283,7 @@ impl Face {
         else {
             return;
         };
+        passage.memory.pass(version);
         let partition = passage.record.at.partition;
         let heard = given.snapshots.hear(partition, integers, given.decoder.snapshot(&inputs.value));
         let Some(phase) = heard else { return };

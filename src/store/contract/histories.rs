@@ -96,7 +96,8 @@ impl Event {
             32 | 33 => (Operation::Carry, key),
             34 => (Operation::Snapshot(Phase::UnderWay), vec![]),
             35 => (Operation::Snapshot(Phase::Listed), vec![]),
-            // Stands for a sweep, which is no change.
+            // Stand for sweeps, which are no changes.
+            36 => (Operation::Snapshot(Phase::Incomplete), vec![]),
             _ => (Operation::Snapshot(Phase::Swept), vec![]),
         };
         Change { table: self.table, topic: 0, operation, values, from, version }

@@ -83,9 +83,7 @@ fn rows_of(entry: &Entry) -> impl Iterator<Item = &[Value]> {
         Change::Row(row) | Change::PatchIfPresent { patch: row, .. } => (Some(&row.values), None),
         Change::Tombstone { values, .. } => (Some(values), None),
         Change::Carry { from, to, .. } => (Some(from), Some(to)),
-        Change::Cut { .. } | Change::Snapshot(_) | Change::Sweep { .. } | Change::Shelved { .. } => {
-            (None, None)
-        }
+        Change::Cut { .. } | Change::Snapshot(_) | Change::Sweep(_) | Change::Shelved { .. } => (None, None),
     };
     one.into_iter().chain(other)
 }
@@ -105,7 +103,7 @@ impl RedisStore {
         let mut seen = BTreeSet::new();
         for (nth, entry) in batch.entries.iter().enumerate().skip(first) {
             match &entry.step {
-                Change::Sweep { .. } if nth > first || !swept => (end, then) = (nth, Then::Sweep(nth)),
+                Change::Sweep(_) if nth > first || !swept => (end, then) = (nth, Then::Sweep(nth)),
                 Change::Cut { prefix, .. } if prefix.is_empty() => (end, then) = (nth, Then::Cut(nth)),
                 Change::Cut { prefix, .. } => {
                     let shape = &self.catalog.tables[entry.table];
