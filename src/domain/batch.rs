@@ -87,14 +87,23 @@ pub enum Step {
     /// Remember the version as the mark of the prefix if it is higher; remove what is not newer among
     /// the rows whose key begins with it. An empty prefix is the whole table.
     Cut { prefix: Vec<Value>, version: Version },
-    /// [`RowState::carried`], from one row to another; both have their key columns set.
-    Carry { from: Vec<Value>, to: Vec<Value>, version: Version },
+    /// [`RowState::carried`].
+    Carry(Carry),
     /// Remember a whole snapshot, or how far it has come, unless a later one is known.
     Snapshot(Snapshot),
     /// See [`Sweep`].
     Sweep(Sweep),
     /// So many whole rows of the batch's shelf, from the first on, in any order.
     Shelved { first: u32, count: u32 },
+}
+
+/// From one row to another, which both have their key columns set; see [`Operation::Carry`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Carry {
+    pub from: Vec<Value>,
+    pub to: Vec<Value>,
+    pub version: Version,
+    pub read_before_ms: i64,
 }
 
 /// All of the table's snapshot that begins there was read: forget every row that was last written before
@@ -234,12 +243,13 @@ impl BatchBuilder {
                 self.append(Entry::new(change.table, topic, effect, step));
                 return;
             }
-            Operation::Carry => {
+            Operation::Carry { read_before_ms } => {
                 // Depends on the one row, and later changes of both must come behind it.
                 self.part(table, (change.table, &change.values), hash);
                 let from = self.hash_of(catalog, change.table, &change.from);
                 self.part(table, (change.table, &change.from), from);
-                let step = Step::Carry { from: change.from, to: change.values, version: change.version };
+                let Change { from, values: to, version, .. } = change;
+                let step = Step::Carry(Carry { from, to, version, read_before_ms });
                 self.append(Entry::silent(change.table, topic, step));
                 return;
             }
@@ -423,7 +433,7 @@ impl BatchBuilder {
             Step::Row(row) | Step::PatchIfPresent { patch: row, .. } => &row.values,
             Step::Tombstone { values, .. } => values,
             Step::Cut { prefix, .. } => prefix,
-            Step::Carry { from, to, .. } => {
+            Step::Carry(Carry { from, to, .. }) => {
                 self.batch.bytes += to.iter().map(Value::size).sum::<usize>();
                 from
             }

@@ -195,7 +195,7 @@ impl TopicPlan {
     /// Of the format's own kind, if the record has one.
     fn own_version(&self, passage: &Passage<'_, '_>, inputs: &Inputs<'_>) -> Option<Version> {
         match self.decoder.own_version(&inputs.value) {
-            OwnVersion::Integers(pair) => Version::new(VersionKind::Integers, &pair, passage.at()),
+            OwnVersion::Integers { pair, .. } => Version::new(VersionKind::Integers, &pair, passage.at()),
             _ => None,
         }
     }

@@ -428,11 +428,11 @@ impl Replica {
                     _ => Outcome::Ignored,
                 }
             }
-            Step::Carry { from, to, version } => {
-                let from = table.state(shape, from);
-                let Some(incoming) = from.carried(shape, to, *version) else { return Outcome::Stale };
+            Step::Carry(carry) => {
+                let from = table.state(shape, &carry.from);
+                let Some(incoming) = from.carried(shape, carry) else { return Outcome::Stale };
                 let incoming = table.cut(shape, &incoming);
-                let mut state = table.state(shape, to);
+                let mut state = table.state(shape, &carry.to);
                 if !state.absorb(shape, incoming) {
                     return Outcome::Stale;
                 }
@@ -493,7 +493,7 @@ impl Replica {
         if snapshot.phase == Phase::Swept {
             rows.retain(|_, row| row.state.version.is_none_or(|version| version >= begin));
         }
-        Some(Swept { table: index, rows: ghosts as u64, phase: snapshot.phase })
+        Some(Swept { table: index, rows: ghosts as u64, snapshot: *snapshot })
     }
 }
 

@@ -130,12 +130,11 @@ impl Intake {
 
     /// What became of it.
     pub fn swept(&mut self, swept: &[Swept]) {
-        for Swept { table, rows, phase } in swept {
+        for Swept { table, rows, snapshot } in swept {
             let name = &self.catalog.tables[*table].name;
-            if let Some(snapshot) = self.sweeps.known.get_mut(table) {
-                snapshot.phase = *phase;
-            }
-            match phase {
+            // Another one may have been heard of since.
+            self.sweeps.hear(*table, *snapshot, self.now_ms);
+            match snapshot.phase {
                 Phase::Swept => {
                     info!(table = %name, rows, "rows that are not in the latest snapshot of the source are gone");
                     self.context.metrics.rows_swept(*table, *rows);
@@ -223,6 +222,20 @@ mod tests {
         sweeps.observe(&catalog, &seen(80_000, &[8, 9]));
         assert_eq!(sweeps.take_due(&positions(&[8, 9])), [(0, snapshot(1, Phase::Listed).begin)]);
         assert_eq!(sweeps.take_due(&positions(&[8, 9])), []);
+    }
+
+    #[test]
+    fn a_sweep_says_nothing_of_a_snapshot_that_has_begun_since() {
+        let catalog = catalog();
+        let mut sweeps = Sweeps::default();
+        sweeps.hear(0, snapshot(1, Phase::Listed), 0);
+        sweeps.observe(&catalog, &seen(SETTLES_MS, &[5]));
+        assert_eq!(sweeps.take_due(&positions(&[5])).len(), 1);
+        sweeps.hear(0, snapshot(2, Phase::UnderWay), SETTLES_MS);
+        sweeps.hear(0, snapshot(1, Phase::Swept), SETTLES_MS);
+        sweeps.hear(0, snapshot(2, Phase::Listed), SETTLES_MS);
+        sweeps.observe(&catalog, &seen(2 * SETTLES_MS, &[9]));
+        assert_eq!(sweeps.take_due(&positions(&[9])), [(0, snapshot(2, Phase::Listed).begin)]);
     }
 
     #[test]

@@ -56,7 +56,7 @@ impl RedisStore {
             self.forget_older(table, begin, pulse)?;
             self.forget_held(table, begin, pulse)?;
         }
-        Ok(Some(Swept { table, rows, phase }))
+        Ok(Some(Swept { table, rows, snapshot: Snapshot { begin, phase } }))
     }
 
     /// Keys of some visible rows that are older, and where to go on.

@@ -56,9 +56,9 @@ impl<'j> Joining<'j> {
                 Some(place) if self.known[place].state.bury(shape, *at) => Outcome::Changed,
                 _ => Outcome::Stale,
             },
-            Change::Carry { from, to, version } => {
-                let from = self.find(table, from);
-                match from.and_then(|place| self.known[place].state.carried(shape, to, *version)) {
+            Change::Carry(carry) => {
+                let from = self.find(table, &carry.from);
+                match from.and_then(|place| self.known[place].state.carried(shape, carry)) {
                     Some(carried) => self.absorb(table, &carried),
                     None => Outcome::Stale,
                 }
@@ -78,9 +78,7 @@ impl<'j> Joining<'j> {
 
     /// A sweep that was done before this.
     pub fn swept(&mut self, swept: &Swept) {
-        if let Some(snapshot) = &mut self.tables[swept.table].snapshot {
-            snapshot.phase = swept.phase;
-        }
+        self.tables[swept.table].snapshot = Some(swept.snapshot);
     }
 
     fn find(&self, table: usize, values: &[Value]) -> Option<usize> {

@@ -12,7 +12,7 @@ use super::known::Wanted;
 use super::ledger::{Ledger, TableLedger};
 use super::names::{Listed, key_text, prefix_text};
 use super::step::{WholeRow, WholeRows};
-use crate::domain::batch::{Batch, Entry, Step as Change};
+use crate::domain::batch::{Batch, Carry, Entry, Step as Change};
 use crate::domain::value::Value;
 use crate::store::StoreError;
 
@@ -82,7 +82,7 @@ fn rows_of(entry: &Entry) -> impl Iterator<Item = &[Value]> {
     let (one, other): (Option<&[Value]>, Option<&[Value]>) = match &entry.step {
         Change::Row(row) | Change::PatchIfPresent { patch: row, .. } => (Some(&row.values), None),
         Change::Tombstone { values, .. } => (Some(values), None),
-        Change::Carry { from, to, .. } => (Some(from), Some(to)),
+        Change::Carry(Carry { from, to, .. }) => (Some(from), Some(to)),
         Change::Cut { .. } | Change::Snapshot(_) | Change::Sweep(_) | Change::Shelved { .. } => (None, None),
     };
     one.into_iter().chain(other)

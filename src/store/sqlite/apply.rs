@@ -249,8 +249,8 @@ impl<'a> Work<'a> {
                 Outcome::Changed => {}
                 Outcome::Stale => applied.stale.push(index),
                 Outcome::Ignored => applied.missing_row.push(index),
-                Outcome::Swept { rows, phase } => {
-                    applied.swept.push(Swept { table: entry.table, rows, phase });
+                Outcome::Swept { rows, snapshot } => {
+                    applied.swept.push(Swept { table: entry.table, rows, snapshot });
                 }
                 Outcome::MissingRow(version) => {
                     applied.dead_letters.push(rules::missing_row(entry.table, shape, version, now_ms));

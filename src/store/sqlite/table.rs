@@ -35,7 +35,7 @@ pub(super) enum Outcome {
     /// So many rows were swept, or stay for a reason.
     Swept {
         rows: u64,
-        phase: Phase,
+        snapshot: Snapshot,
     },
 }
 
@@ -86,12 +86,10 @@ impl<'c> TableWriter<'c> {
             Step::PatchIfPresent { patch, if_missing } => self.patch(memory, patch, *if_missing),
             Step::Tombstone { values, at } => self.bury(memory, values, *at),
             Step::Cut { prefix, version } => self.cut_away(memory, prefix, *version),
-            Step::Carry { from, to, version } => {
-                match self.load(memory, from)?.0.carried(self.shape, to, *version) {
-                    Some(carried) => self.join(memory, carried),
-                    None => Ok(Outcome::Stale),
-                }
-            }
+            Step::Carry(carry) => match self.load(memory, &carry.from)?.0.carried(self.shape, carry) {
+                Some(carried) => self.join(memory, carried),
+                None => Ok(Outcome::Stale),
+            },
             Step::Snapshot(heard) => Ok(match Snapshot::after(memory.snapshot, *heard) {
                 Some(snapshot) => {
                     memory.snapshot = Some(snapshot);
@@ -320,7 +318,7 @@ impl<'c> TableWriter<'c> {
                 *count -= statement.raw_execute()? as i64;
             }
         }
-        Ok(Outcome::Swept { rows: ghosts.max(0) as u64, phase })
+        Ok(Outcome::Swept { rows: ghosts.max(0) as u64, snapshot: Snapshot { begin, phase } })
     }
 
     /// The guard in full: join with what is there, and keep the result where it belongs.
