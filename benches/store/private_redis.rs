@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use readside::config::{Redis, RedisServer, RedisUrl, RowEncoding};
-use readside::domain::batch::{BatchBuilder, Observed};
+use readside::domain::batch::{BatchBuilder, Observed, Sweep};
 use readside::domain::catalog::Catalog;
 use readside::domain::change::{Change, Cleared, Operation};
 use readside::domain::checkpoint::Position;
@@ -283,7 +283,7 @@ fn blocking_sets(encoding: RowEncoding, rows: i64) {
                     let heard = change(false, 0, 2, false);
                     builder.push(&shape, Change { operation, values: Vec::new(), version: begin, ..heard });
                 }
-                _ => builder.push_sweep(0, 0, begin),
+                _ => builder.push_sweep(0, 0, Sweep { begin, is_whole: true }),
             }
             let applied = store.apply(&builder.seal(Observed::default())).expect("a batch that fits");
             assert_eq!(applied.swept.len(), usize::from(what == "ghosts"));

@@ -25,6 +25,9 @@ pub struct Decoder {
     op: usize,
     sequence: usize,
     snapshot: usize,
+    /// When the connector has made the event.
+    made: usize,
+    committed: usize,
     /// Slots of the row: where a placeholder can stand.
     row: Vec<usize>,
     placeholder: Placeholder,
@@ -42,11 +45,17 @@ impl Decoder {
         paths.push(vec!["source".to_owned(), "sequence".to_owned()]);
         let snapshot = paths.len();
         paths.push(vec!["source".to_owned(), "snapshot".to_owned()]);
+        let made = paths.len();
+        paths.push(vec!["ts_ms".to_owned()]);
+        let committed = paths.len();
+        paths.push(vec!["source".to_owned(), "ts_ms".to_owned()]);
         Decoder {
             value: body(paths),
             op,
             sequence,
             snapshot,
+            made,
+            committed,
             row,
             placeholder: Placeholder::new(placeholder),
         }
@@ -97,6 +106,10 @@ impl Decoder {
         matches!(fields.get(self.op), Some(Field::Json("\"c\"") | Field::Native(Native::Text("c"))))
     }
 
+    pub fn committed_ms(&self, fields: &[Field<'_>]) -> Option<i64> {
+        fields.get(self.committed).and_then(millis)
+    }
+
     /// How far a snapshot of the whole table has come with this row, if it belongs to one. Incremental
     /// ones, which only send rows again, are none.
     pub fn snapshot(&self, fields: &[Field<'_>]) -> Option<Phase> {
@@ -107,19 +120,38 @@ impl Decoder {
     /// until the first commit after a start. Null is read as the second, so that a later whole
     /// snapshot sorts behind everything before it. The LSN alone goes back within a partition.
     pub fn own_version(&self, fields: &[Field<'_>]) -> OwnVersion {
+        let read_ms = read_ms(fields.get(self.snapshot), fields.get(self.made));
         match fields.get(self.sequence) {
             Some(Field::Json(text)) if *text != "null" => match sequence(text) {
-                Some(integers) => OwnVersion::Integers(integers),
+                Some(pair) => OwnVersion::Integers { pair, read_ms },
                 None => OwnVersion::Unusable(no_version("is not a pair of log positions")),
             },
             Some(Field::Native(Native::Text(text))) => match positions(text) {
-                Some(integers) => OwnVersion::Integers(integers),
+                Some(pair) => OwnVersion::Integers { pair, read_ms },
                 None => OwnVersion::Unusable(no_version("is not a pair of log positions")),
             },
             _ => OwnVersion::Unusable(no_version(
                 "is missing: this connector sends no sequence, name another field in the topic's `version`",
             )),
         }
+    }
+}
+
+/// When a row of an incremental snapshot was read; one that does not say so counts as read late.
+pub(super) fn read_ms(mark: Option<&Field<'_>>, made: Option<&Field<'_>>) -> Option<i64> {
+    let mark = match mark? {
+        Field::Json(mark) => mark.trim_matches('"'),
+        Field::Native(Native::Text(mark)) => mark,
+        _ => return None,
+    };
+    (mark == "incremental").then(|| made.and_then(millis).unwrap_or(i64::MAX))
+}
+
+pub(super) fn millis(field: &Field<'_>) -> Option<i64> {
+    match field {
+        Field::Json(text) => text.parse().ok(),
+        Field::Native(Native::Integer(number)) => Some(*number),
+        _ => None,
     }
 }
 

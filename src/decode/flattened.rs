@@ -2,7 +2,7 @@
 //! schemas: the row itself, with what `add.fields` puts beside its columns.
 
 use super::connect::Document;
-use super::debezium::{Placeholder, phase, sequence};
+use super::debezium::{Placeholder, millis, phase, read_ms, sequence};
 use super::{DecodeError, EventKind, Field, OwnVersion, Wanted};
 use crate::domain::dead_letter::Reason;
 use crate::domain::snapshot::Phase;
@@ -16,7 +16,7 @@ pub struct Decoder {
 }
 
 /// Behind the slots of the row.
-const FIELDS: [&str; 8] = [
+const FIELDS: [&str; 10] = [
     "__deleted",
     "__op",
     "__source_sequence",
@@ -25,12 +25,16 @@ const FIELDS: [&str; 8] = [
     "__source_lsn",
     "__source_snapshot",
     "__snapshot",
+    "__ts_ms",
+    "__source_ts_ms",
 ];
 const DELETED: usize = 0;
 const OP: usize = 1;
 const SEQUENCES: [usize; 2] = [2, 3];
 const LSNS: [usize; 2] = [4, 5];
 const SNAPSHOTS: [usize; 2] = [6, 7];
+const MADE: usize = 8;
+const COMMITTED: usize = 9;
 
 impl Decoder {
     pub fn new(wanted: &Wanted, placeholder: &str) -> Decoder {
@@ -80,6 +84,10 @@ impl Decoder {
         SNAPSHOTS.into_iter().find_map(|at| phase(*fields.get(self.columns + at)?))
     }
 
+    pub fn committed_ms(&self, fields: &[Field<'_>]) -> Option<i64> {
+        fields.get(self.columns + COMMITTED).and_then(millis)
+    }
+
     /// The sequence, where it was asked for; else the LSN, which is an order for each row alone.
     pub fn own_version(&self, fields: &[Field<'_>]) -> OwnVersion {
         let field = |at: usize| fields.get(self.columns + at).copied().unwrap_or_default();
@@ -90,12 +98,14 @@ impl Decoder {
                 message: message.to_owned(),
             })
         };
+        let slot = |at: usize| fields.get(self.columns + at);
+        let read_ms = SNAPSHOTS.into_iter().find_map(|at| read_ms(slot(at), slot(MADE)));
         for at in SEQUENCES {
             if let Field::Json(text) = field(at)
                 && text != "null"
             {
                 return match sequence(text) {
-                    Some(integers) => OwnVersion::Integers(integers),
+                    Some(pair) => OwnVersion::Integers { pair, read_ms },
                     None => unusable(at, "is not a pair of log positions"),
                 };
             }
@@ -110,7 +120,7 @@ impl Decoder {
                 }
                 Field::Json(text) => {
                     return match text.parse() {
-                        Ok(lsn) => OwnVersion::Integers([lsn, lsn]),
+                        Ok(lsn) => OwnVersion::Integers { pair: [lsn, lsn], read_ms },
                         Err(_) => unusable(at, "is not a log position"),
                     };
                 }

@@ -100,7 +100,11 @@ pub enum EventKind {
 pub enum OwnVersion {
     /// The format has no such thing.
     None,
-    Integers([i64; 2]),
+    Integers {
+        pair: [i64; 2],
+        /// Of a row that was read beside the log: when, in ms since 1970.
+        read_ms: Option<i64>,
+    },
     Unusable(DecodeError),
 }
 
@@ -325,6 +329,15 @@ impl Decoder {
             Value::Debezium(decoder) => decoder.is_insert(fields),
             Value::Flattened(decoder) => decoder.is_insert(fields),
             _ => false,
+        }
+    }
+
+    /// When the event was committed at its source, in ms since 1970, if it says so.
+    pub fn committed_ms(&self, fields: &[Field<'_>]) -> Option<i64> {
+        match &self.value {
+            Value::Debezium(decoder) => decoder.committed_ms(fields),
+            Value::Flattened(decoder) => decoder.committed_ms(fields),
+            _ => None,
         }
     }
 

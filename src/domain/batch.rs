@@ -87,17 +87,34 @@ pub enum Step {
     /// Remember the version as the mark of the prefix if it is higher; remove what is not newer among
     /// the rows whose key begins with it. An empty prefix is the whole table.
     Cut { prefix: Vec<Value>, version: Version },
-    /// [`RowState::carried`], from one row to another; both have their key columns set.
-    Carry { from: Vec<Value>, to: Vec<Value>, version: Version },
+    /// [`RowState::carried`].
+    Carry(Carry),
     /// Remember a whole snapshot, or how far it has come, unless a later one is known.
     Snapshot(Snapshot),
-    /// All of the table's snapshot that begins there was read: forget every row that was last written
-    /// before it, without a mark, so that one that is still on its way comes back. Refuse that, and
-    /// remember so, where they are suspiciously many. Nothing if another snapshot is the newest, or the
-    /// end of this one was not read.
-    Sweep { begin: Version },
+    /// See [`Sweep`].
+    Sweep(Sweep),
     /// So many whole rows of the batch's shelf, from the first on, in any order.
     Shelved { first: u32, count: u32 },
+}
+
+/// From one row to another, which both have their key columns set; see [`Operation::Carry`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Carry {
+    pub from: Vec<Value>,
+    pub to: Vec<Value>,
+    pub version: Version,
+    pub read_before_ms: i64,
+}
+
+/// All of the table's snapshot that begins there was read: forget every row that was last written before
+/// it, without a mark, so that one that is still on its way comes back. Refuse that, and remember so, where
+/// they are suspiciously many, or there are any and the snapshot is not whole. Nothing if another snapshot
+/// is the newest, or the end of this one was not read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sweep {
+    pub begin: Version,
+    /// Every record of it has led to what it lists.
+    pub is_whole: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -226,12 +243,13 @@ impl BatchBuilder {
                 self.append(Entry::new(change.table, topic, effect, step));
                 return;
             }
-            Operation::Carry => {
+            Operation::Carry { read_before_ms } => {
                 // Depends on the one row, and later changes of both must come behind it.
                 self.part(table, (change.table, &change.values), hash);
                 let from = self.hash_of(catalog, change.table, &change.from);
                 self.part(table, (change.table, &change.from), from);
-                let step = Step::Carry { from: change.from, to: change.values, version: change.version };
+                let Change { from, values: to, version, .. } = change;
+                let step = Step::Carry(Carry { from, to, version, read_before_ms });
                 self.append(Entry::silent(change.table, topic, step));
                 return;
             }
@@ -388,13 +406,13 @@ impl BatchBuilder {
     }
 
     /// Beside what records say: all of a snapshot was read.
-    pub fn push_sweep(&mut self, table: usize, topic: usize, begin: Version) {
+    pub fn push_sweep(&mut self, table: usize, topic: usize, sweep: Sweep) {
         // An old row that comes behind it stays.
         self.open.clear();
         if let Some(Shelving { shelf: Some(shelf), .. }) = &mut self.shelving {
             shelf.forget_keys();
         }
-        self.append(Entry::silent(table, topic, Step::Sweep { begin }));
+        self.append(Entry::silent(table, topic, Step::Sweep(sweep)));
     }
 
     /// A kept dead letter whose changes, if any, were pushed.
@@ -415,7 +433,7 @@ impl BatchBuilder {
             Step::Row(row) | Step::PatchIfPresent { patch: row, .. } => &row.values,
             Step::Tombstone { values, .. } => values,
             Step::Cut { prefix, .. } => prefix,
-            Step::Carry { from, to, .. } => {
+            Step::Carry(Carry { from, to, .. }) => {
                 self.batch.bytes += to.iter().map(Value::size).sum::<usize>();
                 from
             }

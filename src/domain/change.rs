@@ -38,8 +38,9 @@ pub enum Operation {
     Clear(Cleared),
     /// The key of a row has changed, from that of `from` to that of `values`: what is known of it there
     /// is true here as well, as of the version. It fills what the event that sets the new row leaves
-    /// out because it did not change.
-    Carry,
+    /// out because it did not change. What was read beside the log at `read_before_ms` or later may be
+    /// of the row that has got the key since, and is left behind.
+    Carry { read_before_ms: i64 },
     /// A row of a whole snapshot was read, or the last of them; see [`super::snapshot`]. The list of
     /// values is empty, and the version is where the snapshot begins.
     Snapshot(Phase),
@@ -108,7 +109,7 @@ impl Change {
             Operation::Delete | Operation::Tombstone | Operation::Clear(Cleared::Deleted) => Effect::Delete,
             Operation::Clear(Cleared::Replaced) => Effect::Replace,
             // Beside the changes of the same event.
-            Operation::Carry | Operation::Snapshot(_) => Effect::Patch,
+            Operation::Carry { .. } | Operation::Snapshot(_) => Effect::Patch,
             Operation::Truncate => Effect::Truncate,
         }
     }

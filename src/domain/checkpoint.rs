@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::dead_letter::Kept;
 use super::event_ids::EventId;
-use super::snapshot::Snapshot;
+use super::snapshot::{Snapshot, Unlisted};
 use super::version::Version;
 
 /// One partition of one topic of the catalog.
@@ -40,6 +40,22 @@ pub struct PartitionMemory {
     /// Set while the last record was a delete event: the tombstone that follows it shares its
     /// version and its fate.
     pub after_delete: Option<AfterDelete>,
+    /// Whole snapshots of which records may have led to no row.
+    pub unlisted: Option<Unlisted>,
+}
+
+impl PartitionMemory {
+    /// A record, perhaps of a whole snapshot, has led to no row; with its version if it tells one.
+    pub fn leave_unlisted(&mut self, version: Option<Version>) {
+        self.unlisted = Some(Unlisted::with(self.unlisted, version));
+    }
+
+    /// A record with this version was read.
+    pub fn pass(&mut self, version: Version) {
+        if self.unlisted == Some(Unlisted::Unknown) {
+            self.leave_unlisted(Some(version));
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -11,6 +11,7 @@
 //! [`Operation::Tombstone`](super::change::Operation::Tombstone) and a patch that needs its row.
 //! They keep their place in the order of their partition and are never folded.
 
+use super::batch::Carry;
 use super::catalog::Table;
 use super::value::Value;
 use super::version::{Coordinates, Version};
@@ -144,20 +145,24 @@ impl RowState {
         self.absorb(table, mark)
     }
 
-    /// What this row says about one with another key, as of `version`: `to` has that key set. `None` if
-    /// there is nothing that is older than the version.
-    pub fn carried(&self, table: &Table, to: &[Value], version: Version) -> Option<RowState> {
+    /// What this row says about one with another key: `None` if there is nothing that is older than the
+    /// version and was not read too late.
+    pub fn carried(&self, table: &Table, carry: &Carry) -> Option<RowState> {
+        let Carry { to, version, read_before_ms, .. } = carry;
+        let is_of_it = |known: Version| {
+            known < *version && known.read_ms().is_none_or(|read_ms| read_ms < *read_before_ms)
+        };
         let mut values = vec![Value::Absent; table.columns.len()];
         let mut any = false;
         for (column, value) in values.iter_mut().enumerate() {
             if table.is_key(column) {
                 value.clone_from(&to[column]);
-            } else if self.column_version(table, column).is_some_and(|known| known < version) {
+            } else if self.column_version(table, column).is_some_and(is_of_it) {
                 value.clone_from(&self.values[column]);
                 any = true;
             }
         }
-        any.then(|| RowState::written(values, version))
+        any.then(|| RowState::written(values, *version))
     }
 
     /// Takes away what is not newer than the table's truncate mark. The mark itself is left to the

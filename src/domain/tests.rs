@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use super::batch::Carry;
 use super::catalog::{Column, Table};
 use super::row::RowState;
 use super::value::{ColumnType, Value};
@@ -240,6 +241,10 @@ fn a_late_whole_row_fills_what_a_newer_patch_left_open() {
     assert_eq!(row.column_version(&table, 2), Some(number(3)));
 }
 
+fn carry(to: &[Value], version: Version) -> Carry {
+    Carry { from: Vec::new(), to: to.to_vec(), version, read_before_ms: i64::MAX }
+}
+
 /// A key change takes along what the row said when it happened: not what was written after it, and
 /// nothing at all of a row that is newer as a whole.
 #[test]
@@ -248,11 +253,31 @@ fn a_row_is_carried_as_it_was_when_its_key_changed() {
     let mut row = Event::Write { version: 10, columns: 0xFF }.state(&table);
     row.absorb(&table, Event::Write { version: 30, columns: 0b010 }.state(&table));
     let to = [Value::Integer(8), Value::Absent, Value::Absent];
-    let carried = row.carried(&table, &to, number(20)).expect("one column is older");
+    let carried = row.carried(&table, &carry(&to, number(20))).expect("one column is older");
     assert_eq!(carried.values, [Value::Integer(8), Value::Absent, row.values[2].clone()]);
     assert_eq!(carried.version, Some(number(20)));
-    assert_eq!(row.carried(&table, &to, number(10)), None, "nothing is older");
-    assert!(row.carried(&table, &to, number(40)).is_some_and(|carried| carried.is_full()));
+    assert_eq!(row.carried(&table, &carry(&to, number(10))), None, "nothing is older");
+    assert!(row.carried(&table, &carry(&to, number(40))).is_some_and(|carried| carried.is_full()));
+}
+
+/// It may be of the row that has got the key since, ahead of the log.
+#[test]
+fn what_was_read_beside_the_log_too_late_is_not_carried() {
+    let table = table(2);
+    let at = Coordinates { topic: 0, partition: 0, offset: 9 };
+    let version = |parts: &[i64]| Version::new(VersionKind::Integers, parts, at).unwrap();
+    let mut row = Event::Write { version: 1, columns: 0xFF }.state(&table);
+    row = RowState::written(row.values, version(&[5, 6, 1_000]));
+    assert!(version(&[5, 6]) < version(&[5, 6, 1_000]) && version(&[5, 6, 1_000]) < version(&[5, 7]));
+    let to = [Value::Integer(8), Value::Absent, Value::Absent];
+    let carry = |read_before_ms| Carry { read_before_ms, ..carry(&to, version(&[7, 8])) };
+    assert_eq!(row.carried(&table, &carry(1_000)), None);
+    assert!(row.carried(&table, &carry(1_001)).is_some_and(|carried| carried.is_full()));
+    // What the log itself says stays known.
+    let patch = vec![Value::Integer(8), Value::Integer(9), Value::Absent];
+    row.absorb(&table, RowState::written(patch, version(&[6, 7])));
+    let carried = row.carried(&table, &carry(1_000)).unwrap();
+    assert_eq!(carried.values[1..], [Value::Integer(9), Value::Absent]);
 }
 
 #[test]
@@ -263,7 +288,7 @@ fn a_lone_tombstone_does_not_take_a_row_that_was_carried_over() {
     let old = RowState::written(vec![Value::Integer(1), Value::Integer(10)], version);
     let later = Version::new(VersionKind::Integers, &[6, 6], at).unwrap();
     let key = [Value::Integer(2), Value::Absent];
-    let mut carried = old.carried(&table, &key, later.second_of_its_kind()).unwrap();
+    let mut carried = old.carried(&table, &carry(&key, later.second_of_its_kind())).unwrap();
     // Its version has a partition, in which it never was.
     assert!(!carried.bury(&table, Coordinates { topic: 0, partition: 0, offset: 7 }));
     assert!(carried.is_visible(&table));

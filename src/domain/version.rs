@@ -26,7 +26,7 @@ pub enum VersionKind {
     Integer,
     /// Seconds and nanoseconds since 1970 of an RFC 3339 time.
     Time,
-    /// Several integers compared in order, such as Debezium's `source.sequence`.
+    /// Several integers compared in order, such as Debezium's `source.sequence`; see [`Version::read_ms`].
     Integers,
 }
 
@@ -139,6 +139,15 @@ impl Version {
 
     pub fn at(&self) -> Coordinates {
         self.parts().at
+    }
+
+    /// When the row was read, ms since 1970, of one that was read beside the log, perhaps ahead of what
+    /// was sent of it: the third integer. It is newer than an event with the same two.
+    pub fn read_ms(&self) -> Option<i64> {
+        match self.parts() {
+            Parts { kind: VersionKind::Integers, integers, .. } => integers.get(2).copied(),
+            _ => None,
+        }
     }
 
     /// What the bytes say. A `Version` is only ever made from bytes that decode.

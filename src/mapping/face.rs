@@ -16,6 +16,11 @@ use crate::domain::event_ids::{EventId, EventIds};
 use crate::domain::value::Value;
 use crate::domain::version::{Version, VersionKind};
 
+/// By how much the clocks of a database and its connector may differ. A row that an incremental snapshot
+/// has read so long before its key changed is the row whose key has changed; of one that was read later
+/// nobody knows: it may be another row, which has got the key since.
+const CLOCKS_MS: i64 = 60_000;
+
 #[derive(Debug)]
 pub struct Face {
     pub version: VersionSource,
@@ -257,7 +262,7 @@ impl Face {
             decoder: given.decoder,
             version: &self.version,
             row: &rows.delete,
-            operation: change::Operation::Carry,
+            operation: change::Operation::Delete,
         };
         let Stamp { version, .. } = step.stamped(passage, inputs, stamp)?;
         if rows.key.iter().all(|&column| from[column] == to[column]) {
@@ -266,7 +271,14 @@ impl Face {
         // Older than whatever this event and that of the new key set themselves.
         let version = version.second_of_its_kind();
         let topic = passage.record.at.topic;
-        let operation = change::Operation::Carry;
+        let read_before_ms = match self.version {
+            VersionSource::Format => given
+                .decoder
+                .committed_ms(&inputs.value)
+                .map_or(i64::MIN, |committed_ms| committed_ms.saturating_sub(CLOCKS_MS)),
+            _ => i64::MAX,
+        };
+        let operation = change::Operation::Carry { read_before_ms };
         passage.changes.push(Change { table, topic, operation, values: to, from, version });
         Ok(false)
     }
@@ -283,6 +295,7 @@ impl Face {
         else {
             return;
         };
+        passage.memory.pass(version);
         let partition = passage.record.at.partition;
         let heard = given.snapshots.hear(partition, integers, given.decoder.snapshot(&inputs.value));
         let Some(phase) = heard else { return };
@@ -450,9 +463,9 @@ impl Step<'_> {
             _ if self.operation == change::Operation::Tombstone => return Ok(by_position(None)),
             VersionSource::Position => return Ok(by_position(Some(VersionKind::Position))),
             VersionSource::Format => match self.decoder.own_version(&inputs.value) {
-                OwnVersion::Integers(pair) => {
+                OwnVersion::Integers { pair, read_ms } => {
                     own = Some(pair);
-                    (VersionKind::Integers, Integers::two(pair))
+                    (VersionKind::Integers, Integers::of_pair(pair, read_ms))
                 }
                 OwnVersion::Unusable(error) => return Err(rejection(error, None)),
                 OwnVersion::None => return Ok(by_position(Some(VersionKind::Position))),

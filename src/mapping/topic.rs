@@ -9,11 +9,11 @@ use super::program::Documents;
 use super::row::{Inputs, LogEntry, rejection};
 use super::schema::Versions;
 use super::snapshots::Snapshots;
-use crate::decode::{Decoder, EventKind, Field, Pending, Scratch, Surroundings};
+use crate::decode::{Decoder, EventKind, Field, OwnVersion, Pending, Scratch, Surroundings};
 use crate::domain::change::{Change, Skip};
 use crate::domain::checkpoint::{AfterDelete, PartitionMemory};
 use crate::domain::dead_letter::{Reason, Rejection};
-use crate::domain::event_ids::EventIds;
+use crate::domain::event_ids::{EventId, EventIds};
 use crate::domain::record::Record;
 use crate::domain::value::Value;
 use crate::domain::version::{Coordinates, Version, VersionKind};
@@ -149,7 +149,10 @@ impl TopicPlan {
         let event = match passage.record.value {
             Some(bytes) => {
                 let kind = self.decoder.value(bytes, inputs.around, &mut inputs.value);
-                Some(kind.map_err(|error| Outcome::Rejected(rejection(error, None)))?)
+                Some(kind.map_err(|error| {
+                    passage.memory.leave_unlisted(None);
+                    Outcome::Rejected(rejection(error, None))
+                })?)
             }
             None if passage.is_behind_its_delete() => return Ok(Outcome::Skipped(Skip::Tombstone)),
             None => None,
@@ -157,19 +160,44 @@ impl TopicPlan {
         if event == Some(EventKind::Ignored) {
             return Ok(Outcome::Skipped(Skip::Ignored));
         }
+        let id = match self.translate_event(event, passage, inputs) {
+            Ok(id) => id,
+            Err(outcome) => {
+                if self.decoder.snapshot(&inputs.value).is_some() {
+                    passage.memory.leave_unlisted(self.own_version(passage, inputs));
+                }
+                return Err(outcome);
+            }
+        };
+        if let (Some(ids), Some(id)) = (&mut self.event_ids, id) {
+            ids.remember(id);
+        }
+        Ok(Outcome::Changes)
+    }
+
+    fn translate_event<'a>(
+        &mut self,
+        event: Option<EventKind>,
+        passage: &mut Passage<'_, 'a>,
+        inputs: &mut Inputs<'a>,
+    ) -> Result<Option<EventId>, Outcome> {
         let face = match (&self.versions, event) {
             (Some(versions), Some(_)) => versions.face(inputs, &mut self.decoder)?,
             // A record without a value has no schema: what there is to read is its key.
             _ => 0,
         };
-        let Some(face) = self.faces.get(face) else { return Ok(Outcome::Skipped(Skip::Ignored)) };
+        let Some(face) = self.faces.get(face) else { return Err(Outcome::Skipped(Skip::Ignored)) };
         let applied = self.event_ids.as_ref();
         let mut given = Given { decoder: &mut self.decoder, snapshots: &mut self.snapshots, applied, event };
-        let id = face.translate(&mut given, passage, inputs)?;
-        if let (Some(ids), Some(id)) = (&mut self.event_ids, id) {
-            ids.remember(id);
+        face.translate(&mut given, passage, inputs)
+    }
+
+    /// Of the format's own kind, if the record has one.
+    fn own_version(&self, passage: &Passage<'_, '_>, inputs: &Inputs<'_>) -> Option<Version> {
+        match self.decoder.own_version(&inputs.value) {
+            OwnVersion::Integers { pair, .. } => Version::new(VersionKind::Integers, &pair, passage.at()),
+            _ => None,
         }
-        Ok(Outcome::Changes)
     }
 }
 

@@ -80,8 +80,10 @@ impl Integers {
         Integers { len: 1, parts: [number, 0, 0, 0] }
     }
 
-    pub fn two([first, second]: [i64; 2]) -> Integers {
-        Integers { len: 2, parts: [first, second, 0, 0] }
+    /// Of a format's own version.
+    pub fn of_pair([first, second]: [i64; 2], read_ms: Option<i64>) -> Integers {
+        let len = if read_ms.is_some() { 3 } else { 2 };
+        Integers { len, parts: [first, second, read_ms.unwrap_or(0), 0] }
     }
 
     fn from_array(text: &str) -> Option<Integers> {

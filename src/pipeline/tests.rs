@@ -6,6 +6,7 @@ mod letters;
 mod producing;
 mod rebuilds;
 mod simulation;
+mod snapshots;
 mod support;
 
 use std::sync::Arc;

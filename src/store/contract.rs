@@ -44,7 +44,7 @@ use super::{
     SqliteReader, SqliteStore, Store, StoreError,
 };
 use crate::config::RowEncoding;
-use crate::domain::batch::{Advance, AfterGap, Batch, BatchBuilder, Entry, Observed, Step};
+use crate::domain::batch::{Advance, AfterGap, Batch, BatchBuilder, Entry, Observed, Step, Sweep};
 use crate::domain::catalog::{Catalog, Column, Table};
 use crate::domain::change::{Change, IfMissing, Operation};
 use crate::domain::checkpoint::{Position, TopicPartition};
@@ -363,10 +363,13 @@ pub(super) fn visible(nth: i64, number: i64) -> RowLookup {
     RowLookup::Visible { values: change.values, version: change.version }
 }
 
-/// A change; a snapshot that is swept stands for the sweep.
+/// A change; a snapshot that is swept stands for the sweep, an incomplete one for that of one.
 fn push(builder: &mut BatchBuilder, catalog: &Catalog, change: &Change) {
     match change.operation {
-        Operation::Snapshot(Phase::Swept) => builder.push_sweep(change.table, change.topic, change.version),
+        Operation::Snapshot(phase @ (Phase::Swept | Phase::Incomplete)) => {
+            let sweep = Sweep { begin: change.version, is_whole: phase == Phase::Swept };
+            builder.push_sweep(change.table, change.topic, sweep);
+        }
         _ => builder.push(catalog, change.clone()),
     }
 }

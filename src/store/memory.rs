@@ -13,7 +13,7 @@ use super::{
     Applied, BatchLimits, Completion, Figures, Letter, LetterPage, LetterQuery, LossLimit, Maintenance,
     PositionStatus, Reader, RowLookup, Status, Store, StoreError, Swept, TableStatus,
 };
-use crate::domain::batch::{AfterGap, Batch, Entry, Observed, Step};
+use crate::domain::batch::{AfterGap, Batch, Entry, Observed, Step, Sweep};
 use crate::domain::catalog::{Catalog, Table};
 use crate::domain::change::IfMissing;
 use crate::domain::checkpoint::{Checkpoint, TopicPartition};
@@ -278,8 +278,8 @@ impl Replica {
                 continue;
             }
             let shape = &catalog.tables[entry.table];
-            if let Step::Sweep { begin } = entry.step {
-                match self.sweep(shape, entry.table, begin) {
+            if let Step::Sweep(sweep) = entry.step {
+                match self.sweep(shape, entry.table, sweep) {
                     Some(swept) => applied.swept.push(swept),
                     None => applied.stale.push(index),
                 }
@@ -428,11 +428,11 @@ impl Replica {
                     _ => Outcome::Ignored,
                 }
             }
-            Step::Carry { from, to, version } => {
-                let from = table.state(shape, from);
-                let Some(incoming) = from.carried(shape, to, *version) else { return Outcome::Stale };
+            Step::Carry(carry) => {
+                let from = table.state(shape, &carry.from);
+                let Some(incoming) = from.carried(shape, carry) else { return Outcome::Stale };
                 let incoming = table.cut(shape, &incoming);
-                let mut state = table.state(shape, to);
+                let mut state = table.state(shape, &carry.to);
                 if !state.absorb(shape, incoming) {
                     return Outcome::Stale;
                 }
@@ -445,7 +445,7 @@ impl Replica {
                 self.checkpoint.snapshots.insert(entry.table, snapshot);
                 Outcome::Changed
             }
-            Step::Sweep { .. } | Step::Shelved { .. } => Outcome::Stale,
+            Step::Sweep(_) | Step::Shelved { .. } => Outcome::Stale,
             Step::Tombstone { values, at } => {
                 let mut state = table.state(shape, values);
                 if !state.bury(shape, *at) {
@@ -479,7 +479,8 @@ impl Replica {
         Ok(())
     }
 
-    fn sweep(&mut self, shape: &Table, index: usize, begin: Version) -> Option<Swept> {
+    fn sweep(&mut self, shape: &Table, index: usize, sweep: Sweep) -> Option<Swept> {
+        let begin = sweep.begin;
         let snapshot = self.checkpoint.snapshots.get_mut(&index)?;
         if *snapshot != (Snapshot { begin, phase: Phase::Listed }) {
             return None;
@@ -488,12 +489,11 @@ impl Replica {
         let shown = || rows.values().filter(|row| row.state.is_visible(shape));
         let all = shown().count() as i64;
         let ghosts = shown().filter(|row| row.state.version < Some(begin)).count() as i64;
-        let refused = rules::is_suspicious_loss(LossLimit::default(), all - ghosts, all);
-        snapshot.phase = if refused { Phase::Refused } else { Phase::Swept };
-        if !refused {
+        snapshot.phase = rules::after_sweep(sweep, LossLimit::default(), ghosts, all);
+        if snapshot.phase == Phase::Swept {
             rows.retain(|_, row| row.state.version.is_none_or(|version| version >= begin));
         }
-        Some(Swept { table: index, rows: ghosts as u64, refused })
+        Some(Swept { table: index, rows: ghosts as u64, snapshot: *snapshot })
     }
 }
 

@@ -35,6 +35,7 @@ use crate::domain::dead_letter::{DeadLetter, Kept};
 use crate::domain::retry::RetryReason;
 use crate::domain::row::RowState;
 use crate::domain::shelf::Shelf;
+use crate::domain::snapshot::Snapshot;
 use crate::domain::state::State;
 use crate::domain::value::Value;
 use crate::domain::version::{Version, VersionKind};
@@ -229,8 +230,8 @@ pub struct Applied {
 pub struct Swept {
     pub table: usize,
     pub rows: u64,
-    /// They stay: it would be a suspicious loss.
-    pub refused: bool,
+    /// It is in phase `Swept`, or one that says why they stay.
+    pub snapshot: Snapshot,
 }
 
 /// What a batch did to dead letters that were kept before it.

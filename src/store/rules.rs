@@ -3,12 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{LossLimit, StopCode, StoreError};
+use crate::domain::batch::Sweep;
 use crate::domain::catalog::{Catalog, Table};
 use crate::domain::checkpoint::{Position, TopicPartition};
 use crate::domain::dead_letter::{DeadLetter, Origin, Reason, Rejection};
 use crate::domain::freshness::worst;
 use crate::domain::retry::RetryReason;
 use crate::domain::row::RowState;
+use crate::domain::snapshot::Phase;
 use crate::domain::value::Value;
 use crate::domain::version::Version;
 
@@ -272,6 +274,17 @@ impl Floors {
 /// Whether a table of a new generation has lost more rows than is usual.
 pub(super) fn is_suspicious_loss(limit: LossLimit, new: i64, old: i64) -> bool {
     old >= limit.min_rows && ((old - new) as f64) > old as f64 * limit.max_share
+}
+
+/// What becomes of a snapshot that does not list so many of the rows that are there.
+pub(super) fn after_sweep(sweep: Sweep, limit: LossLimit, unlisted: i64, all: i64) -> Phase {
+    if unlisted > 0 && !sweep.is_whole {
+        Phase::Incomplete
+    } else if is_suspicious_loss(limit, all - unlisted, all) {
+        Phase::Refused
+    } else {
+        Phase::Swept
+    }
 }
 
 /// ms since 1970 as RFC 3339 in UTC.

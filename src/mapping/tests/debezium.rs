@@ -355,7 +355,7 @@ fn a_row_whose_key_changes_is_carried_over() {
     let key = r#"{"id":31}"#;
     assert_eq!(feed.record(key, &envelope("d", FILLER, "null", FIRST)), Outcome::Changes);
     let [carry, delete] = &feed.changes[..] else { panic!("{:?}", feed.changes) };
-    assert_eq!(carry.operation, Operation::Carry);
+    assert_eq!(carry.operation, Operation::Carry { read_before_ms: 1 - 60_000 });
     assert_eq!((&carry.from[0], &carry.values[0]), (&int(31), &int(32)));
     assert_eq!((delete.operation, &delete.values[0]), (Operation::Delete, &int(31)));
     // Whatever the row of the new key says itself is newer.

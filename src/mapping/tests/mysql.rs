@@ -171,7 +171,14 @@ fn flattened_events_tell_of_snapshots_and_of_keys_that_change_where_they_are_ask
     feed.set_headers([("__debezium.newkey", r#"{"id":2}"#)]);
     let gone = r#"{"id":1,"name":"","__deleted":"true","__source_sequence":"[\"9\",\"10\"]"}"#;
     assert_eq!(feed.record(r#"{"id":1}"#, gone), Outcome::Changes);
-    assert_eq!(feed.changes[0].operation, Operation::Carry);
+    // Nobody says when it was committed.
+    assert_eq!(feed.changes[0].operation, Operation::Carry { read_before_ms: i64::MIN });
+    let gone = gone.replace("\"name\"", "\"__source_ts_ms\":100000,\"name\"");
+    assert_eq!(feed.record(r#"{"id":1}"#, &gone), Outcome::Changes);
+    assert_eq!(feed.changes[0].operation, Operation::Carry { read_before_ms: 40_000 });
+    let read = row("incremental").replace("\"name\"", "\"__ts_ms\":7,\"name\"");
+    assert_eq!(feed.record(r#"{"id":3}"#, &read), Outcome::Changes);
+    assert_eq!(feed.changes[0].version.read_ms(), Some(7));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use tracing::{debug, warn};
 
 use super::Intake;
 use crate::domain::batch::{AfterGap, BatchBuilder};
-use crate::domain::checkpoint::{PartitionMemory, Position, TopicPartition};
+use crate::domain::checkpoint::{Position, TopicPartition};
 use crate::domain::freshness::PartitionFreshness;
 use crate::metrics::SourceErrorKind;
 use crate::pipeline::Failure;
@@ -167,7 +167,8 @@ impl Intake {
                 Gap::Recreated { topic, seen: id, .. } => self.begin_anew(*topic, id, seen, &mut after),
                 Gap::Retention { at, start, .. } => {
                     // Without an epoch: that of the last record read may have ended before the start.
-                    let position = Position { next_offset: *start, ..Position::start() };
+                    let mut position = Position { next_offset: *start, ..Position::start() };
+                    position.memory.leave_unlisted(None);
                     self.resume(*at, position, 0);
                 }
                 Gap::Truncated { at, from, .. } => {
@@ -208,7 +209,11 @@ impl Intake {
         for at in known.chain(exist.iter().copied()).collect::<BTreeSet<_>>() {
             if exist.contains(&at) {
                 let start = ends_of(seen, at).and_then(|ends| ends.log_start).unwrap_or(0);
-                self.resume(at, Position { next_offset: start, ..Position::start() }, 1);
+                let mut position = Position { next_offset: start, ..Position::start() };
+                if start > 0 {
+                    position.memory.leave_unlisted(None);
+                }
+                self.resume(at, position, 1);
             } else if self.partitions.remove(&at).is_some_and(|partition| partition.stored) {
                 after.gone.insert(at);
             }
@@ -237,7 +242,7 @@ impl Intake {
             return;
         };
         let max_timestamp_ms = partition.position.memory.max_timestamp_ms.saturating_add(newer_ms);
-        position.memory = PartitionMemory { max_timestamp_ms, after_delete: None };
+        position.memory.max_timestamp_ms = max_timestamp_ms;
         partition.position = position;
         partition.moved = true;
         partition.lost = None;

@@ -45,7 +45,7 @@ impl Intake {
     fn try_again(&mut self, found: &Found) -> Tried {
         let record = found.record.as_record(found.at, found.offset);
         // As it was when the record was first read: nothing of what came since.
-        let mut memory = PartitionMemory { max_timestamp_ms: found.order_ms, after_delete: None };
+        let mut memory = PartitionMemory { max_timestamp_ms: found.order_ms, ..PartitionMemory::default() };
         let mut entries = Vec::new();
         let translated = match self.too_large(&record) {
             Some(rejection) => mapping::Outcome::Rejected(rejection),

@@ -38,7 +38,10 @@ impl Intake {
             return Ok(());
         }
         let outcome = match too_large {
-            Some(rejection) => Outcome::Rejected(rejection),
+            Some(rejection) => {
+                partition.position.memory.leave_unlisted(None);
+                Outcome::Rejected(rejection)
+            }
             None => self.plan.translate(record, &mut partition.position.memory, &mut self.changes),
         };
         for table in self.plan.take_incomplete() {

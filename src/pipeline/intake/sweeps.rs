@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use tracing::{info, warn};
 
 use super::{Intake, Positions};
+use crate::domain::batch::Sweep;
 use crate::domain::catalog::Catalog;
 use crate::domain::change::{Change, Operation};
 use crate::domain::checkpoint::TopicPartition;
@@ -116,29 +117,40 @@ impl Intake {
     /// Has the store forget what snapshots do not list, where that is due.
     pub(super) fn sweep(&mut self) {
         for (table, begin) in self.sweeps.take_due(&self.committed) {
-            let topic = self.catalog.tables[table].topics.first().copied().unwrap_or(0);
-            self.builder.push_sweep(table, topic, begin);
+            let topics = &self.catalog.tables[table].topics;
+            let topic = topics.first().copied().unwrap_or(0);
+            let is_whole = !self.partitions.iter().any(|(at, partition)| {
+                let unlisted = partition.position.memory.unlisted;
+                topics.contains(&at.topic) && unlisted.is_some_and(|unlisted| unlisted.may_be_of(begin))
+            });
+            self.builder.push_sweep(table, topic, Sweep { begin, is_whole });
             self.news.any = true;
         }
     }
 
     /// What became of it.
     pub fn swept(&mut self, swept: &[Swept]) {
-        for Swept { table, rows, refused } in swept {
+        for Swept { table, rows, snapshot } in swept {
             let name = &self.catalog.tables[*table].name;
-            if let Some(snapshot) = self.sweeps.known.get_mut(table) {
-                snapshot.phase = if *refused { Phase::Refused } else { Phase::Swept };
-            }
-            if *refused {
-                warn!(
+            // Another one may have been heard of since.
+            self.sweeps.hear(*table, *snapshot, self.now_ms);
+            match snapshot.phase {
+                Phase::Swept => {
+                    info!(table = %name, rows, "rows that are not in the latest snapshot of the source are gone");
+                    self.context.metrics.rows_swept(*table, *rows);
+                }
+                Phase::Incomplete => warn!(
+                    table = %name,
+                    rows,
+                    "rows that are not in the latest snapshot of the source stay, because records that may be of it \
+                     could not be applied; retry the dead letters, and have the source take another snapshot"
+                ),
+                _ => warn!(
                     table = %name,
                     rows,
                     "rows that are not in the latest snapshot of the source stay, because they are suspiciously \
                      many; if they are really gone, `readside rebuild --accept-loss`"
-                );
-            } else {
-                info!(table = %name, rows, "rows that are not in the latest snapshot of the source are gone");
-                self.context.metrics.rows_swept(*table, *rows);
+                ),
             }
             self.unpublished = true;
         }
@@ -210,6 +222,20 @@ mod tests {
         sweeps.observe(&catalog, &seen(80_000, &[8, 9]));
         assert_eq!(sweeps.take_due(&positions(&[8, 9])), [(0, snapshot(1, Phase::Listed).begin)]);
         assert_eq!(sweeps.take_due(&positions(&[8, 9])), []);
+    }
+
+    #[test]
+    fn a_sweep_says_nothing_of_a_snapshot_that_has_begun_since() {
+        let catalog = catalog();
+        let mut sweeps = Sweeps::default();
+        sweeps.hear(0, snapshot(1, Phase::Listed), 0);
+        sweeps.observe(&catalog, &seen(SETTLES_MS, &[5]));
+        assert_eq!(sweeps.take_due(&positions(&[5])).len(), 1);
+        sweeps.hear(0, snapshot(2, Phase::UnderWay), SETTLES_MS);
+        sweeps.hear(0, snapshot(1, Phase::Swept), SETTLES_MS);
+        sweeps.hear(0, snapshot(2, Phase::Listed), SETTLES_MS);
+        sweeps.observe(&catalog, &seen(2 * SETTLES_MS, &[9]));
+        assert_eq!(sweeps.take_due(&positions(&[9])), [(0, snapshot(2, Phase::Listed).begin)]);
     }
 
     #[test]

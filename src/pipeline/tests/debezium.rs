@@ -24,6 +24,8 @@ tables:
 ";
 const KEYS: u64 = 6;
 const STEPS: u64 = 40;
+/// What was read by an incremental snapshot is carried over when the key changed so much later.
+const CLOCKS_MS: i64 = 60_000;
 const PLACEHOLDER: &str = "__debezium_unavailable_value";
 
 /// A value that is stored out of line.
@@ -36,6 +38,10 @@ struct Large {
     /// The key it was sent with. Should another row get that one, the replica may hear of it before what
     /// was there has moved on, and does not know it either: that counts as a second move.
     sent_with: i64,
+    /// When an incremental snapshot has read it last, by the connector's clock. If that may have been after
+    /// a change of the key, the replica does not carry it over: it may be the value of the row that has got
+    /// the key since.
+    read_ms: Option<i64>,
 }
 
 #[derive(Debug, Clone)]
@@ -69,6 +75,7 @@ struct Written {
 struct Transaction {
     written: Vec<Written>,
     commit: i64,
+    committed_ms: i64,
 }
 
 #[derive(Debug, Default)]
@@ -84,6 +91,9 @@ struct Database {
     /// Streamed events that the connector may send again.
     streamed: Vec<Sent>,
     values: u64,
+    now_ms: i64,
+    /// How far the connector's clock is ahead.
+    ahead_ms: i64,
 }
 
 impl Database {
@@ -94,7 +104,7 @@ impl Database {
 
     fn large(&mut self) -> Large {
         self.values += 1;
-        Large { text: Some(format!("large-{}", self.values)), moves: 0, sent_with: -1 }
+        Large { text: Some(format!("large-{}", self.values)), moves: 0, sent_with: -1, read_ms: None }
     }
 
     fn item(&mut self, random: &mut Random) -> Item {
@@ -131,6 +141,9 @@ impl Database {
                             large.sent_with = key;
                         }
                         large.moves += 1;
+                        if large.read_ms.take().is_some_and(|read_ms| read_ms + CLOCKS_MS > self.now_ms) {
+                            large.moves += 1;
+                        }
                     }
                 }
                 for large in self.rows.values_mut().flat_map(|item| [&mut item.body, &mut item.note]) {
@@ -193,6 +206,7 @@ impl Database {
         }
         for mut transaction in open {
             transaction.commit = self.next_lsn(random);
+            transaction.committed_ms = self.now_ms;
             self.pending.push_back(transaction);
         }
     }
@@ -205,7 +219,8 @@ impl Database {
             for written in transaction.written {
                 self.position = written.lsn;
                 let sequence = self.sequence(written.lsn);
-                let value = envelope(written.op, &written.after, &sequence, "false");
+                let times = [transaction.committed_ms, self.now_ms + self.ahead_ms];
+                let value = envelope(written.op, &written.after, &sequence, ("false", times));
                 let header = match (written.op, written.other) {
                     ('d', Some(other)) => {
                         vec![("__debezium.newkey".to_owned(), key_json(other).into_bytes())]
@@ -245,26 +260,36 @@ impl Database {
         self.streamed.split_off(from)
     }
 
-    /// Rows are read in between, as they are now, whatever of that was not sent yet. Only of a key that goes
-    /// from one row to another it must not be the later row that is read before: nobody could tell the two
-    /// apart.
+    /// Rows are read in between, as they are now, whatever of that was not sent yet: of a key that goes from
+    /// one row to another, perhaps the later row before.
     fn incremental(&mut self, random: &mut Random) -> Vec<Sent> {
         let sequence = self.sequence(self.position);
         let written = self.pending.iter().flat_map(|transaction| &transaction.written);
-        let moves = written.filter(|written| written.other.is_some());
-        let moving: BTreeSet<i64> =
-            moves.flat_map(|written| [written.key, written.other]).flatten().collect();
+        let left = written.filter(|written| written.op == 'd' && written.other.is_some());
+        let left: BTreeSet<i64> = left.filter_map(|written| written.key).collect();
+        let now_ms = self.now_ms + self.ahead_ms;
         let mut sent = Vec::new();
+        let mut read = BTreeSet::new();
         for (key, item) in &mut self.rows {
-            if random.below(3) == 0 || moving.contains(key) {
+            if random.below(3) == 0 {
                 continue;
             }
-            if self.pending.is_empty() {
-                (item.body.moves, item.note.moves) = (0, 0);
+            for large in [&mut item.body, &mut item.note] {
+                large.read_ms = Some(now_ms);
+                if self.pending.is_empty() {
+                    large.moves = 0;
+                }
             }
             let after = json(*key, item, [true; 2]);
-            let value = Some(envelope('r', &after, &sequence, "incremental"));
+            let value = Some(envelope('r', &after, &sequence, ("incremental", [now_ms; 2])));
             sent.push(Sent { key: Some(*key), value, headers: Vec::new() });
+            read.insert(*key);
+        }
+        for large in self.rows.values_mut().flat_map(|item| [&mut item.body, &mut item.note]) {
+            let key = large.sent_with;
+            if large.moves > 0 && left.contains(&key) && read.contains(&key) {
+                large.moves += 1;
+            }
         }
         sent
     }
@@ -291,9 +316,12 @@ impl Database {
                 0 => ["first", "first_in_data_collection"][random.below(2) as usize],
                 _ => "true",
             };
-            (item.body.moves, item.note.moves) = (0, 0);
+            for large in [&mut item.body, &mut item.note] {
+                (large.moves, large.read_ms) = (0, None);
+            }
             let after = json(*key, item, [true; 2]);
-            let value = envelope('r', &after, &format!(r#"[null,\"{lsn}\"]"#), mark);
+            let times = [self.now_ms; 2];
+            let value = envelope('r', &after, &format!(r#"[null,\"{lsn}\"]"#), (mark, times));
             sent.push(Sent { key: Some(*key), value: Some(value), headers: Vec::new() });
         }
         if !whole {
@@ -317,9 +345,10 @@ fn json(key: i64, item: &Item, whole: [bool; 2]) -> String {
     format!(r#"{{"id":{key},"n":{},"body":{body},"note":{note}}}"#, item.n)
 }
 
-fn envelope(op: char, after: &str, sequence: &str, snapshot: &str) -> String {
+fn envelope(op: char, after: &str, sequence: &str, (snapshot, times): (&str, [i64; 2])) -> String {
+    let [at_source, at_connector] = times;
     format!(
-        r#"{{"before":null,"after":{after},"source":{{"snapshot":"{snapshot}","sequence":"{sequence}"}},"op":"{op}","ts_ms":1}}"#
+        r#"{{"before":null,"after":{after},"source":{{"ts_ms":{at_source},"snapshot":"{snapshot}","sequence":"{sequence}"}},"op":"{op}","ts_ms":{at_connector}}}"#
     )
 }
 
@@ -373,6 +402,7 @@ impl<S: Store + 'static> Run<'_, S> {
     fn step(&mut self) {
         self.shared.advance_clock(self.random.below(1_500) as i64);
         let random = &mut self.random;
+        self.database.now_ms += random.below(30_000) as i64;
         let sent = match random.below(24) {
             0..=5 => {
                 self.database.transactions(random);
@@ -467,7 +497,8 @@ fn replicate<S: Store + 'static>(seed: u64, open: &dyn Fn() -> S, reader: &dyn R
     let mut random = Random(seed);
     let partitions = 1 + random.below(4) as i32;
     (0..partitions).for_each(|partition| shared.world().add_partition(at(0, partition)));
-    let database = Database::default();
+    let ahead_ms = random.below(60_000) as i64 - 30_000;
+    let database = Database { now_ms: 1_700_000_000_000, ahead_ms, ..Database::default() };
     let mut run = Run { random, database, shared, partitions, open, daemon: None, history: Vec::new() };
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         for _ in 0..run.random.below(4) {

@@ -748,12 +748,17 @@ fn states_follow_from_what_is_stored(bench: &impl Bench) {
 
 fn what_was_stored_is_there_after_opening_again(bench: &impl Bench) {
     use crate::domain::checkpoint::{AfterDelete, PartitionMemory};
+    use crate::domain::snapshot::Unlisted;
     let mut store = bench.open();
     let after_delete = AfterDelete { key: vec![0, 1, 255], version: version(7, 1, 3) };
     let to = Position {
         next_offset: 42,
         leader_epoch: 3,
-        memory: PartitionMemory { max_timestamp_ms: NOW_MS, after_delete: Some(after_delete) },
+        memory: PartitionMemory {
+            max_timestamp_ms: NOW_MS,
+            after_delete: Some(after_delete),
+            unlisted: Some(Unlisted::UpTo(version(6, 0, 0).first_of_its_kind())),
+        },
     };
     let mut batch = batch([upsert(1, 10)]);
     batch.advances.insert(AT, Advance { from: None, to });
@@ -771,6 +776,12 @@ fn what_was_stored_is_there_after_opening_again(bench: &impl Bench) {
     assert_eq!(after.2.tables[0].lag_records, Some(8));
     assert_eq!(after.2.lag_records, None, "nothing is known of the other topic");
     assert_eq!(look(bench, 1), visible(1, 10));
+    let memory = PartitionMemory { unlisted: Some(Unlisted::Unknown), ..PartitionMemory::default() };
+    let to = Position { next_offset: 43, leader_epoch: 3, memory };
+    let advances = [(AT, Advance { from: Some(42), to: to.clone() })].into();
+    store.apply(&Batch { advances, ..super::batch([upsert(1, 11)]) }).unwrap();
+    drop(store);
+    assert_eq!(bench.open().checkpoint().unwrap().positions[&AT], to);
 }
 
 fn a_first_copy_is_completed_once_and_is_generation_one(bench: &impl Bench) {

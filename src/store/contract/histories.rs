@@ -93,10 +93,11 @@ impl Event {
             21..=24 => (Operation::Delete, key),
             25..=30 => (Operation::Tombstone, key),
             31 => (Operation::Truncate, vec![]),
-            32 | 33 => (Operation::Carry, key),
+            32 | 33 => (Operation::Carry { read_before_ms: self.number }, key),
             34 => (Operation::Snapshot(Phase::UnderWay), vec![]),
             35 => (Operation::Snapshot(Phase::Listed), vec![]),
-            // Stands for a sweep, which is no change.
+            // Stand for sweeps, which are no changes.
+            36 => (Operation::Snapshot(Phase::Incomplete), vec![]),
             _ => (Operation::Snapshot(Phase::Swept), vec![]),
         };
         Change { table: self.table, topic: 0, operation, values, from, version }
@@ -395,7 +396,7 @@ proptest! {
             let batch = seal(folded(&catalog, changes), nth);
             let events: u64 = batch.entries.iter().map(Entry::event_count).sum();
             let silent = |change: &&Change| {
-                matches!(change.operation, Operation::Carry | Operation::Snapshot(_))
+                matches!(change.operation, Operation::Carry { .. } | Operation::Snapshot(_))
             };
             prop_assert_eq!(events as usize, changes.len() - changes.iter().filter(silent).count());
             let plain = Batch { entries, ..seal(BatchBuilder::default(), nth) };

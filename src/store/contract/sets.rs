@@ -13,6 +13,7 @@ contract! {
     a_key_change_carries_what_the_new_row_leaves_out,
     a_snapshot_sent_again_takes_what_it_does_not_list,
     a_sweep_that_takes_suspiciously_much_is_refused,
+    a_snapshot_that_is_not_whole_takes_nothing,
 }
 
 /// The table with prefixes of one and of two columns.
@@ -170,7 +171,7 @@ fn marks_of_prefixes_go_when_they_are_old(bench: &impl Bench) {
 fn a_key_change_carries_what_the_new_row_leaves_out(bench: &impl Bench) {
     let mut store = bench.open();
     let carry = |from: i64, to: i64, number: i64| Change {
-        operation: Operation::Carry,
+        operation: Operation::Carry { read_before_ms: i64::MAX },
         from: key_row(&catalog().tables[0], from),
         version: version(number, 0, number).just_before(),
         ..delete(to, number)
@@ -197,6 +198,10 @@ fn heard(number: i64, phase: Phase) -> Change {
     Change { operation: Operation::Snapshot(phase), values: vec![], version, ..upsert(0, 0) }
 }
 
+fn swept(rows: u64, number: i64, phase: Phase) -> Swept {
+    Swept { table: 0, rows, snapshot: Snapshot { begin: heard(number, phase).version, phase } }
+}
+
 fn a_snapshot_sent_again_takes_what_it_does_not_list(bench: &impl Bench) {
     let mut store = bench.open();
     let held = patch(5, 11, 0b0100, IfMissing::Hold);
@@ -216,7 +221,7 @@ fn a_snapshot_sent_again_takes_what_it_does_not_list(bench: &impl Bench) {
     let mut store = bench.open();
     assert_eq!(store.checkpoint().unwrap().snapshots, snapshots);
     let applied = store.apply(&of([upsert(6, 15), sweep(), upsert(7, 16)])).unwrap();
-    assert_eq!(applied.swept, [Swept { table: 0, rows: 2, refused: false }]);
+    assert_eq!(applied.swept, [swept(2, 20, Phase::Swept)]);
     assert_eq!((look(bench, 1), look(bench, 6)), (RowLookup::Missing, RowLookup::Missing));
     assert_eq!(
         (look(bench, 2), look(bench, 3), look(bench, 7)),
@@ -236,18 +241,35 @@ fn a_sweep_that_takes_suspiciously_much_is_refused(bench: &impl Bench) {
     let mut store = bench.open();
     store.apply(&of((0..200).map(|nth| upsert(nth, 10)))).unwrap();
     // One in ten may go.
-    for (number, listed, refused) in [(20, 179, true), (40, 180, false)] {
+    for (number, listed, expected) in [(20, 179, Phase::Refused), (40, 180, Phase::Swept)] {
         let rows = (0..listed).map(|nth| upsert(nth, number));
         store.apply(&of(rows.chain([heard(number, Phase::Listed)]))).unwrap();
-        let swept = store.apply(&of([heard(number, Phase::Swept)])).unwrap().swept;
-        let rows = if refused { 21 } else { 20 };
-        assert_eq!(swept, [Swept { table: 0, rows, refused }]);
-        let expected = if refused { Phase::Refused } else { Phase::Swept };
+        let applied = store.apply(&of([heard(number, Phase::Swept)])).unwrap();
+        assert_eq!(applied.swept, [swept(200 - listed as u64, number, expected)]);
+        let left = if expected == Phase::Swept { 180 } else { 200 };
         assert_eq!(store.checkpoint().unwrap().snapshots[&0].phase, expected);
-        assert_eq!(store.figures().rows[0], if refused { 200 } else { 180 });
+        assert_eq!(store.figures().rows[0], left);
         drop(store);
         store = bench.open();
         assert_eq!(store.checkpoint().unwrap().snapshots[&0].phase, expected);
-        assert_eq!(store.figures().rows[0], if refused { 200 } else { 180 });
+        assert_eq!(store.figures().rows[0], left);
+    }
+}
+
+fn a_snapshot_that_is_not_whole_takes_nothing(bench: &impl Bench) {
+    let mut store = bench.open();
+    store.apply(&batch([upsert(1, 10), upsert(2, 10), patch(5, 11, 0b0100, IfMissing::Hold)])).unwrap();
+    for (number, rows, expected) in [(20, 1, Phase::Incomplete), (30, 0, Phase::Swept)] {
+        let listed = (1..=2 - rows).map(|nth| upsert(nth, number));
+        store.apply(&of(listed.chain([heard(number, Phase::Listed)]))).unwrap();
+        let applied = store.apply(&of([heard(number, Phase::Incomplete)])).unwrap();
+        assert_eq!(applied.swept, [swept(rows as u64, number, expected)]);
+        assert_eq!(store.figures().rows[0], 2);
+        // It is decided.
+        assert_eq!(store.apply(&of([heard(number, Phase::Swept)])).unwrap().stale, [0]);
+        drop(store);
+        store = bench.open();
+        assert_eq!(store.checkpoint().unwrap().snapshots[&0].phase, expected);
+        assert_eq!(store.figures().rows[0], 2);
     }
 }

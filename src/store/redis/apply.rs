@@ -116,7 +116,7 @@ impl RedisStore {
     ) -> Result<SweptEntry, StoreError> {
         let entry = &batch.entries[nth];
         let swept = match entry.step {
-            Change::Sweep { begin } => self.sweep_ghosts(entry.table, begin, pulse)?,
+            Change::Sweep(sweep) => self.sweep_ghosts(entry.table, sweep, pulse)?,
             _ => None,
         };
         Ok((nth, swept))

@@ -12,6 +12,7 @@ use super::cut::ROWS_AT_ONCE;
 use super::known::{Known, Wanted};
 use super::pulse::Pulse;
 use super::settings::RowEncoding;
+use crate::domain::batch::Sweep;
 use crate::domain::row::RowState;
 use crate::domain::snapshot::{Phase, Snapshot};
 use crate::domain::value::Value;
@@ -24,9 +25,10 @@ impl RedisStore {
     pub(super) fn sweep_ghosts(
         &mut self,
         table: usize,
-        begin: Version,
+        sweep: Sweep,
         pulse: &mut Pulse<'_>,
     ) -> Result<Option<Swept>, StoreError> {
+        let begin = sweep.begin;
         let ledger = &self.known_ledger()?.tables[table];
         if ledger.snapshot != Some(Snapshot { begin, phase: Phase::Listed }) {
             return Ok(None);
@@ -49,12 +51,12 @@ impl RedisStore {
             }
             cursor = next;
         }
-        let refused = is_suspicious(rows);
-        if !refused {
+        let phase = rules::after_sweep(sweep, loss, rows as i64, all);
+        if phase == Phase::Swept {
             self.forget_older(table, begin, pulse)?;
             self.forget_held(table, begin, pulse)?;
         }
-        Ok(Some(Swept { table, rows, refused }))
+        Ok(Some(Swept { table, rows, snapshot: Snapshot { begin, phase } }))
     }
 
     /// Keys of some visible rows that are older, and where to go on.

@@ -10,7 +10,7 @@ use crate::domain::batch::{Entry, Step as Change};
 use crate::domain::catalog::{Catalog, Table};
 use crate::domain::change::IfMissing;
 use crate::domain::row::RowState;
-use crate::domain::snapshot::{Phase, Snapshot};
+use crate::domain::snapshot::Snapshot;
 use crate::domain::value::Value;
 use crate::domain::version::Version;
 use crate::store::Swept;
@@ -56,9 +56,9 @@ impl<'j> Joining<'j> {
                 Some(place) if self.known[place].state.bury(shape, *at) => Outcome::Changed,
                 _ => Outcome::Stale,
             },
-            Change::Carry { from, to, version } => {
-                let from = self.find(table, from);
-                match from.and_then(|place| self.known[place].state.carried(shape, to, *version)) {
+            Change::Carry(carry) => {
+                let from = self.find(table, &carry.from);
+                match from.and_then(|place| self.known[place].state.carried(shape, carry)) {
                     Some(carried) => self.absorb(table, &carried),
                     None => Outcome::Stale,
                 }
@@ -72,15 +72,13 @@ impl<'j> Joining<'j> {
                 }
             },
             // What is done is done before this, and rows are not put aside.
-            Change::Sweep { .. } | Change::Shelved { .. } => Outcome::Stale,
+            Change::Sweep(_) | Change::Shelved { .. } => Outcome::Stale,
         }
     }
 
     /// A sweep that was done before this.
     pub fn swept(&mut self, swept: &Swept) {
-        if let Some(snapshot) = &mut self.tables[swept.table].snapshot {
-            snapshot.phase = if swept.refused { Phase::Refused } else { Phase::Swept };
-        }
+        self.tables[swept.table].snapshot = Some(swept.snapshot);
     }
 
     fn find(&self, table: usize, values: &[Value]) -> Option<usize> {

@@ -12,7 +12,7 @@ use super::link::Link;
 use super::names::{Names, from_hex, to_hex};
 use crate::domain::catalog::{Catalog, Table};
 use crate::domain::checkpoint::{AfterDelete, PartitionMemory, Position, TopicPartition};
-use crate::domain::snapshot::{Phase, Snapshot};
+use crate::domain::snapshot::{Phase, Snapshot, Unlisted};
 use crate::domain::state::{Facts, State, believable, state};
 use crate::domain::version::Version;
 use crate::store::rules::{Log, Place, Standing};
@@ -117,6 +117,8 @@ struct Partition {
     after_delete_key: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     after_delete_version: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unlisted: Option<String>,
     end_offset: Option<i64>,
     fresh_as_of_ms: Option<i64>,
 }
@@ -235,7 +237,12 @@ impl Ledger {
                 }),
                 _ => None,
             };
-            let memory = PartitionMemory { max_timestamp_ms: stored.max_timestamp_ms, after_delete };
+            let unlisted = match stored.unlisted {
+                Some(hex) => Some(Unlisted::from_bytes(&from_hex(hex.as_bytes())?)?),
+                None => None,
+            };
+            let memory =
+                PartitionMemory { max_timestamp_ms: stored.max_timestamp_ms, after_delete, unlisted };
             self.positions.insert(at, Position { next_offset, leader_epoch: stored.leader_epoch, memory });
         }
         Some(())
@@ -250,6 +257,7 @@ impl Ledger {
             max_timestamp_ms: position.memory.max_timestamp_ms,
             after_delete_key: after.map(|after| BASE64.encode(&after.key)),
             after_delete_version: after.map(|after| to_hex(after.version.as_bytes())),
+            unlisted: position.memory.unlisted.as_ref().map(|unlisted| to_hex(unlisted.as_bytes())),
             end_offset: self.end_offsets.get(&at).copied(),
             fresh_as_of_ms: self.fresh_as_of_ms.get(&at).copied(),
         };

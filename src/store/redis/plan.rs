@@ -12,7 +12,7 @@ use super::known::Wanted;
 use super::ledger::{Ledger, TableLedger};
 use super::names::{Listed, key_text, prefix_text};
 use super::step::{WholeRow, WholeRows};
-use crate::domain::batch::{Batch, Entry, Step as Change};
+use crate::domain::batch::{Batch, Carry, Entry, Step as Change};
 use crate::domain::value::Value;
 use crate::store::StoreError;
 
@@ -82,10 +82,8 @@ fn rows_of(entry: &Entry) -> impl Iterator<Item = &[Value]> {
     let (one, other): (Option<&[Value]>, Option<&[Value]>) = match &entry.step {
         Change::Row(row) | Change::PatchIfPresent { patch: row, .. } => (Some(&row.values), None),
         Change::Tombstone { values, .. } => (Some(values), None),
-        Change::Carry { from, to, .. } => (Some(from), Some(to)),
-        Change::Cut { .. } | Change::Snapshot(_) | Change::Sweep { .. } | Change::Shelved { .. } => {
-            (None, None)
-        }
+        Change::Carry(Carry { from, to, .. }) => (Some(from), Some(to)),
+        Change::Cut { .. } | Change::Snapshot(_) | Change::Sweep(_) | Change::Shelved { .. } => (None, None),
     };
     one.into_iter().chain(other)
 }
@@ -105,7 +103,7 @@ impl RedisStore {
         let mut seen = BTreeSet::new();
         for (nth, entry) in batch.entries.iter().enumerate().skip(first) {
             match &entry.step {
-                Change::Sweep { .. } if nth > first || !swept => (end, then) = (nth, Then::Sweep(nth)),
+                Change::Sweep(_) if nth > first || !swept => (end, then) = (nth, Then::Sweep(nth)),
                 Change::Cut { prefix, .. } if prefix.is_empty() => (end, then) = (nth, Then::Cut(nth)),
                 Change::Cut { prefix, .. } => {
                     let shape = &self.catalog.tables[entry.table];

@@ -18,6 +18,7 @@ use crate::domain::checkpoint::{AfterDelete, Checkpoint, PartitionMemory, Positi
 use crate::domain::event_ids::{EventId, NewEventIds};
 use crate::domain::packed::PackedRow;
 use crate::domain::shelf::ShelvedRow;
+use crate::domain::snapshot::Unlisted;
 use crate::domain::version::Version;
 use crate::store::rules::Floors;
 use crate::store::{Applied, LossLimit, StoreError, Swept, rules};
@@ -93,7 +94,7 @@ impl SqliteStore {
         };
         let mut statement = self.conn.prepare_cached(
             "SELECT topic, \"partition\", next_offset, leader_epoch, max_timestamp_ms, after_delete_key, \
-             after_delete_version, fresh_as_of_ms FROM _readside_meta_partitions WHERE generation = ?1",
+             after_delete_version, fresh_as_of_ms, unlisted FROM _readside_meta_partitions WHERE generation = ?1",
         )?;
         let mut rows = statement.query([self.generation])?;
         while let Some(row) = rows.next()? {
@@ -108,7 +109,9 @@ impl SqliteStore {
                 (Some(key), Some(version)) => Some(AfterDelete { key, version }),
                 _ => None,
             };
-            let memory = PartitionMemory { max_timestamp_ms: row.get(4)?, after_delete };
+            let unlisted: Option<Vec<u8>> = row.get(8)?;
+            let unlisted = unlisted.as_deref().and_then(Unlisted::from_bytes);
+            let memory = PartitionMemory { max_timestamp_ms: row.get(4)?, after_delete, unlisted };
             checkpoint.positions.insert(at, Position { next_offset, leader_epoch: row.get(3)?, memory });
         }
         checkpoint.event_ids = self.read_event_ids()?;
@@ -246,8 +249,8 @@ impl<'a> Work<'a> {
                 Outcome::Changed => {}
                 Outcome::Stale => applied.stale.push(index),
                 Outcome::Ignored => applied.missing_row.push(index),
-                Outcome::Swept { rows, refused } => {
-                    applied.swept.push(Swept { table: entry.table, rows, refused });
+                Outcome::Swept { rows, snapshot } => {
+                    applied.swept.push(Swept { table: entry.table, rows, snapshot });
                 }
                 Outcome::MissingRow(version) => {
                     applied.dead_letters.push(rules::missing_row(entry.table, shape, version, now_ms));
@@ -369,11 +372,12 @@ impl<'a> Work<'a> {
             .conn
             .prepare_cached(
                 "INSERT INTO _readside_meta_partitions (generation, topic, \"partition\", next_offset, leader_epoch, \
-                 max_timestamp_ms, after_delete_key, after_delete_version) \
-                 SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8 WHERE ?9 IS NULL OR EXISTS (SELECT 1 FROM \
+                 max_timestamp_ms, after_delete_key, after_delete_version, unlisted) \
+                 SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?10 WHERE ?9 IS NULL OR EXISTS (SELECT 1 FROM \
                  _readside_meta_partitions WHERE generation = ?1 AND topic = ?2 AND \"partition\" = ?3) \
                  ON CONFLICT (generation, topic, \"partition\") DO UPDATE SET next_offset = ?4, leader_epoch = ?5, \
-                 max_timestamp_ms = ?6, after_delete_key = ?7, after_delete_version = ?8 WHERE next_offset IS ?9",
+                 max_timestamp_ms = ?6, after_delete_key = ?7, after_delete_version = ?8, unlisted = ?10 \
+                 WHERE next_offset IS ?9",
             )?
             .execute(params![
                 self.generation,
@@ -385,6 +389,7 @@ impl<'a> Work<'a> {
                 after.map(|after| &after.key),
                 after.map(|after| after.version.as_bytes()),
                 advance.from,
+                memory.unlisted.as_ref().map(Unlisted::as_bytes),
             ])?;
         if changed == 1 {
             return Ok(());

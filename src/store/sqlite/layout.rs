@@ -9,7 +9,7 @@ use crate::domain::value::ColumnType;
 /// `PRAGMA application_id`: "rdsd".
 pub(super) const APPLICATION_ID: i32 = 0x7264_7364;
 /// `PRAGMA user_version`.
-pub(super) const LAYOUT: i32 = 5;
+pub(super) const LAYOUT: i32 = 6;
 /// The number of the first copy; each rebuild takes the next one, and none is used again.
 pub(super) const FIRST: i64 = 1;
 
@@ -75,6 +75,7 @@ CREATE TABLE _readside_meta_partitions (
   max_timestamp_ms INTEGER NOT NULL DEFAULT 0,
   after_delete_key BLOB,
   after_delete_version BLOB,
+  unlisted BLOB,
   end_offset INTEGER,
   fresh_as_of_ms INTEGER,
   PRIMARY KEY (generation, topic, \"partition\")

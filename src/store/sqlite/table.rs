@@ -11,7 +11,7 @@ use super::TableMemory;
 use super::direct::{Direct, TOGETHER};
 use super::error::damaged;
 use super::layout::{STATEMENTS, Sql, TableSql};
-use crate::domain::batch::Step;
+use crate::domain::batch::{Step, Sweep};
 use crate::domain::catalog::Table;
 use crate::domain::change::IfMissing;
 use crate::domain::packed::{PackedRow, PackedValue};
@@ -32,10 +32,10 @@ pub(super) enum Outcome {
     Ignored,
     /// A patch whose row is not there, and that may not.
     MissingRow(Version),
-    /// So many rows were swept, or were not because they are too many.
+    /// So many rows were swept, or stay for a reason.
     Swept {
         rows: u64,
-        refused: bool,
+        snapshot: Snapshot,
     },
 }
 
@@ -86,12 +86,10 @@ impl<'c> TableWriter<'c> {
             Step::PatchIfPresent { patch, if_missing } => self.patch(memory, patch, *if_missing),
             Step::Tombstone { values, at } => self.bury(memory, values, *at),
             Step::Cut { prefix, version } => self.cut_away(memory, prefix, *version),
-            Step::Carry { from, to, version } => {
-                match self.load(memory, from)?.0.carried(self.shape, to, *version) {
-                    Some(carried) => self.join(memory, carried),
-                    None => Ok(Outcome::Stale),
-                }
-            }
+            Step::Carry(carry) => match self.load(memory, &carry.from)?.0.carried(self.shape, carry) {
+                Some(carried) => self.join(memory, carried),
+                None => Ok(Outcome::Stale),
+            },
             Step::Snapshot(heard) => Ok(match Snapshot::after(memory.snapshot, *heard) {
                 Some(snapshot) => {
                     memory.snapshot = Some(snapshot);
@@ -99,7 +97,7 @@ impl<'c> TableWriter<'c> {
                 }
                 None => Outcome::Stale,
             }),
-            Step::Sweep { begin } => self.sweep(memory, *begin),
+            Step::Sweep(sweep) => self.sweep(memory, *sweep),
             // Of several tables.
             Step::Shelved { .. } => Ok(Outcome::Stale),
         }
@@ -301,7 +299,8 @@ impl<'c> TableWriter<'c> {
         Ok(Outcome::Changed)
     }
 
-    fn sweep(&mut self, memory: &mut TableMemory, begin: Version) -> Result<Outcome, StoreError> {
+    fn sweep(&mut self, memory: &mut TableMemory, sweep: Sweep) -> Result<Outcome, StoreError> {
+        let begin = sweep.begin;
         let Some(snapshot) = memory.snapshot.as_mut() else { return Ok(Outcome::Stale) };
         if *snapshot != (Snapshot { begin, phase: Phase::Listed }) {
             return Ok(Outcome::Stale);
@@ -309,11 +308,9 @@ impl<'c> TableWriter<'c> {
         let statement = self.statement(Sql::CountOlder)?;
         statement.raw_bind_parameter(1, begin.as_bytes())?;
         let ghosts: i64 = statement.raw_query().next()?.map_or(Ok(0), |row| row.get(0))?;
-        let refused = rules::is_suspicious_loss(self.loss, memory.rows - ghosts, memory.rows);
-        if refused {
-            snapshot.phase = Phase::Refused;
-        } else {
-            snapshot.phase = Phase::Swept;
+        let phase = rules::after_sweep(sweep, self.loss, ghosts, memory.rows);
+        snapshot.phase = phase;
+        if phase == Phase::Swept {
             for (sql, count) in [(Sql::DropOlder, &mut memory.rows), (Sql::DropOlderHidden, &mut memory.held)]
             {
                 let statement = self.statement(sql)?;
@@ -321,7 +318,7 @@ impl<'c> TableWriter<'c> {
                 *count -= statement.raw_execute()? as i64;
             }
         }
-        Ok(Outcome::Swept { rows: ghosts.max(0) as u64, refused })
+        Ok(Outcome::Swept { rows: ghosts.max(0) as u64, snapshot: Snapshot { begin, phase } })
     }
 
     /// The guard in full: join with what is there, and keep the result where it belongs.

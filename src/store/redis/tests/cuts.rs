@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 
 use super::proxy::Proxy;
 use super::*;
-use crate::domain::batch::BatchBuilder;
+use crate::domain::batch::{BatchBuilder, Sweep};
 use crate::domain::catalog::Catalog;
 use crate::domain::change::{Change, Cleared, Operation};
 use crate::domain::snapshot::Phase;
@@ -49,7 +49,8 @@ fn of(catalog: &Catalog, changes: impl IntoIterator<Item = Change>) -> Batch {
     for change in changes {
         match change.operation {
             Operation::Snapshot(Phase::Swept) => {
-                builder.push_sweep(change.table, change.topic, change.version)
+                let sweep = Sweep { begin: change.version, is_whole: true };
+                builder.push_sweep(change.table, change.topic, sweep)
             }
             _ => builder.push(catalog, change),
         }
