@@ -27,7 +27,7 @@ use crate::pipeline::rebuild::{RebuildDesk, Running};
 use crate::pipeline::{Clock, Ended, Failure};
 use crate::store::{Next, Rebuild, Replica, Store};
 
-const ROUND: Duration = Duration::from_millis(50);
+const ROUND: Duration = Duration::from_millis(200);
 /// Between two attempts to find out what the log holds, or to begin a rebuild that is needed.
 const AGAIN: Duration = Duration::from_secs(10);
 

@@ -46,7 +46,7 @@ const IN_FLIGHT_MAX: usize = 2;
 /// Records of one poll.
 const POLL_RECORDS_MAX: usize = 1024;
 /// Wait for records when there is nothing to write: bounds the delay of everything else in the loop.
-const IDLE_WAIT: Duration = Duration::from_millis(100);
+const IDLE_WAIT: Duration = Duration::from_millis(250);
 /// Wait for records while a batch waits for the writer.
 const BUSY_WAIT: Duration = Duration::from_millis(1);
 /// Wait for the writer when nothing more fits.

@@ -1,7 +1,9 @@
-//! docs/RELIABILITY.md names a test for every fault: each of them is there.
+//! docs/RELIABILITY.md names a test for every fault, and `make mutants` takes its faults from patches:
+//! each of the tests is there, and each of the patches applies.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(dir).unwrap() {
@@ -50,4 +52,24 @@ fn every_test_that_the_table_names_is_there() {
     });
     let missing: Vec<_> = missing.collect();
     assert!(missing.is_empty(), "docs/RELIABILITY.md names tests that are not there: {missing:?}");
+}
+
+/// Whether a test notices them takes an hour to find out; that they are up to date, a moment.
+#[test]
+fn every_mutant_is_a_change_of_the_code_as_it_is() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut patches = 0;
+    for entry in std::fs::read_dir(root.join("tests/mutants")).unwrap() {
+        let patch = entry.unwrap().path();
+        if patch.extension().is_none_or(|extension| extension != "patch") {
+            continue;
+        }
+        let apply =
+            Command::new("git").args(["apply", "--check", "-C1"]).arg(&patch).current_dir(root).output();
+        let apply = apply.expect("git, with which the project came");
+        let words = String::from_utf8_lossy(&apply.stderr);
+        assert!(apply.status.success(), "{} does not apply: {words}", patch.display());
+        patches += 1;
+    }
+    assert!(patches > 30, "only {patches} patches");
 }

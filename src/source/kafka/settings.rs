@@ -40,7 +40,7 @@ const DEFAULTS: [(&str, &str); 10] = [
     ("client.id", "readside"),
     ("queued.max.messages.kbytes", "256"),
     ("fetch.message.max.bytes", "131072"),
-    ("fetch.wait.max.ms", "250"),
+    ("fetch.wait.max.ms", "500"),
     ("fetch.queue.backoff.ms", "2"),
     ("fetch.error.backoff.ms", "200"),
     ("reconnect.backoff.max.ms", "2000"),

@@ -42,6 +42,7 @@ contract! {
     states_follow_from_what_is_stored,
     what_was_stored_is_there_after_opening_again,
     a_first_copy_is_completed_once_and_is_generation_one,
+    rows_of_every_size_arrive_whole,
 }
 
 /// The first `entries` entries were stale.
@@ -796,4 +797,57 @@ fn a_first_copy_is_completed_once_and_is_generation_one(bench: &impl Bench) {
     assert!(status.tables.iter().all(|table| table.generation == 1 && !table.rebuilding));
     assert!(status.positions.iter().all(|position| position.generation == 1));
     assert_eq!(look(bench, 1), visible(1, 10));
+}
+
+/// Rows and batches whose sizes lie around those in which stores and clients cut what they write, while
+/// the copy is built and afterwards.
+fn rows_of_every_size_arrive_whole(bench: &impl Bench) {
+    const PIECE: usize = 32 << 10;
+    let mut store = bench.open();
+    let mut state = 7_u64;
+    let mut below = |n: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (state >> 33) as usize % n
+    };
+    let mut rows: BTreeMap<i64, Change> = BTreeMap::new();
+    let mut number = 0;
+    let mut apply = |store: &mut _, lengths: &[usize], below: &mut dyn FnMut(usize) -> usize| {
+        number += 1;
+        let mut changes = Vec::new();
+        for (place, length) in lengths.iter().enumerate() {
+            let nth = below(300) as i64;
+            let mut change = upsert(nth, number);
+            change.version = version(number, 0, place as i64);
+            change.values[1] = Value::Text("x".repeat(*length));
+            changes.push(change.clone());
+            rows.insert(nth, change);
+        }
+        assert_eq!(Store::apply(store, &batch(changes)).unwrap(), Applied::default(), "{lengths:?}");
+    };
+    for complete in [false, true] {
+        if complete {
+            assert_eq!(store.complete().unwrap(), Completion::Done);
+        }
+        for _ in 0..12 {
+            let mut lengths = Vec::new();
+            let all = 1 + below(4 * PIECE);
+            while lengths.iter().sum::<usize>() < all {
+                lengths.push(match below(8) {
+                    0 => below(3 * PIECE),
+                    _ => below(400),
+                });
+            }
+            apply(&mut store, &lengths, &mut below);
+        }
+        // Every word of what is sent is once the one that fills a piece.
+        for length in (PIECE - 1_200..PIECE).step_by(4) {
+            apply(&mut store, &[length], &mut below);
+        }
+    }
+    assert_eq!(store.figures().rows[0], rows.len() as u64);
+    for (nth, change) in rows {
+        let expected = RowLookup::Visible { values: change.values, version: change.version };
+        // Too long to be shown.
+        assert!(look(bench, nth) == expected, "row {nth}");
+    }
 }
