@@ -48,6 +48,28 @@ pub enum Comparison {
 pub struct Constant(String);
 
 impl Condition {
+    /// In two: of what has to hold, that which looks at nothing but paths of the one kind, and the rest.
+    pub fn split(self, is_one: &impl Fn(&From) -> bool) -> [Option<Condition>; 2] {
+        let mut parts = [Vec::new(), Vec::new()];
+        self.sort(is_one, &mut parts);
+        parts.map(|mut list| if list.len() > 1 { Some(Condition::All(list)) } else { list.pop() })
+    }
+
+    fn sort(self, is_one: &impl Fn(&From) -> bool, parts: &mut [Vec<Condition>; 2]) {
+        match self {
+            Condition::All(list) => list.into_iter().for_each(|each| each.sort(is_one, parts)),
+            other => parts[usize::from(!other.reads_only(is_one))].push(other),
+        }
+    }
+
+    fn reads_only(&self, is_one: &impl Fn(&From) -> bool) -> bool {
+        match self {
+            Condition::Is(from) | Condition::Compare(from, ..) => is_one(from),
+            Condition::Not(inner) => inner.reads_only(is_one),
+            Condition::All(list) | Condition::Any(list) => list.iter().all(|each| each.reads_only(is_one)),
+        }
+    }
+
     /// Whether it looks at the value of a record.
     pub fn reads_value(&self) -> bool {
         match self {

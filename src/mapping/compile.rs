@@ -198,8 +198,10 @@ impl Compiler<'_> {
             _ => None,
         };
         let old = format.is_mysql().then(|| self.old_key(at));
-        let filter = at.source.when.rows.as_ref().map(|when| Filter {
-            when: self.condition(when, self.has_text_key(at)),
+        let [origin, when] = parts_of(format, at.source.when.rows.as_ref());
+        let origin = origin.map(|origin| self.condition(&origin, self.has_text_key(at)));
+        let filter = when.map(|when| Filter {
+            when: self.condition(&when, self.has_text_key(at)),
             unwanted: self.key_row(at, &none),
         });
         let hears_snapshots = at.table.sources.len() == 1 && self.topic.snapshots == Snapshots::Sweep;
@@ -209,6 +211,7 @@ impl Compiler<'_> {
             deleted,
             has_deleted: format.is_mysql(),
             old,
+            origin,
             filter,
             hears_snapshots,
             key: at.table.key.clone(),
@@ -586,3 +589,27 @@ fn slot(wanted: &mut Vec<Path>, path: &Path) -> usize {
 
 /// Rules by event type.
 pub(super) type RulesByType = HashMap<String, Vec<TableRule>>;
+
+/// What a condition says of where a record comes from, and what it says of the row.
+fn parts_of(format: Format, when: Option<&config::Condition>) -> [Option<config::Condition>; 2] {
+    let Some(config::Condition { text, test }) = when else { return [None, None] };
+    let config::Test::Simple(simple) = test else { return [None, when.cloned()] };
+    let parts = simple.clone().split(&|from| is_of_origin(format, from));
+    parts.map(|part| {
+        part.map(|part| config::Condition { text: text.clone(), test: config::Test::Simple(part) })
+    })
+}
+
+/// Whether a path names the source table of a record, its database or its schema.
+fn is_of_origin(format: Format, from: &condition::From) -> bool {
+    const DEBEZIUM: [&str; 5] = ["table", "schema", "db", "name", "connector"];
+    const FLAT: [&str; 6] =
+        ["__table", "__schema", "__db", "__source_table", "__source_schema", "__source_db"];
+    let fields: Vec<&str> = from.fields.iter().map(String::as_str).collect();
+    match (from.variable, &fields[..]) {
+        (Some("$event"), ["table" | "database"]) => format.is_mysql(),
+        (Some("$event"), ["source", field]) => format.has_before_and_after() && DEBEZIUM.contains(field),
+        (None | Some("$event"), [field]) => format == Format::DebeziumFlat && FLAT.contains(field),
+        _ => false,
+    }
+}

@@ -51,6 +51,8 @@ pub struct TableRows {
     /// The row that was is the better one to delete by in any case.
     pub has_deleted: bool,
     pub old: Option<OldKey>,
+    /// Of whose source table a record has to be to concern this one at all.
+    pub origin: Option<Condition>,
     pub filter: Option<Filter>,
     /// What a whole snapshot does not list is gone: no other topic feeds the table.
     pub hears_snapshots: bool,
@@ -119,14 +121,17 @@ impl Face {
                     // The version may be in the row.
                     stamp = None;
                     for rows in &self.rows {
+                        let before = passage.changes.len();
                         self.row(rows, given, (passage, inputs), &mut stamp)?;
-                        passage.count_bytes().map_err(Outcome::Rejected)?;
+                        if passage.changes.len() > before {
+                            passage.count_bytes().map_err(Outcome::Rejected)?;
+                        }
                     }
                 }
             }
         }
         match event {
-            Some(EventKind::Row) => self.snapshot(given, (passage, inputs), stamp),
+            Some(EventKind::Row) => self.snapshot(given, (passage, inputs), stamp, start),
             Some(EventKind::Delete) => passage.remember_delete(stamp.map(|Stamp { version, .. }| version)),
             _ => {}
         }
@@ -174,6 +179,12 @@ impl Face {
         (passage, inputs): (&mut Passage<'_, 'a>, &mut Inputs<'a>),
         stamp: &mut Option<Stamp>,
     ) -> Result<(), Outcome> {
+        if let Some(origin) = &rows.origin {
+            // A record without a value does not say.
+            if given.event.is_none() || !wants(origin, rows.upsert.table, inputs, given.decoder)? {
+                return Ok(());
+            }
+        }
         let (row, operation) = match given.event {
             Some(EventKind::Row) => match &rows.filter {
                 Some(filter) if !wants(&filter.when, rows.upsert.table, inputs, given.decoder)? => {
@@ -289,6 +300,7 @@ impl Face {
         given: &mut Given<'_>,
         (passage, inputs): (&mut Passage<'_, 'a>, &Inputs<'a>),
         stamp: Option<Stamp>,
+        start: usize,
     ) {
         let (VersionSource::Format, Some(Stamp { version, integers: Some(integers), .. })) =
             (&self.version, stamp)
@@ -299,7 +311,12 @@ impl Face {
         let partition = passage.record.at.partition;
         let heard = given.snapshots.hear(partition, integers, given.decoder.snapshot(&inputs.value));
         let Some(phase) = heard else { return };
+        let end = passage.changes.len();
         for rows in self.rows.iter().filter(|rows| rows.hears_snapshots) {
+            let is_of_record = |change: &Change| change.table == rows.upsert.table;
+            if !passage.changes[start..end].iter().any(is_of_record) {
+                continue;
+            }
             passage.changes.push(Change {
                 table: rows.upsert.table,
                 topic: passage.record.at.topic,

@@ -160,14 +160,24 @@ impl TopicPlan {
         if event == Some(EventKind::Ignored) {
             return Ok(Outcome::Skipped(Skip::Ignored));
         }
-        let id = match self.translate_event(event, passage, inputs) {
-            Ok(id) => id,
+        let face = match (&self.versions, event) {
+            (Some(versions), Some(_)) => versions.face(inputs, &mut self.decoder),
+            // A record without a value has no schema: what there is to read is its key.
+            _ => Ok(0),
+        };
+        let face = match face {
+            Ok(face) => face,
             Err(outcome) => {
-                if self.decoder.snapshot(&inputs.value).is_some() {
-                    passage.memory.leave_unlisted(self.own_version(passage, inputs));
-                }
+                self.leave_unlisted(passage, inputs);
                 return Err(outcome);
             }
+        };
+        let id = match self.translate_event((event, face), passage, inputs) {
+            Err(outcome @ Outcome::Rejected(_)) => {
+                self.leave_unlisted(passage, inputs);
+                return Err(outcome);
+            }
+            translated => translated?,
         };
         if let (Some(ids), Some(id)) = (&mut self.event_ids, id) {
             ids.remember(id);
@@ -177,27 +187,26 @@ impl TopicPlan {
 
     fn translate_event<'a>(
         &mut self,
-        event: Option<EventKind>,
+        (event, face): (Option<EventKind>, usize),
         passage: &mut Passage<'_, 'a>,
         inputs: &mut Inputs<'a>,
     ) -> Result<Option<EventId>, Outcome> {
-        let face = match (&self.versions, event) {
-            (Some(versions), Some(_)) => versions.face(inputs, &mut self.decoder)?,
-            // A record without a value has no schema: what there is to read is its key.
-            _ => 0,
-        };
         let Some(face) = self.faces.get(face) else { return Err(Outcome::Skipped(Skip::Ignored)) };
         let applied = self.event_ids.as_ref();
         let mut given = Given { decoder: &mut self.decoder, snapshots: &mut self.snapshots, applied, event };
         face.translate(&mut given, passage, inputs)
     }
 
-    /// Of the format's own kind, if the record has one.
-    fn own_version(&self, passage: &Passage<'_, '_>, inputs: &Inputs<'_>) -> Option<Version> {
-        match self.decoder.own_version(&inputs.value) {
+    /// What should be a row of a whole snapshot has led to none.
+    fn leave_unlisted(&self, passage: &mut Passage<'_, '_>, inputs: &Inputs<'_>) {
+        if self.decoder.snapshot(&inputs.value).is_none() {
+            return;
+        }
+        let version = match self.decoder.own_version(&inputs.value) {
             OwnVersion::Integers { pair, .. } => Version::new(VersionKind::Integers, &pair, passage.at()),
             _ => None,
-        }
+        };
+        passage.memory.leave_unlisted(version);
     }
 }
 

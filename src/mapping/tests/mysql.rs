@@ -114,6 +114,85 @@ fn canal_records_have_many_rows_of_text() {
     assert_eq!(refusal(&feed.value("[]")), (Malformed, "$event"));
 }
 
+/// Two tables of one topic, of the source tables of the same names; rows of `items` have to be active.
+fn two_tables(format: Format) -> Feed {
+    let of = |name: &str, when: &str| {
+        let mut table = table(name, 1, &["id integer", "name text"]);
+        table.sources[0].when.rows = Some(condition(when));
+        table
+    };
+    let origin = match format.is_debezium() {
+        true => "$event.source.table",
+        false => "$event.table",
+    };
+    let inactive = if format == Format::Canal { "\"0\"" } else { "0" };
+    let items = of("items", &format!(r#"{origin} == "items" and .active != {inactive}"#));
+    Feed::new(topic("shop", format), vec![items, of("orders", &format!(r#"{origin} == "orders""#))])
+}
+
+fn done(feed: &Feed) -> Vec<(usize, Operation)> {
+    feed.changes.iter().map(|change| (change.table, change.operation)).collect()
+}
+
+#[test]
+fn a_table_takes_what_is_of_its_own_source_table_and_nothing_else() {
+    let data = |format, active: u8| match format {
+        Format::Canal => format!(r#"[{{"id":"7","name":"a","active":"{active}"}}]"#),
+        _ => format!(r#"{{"id":7,"name":"a","active":{active}}}"#),
+    };
+    for format in [Format::Maxwell, Format::Canal] {
+        let mut feed = two_tables(format);
+        let record = |kind: &str, table: &str, active| {
+            let data = data(format, active);
+            let record = match format {
+                Format::Canal => canal(&kind.to_uppercase(), &data, "null"),
+                _ => maxwell(kind, &data, ""),
+            };
+            record.replace(r#""table":"items""#, &format!(r#""table":"{table}""#))
+        };
+        for (nth, table) in ["items", "orders"].into_iter().enumerate() {
+            assert_eq!(feed.value(&record("insert", table, 1)), Outcome::Changes, "{table}");
+            assert_eq!(done(&feed), [(nth, WRITE)], "{format:?}");
+            assert_eq!(feed.value(&record("delete", table, 1)), Outcome::Changes, "{table}");
+            assert_eq!(done(&feed), [(nth, Operation::Delete)], "{format:?}");
+        }
+        // What is said of the row itself deletes as ever.
+        assert_eq!(feed.value(&record("update", "items", 0)), Outcome::Changes);
+        assert_eq!(done(&feed), [(0, Operation::Delete)], "{format:?}");
+        for kind in ["insert", "update", "delete"] {
+            assert_eq!(feed.value(&record(kind, "others", 1)), IGNORED, "{kind}");
+        }
+        if format == Format::Canal {
+            assert_eq!(feed.value(&record("truncate", "orders", 1)), Outcome::Changes);
+            assert_eq!(done(&feed), [(1, Operation::Truncate)]);
+        }
+        // Nobody knows of which table it is.
+        assert_eq!(feed.tombstone(r#"{"pk.id":7}"#), IGNORED);
+    }
+}
+
+#[test]
+fn tables_that_debezium_sends_to_one_topic_are_told_apart_too() {
+    let mut feed = two_tables(Format::DebeziumJson);
+    let record = |op: &str, table: &str, number: u8, mark: &str| {
+        format!(
+            r#"{{"before":null,"after":{{"id":7,"name":"a"}},"source":{{"snapshot":"{mark}","table":"{table}","sequence":"[null,\"{number}\"]"}},"op":"{op}"}}"#
+        )
+    };
+    let key = r#"{"id":7}"#;
+    assert_eq!(feed.record(key, &record("r", "orders", 5, "last_in_data_collection")), Outcome::Changes);
+    assert_eq!(done(&feed), [(1, WRITE), (1, Operation::Snapshot(Phase::Listed))]);
+    for (nth, table) in ["items", "orders"].into_iter().enumerate() {
+        for (op, operation) in [("c", WRITE), ("d", Operation::Delete), ("t", Operation::Truncate)] {
+            assert_eq!(feed.record(key, &record(op, table, 6, "false")), Outcome::Changes);
+            assert_eq!(done(&feed), [(nth, operation)], "{op} {table}");
+        }
+    }
+    // That of a table which nobody has here lists nothing of theirs.
+    assert_eq!(feed.record(key, &record("r", "others", 7, "true")), IGNORED);
+    assert_eq!(feed.memory.unlisted, None);
+}
+
 #[test]
 fn a_version_may_be_in_each_row_or_in_the_record() {
     for (from, expected) in [(".v", [[1], [2]]), ("$event.es", [[1_588_748_884_000]; 2])] {
