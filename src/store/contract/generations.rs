@@ -264,10 +264,11 @@ fn readers_that_never_pause_see_one_generation_or_the_other<P: Place>() {
     live.apply(&upserts(0..50, 2, None, 10)).unwrap();
     live.complete().unwrap();
     let stop = AtomicBool::new(false);
+    let looked: [AtomicBool; 3] = Default::default();
     std::thread::scope(|scope| {
-        let readers: Vec<_> = (0..3)
+        let readers: Vec<_> = (0..looked.len())
             .map(|nth| {
-                let (place, stop) = (&place, &stop);
+                let (place, stop, looked) = (&place, &stop, &looked[nth]);
                 scope.spawn(move || {
                     let reader = place.reader(catalog());
                     let (mut looks, mut newest) = (0, 0);
@@ -281,11 +282,15 @@ fn readers_that_never_pause_see_one_generation_or_the_other<P: Place>() {
                         let number = version.at().offset;
                         assert!(number >= newest, "{number} after {newest}");
                         (looks, newest) = (looks + 1, number);
+                        looked.store(true, Ordering::Relaxed);
                     }
-                    looks
                 })
             })
             .collect();
+        let is_at_it = |nth: usize| looked[nth].load(Ordering::Relaxed) || readers[nth].is_finished();
+        while !(0..readers.len()).all(is_at_it) {
+            std::thread::yield_now();
+        }
         for number in 3..11 {
             let mut next = begin(&*replica, &asked_for());
             next.apply(&upserts(0..50, number, None, 10)).unwrap();
@@ -295,7 +300,7 @@ fn readers_that_never_pause_see_one_generation_or_the_other<P: Place>() {
         }
         stop.store(true, Ordering::Relaxed);
         for reader in readers {
-            assert!(reader.join().expect("nothing wrong was seen") > 0);
+            reader.join().expect("nothing wrong was seen");
         }
     });
     drop(live);
