@@ -449,6 +449,46 @@ fn what_has_parts() {
     ]);
 }
 
+/// What stands for a large value that did not change, in the forms that the types give it.
+#[test]
+fn placeholders() {
+    const BYTES: &str = r#""X19kZWJleml1bV91bmF2YWlsYWJsZV92YWx1ZQ==""#;
+    const TEXT: &str = r#""__debezium_unavailable_value""#;
+    let numbers = |form: fn(u8) -> String| {
+        let numbers: Vec<String> = "__debezium_unavailable_value".bytes().map(form).collect();
+        format!("[{}]", numbers.join(","))
+    };
+    let map = format!("{{{TEXT}:{TEXT}}}");
+    let integers = numbers(|byte| byte.to_string());
+    for (postgres, column, schema, json) in [
+        ("text", "text", "string", TEXT.to_owned()),
+        ("jsonb", "json", JSON, TEXT.to_owned()),
+        ("numeric string", "decimal", "string", TEXT.to_owned()),
+        ("bytea bytes", "blob", "bytes", BYTES.to_owned()),
+        ("bytea hex", "blob @hex", "string", TEXT.to_owned()),
+        ("hstore map", "json", "{} string", map.clone()),
+        ("hstore map", "text? .c.color", "{} string", map.clone()),
+        ("hstore json", "json", JSON, serde_json::to_string(&map).unwrap()),
+        ("text[]", "json", "[] string", format!("[{TEXT}]")),
+        ("bytea[]", "json", "[] bytes", format!("[{BYTES}]")),
+        (
+            "uuid[]",
+            "json",
+            "[] string io.debezium.data.Uuid",
+            r#"["b68a35a7-17ad-35b3-af2a-ae46edb4545a"]"#.to_owned(),
+        ),
+        ("integer[]", "json", "[] int32", integers.clone()),
+        ("date[]", "json", "[] int32 io.debezium.time.Date", integers),
+        ("double precision[]", "json", "[] double", numbers(|byte| format!("{byte}.0"))),
+    ] {
+        assert_eq!(into(column, schema, &json), all(Ok(Value::Absent)), "{postgres} as {json} into {column}");
+    }
+    // A map that has a key of that name is one.
+    let other = r#"{"__debezium_unavailable_value":"a","color":"red"}"#;
+    assert_eq!(into("json", "{} string", other), same(other));
+    assert_eq!(into("text .c.color", "{} string", other), same("red"));
+}
+
 /// The next row has another shape, and no event says so.
 #[test]
 fn a_schema_that_changes_in_mid_stream() {
