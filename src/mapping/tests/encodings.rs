@@ -7,9 +7,10 @@ use super::super::{Outcome, Plan};
 use super::avro;
 use super::debezium::{FIRST, envelope};
 use super::support::*;
-use crate::config::Format;
+use crate::config::{Format, KeyFormat};
 use crate::decode::registry::{Kind, Registry, Schema};
-use crate::domain::dead_letter::Reason::{self, OutOfRange, WrongType};
+use crate::domain::change::Operation;
+use crate::domain::dead_letter::Reason::{self, Malformed, OutOfRange, WrongType};
 use crate::domain::value::Value;
 
 type Becomes = Result<Value, Reason>;
@@ -487,6 +488,68 @@ fn placeholders() {
     let other = r#"{"__debezium_unavailable_value":"a","color":"red"}"#;
     assert_eq!(into("json", "{} string", other), same(other));
     assert_eq!(into("text .c.color", "{} string", other), same("red"));
+}
+
+/// Flattened records in Avro are no `debezium-flat`, but rows of the format `avro`.
+#[test]
+fn flattened_rows_in_avro_are_mapped_by_hand() {
+    let flattened = "p.public.items.Value id:int64 name:string? __lsn:int64? __deleted:string?";
+    let mut schema = connect(flattened, false);
+    let price = serde_json::json!({"type": "bytes", "name": "org.apache.kafka.connect.data.Decimal",
+        "parameters": {"scale": "2"}, "optional": true, "field": "price"});
+    schema["fields"].as_array_mut().unwrap().push(price);
+    let key_schema = connect("p.public.items.Key id:int64", false);
+    let registered = |schema: &serde_json::Value| Schema {
+        kind: Kind::Avro,
+        text: avro::schema(schema, &mut Vec::new()).to_string(),
+        references: Vec::new(),
+        versions: Vec::new(),
+    };
+    let registry = Registry::fixed([(7, registered(&schema)), (8, registered(&key_schema))]);
+    let encoded = |id: u8, schema: &serde_json::Value, json: &str| {
+        let mut bytes = vec![0, 0, 0, 0, id];
+        avro::encode(schema, &serde_json::from_str(json).unwrap(), &mut bytes);
+        bytes
+    };
+    let feed = |format: Format| {
+        let mut topic = topic("t", format);
+        topic.version = Some(expression(".__lsn"));
+        topic.key_format = Some(KeyFormat::Avro);
+        let mut items = table("t", 1, &["id integer", "name text?", "price decimal?"]);
+        items.sources[0].when.rows = Some(condition(".__deleted != \"true\""));
+        let config = config(vec![topic], vec![items]);
+        let mut feed = Feed::of(&config);
+        feed.plan = Plan::with_registry(&config, Some(registry.clone()));
+        feed
+    };
+    let key = encoded(8, &key_schema, r#"{"id":1}"#);
+    let row = |json: &str| encoded(7, &schema, json);
+    let written = row(r#"{"id":1,"name":"a","__lsn":7,"__deleted":"false","price":"bg=="}"#);
+    let mut rows = feed(Format::Avro);
+    assert_eq!(rows.bytes(Some(&key), Some(&written)), Outcome::Changes);
+    assert_eq!(rows.only().values, [int(1), text("a"), text("1.10")]);
+    assert_eq!(rows.version().1, [7]);
+    let deleted = row(r#"{"id":1,"name":"","__lsn":9,"__deleted":"true","price":null}"#);
+    assert_eq!(rows.bytes(Some(&key), Some(&deleted)), Outcome::Changes);
+    assert_eq!(rows.only().operation, Operation::Delete);
+    assert_eq!(rows.only().values, [int(1), Value::Absent, Value::Absent]);
+    assert_eq!(rows.version().1, [9]);
+    assert_eq!(rows.bytes(Some(&key), None), Outcome::Changes);
+    assert_eq!(rows.only().values[0], int(1));
+    // Nobody knows here that this stands for a value.
+    let unchanged = row(r#"{"id":1,"name":"__debezium_unavailable_value","__lsn":10,"price":null}"#);
+    assert_eq!(rows.bytes(Some(&key), Some(&unchanged)), Outcome::Changes);
+    assert_eq!(rows.only().values[1], text("__debezium_unavailable_value"));
+    // Of an incremental snapshot.
+    assert_eq!(refusal(&rows.bytes(Some(&key), Some(&row(r#"{"id":1,"name":"a"}"#)))).0, Reason::Version);
+
+    let mut flat = feed(Format::DebeziumFlat);
+    assert_eq!(refusal(&flat.bytes(Some(&key), Some(&written))), (Malformed, "."));
+    // Keys may be in Avro beside values in JSON.
+    let json = br#"{"id":1,"name":"a","__lsn":7}"#;
+    assert_eq!(flat.bytes(Some(&key), Some(json)), Outcome::Changes);
+    assert_eq!(flat.bytes(Some(&key), Some(br#"{"id":0,"__lsn":8,"__deleted":"true"}"#)), Outcome::Changes);
+    assert_eq!((flat.only().operation, &flat.only().values[0]), (Operation::Delete, &int(1)));
 }
 
 /// The next row has another shape, and no event says so.
