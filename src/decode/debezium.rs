@@ -12,8 +12,9 @@ use base64::engine::general_purpose::STANDARD;
 use super::body::Body;
 use super::native::Native;
 use super::scratch::Scratch;
+use super::time;
 use super::{DecodeError, EventKind, Field, OwnVersion, Wanted};
-use crate::config::{Path, Root};
+use crate::config::{Encoding, Path, Root};
 use crate::domain::dead_letter::Reason;
 use crate::domain::snapshot::Phase;
 
@@ -30,6 +31,8 @@ pub struct Decoder {
     committed: usize,
     /// Slots of the row: where a placeholder can stand.
     row: Vec<usize>,
+    /// Slots of what is in a column, each with the slot of what the placeholder is in one that is a map.
+    inside: Vec<(usize, usize)>,
     placeholder: Placeholder,
 }
 
@@ -38,7 +41,8 @@ impl Decoder {
     pub fn new(wanted: &Wanted, placeholder: &str, body: impl FnOnce(Vec<Vec<String>>) -> Body) -> Decoder {
         let mut paths: Vec<Vec<String>> = wanted.value.iter().map(|path| path.from_event("after")).collect();
         let row = (0..paths.len()).filter(|&slot| paths[slot].first().is_some_and(|first| first == "after"));
-        let row = row.collect();
+        let row: Vec<usize> = row.collect();
+        let inside = Placeholder::inside(placeholder, &mut paths, &row, 2);
         let op = paths.len();
         paths.push(vec!["op".to_owned()]);
         let sequence = paths.len();
@@ -57,6 +61,7 @@ impl Decoder {
             made,
             committed,
             row,
+            inside,
             placeholder: Placeholder::new(placeholder),
         }
     }
@@ -78,11 +83,7 @@ impl Decoder {
         };
         match op {
             "c" | "r" | "u" => {
-                for &slot in &self.row {
-                    if self.placeholder.is_in(fields[slot]) {
-                        fields[slot] = Field::Unavailable;
-                    }
-                }
+                self.placeholder.mark(fields, self.row.iter().copied(), &self.inside);
                 Ok(EventKind::Row)
             }
             "d" => Ok(EventKind::Delete),
@@ -208,36 +209,86 @@ fn position(text: &str) -> Option<i64> {
 /// in the forms the column types give it.
 #[derive(Debug, Clone)]
 pub struct Placeholder {
-    /// Text, JSON and hex columns.
-    text: String,
-    /// `bytea` with `binary.handling.mode=bytes`: base64 of the text.
-    base64: String,
-    /// Arrays of text.
-    text_array: String,
-    /// Arrays of integers: the text's bytes.
-    integer_array: String,
     /// As it is configured: text and bytes that are not in JSON.
     plain: String,
+    /// `hstore`: a map of the text to itself. Also as text, with `hstore.handling.mode=json`.
+    map: String,
+    /// JSON strings: text, JSON and hex columns; base64 of `bytea`; `map` as text.
+    strings: [String; 3],
+    /// In arrays: one text, or as many numbers as the text has bytes.
+    arrays: Vec<String>,
 }
+
+/// `unavailable.value.placeholder` unless it is set, and the UUID that is made of it for arrays of UUIDs.
+const USUAL: (&str, &str) = ("__debezium_unavailable_value", "b68a35a7-17ad-35b3-af2a-ae46edb4545a");
 
 impl Placeholder {
     pub fn new(text: &str) -> Placeholder {
         // Quoting a string cannot fail.
-        let quoted = serde_json::to_string(text).unwrap_or_default();
-        let bytes: Vec<String> = text.bytes().map(|byte| byte.to_string()).collect();
-        Placeholder {
-            base64: format!("\"{}\"", STANDARD.encode(text)),
-            text_array: format!("[{quoted}]"),
-            integer_array: format!("[{}]", bytes.join(",")),
-            text: quoted,
-            plain: text.to_owned(),
+        let quote = |text: &str| serde_json::to_string(text).unwrap_or_default();
+        let (quoted, base64) = (quote(text), quote(&STANDARD.encode(text)));
+        let map = format!("{{{quoted}:{quoted}}}");
+        let numbers =
+            |form: fn(u8) -> String| format!("[{}]", text.bytes().map(form).collect::<Vec<_>>().join(","));
+        let mut arrays = vec![
+            format!("[{quoted}]"),
+            format!("[{base64}]"),
+            numbers(|byte| byte.to_string()),
+            numbers(|byte| format!("{byte}.0")),
+            // Days since 1970, where the schema says that they are: Avro.
+            numbers(|day| {
+                format!("\"{}\"", time::date_from_number(day.into(), Encoding::Days).unwrap_or_default())
+            }),
+        ];
+        if text == USUAL.0 {
+            arrays.push(format!("[\"{}\"]", USUAL.1));
+        }
+        Placeholder { plain: text.to_owned(), strings: [quoted, base64, quote(&map)], map, arrays }
+    }
+
+    /// Adds the paths of what a placeholder is inside a column that is a map, for each of these slots whose
+    /// path goes into a column: paths of columns have `column` names.
+    pub fn inside(
+        text: &str,
+        paths: &mut Vec<Vec<String>>,
+        slots: &[usize],
+        column: usize,
+    ) -> Vec<(usize, usize)> {
+        let mut inside = Vec::new();
+        for &slot in slots {
+            if paths[slot].len() > column {
+                let mut path = paths[slot][..column].to_vec();
+                path.push(text.to_owned());
+                inside.push((slot, paths.len()));
+                paths.push(path);
+            }
+        }
+        inside
+    }
+
+    /// Marks what the source has left out: columns, and what is in them.
+    pub fn mark(
+        &self,
+        fields: &mut [Field<'_>],
+        columns: impl Iterator<Item = usize>,
+        inside: &[(usize, usize)],
+    ) {
+        for slot in columns {
+            if self.is_in(fields[slot]) {
+                fields[slot] = Field::Unavailable;
+            }
+        }
+        for &(slot, entry) in inside {
+            if fields[slot] == Field::Absent && self.is_in(fields[entry]) {
+                fields[slot] = Field::Unavailable;
+            }
         }
     }
 
-    pub fn is_in(&self, field: Field<'_>) -> bool {
+    fn is_in(&self, field: Field<'_>) -> bool {
         match field {
             Field::Json(text) => self.is(text),
-            Field::Native(Native::Text(text)) => text == self.plain,
+            Field::Native(Native::Text(text)) => text == self.plain || text == self.map,
             Field::Native(Native::Bytes(bytes)) => bytes == self.plain.as_bytes(),
             _ => false,
         }
@@ -245,11 +296,12 @@ impl Placeholder {
 
     /// Whether a JSON text is one of its forms.
     pub fn is(&self, value: &str) -> bool {
-        if value.starts_with('[') {
-            let same = |form: &str| without_space(value).eq(without_space(form));
-            return same(&self.text_array) || same(&self.integer_array);
+        let same = |form: &String| without_space(value).eq(without_space(form));
+        match value.as_bytes().first() {
+            Some(b'[') => self.arrays.iter().any(same),
+            Some(b'{') => same(&self.map),
+            _ => self.strings.iter().any(|form| form == value),
         }
-        value == self.text || value == self.base64
     }
 }
 
@@ -289,12 +341,24 @@ mod tests {
             r#""X19kZWJleml1bV91bmF2YWlsYWJsZV92YWx1ZQ==""#,
             r#"["__debezium_unavailable_value"]"#,
             "[95,95,100,101,98,101,122,105,117,109,95,117,110,97,118,97,105,108,97,98,108,101,95,118,97,108,117,101]",
+            r#"{ "__debezium_unavailable_value": "__debezium_unavailable_value" }"#,
+            r#""{\"__debezium_unavailable_value\":\"__debezium_unavailable_value\"}""#,
+            r#"["X19kZWJleml1bV91bmF2YWlsYWJsZV92YWx1ZQ=="]"#,
+            r#"["b68a35a7-17ad-35b3-af2a-ae46edb4545a"]"#,
             "[95, 95, 100,101,98,101,122,105,117,109,95,117,110,97,118,97,105,108,97,98,108,101,95,118,97,108,117,101]",
         ];
         for form in forms {
             assert!(placeholder.is(form), "{form}");
         }
-        for other in [r#""__debezium""#, "[]", "[95]", "null", r#"["__debezium_unavailable_value",null]"#] {
+        for other in [
+            r#""__debezium""#,
+            "[]",
+            "[95]",
+            "null",
+            "{}",
+            r#"{"__debezium_unavailable_value":null}"#,
+            r#"["__debezium_unavailable_value",null]"#,
+        ] {
             assert!(!placeholder.is(other), "{other}");
         }
         assert!(Placeholder::new("gone").is("\"gone\""));

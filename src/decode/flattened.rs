@@ -13,6 +13,8 @@ pub struct Decoder {
     placeholder: Placeholder,
     /// Slots of the row: where a placeholder can stand.
     columns: usize,
+    /// As in the envelope: slots of what is in a column, and of what the placeholder is there.
+    inside: Vec<(usize, usize)>,
 }
 
 /// Behind the slots of the row.
@@ -42,10 +44,13 @@ impl Decoder {
         let mut paths: Vec<Vec<String>> = wanted.value.iter().map(|path| path.fields.clone()).collect();
         let columns = paths.len();
         paths.extend(FIELDS.map(|name| vec![name.to_owned()]));
+        let slots: Vec<usize> = (0..columns).collect();
+        let inside = Placeholder::inside(placeholder, &mut paths, &slots, 1);
         Decoder {
             value: Document::with_schema(".", paths),
             placeholder: Placeholder::new(placeholder),
             columns,
+            inside,
         }
     }
 
@@ -64,11 +69,7 @@ impl Decoder {
             ("true", _) | (_, "d") => Ok(EventKind::Delete),
             (_, "t") => Ok(EventKind::Truncate),
             _ => {
-                for field in &mut fields[..self.columns] {
-                    if self.placeholder.is_in(*field) {
-                        *field = Field::Unavailable;
-                    }
-                }
+                self.placeholder.mark(fields, 0..self.columns, &self.inside);
                 Ok(EventKind::Row)
             }
         }

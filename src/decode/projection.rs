@@ -96,6 +96,11 @@ impl Projection {
 
     /// Fills one field per slot from a document.
     pub fn read<'a>(&mut self, bytes: &'a [u8], fields: &mut Vec<Field<'a>>) -> Result<(), DecodeError> {
+        if bytes.first() == Some(&0) {
+            let message =
+                "begins with a zero byte: it was written with a schema registry, and is read as JSON";
+            return Err(DecodeError::malformed(self.root_name, message));
+        }
         let text = utf8(bytes, self.root_name)?;
         self.read_text(text, fields)
     }

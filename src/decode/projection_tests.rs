@@ -92,4 +92,8 @@ fn messages_say_where_and_not_what() {
     assert_eq!(error.to_string(), "$event: ends in the middle of a value, line 1, column 6");
     let error = projection.read(b"{\"n\":\"\xFF\"}", &mut fields).unwrap_err();
     assert_eq!(error.to_string(), "$event: is not valid UTF-8 at byte 6");
+    let error = projection.read(&[0, 0, 0, 0, 7, 0xFF], &mut fields).unwrap_err();
+    let expected =
+        "$event: begins with a zero byte: it was written with a schema registry, and is read as JSON";
+    assert_eq!(error.to_string(), expected);
 }

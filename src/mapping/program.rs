@@ -216,7 +216,8 @@ impl Calculated {
 }
 
 fn is_in(value: &Val, placeholder: &Placeholder) -> bool {
-    matches!(value, Val::Str(_) | Val::Arr(_)) && write(value, 0).is_ok_and(|json| placeholder.is(&json))
+    matches!(value, Val::Str(_) | Val::Arr(_) | Val::Obj(_))
+        && write(value, 0).is_ok_and(|json| placeholder.is(&json))
 }
 
 fn set(input: &mut Input, name: &str, document: Document) {

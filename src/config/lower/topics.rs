@@ -194,7 +194,10 @@ impl Draft {
         }
         match self.format() {
             _ if self.broken => {}
-            format if format.is_debezium() => self.check_rows(report, name),
+            format if format.is_debezium() => {
+                self.check_rows(report, name);
+                self.check_flattened(report, name);
+            }
             format if format.is_mysql() => {
                 self.check_rows(report, name);
                 self.check_canal(report, name);
@@ -250,17 +253,36 @@ impl Draft {
     fn check_rows(&self, report: &mut Report, name: &str) {
         let word = self.format().word();
         let not_here = format!("topics in the format `{word}` carry rows and have no event types");
+        let instead = "leave it out, and give columns a `from`; a list in a row is one `json` column (`replace` with `each` needs events)";
+        let mut is_said = false;
+        for events in self.uses.iter().filter_map(|used| used.events.as_ref()) {
+            let message = format!("`events` cannot be given for `{name}`: {not_here}; {instead}");
+            report.error(&events.place, message);
+            is_said = true;
+        }
         for (given, key) in [
             (self.event_type.as_ref().map(|given| &given.place), "event_type"),
             (self.ignore.as_ref().map(|given| &given.place), "ignore"),
             (self.otherwise.as_ref().map(|given| &given.place), "otherwise"),
         ] {
-            if let Some(place) = given {
-                report.error(place, format!("`{key}` cannot be given for `{name}`: {not_here}"));
-            }
+            let Some(place) = given else { continue };
+            let why = if is_said { " either".to_owned() } else { format!(": {not_here}") };
+            report.error(place, format!("`{key}` cannot be given for `{name}`{why}"));
+            is_said = true;
         }
-        for events in self.uses.iter().filter_map(|used| used.events.as_ref()) {
-            report.error(&events.place, format!("`events` cannot be given for `{name}`: {not_here}"));
+    }
+
+    /// Converters of keys and values are mostly the same.
+    fn check_flattened(&self, report: &mut Report, name: &str) {
+        if self.format() == Format::DebeziumFlat
+            && let Some(given) = &self.key_format
+            && matches!(given.value, KeyFormat::Avro | KeyFormat::Protobuf | KeyFormat::JsonSchema)
+        {
+            let word = given.value.word();
+            let message = format!(
+                "the values of `{name}` are read as JSON (`debezium-flat`), only its keys as this says; if values are written like keys, give `format: {word}` and a `version` (docs/FORMATS.md)"
+            );
+            report.push_warning(Problem::new(&given.place, message).about(word));
         }
     }
 
@@ -382,9 +404,8 @@ impl Draft {
     /// Formats whose records are rows or events, as the mapping says.
     fn check_events(&self, report: &mut Report, name: &str, format: Format) {
         if let Some(placeholder) = &self.placeholder {
-            let message = format!(
-                "`placeholder` means something in the formats `debezium-json` and `debezium-avro` only, not for `{name}`"
-            );
+            let message =
+                format!("`placeholder` means something in Debezium's formats only, not for `{name}`");
             report.error(&placeholder.place, message);
         }
         // A CloudEvent has a type of its own, and so has what has a schema with a name.

@@ -1,3 +1,4 @@
+mod avro;
 mod children;
 mod conversions;
 mod debezium;

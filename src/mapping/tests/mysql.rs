@@ -239,6 +239,19 @@ fn flattened_events_are_rows_with_a_version() {
     }
 }
 
+/// An `hstore` that did not change.
+#[test]
+fn a_placeholder_in_a_flattened_map_keeps_what_is_in_it() {
+    let columns = ["id integer", "all json? .tags", "color text? .tags.color"];
+    let mut feed = Feed::new(flat_topic(), vec![table("items", 1, &columns)]);
+    let mut row =
+        |tags: &str| feed.row(r#"{"id":1}"#, &format!(r#"{{"id":1,"tags":{tags},"__lsn":7}}"#))[1..].to_vec();
+    let left_out = r#"{"__debezium_unavailable_value":"__debezium_unavailable_value"}"#;
+    assert_eq!(row(left_out), [Value::Absent, Value::Absent]);
+    assert_eq!(row(r#"{"color":"red"}"#), [text(r#"{"color":"red"}"#), text("red")]);
+    assert_eq!(row("{}"), [text("{}"), Value::Null]);
+}
+
 #[test]
 fn flattened_events_tell_of_snapshots_and_of_keys_that_change_where_they_are_asked_to() {
     let mut feed = flat();

@@ -145,6 +145,8 @@ fn placeholders_are_not_calculated_with() {
     assert_eq!(of_one.row("{\"id\":1}", &event("\"long\""))[1], text("LONG"));
     assert_eq!(of_one.row("{\"id\":1}", &event(left_out))[1], Value::Absent);
     assert_eq!(of_one.row("{\"id\":1}", &event("[\"__debezium_unavailable_value\"]"))[1], Value::Absent);
+    let map = format!("{{{left_out}:{left_out}}}");
+    assert_eq!(of_one.row("{\"id\":1}", &event(&map))[1], Value::Absent);
     for column in [
         "v text? .body + .small",
         "v json? to_entries",
