@@ -140,12 +140,7 @@ impl Decoder {
 
 /// When a row of an incremental snapshot was read; one that does not say so counts as read late.
 pub(super) fn read_ms(mark: Option<&Field<'_>>, made: Option<&Field<'_>>) -> Option<i64> {
-    let mark = match mark? {
-        Field::Json(mark) => mark.trim_matches('"'),
-        Field::Native(Native::Text(mark)) => mark,
-        _ => return None,
-    };
-    (mark == "incremental").then(|| made.and_then(millis).unwrap_or(i64::MAX))
+    (word(*mark?)? == "incremental").then(|| made.and_then(millis).unwrap_or(i64::MAX))
 }
 
 pub(super) fn millis(field: &Field<'_>) -> Option<i64> {
@@ -158,14 +153,18 @@ pub(super) fn millis(field: &Field<'_>) -> Option<i64> {
 
 /// What `source.snapshot` says.
 pub(super) fn phase(mark: Field<'_>) -> Option<Phase> {
-    let mark = match mark {
-        Field::Json(mark) => mark.trim_matches('"'),
-        Field::Native(Native::Text(mark)) => mark,
-        _ => return None,
-    };
-    match mark {
+    match word(mark)? {
         "true" | "first" | "first_in_data_collection" => Some(Phase::UnderWay),
         "last" | "last_in_data_collection" => Some(Phase::Listed),
+        _ => None,
+    }
+}
+
+/// Of a field that is one, in JSON or not.
+fn word(field: Field<'_>) -> Option<&str> {
+    match field {
+        Field::Json(text) => Some(text.trim_matches('"')),
+        Field::Native(Native::Text(text)) => Some(text),
         _ => None,
     }
 }

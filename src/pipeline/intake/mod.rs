@@ -174,6 +174,14 @@ impl Partition {
         self.lost.is_none() && !self.awaited && self.waits_for.is_none()
     }
 
+    /// Whether another broker leads it than in the last round, so that the log has to be compared: not every
+    /// position that librdkafka goes on from has an epoch that it could compare by itself.
+    fn is_led_anew(&mut self, ends: &Ends) -> bool {
+        let led_in = std::mem::replace(&mut self.led_in, ends.leader_epoch);
+        let is_other = 0 <= led_in && led_in < ends.leader_epoch;
+        is_other && self.position.leader_epoch >= 0 && self.waits_for.is_none()
+    }
+
     /// At the end that a leader tells, the epoch is the leader's, also where no record tells it.
     fn learn_epoch(&mut self, ends: &Ends) {
         let is_at_end = self.position.next_offset == ends.high_watermark && self.is_taken_from();

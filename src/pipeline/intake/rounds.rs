@@ -110,19 +110,13 @@ impl Intake {
             self.partitions.insert(at, Partition::new(position, false, fresh));
             self.assign(at);
         }
-        if let Some(partition) = self.partitions.get_mut(&at) {
-            let led_in = std::mem::replace(&mut partition.led_in, ends.leader_epoch);
-            // Not every position that librdkafka goes on from has an epoch that it could compare.
-            if 0 <= led_in && led_in < ends.leader_epoch && partition.position.leader_epoch >= 0 {
-                self.assign(at);
-            }
-        }
         if let Some(partition) = self.partitions.get_mut(&at)
             && partition.lost.is_none()
         {
             partition.freshness.observe(asked_ms, ends.high_watermark);
             self.gate.observe(at, ends.high_watermark);
             partition.end = Some(ends.high_watermark);
+            let is_led_anew = partition.is_led_anew(ends);
             partition.learn_epoch(ends);
             // Without the last stable offset an open transaction would look like a stall.
             let end = ends.last_stable.unwrap_or(ends.high_watermark);
@@ -135,6 +129,8 @@ impl Intake {
                 let topic = &self.catalog.topics[at.topic];
                 warn!(%topic, partition = at.partition, position, end, "no progress; reading it anew");
                 self.context.metrics.source_error(SourceErrorKind::Stalled);
+                self.assign(at);
+            } else if is_led_anew {
                 self.assign(at);
             }
             self.news.ends.insert(at, ends.high_watermark);
