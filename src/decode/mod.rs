@@ -5,7 +5,7 @@
 //! What a field becomes in a column is not decided here but in the mapping room, so that all
 //! formats share one table of conversions.
 
-mod avro;
+pub(crate) mod avro;
 mod body;
 mod canal;
 mod cloudevents;

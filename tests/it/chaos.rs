@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::crash;
 use crate::daemon::{Daemon, header, reader, replica, rows};
 use crate::freshness::{Oracle, Watch, keep_on, now_ms};
 use crate::history::{self, History, PARTITIONS};
-use crate::kafka::{self, Broker, Message, Transaction, eventually};
+use crate::kafka::{self, Broker, Message, Transaction, eventually, eventually_or};
 use crate::proxy::{Network, Proxy};
 
 const STATE: &str = "SELECT state FROM _readside_status WHERE table_name IS NULL";
@@ -45,11 +45,9 @@ fn fresh(dir: &Path) -> Option<i64> {
 /// Fails with where each partition stands and ends. A broker that was killed may need as long as a
 /// transaction may take (60 s) before it lets anybody read past one.
 fn fresh_again(dir: &Path, broker: &Broker) {
-    let (at, until) = (now_ms(), Instant::now() + Duration::from_secs(120));
-    while fresh(dir).is_none_or(|fresh| fresh <= at) {
-        assert!(Instant::now() < until, "not fresh again within 120 s: {}", ends(dir, broker));
-        std::thread::park_timeout(Duration::from_millis(10));
-    }
+    let at = now_ms();
+    let what = || format!("fresh again; {}", ends(dir, broker));
+    eventually_or(what, 120, || fresh(dir).filter(|fresh| *fresh > at));
 }
 
 fn ends(dir: &Path, broker: &Broker) -> String {

@@ -8,6 +8,8 @@ mod projection;
 mod reader;
 mod schema;
 mod shapes;
+#[cfg(test)]
+pub mod written;
 
 use std::path::Path as FilePath;
 

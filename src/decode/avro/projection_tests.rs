@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::super::schema::parse;
+use super::super::written::{bytes, long};
 use super::*;
 
 const ALL: &str = r#"{"type":"record","name":"All","fields":[
@@ -28,20 +29,6 @@ fn paths(wanted: &[&str]) -> Vec<Vec<String>> {
 
 fn projection(schema: &str, wanted: &[&str]) -> Projection {
     Projection::new(parse(schema, &[]).unwrap(), &Tree::new(".", &paths(wanted)))
-}
-
-fn long(out: &mut Vec<u8>, number: i64) {
-    let mut rest = ((number << 1) ^ (number >> 63)) as u64;
-    while rest >= 0x80 {
-        out.push(rest as u8 | 0x80);
-        rest >>= 7;
-    }
-    out.push(rest as u8);
-}
-
-fn bytes(out: &mut Vec<u8>, bytes: &[u8]) {
-    long(out, bytes.len() as i64);
-    out.extend(bytes);
 }
 
 fn record() -> Vec<u8> {

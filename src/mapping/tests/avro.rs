@@ -4,6 +4,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
+use crate::decode::avro::written::{bytes, long};
+
 /// An Avro schema for one of Connect's, as Confluent's converter makes it. Records that are in
 /// `named` are only named.
 pub fn schema(connect: &Value, named: &mut Vec<String>) -> Value {
@@ -62,7 +64,7 @@ fn field(connect: &Value, named: &mut Vec<String>) -> Value {
 /// Appends a value of one of Connect's schemas, given in the form of the JSON converter.
 pub fn encode(connect: &Value, value: &Value, out: &mut Vec<u8>) {
     if connect["optional"] == true {
-        long(i64::from(!value.is_null()), out);
+        long(out, i64::from(!value.is_null()));
         if value.is_null() {
             return;
         }
@@ -81,17 +83,17 @@ pub fn encode(connect: &Value, value: &Value, out: &mut Vec<u8>) {
             let entries = value.as_object().unwrap();
             blocks(entries.len(), out, |out| {
                 for (key, value) in entries {
-                    bytes(key.as_bytes(), out);
+                    bytes(out, key.as_bytes());
                     encode(&connect["values"], value, out);
                 }
             });
         }
         "boolean" => out.push(u8::from(value.as_bool().unwrap())),
-        "int16" | "int32" | "int64" => long(value.as_i64().unwrap(), out),
+        "int16" | "int32" | "int64" => long(out, value.as_i64().unwrap()),
         "float" => out.extend((real(value) as f32).to_le_bytes()),
         "double" => out.extend(real(value).to_le_bytes()),
-        "bytes" => bytes(&STANDARD.decode(text(value)).unwrap(), out),
-        "string" => bytes(text(value).as_bytes(), out),
+        "bytes" => bytes(out, &STANDARD.decode(text(value)).unwrap()),
+        "string" => bytes(out, text(value).as_bytes()),
         other => panic!("no type {other}"),
     }
 }
@@ -113,24 +115,10 @@ fn real(value: &Value) -> f64 {
 
 fn blocks(count: usize, out: &mut Vec<u8>, items: impl FnOnce(&mut Vec<u8>)) {
     if count > 0 {
-        long(count as i64, out);
+        long(out, count as i64);
         items(out);
     }
-    long(0, out);
-}
-
-pub fn long(number: i64, out: &mut Vec<u8>) {
-    let mut rest = ((number << 1) ^ (number >> 63)) as u64;
-    while rest >= 0x80 {
-        out.push(rest as u8 | 0x80);
-        rest >>= 7;
-    }
-    out.push(rest as u8);
-}
-
-pub fn bytes(bytes: &[u8], out: &mut Vec<u8>) {
-    long(bytes.len() as i64, out);
-    out.extend(bytes);
+    long(out, 0);
 }
 
 /// Word for word what a registry has of Debezium's.

@@ -3,6 +3,10 @@
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
+
 use super::*;
 use crate::domain::dead_letter::{
     DeadLetter, Kept, Origin, Produced, Reason, RecordBytes, Rejection, Retried,
@@ -803,45 +807,30 @@ fn a_first_copy_is_completed_once_and_is_generation_one(bench: &impl Bench) {
 /// the copy is built and afterwards.
 fn rows_of_every_size_arrive_whole(bench: &impl Bench) {
     const PIECE: usize = 32 << 10;
+    let length = prop_oneof![7 => 0..400_usize, 1 => 0..3 * PIECE];
+    let several = prop::collection::vec((0..300_i64, length), 1..30);
+    let mut runner = TestRunner::deterministic();
     let mut store = bench.open();
-    let mut state = 7_u64;
-    let mut below = |n: usize| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        (state >> 33) as usize % n
-    };
     let mut rows: BTreeMap<i64, Change> = BTreeMap::new();
     let mut number = 0;
-    let mut apply = |store: &mut _, lengths: &[usize], below: &mut dyn FnMut(usize) -> usize| {
-        number += 1;
-        let mut changes = Vec::new();
-        for (place, length) in lengths.iter().enumerate() {
-            let nth = below(300) as i64;
-            let mut change = upsert(nth, number);
-            change.version = version(number, 0, place as i64);
-            change.values[1] = Value::Text("x".repeat(*length));
-            changes.push(change.clone());
-            rows.insert(nth, change);
-        }
-        assert_eq!(Store::apply(store, &batch(changes)).unwrap(), Applied::default(), "{lengths:?}");
-    };
     for complete in [false, true] {
         if complete {
             assert_eq!(store.complete().unwrap(), Completion::Done);
         }
-        for _ in 0..12 {
-            let mut lengths = Vec::new();
-            let all = 1 + below(4 * PIECE);
-            while lengths.iter().sum::<usize>() < all {
-                lengths.push(match below(8) {
-                    0 => below(3 * PIECE),
-                    _ => below(400),
-                });
-            }
-            apply(&mut store, &lengths, &mut below);
-        }
+        let drawn = (0..12).map(|_| several.new_tree(&mut runner).unwrap().current());
         // Every word of what is sent is once the one that fills a piece.
-        for length in (PIECE - 1_200..PIECE).step_by(4) {
-            apply(&mut store, &[length], &mut below);
+        let swept = (PIECE - 1_200..PIECE).map(|length| vec![(length as i64 % 300, length)]);
+        for drawn in drawn.chain(swept) {
+            number += 1;
+            let mut changes = Vec::new();
+            for (place, (nth, length)) in (0..).zip(drawn) {
+                let mut change = upsert(nth, number);
+                change.version = version(number, 0, place);
+                change.values[1] = Value::Text("x".repeat(length));
+                rows.insert(nth, change.clone());
+                changes.push(change);
+            }
+            assert_eq!(store.apply(&batch(changes)).unwrap(), Applied::default(), "batch {number}");
         }
     }
     assert_eq!(store.figures().rows[0], rows.len() as u64);

@@ -63,13 +63,24 @@ pub fn topic_name(about: &str) -> String {
 
 /// Asks again until `done` gives something; panics after `seconds`. Between two questions it lets
 /// other threads run: for states that nothing announces (a broker coming up, a log being cleaned).
-pub fn eventually<T>(what: &str, seconds: u64, mut done: impl FnMut() -> Option<T>) -> T {
+pub fn eventually<T>(what: &str, seconds: u64, done: impl FnMut() -> Option<T>) -> T {
+    eventually_or(|| what.to_owned(), seconds, done)
+}
+
+/// The same with words that are found when it has failed.
+pub fn eventually_or<T>(
+    what: impl FnOnce() -> String,
+    seconds: u64,
+    mut done: impl FnMut() -> Option<T>,
+) -> T {
     let start = std::time::Instant::now();
     loop {
         if let Some(value) = done() {
             return value;
         }
-        assert!(start.elapsed().as_secs() < seconds, "not within {seconds} s: {what}");
+        if start.elapsed().as_secs() >= seconds {
+            panic!("not within {seconds} s: {}", what());
+        }
         std::thread::park_timeout(std::time::Duration::from_millis(10));
     }
 }
