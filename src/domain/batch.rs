@@ -9,7 +9,8 @@ use super::checkpoint::{Position, TopicPartition};
 use super::dead_letter::{DeadLetter, LetterId, Produced, Retried};
 use super::event_ids::NewEventIds;
 use super::row::RowState;
-use super::shelf::{self, Shelf, ShelvedRow, Whole};
+use super::sample::Sample;
+use super::shelf::{self, Shelf, Whole};
 use super::snapshot::Snapshot;
 use super::value::Value;
 use super::version::{Coordinates, Version};
@@ -93,8 +94,8 @@ pub enum Step {
     Snapshot(Snapshot),
     /// See [`Sweep`].
     Sweep(Sweep),
-    /// So many whole rows of the batch's shelf, from the first on, in any order.
-    Shelved { first: u32, count: u32 },
+    /// The rows of a set of the batch's shelf, in any order.
+    Shelved { set: u32 },
 }
 
 /// From one row to another, which both have their key columns set; see [`Operation::Carry`].
@@ -182,6 +183,8 @@ struct Shelving {
     /// For the batch in the making.
     shelf: Option<Shelf>,
     spare: Vec<Shelf>,
+    /// Whether keys come again.
+    sample: Sample,
     /// Something could not be put aside: the batch ends with that.
     failed: bool,
 }
@@ -229,7 +232,7 @@ impl BatchBuilder {
                 let row = RowState::written(change.values, change.version);
                 if if_missing.needs_row() && !row.is_full() {
                     // Depends on the row that is there: later changes must come behind it.
-                    self.part(table, (change.table, &row.values), hash);
+                    self.part(hash);
                     let step = Step::PatchIfPresent { patch: row, if_missing };
                     self.append(Entry::new(change.table, topic, effect, step));
                     return;
@@ -238,16 +241,16 @@ impl BatchBuilder {
             }
             Operation::Delete => RowState::deleted(table, change.values, change.version),
             Operation::Tombstone => {
-                self.part(table, (change.table, &change.values), hash);
+                self.part(hash);
                 let step = Step::Tombstone { values: change.values, at: change.version.at() };
                 self.append(Entry::new(change.table, topic, effect, step));
                 return;
             }
             Operation::Carry { read_before_ms } => {
                 // Depends on the one row, and later changes of both must come behind it.
-                self.part(table, (change.table, &change.values), hash);
                 let from = self.hash_of(catalog, change.table, &change.from);
-                self.part(table, (change.table, &change.from), from);
+                self.part(hash);
+                self.part(from);
                 let Change { from, values: to, version, .. } = change;
                 let step = Step::Carry(Carry { from, to, version, read_before_ms });
                 self.append(Entry::silent(change.table, topic, step));
@@ -271,13 +274,6 @@ impl BatchBuilder {
                 return;
             }
         }
-        let incoming = match self.take_from_shelf(table, (change.table, &incoming.values), hash) {
-            Some(mut shelved) => {
-                shelved.absorb(table, incoming);
-                shelved
-            }
-            None => incoming,
-        };
         self.open.insert(hash, self.batch.entries.len());
         self.append(Entry::new(change.table, topic, effect, Step::Row(incoming)));
     }
@@ -287,19 +283,20 @@ impl BatchBuilder {
     }
 
     /// Later changes of the row come behind what is there of it.
-    fn part(&mut self, table: &Table, row: (usize, &[Value]), hash: u64) {
+    fn part(&mut self, hash: u64) {
         self.open.remove(&hash);
-        if let Some(shelving) = &mut self.shelving
-            && let Some(shelf) = &mut shelving.shelf
-            && shelf.part(table, row, hash).is_err()
-        {
-            // Nothing is found any more, which is enough.
-            shelf.forget_keys();
-            shelving.failed = true;
+        self.end_set();
+    }
+
+    /// Rows that are put aside from now on come behind what is there.
+    fn end_set(&mut self) {
+        if let Some(Shelving { shelf: Some(shelf), .. }) = &mut self.shelving {
+            shelf.end_set();
         }
     }
 
-    /// Puts a whole row aside, if rows are put aside and this one is not under way otherwise.
+    /// Puts a whole row aside, if rows are put aside and this one is not under way otherwise. What else is
+    /// known of its key is joined with it in the replica, in whichever order.
     fn shelve(&mut self, table: &Table, change: &Change, hash: u64) -> bool {
         let Some(shelving) = &mut self.shelving else { return false };
         let Some(shelf) = &mut shelving.shelf else { return false };
@@ -311,19 +308,10 @@ impl BatchBuilder {
         }
         let Change { table: of, topic, values, version, .. } = change;
         let row = Whole { table: *of, topic: *topic, values, version: *version };
+        shelving.sample.look_at(hash);
         match shelf.put(table, &row, hash) {
-            Ok(false) => {}
-            Ok(true) => {
-                self.batch.bytes += size_of::<ShelvedRow>();
-                let place = shelf.rows().len() as u32 - 1;
-                match self.batch.entries.last_mut() {
-                    Some(Entry { step: Step::Shelved { count, .. }, .. }) => *count += 1,
-                    _ => {
-                        let step = Step::Shelved { first: place, count: 1 };
-                        self.batch.entries.push(Entry::silent(*of, *topic, step));
-                    }
-                }
-            }
+            Ok(None) => {}
+            Ok(Some(set)) => self.batch.entries.push(Entry::silent(*of, *topic, Step::Shelved { set })),
             Err(_) => {
                 // It stays in memory, and the batch is not made longer.
                 shelving.failed = true;
@@ -333,21 +321,11 @@ impl BatchBuilder {
         true
     }
 
-    fn take_from_shelf(&mut self, table: &Table, row: (usize, &[Value]), hash: u64) -> Option<RowState> {
-        let shelving = self.shelving.as_mut()?;
-        match shelving.shelf.as_mut()?.take(table, row, hash) {
-            Ok(state) => state,
-            Err(_) => {
-                shelving.failed = true;
-                None
-            }
-        }
-    }
-
     /// From now on whole rows are put aside, in one of these a batch.
     pub fn begin_shelving(&mut self, mut spare: Vec<Shelf>) {
         let shelf = spare.pop();
-        self.shelving = shelf.is_some().then_some(Shelving { shelf, spare, failed: false });
+        let sample = Sample::default();
+        self.shelving = shelf.is_some().then_some(Shelving { shelf, spare, sample, failed: false });
     }
 
     /// A shelf that was written can be used again, if rows are still put aside.
@@ -364,7 +342,7 @@ impl BatchBuilder {
     pub fn end_shelving(&mut self) {
         match self.shelving.take() {
             Some(Shelving { shelf: Some(mut shelf), .. }) if !shelf.is_empty() => {
-                shelf.close(None);
+                shelf.close();
                 self.batch.shelf = Some(shelf);
             }
             _ => {}
@@ -373,11 +351,14 @@ impl BatchBuilder {
 
     /// Whether the batch should not be made longer.
     pub fn is_full(&self, records: u64, bytes: usize) -> bool {
-        let is_full = |shelf: &Shelf| shelf.is_full() || self.batch.records >= shelf::RECORDS_MAX;
         match &self.shelving {
             None => self.batch.records >= records || self.batch.bytes >= bytes,
-            Some(shelving) => {
-                shelving.failed || shelving.shelf.as_ref().is_none_or(is_full) || self.batch.bytes >= bytes
+            Some(Shelving { shelf, sample, failed, .. }) => {
+                let is_full = |shelf: &Shelf| shelf.is_full(sample.is_often_again());
+                *failed
+                    || shelf.as_ref().is_none_or(is_full)
+                    || self.batch.records >= shelf::RECORDS_MAX
+                    || self.batch.bytes >= bytes
             }
         }
     }
@@ -393,11 +374,11 @@ impl BatchBuilder {
         if change.values.len() == catalog.tables[change.table].columns.len() {
             // Later changes of the row must come behind it.
             let hash = self.hash_of(catalog, change.table, &change.values);
-            self.part(&catalog.tables[change.table], (change.table, &change.values), hash);
+            self.part(hash);
         }
         if !change.from.is_empty() {
             let hash = self.hash_of(catalog, change.table, &change.from);
-            self.part(&catalog.tables[change.table], (change.table, &change.from), hash);
+            self.part(hash);
         }
         let before = (std::mem::take(&mut self.open), self.shelving.take());
         self.push(catalog, change);
@@ -409,9 +390,7 @@ impl BatchBuilder {
     pub fn push_sweep(&mut self, table: usize, topic: usize, sweep: Sweep) {
         // An old row that comes behind it stays.
         self.open.clear();
-        if let Some(Shelving { shelf: Some(shelf), .. }) = &mut self.shelving {
-            shelf.forget_keys();
-        }
+        self.end_set();
         self.append(Entry::silent(table, topic, Step::Sweep(sweep)));
     }
 
@@ -500,7 +479,7 @@ impl BatchBuilder {
             shelving.failed = false;
             if let Some(mut shelf) = shelving.shelf.take_if(|shelf| !shelf.is_empty()) {
                 shelving.shelf = shelving.spare.pop();
-                shelf.close(shelving.shelf.as_mut());
+                shelf.close();
                 batch.shelf = Some(shelf);
             }
         }

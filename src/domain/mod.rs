@@ -16,6 +16,7 @@ pub mod packed;
 pub mod record;
 pub mod retry;
 pub mod row;
+pub mod sample;
 pub mod shelf;
 pub mod snapshot;
 pub mod state;

@@ -8,7 +8,7 @@ use super::row::RowState;
 use super::value::{ColumnType, Value};
 use super::version::{Coordinates, Version, VersionKind};
 
-fn table(columns: usize) -> Table {
+pub(super) fn table(columns: usize) -> Table {
     let columns: Vec<Column> = (0..=columns)
         .map(|index| Column { name: format!("c{index}"), ty: ColumnType::Integer, nullable: index % 2 == 1 })
         .collect();

@@ -36,6 +36,29 @@ impl Value {
     }
 }
 
+/// Such that equal keys, and only those, have equal bytes.
+pub fn key_bytes<'v>(key: impl IntoIterator<Item = &'v Value>) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(32);
+    push_key_bytes(key, &mut bytes);
+    bytes
+}
+
+/// As [`key_bytes`], behind what is there.
+pub fn push_key_bytes<'v>(key: impl IntoIterator<Item = &'v Value>, bytes: &mut Vec<u8>) {
+    for part in key {
+        let (class, part): (u8, &[u8]) = match part {
+            Value::Absent | Value::Null => (0, &[]),
+            Value::Integer(number) => (1, &number.to_be_bytes()),
+            Value::Real(number) => (2, &number.to_bits().to_be_bytes()),
+            Value::Text(text) => (3, text.as_bytes()),
+            Value::Blob(part) => (4, part),
+        };
+        bytes.push(class);
+        bytes.extend_from_slice(&(part.len() as u64).to_be_bytes());
+        bytes.extend_from_slice(part);
+    }
+}
+
 /// The type a column is declared with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -5,6 +5,7 @@
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, VecDeque};
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::letters::{after_retry, split_off};
@@ -18,10 +19,9 @@ use crate::domain::catalog::{Catalog, Table};
 use crate::domain::change::IfMissing;
 use crate::domain::checkpoint::{Checkpoint, TopicPartition};
 use crate::domain::dead_letter::{DeadLetter, Kept};
-use crate::domain::packed::PackedRow;
 use crate::domain::retry::RetryReason;
 use crate::domain::row::RowState;
-use crate::domain::shelf::Shelf;
+use crate::domain::shelf::{Row, Shelf};
 use crate::domain::snapshot::{Phase, Snapshot};
 use crate::domain::state::{Facts, State, believable, state};
 use crate::domain::value::Value;
@@ -273,8 +273,8 @@ impl Replica {
         self.identify(catalog, &batch.observed)?;
         let mut applied = Applied::default();
         for (index, entry) in batch.entries.iter().enumerate() {
-            if let Step::Shelved { first, count } = entry.step {
-                self.unshelve(catalog, batch, first as usize..(first + count) as usize)?;
+            if let Step::Shelved { set } = entry.step {
+                self.unshelve(catalog, batch, set)?;
                 continue;
             }
             let shape = &catalog.tables[entry.table];
@@ -459,20 +459,14 @@ impl Replica {
 }
 
 impl Replica {
-    fn unshelve(
-        &mut self,
-        catalog: &Catalog,
-        batch: &Batch,
-        range: std::ops::Range<usize>,
-    ) -> Result<(), StoreError> {
+    fn unshelve(&mut self, catalog: &Catalog, batch: &Batch, set: u32) -> Result<(), StoreError> {
+        let failed = |error: io::Error| rules::not_on_the_shelf(&error.to_string());
         let Some(shelf) = &batch.shelf else { return Err(rules::not_on_the_shelf("there is none")) };
+        let mut rows = shelf.set(set).map_err(failed)?;
         let mut bytes = Vec::new();
-        for row in &shelf.rows()[range] {
-            shelf.read(row, &mut bytes).map_err(|error| rules::not_on_the_shelf(&error.to_string()))?;
-            let Some((values, version)) = PackedRow::read(&bytes).and_then(|row| row.unpack()) else {
-                continue;
-            };
-            let table = usize::from(row.table);
+        while rows.next(&mut bytes).map_err(failed)? {
+            let row = Row::read(&bytes).and_then(|row| Some((row.table, row.packed().unpack()?)));
+            let Some((table, (values, version))) = row else { continue };
             let entry = Entry::silent(table, 0, Step::Row(RowState::written(values, version)));
             self.step(&catalog.tables[table], &entry, batch.observed.heartbeat_ms);
         }

@@ -78,24 +78,6 @@ pub(super) fn place(shape: &Table, row: &RowState) -> Option<Place> {
     }
 }
 
-/// Such that equal keys, and only those, have equal bytes.
-pub(super) fn key_bytes<'v>(key: impl IntoIterator<Item = &'v Value>) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(32);
-    for part in key {
-        let (class, part): (u8, &[u8]) = match part {
-            Value::Absent | Value::Null => (0, &[]),
-            Value::Integer(number) => (1, &number.to_be_bytes()),
-            Value::Real(number) => (2, &number.to_bits().to_be_bytes()),
-            Value::Text(text) => (3, text.as_bytes()),
-            Value::Blob(part) => (4, part),
-        };
-        bytes.push(class);
-        bytes.extend_from_slice(&(part.len() as u64).to_be_bytes());
-        bytes.extend_from_slice(part);
-    }
-    bytes
-}
-
 /// What a replica knows of the log.
 pub(super) struct Log<'a> {
     pub positions: &'a BTreeMap<TopicPartition, Position>,

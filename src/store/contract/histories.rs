@@ -280,7 +280,8 @@ impl Spill for Scrap {
 fn shelved(catalog: &Catalog, changes: &[Change], fails_every: u32) -> BatchBuilder {
     let mut builder = BatchBuilder::default();
     let scrap = Scrap { fails_every, ..Scrap::default() };
-    builder.begin_shelving(vec![Shelf::new(Box::new(scrap))]);
+    // Few rows fit into a run, so that some are spilled.
+    builder.begin_shelving(vec![Shelf::with_runs_of(300, Box::new(scrap))]);
     for change in changes {
         push(&mut builder, catalog, change);
     }

@@ -10,8 +10,6 @@
 //! ends appending first, for its table; so does a table most of whose rows come again, because it would
 //! grow with the log instead of with its keys. A killed process goes on appending.
 
-use std::collections::HashSet;
-
 use rusqlite::types::ValueRef;
 use rusqlite::{ErrorCode, params};
 
@@ -21,66 +19,8 @@ use super::layout::Sql;
 use super::table::{Outcome, TableWriter, read_row};
 use super::{SqliteStore, TableMemory};
 use crate::domain::row::RowState;
-use crate::domain::value::Value;
 use crate::store::StoreError;
 use crate::store::rules::{Place, place};
-
-/// One key in so many is remembered, at first.
-const ONE_IN: u64 = 64;
-const REMEMBERED_MAX: usize = 8_192;
-/// Keys looked at before a share means anything.
-const LOOKED_MIN: u64 = 1_024;
-
-/// How often keys come again, found out by some of them. Only decides what is tried first.
-#[derive(Debug)]
-pub(super) struct Sample {
-    one_in: u64,
-    seen: HashSet<u64>,
-    looked: u64,
-    again: u64,
-}
-
-impl Default for Sample {
-    fn default() -> Sample {
-        Sample { one_in: ONE_IN, seen: HashSet::new(), looked: 0, again: 0 }
-    }
-}
-
-impl Sample {
-    pub fn look<'v>(&mut self, key: impl Iterator<Item = &'v Value>) {
-        self.look_at(key.fold(0_u64, |hash, value| {
-            let part = match value {
-                Value::Text(text) => tail(text.as_bytes()),
-                Value::Blob(bytes) => tail(bytes),
-                Value::Integer(number) => *number as u64,
-                _ => 0,
-            };
-            (hash ^ part).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(32)
-        }));
-    }
-
-    /// A key by its hash.
-    pub fn look_at(&mut self, hash: u64) {
-        if !hash.is_multiple_of(self.one_in) {
-            return;
-        }
-        self.looked += 1;
-        self.again += u64::from(!self.seen.insert(hash));
-        if self.seen.len() > REMEMBERED_MAX {
-            *self = Sample { one_in: self.one_in * 8, ..Sample::default() };
-        }
-    }
-
-    /// Whether the same keys come again and again.
-    pub fn is_mostly_again(&self) -> bool {
-        self.looked >= LOOKED_MIN && self.again * 2 > self.looked
-    }
-}
-
-/// The last eight bytes, which tell keys apart best.
-fn tail(bytes: &[u8]) -> u64 {
-    bytes.iter().rev().take(8).fold(bytes.len() as u64, |tail, byte| tail << 8 | u64::from(*byte))
-}
 
 impl SqliteStore {
     /// What was appended becomes tables with each key once.
@@ -99,7 +39,7 @@ impl SqliteStore {
             let shape = &self.catalog.tables[index];
             let mut writer =
                 TableWriter::new(&tx, shape, &self.sql[index], now_ms.unwrap_or(0), self.settings.loss);
-            writer.end_appending(&mut memory, self.samples[index].again > 0)?;
+            writer.end_appending(&mut memory, self.samples[index].is_any_again())?;
             drop(writer);
             tx.execute(
                 "UPDATE _readside_meta_tables SET rows = ?3, held = ?4, delete_marks = ?5 \

@@ -1,11 +1,11 @@
 //! One batch, one transaction.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
-use super::append::Sample;
 use super::direct::TOGETHER;
 use super::generations::retired;
 use super::layout::TableSql;
@@ -16,8 +16,8 @@ use crate::domain::batch::{Advance, AfterGap, Batch, Observed, Step};
 use crate::domain::catalog::Catalog;
 use crate::domain::checkpoint::{AfterDelete, Checkpoint, PartitionMemory, Position, TopicPartition};
 use crate::domain::event_ids::{EventId, NewEventIds};
-use crate::domain::packed::PackedRow;
-use crate::domain::shelf::ShelvedRow;
+use crate::domain::sample::Sample;
+use crate::domain::shelf::Row;
 use crate::domain::snapshot::Unlisted;
 use crate::domain::version::Version;
 use crate::store::rules::Floors;
@@ -236,8 +236,8 @@ impl<'a> Work<'a> {
         for index in order::by_key(self.catalog, &batch.entries) {
             let index = index as usize;
             let entry = &batch.entries[index];
-            if let Step::Shelved { first, count } = entry.step {
-                self.unshelve(batch, first as usize..(first + count) as usize, &mut writers)?;
+            if let Step::Shelved { set } = entry.step {
+                self.unshelve(batch, set, &mut writers)?;
                 continue;
             }
             let shape = &self.catalog.tables[entry.table];
@@ -278,37 +278,30 @@ impl<'a> Work<'a> {
     }
 
     /// Rows that were put aside, in the order of table and key: neighbours share pages.
-    fn unshelve(
-        &mut self,
-        batch: &Batch,
-        range: std::ops::Range<usize>,
-        writers: &mut Writers<'a>,
-    ) -> Result<(), StoreError> {
+    fn unshelve(&mut self, batch: &Batch, set: u32, writers: &mut Writers<'a>) -> Result<(), StoreError> {
+        let failed = |error: io::Error| rules::not_on_the_shelf(&error.to_string());
         let Some(shelf) = &batch.shelf else { return Err(rules::not_on_the_shelf("there is none")) };
-        let mut rows: Vec<&ShelvedRow> = shelf.rows()[range].iter().collect();
-        // Where rows are appended, the order in which they were put aside is as good, and faster to read.
-        rows.sort_by_key(|row| match self.memory.tables[usize::from(row.table)].appending {
-            true => (row.table, 0),
-            false => (row.table, row.key),
-        });
-        let now_ms = batch.observed.heartbeat_ms;
-        let mut bytes: [Vec<u8>; TOGETHER] = Default::default();
-        for run in rows.chunk_by(|one, next| one.table == next.table) {
-            let table = usize::from(run[0].table);
-            for some in run.chunks(TOGETHER) {
-                for (row, bytes) in some.iter().zip(&mut bytes) {
-                    shelf.read(row, bytes).map_err(|error| rules::not_on_the_shelf(&error.to_string()))?;
-                    if self.memory.tables[table].appending {
-                        self.samples[table].look_at(u64::from(row.hash));
-                    }
-                }
-                // One without bytes has become an entry of the batch.
+        let mut rows = shelf.set(set).map_err(failed)?;
+        let mut together: [Vec<u8>; TOGETHER] = Default::default();
+        let mut next = Vec::new();
+        let (mut table, mut count) = (0, 0);
+        loop {
+            let row = if rows.next(&mut next).map_err(failed)? { Row::read(&next) } else { None };
+            if count > 0 && (count == TOGETHER || row.is_none_or(|row| row.table != table)) {
                 let packed: Vec<_> =
-                    bytes[..some.len()].iter().filter_map(|bytes| PackedRow::read(bytes)).collect();
-                self.writer(writers, table, now_ms).shelved(&mut self.memory.tables[table], &packed)?;
+                    together[..count].iter().filter_map(|bytes| Some(Row::read(bytes)?.packed())).collect();
+                let writer = self.writer(writers, table, batch.observed.heartbeat_ms);
+                writer.shelved(&mut self.memory.tables[table], &packed)?;
+                count = 0;
             }
+            let Some(row) = row else { return Ok(()) };
+            table = row.table;
+            if self.memory.tables[table].appending {
+                self.samples[table].look_at(row.hash.into());
+            }
+            std::mem::swap(&mut together[count], &mut next);
+            count += 1;
         }
-        Ok(())
     }
 
     fn go_on(&mut self, after: &AfterGap) -> Result<(), StoreError> {

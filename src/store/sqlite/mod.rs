@@ -48,6 +48,7 @@ use super::{Applied, BatchLimits, Completion, Figures, LossLimit, Maintenance, S
 use crate::domain::batch::Batch;
 use crate::domain::catalog::Catalog;
 use crate::domain::checkpoint::Checkpoint;
+use crate::domain::sample::Sample;
 use crate::domain::shelf::Shelf;
 use crate::domain::snapshot::Snapshot;
 use crate::domain::version::{Version, VersionKind};
@@ -102,7 +103,7 @@ pub struct SqliteStore {
     complete: bool,
     floors: Floors,
     /// By table index: how often keys that are appended come again.
-    samples: Vec<append::Sample>,
+    samples: Vec<Sample>,
     /// Outcome of the last batch whose commit was tried, in case that the reply gets lost.
     unconfirmed: Option<Unconfirmed>,
     pinned: Option<wal::Pinned>,

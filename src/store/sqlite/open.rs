@@ -13,6 +13,7 @@ use super::owner;
 use super::replica::SqliteReplica;
 use super::{Memory, Role, Settings, SqliteStore, TableMemory};
 use crate::domain::catalog::Catalog;
+use crate::domain::sample::Sample;
 use crate::domain::snapshot::{Phase, Snapshot};
 use crate::domain::version::Version;
 use crate::store::StoreError;
@@ -69,7 +70,7 @@ pub(super) fn generation(
         generation,
         role,
         sql,
-        samples: catalog.tables.iter().map(|_| super::append::Sample::default()).collect(),
+        samples: catalog.tables.iter().map(|_| Sample::default()).collect(),
         catalog,
         settings,
         memory,

@@ -1,9 +1,8 @@
 //! Rows that are put aside: a file without a name beside the replica.
 //!
 //! Its pages are the kernel's, which takes them back when it needs them; the process keeps what is about
-//! to be written and a few blocks of what is read.
+//! to be written.
 
-use std::cell::RefCell;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -12,8 +11,6 @@ use std::path::Path;
 use crate::domain::shelf::Spill;
 
 const TAIL_BYTES: usize = 64 << 10;
-const BLOCK_BYTES: usize = 16 << 10;
-const BLOCKS: usize = 16;
 
 #[derive(Debug)]
 pub(super) struct FileSpill {
@@ -22,22 +19,11 @@ pub(super) struct FileSpill {
     written: u64,
     /// What comes behind them.
     tail: Vec<u8>,
-    blocks: RefCell<Vec<Block>>,
-}
-
-/// A part of the file: remembered when it is first asked for, and kept when it is again. Rows that are
-/// read in the order in which they were written are so read by blocks, others one by one.
-#[derive(Debug, Default)]
-struct Block {
-    number: u64,
-    bytes: Vec<u8>,
 }
 
 impl FileSpill {
     pub fn new(directory: &Path) -> io::Result<FileSpill> {
-        let file = tempfile_in(directory)?;
-        let blocks = (0..BLOCKS).map(|_| Block { number: u64::MAX, bytes: Vec::new() }).collect();
-        Ok(FileSpill { file, written: 0, tail: Vec::with_capacity(TAIL_BYTES), blocks: RefCell::new(blocks) })
+        Ok(FileSpill { file: tempfile_in(directory)?, written: 0, tail: Vec::new() })
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -65,47 +51,25 @@ impl Spill for FileSpill {
             self.file.write_all_at(bytes, self.written)?;
             self.written += bytes.len() as u64;
         } else {
+            self.tail.reserve_exact(TAIL_BYTES - self.tail.len());
             self.tail.extend_from_slice(bytes);
         }
         Ok(())
     }
 
     fn read(&self, at: u64, into: &mut [u8]) -> io::Result<()> {
-        if let Some(start) = at.checked_sub(self.written) {
-            let bytes =
-                usize::try_from(start).ok().and_then(|start| self.tail.get(start..start + into.len()));
-            into.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
-            return Ok(());
-        }
-        let (number, start) = (at / BLOCK_BYTES as u64, (at % BLOCK_BYTES as u64) as usize);
-        let end = start + into.len();
-        if end > BLOCK_BYTES {
-            return self.file.read_exact_at(into, at);
-        }
-        let mut blocks = self.blocks.borrow_mut();
-        let block = &mut blocks[number as usize % BLOCKS];
-        if block.number != number {
-            *block = Block { number, bytes: std::mem::take(&mut block.bytes) };
-            block.bytes.clear();
-            return self.file.read_exact_at(into, at);
-        }
-        if block.bytes.len() < end {
-            // All that is there by now.
-            let from = number * BLOCK_BYTES as u64;
-            let length = (self.written - from).min(BLOCK_BYTES as u64) as usize;
-            block.bytes.resize(length, 0);
-            self.file.read_exact_at(&mut block.bytes, from)?;
-        }
-        into.copy_from_slice(block.bytes.get(start..end).ok_or(io::ErrorKind::UnexpectedEof)?);
+        let in_file = self.written.saturating_sub(at).min(into.len() as u64);
+        let (from_file, from_tail) = into.split_at_mut(in_file as usize);
+        self.file.read_exact_at(from_file, at)?;
+        let start = (at + in_file).saturating_sub(self.written) as usize;
+        let tail = self.tail.get(start..start.saturating_add(from_tail.len()));
+        from_tail.copy_from_slice(tail.ok_or(io::ErrorKind::UnexpectedEof)?);
         Ok(())
     }
 
     fn clear(&mut self) -> io::Result<()> {
         self.tail.clear();
         self.written = 0;
-        for block in self.blocks.get_mut() {
-            *block = Block { number: u64::MAX, bytes: std::mem::take(&mut block.bytes) };
-        }
         self.file.set_len(0)
     }
 }

@@ -17,9 +17,9 @@ use crate::domain::change::IfMissing;
 use crate::domain::packed::{PackedRow, PackedValue};
 use crate::domain::row::RowState;
 use crate::domain::snapshot::{Phase, Snapshot};
-use crate::domain::value::Value;
+use crate::domain::value::{Value, key_bytes};
 use crate::domain::version::{Coordinates, Version};
-use crate::store::rules::{Place, key_bytes, place};
+use crate::store::rules::{Place, place};
 use crate::store::{LossLimit, StoreError, rules};
 
 /// What became of a step.
