@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
+use std::time::Duration;
 
 use super::catalog::{Catalog, Table};
 use super::change::{Change, Effect, IfMissing, Operation};
@@ -10,7 +11,7 @@ use super::dead_letter::{DeadLetter, LetterId, Produced, Retried};
 use super::event_ids::NewEventIds;
 use super::row::RowState;
 use super::sample::Sample;
-use super::shelf::{self, Shelf, Whole};
+use super::shelf::{self, Fill, Pace, Shelf, Shelves, Whole};
 use super::snapshot::Snapshot;
 use super::value::Value;
 use super::version::{Coordinates, Version};
@@ -177,9 +178,12 @@ pub struct BatchBuilder {
     shelving: Option<Shelving>,
 }
 
-/// Whole rows are put aside, on one shelf a batch.
+/// Whole rows can be put aside, on one shelf a batch.
 #[derive(Debug)]
 struct Shelving {
+    /// Why they are; `None`: they are not.
+    because: Option<Because>,
+    pace: Pace,
     /// For the batch in the making.
     shelf: Option<Shelf>,
     spare: Vec<Shelf>,
@@ -187,6 +191,31 @@ struct Shelving {
     sample: Sample,
     /// Something could not be put aside: the batch ends with that.
     failed: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Because {
+    /// Nobody reads the copy yet.
+    FirstCopy,
+    /// It is far behind.
+    CatchingUp,
+}
+
+impl Shelving {
+    /// When the shelf is full, if rows are put aside.
+    fn fill(&self) -> Option<Fill> {
+        Some(match self.because? {
+            Because::FirstCopy if self.sample.is_often_again() => Fill::Bytes(shelf::BYTES_MAX),
+            Because::FirstCopy => Fill::Run,
+            Because::CatchingUp => Fill::Bytes(self.pace.bytes()),
+        })
+    }
+
+    /// No rows are put aside from here on.
+    fn end(&mut self) {
+        self.because = None;
+        self.shelf.iter_mut().chain(&mut self.spare).for_each(Shelf::rest);
+    }
 }
 
 impl Default for BatchBuilder {
@@ -299,7 +328,7 @@ impl BatchBuilder {
     /// known of its key is joined with it in the replica, in whichever order.
     fn shelve(&mut self, table: &Table, change: &Change, hash: u64) -> bool {
         let Some(shelving) = &mut self.shelving else { return false };
-        let Some(shelf) = &mut shelving.shelf else { return false };
+        let (Some(_), Some(shelf)) = (shelving.because, &mut shelving.shelf) else { return false };
         if !matches!(change.operation, Operation::Write { .. })
             || self.open.contains_key(&hash)
             || change.values.iter().any(Value::is_absent)
@@ -321,42 +350,74 @@ impl BatchBuilder {
         true
     }
 
-    /// From now on whole rows are put aside, in one of these a batch.
-    pub fn begin_shelving(&mut self, mut spare: Vec<Shelf>) {
+    /// Whole rows can be put aside, and are at once while nobody reads.
+    pub fn take_shelves(&mut self, shelves: Shelves) {
+        let Shelves { shelves: mut spare, is_first_copy, live_bytes_max } = shelves;
         let shelf = spare.pop();
-        let sample = Sample::default();
-        self.shelving = shelf.is_some().then_some(Shelving { shelf, spare, sample, failed: false });
+        let because = is_first_copy.then_some(Because::FirstCopy);
+        let (pace, sample) = (Pace::new(live_bytes_max), Sample::default());
+        self.shelving =
+            shelf.is_some().then_some(Shelving { because, pace, shelf, spare, sample, failed: false });
     }
 
-    /// A shelf that was written can be used again, if rows are still put aside.
+    /// A shelf that was written can be used again.
     pub fn give_back(&mut self, shelf: Shelf) {
         let Some(shelving) = &mut self.shelving else { return };
         match shelf.emptied() {
-            Ok(shelf) if shelving.shelf.is_none() => shelving.shelf = Some(shelf),
-            Ok(shelf) => shelving.spare.push(shelf),
+            Ok(mut shelf) => {
+                if shelving.because.is_none() {
+                    shelf.rest();
+                }
+                if shelving.shelf.is_none() {
+                    shelving.shelf = Some(shelf);
+                } else {
+                    shelving.spare.push(shelf);
+                }
+            }
             Err(_) => shelving.failed = true,
         }
     }
 
-    /// What is aside already stays there until the batch is sealed.
-    pub fn end_shelving(&mut self) {
-        match self.shelving.take() {
-            Some(Shelving { shelf: Some(mut shelf), .. }) if !shelf.is_empty() => {
-                shelf.close();
-                self.batch.shelf = Some(shelf);
-            }
-            _ => {}
+    /// Readers see the copy from now on. What is aside already stays there until the batch is sealed.
+    pub fn end_first_copy(&mut self) {
+        let Some(shelving) = &mut self.shelving else { return };
+        if let Some(mut shelf) = shelving.shelf.take_if(|shelf| !shelf.is_empty()) {
+            shelf.close();
+            self.batch.shelf = Some(shelf);
+            shelving.shelf = shelving.spare.pop();
+        }
+        shelving.end();
+    }
+
+    /// Whether the next batch is one of a copy that is read and far behind. To be said between batches.
+    pub fn catch_up(&mut self, is_far_behind: bool) {
+        let Some(shelving) = &mut self.shelving else { return };
+        match (shelving.because, is_far_behind) {
+            (Some(Because::FirstCopy), _) => {}
+            (_, true) => shelving.because = Some(Because::CatchingUp),
+            (_, false) => shelving.end(),
+        }
+    }
+
+    pub fn is_catching_up(&self) -> bool {
+        self.shelving.as_ref().is_some_and(|shelving| shelving.because == Some(Because::CatchingUp))
+    }
+
+    /// How long the store took for a batch that was put aside.
+    pub fn learn_pace(&mut self, took: Duration) {
+        if let Some(shelving) = &mut self.shelving {
+            shelving.pace.learn(took);
         }
     }
 
     /// Whether the batch should not be made longer.
     pub fn is_full(&self, records: u64, bytes: usize) -> bool {
-        match &self.shelving {
+        let aside = self.shelving.as_ref().and_then(|shelving| Some((shelving, shelving.fill()?)));
+        match aside {
             None => self.batch.records >= records || self.batch.bytes >= bytes,
-            Some(Shelving { shelf, sample, failed, .. }) => {
-                let is_full = |shelf: &Shelf| shelf.is_full(sample.is_often_again());
+            Some((Shelving { shelf, failed, .. }, fill)) => {
                 *failed
-                    || shelf.as_ref().is_none_or(is_full)
+                    || shelf.as_ref().is_none_or(|shelf| shelf.is_full(fill))
                     || self.batch.records >= shelf::RECORDS_MAX
                     || self.batch.bytes >= bytes
             }
@@ -365,7 +426,8 @@ impl BatchBuilder {
 
     /// Records that may come before it is full, if they are small.
     pub fn room(&self, records: u64) -> u64 {
-        let records = if self.shelving.is_some() { shelf::RECORDS_MAX } else { records };
+        let is_aside = self.shelving.as_ref().is_some_and(|shelving| shelving.because.is_some());
+        let records = if is_aside { shelf::RECORDS_MAX } else { records };
         records.saturating_sub(self.batch.records)
     }
 

@@ -1,7 +1,7 @@
 //! A shelf: whole rows of a batch that is larger than memory should be.
 //!
-//! While nobody reads a copy yet, a batch may be large: what comes again within it is written once, and
-//! what is written goes in the order of keys, page by page. This is an external merge sort: rows are
+//! While nobody reads a copy yet, or what is read is far behind, a batch may be large: what comes again within
+//! it is written once, and what is written goes in the order of keys, page by page. This is an external merge sort: rows are
 //! collected as bytes ([`super::packed`]), sorted in *runs* that fit into memory, which go to a [`Spill`] one
 //! behind the other, and read again side by side when the batch is written. A batch that fits into one run
 //! never leaves memory.
@@ -15,6 +15,7 @@ use std::collections::binary_heap::PeekMut;
 use std::fmt::Debug;
 use std::io;
 use std::ops::Range;
+use std::time::Duration;
 
 use super::catalog::Table;
 use super::change::Effect;
@@ -30,9 +31,11 @@ const ARENA_BYTES: usize = RUN_BYTES + (64 << 10);
 const ALMOST_RUN_BYTES: usize = RUN_BYTES / 8 * 7;
 /// Rows of a run: each takes 16 bytes besides its own.
 const RUN_ROWS: usize = 16 << 10;
-/// Bytes on a shelf after which it counts as full where keys come again and again. What is written then
-/// has each of them once.
-const BYTES_MAX: u64 = 128 << 20;
+/// Bytes of a batch of a first copy whose keys come again and again. What is written has each of them once.
+pub const BYTES_MAX: u64 = 128 << 20;
+/// Of a batch of a copy that is read, at most; see [`Pace`].
+pub const LIVE_BYTES_MAX: u64 = 32 << 20;
+const LIVE_BYTES_MIN: u64 = 1 << 20;
 /// Memory of what is read side by side.
 const MERGE_BYTES: usize = 1 << 20;
 /// Of which a run gets at least so much.
@@ -49,6 +52,53 @@ pub trait Spill: Debug + Send {
 
     /// Forgets everything.
     fn clear(&mut self) -> io::Result<()>;
+}
+
+/// What a store has to put rows aside.
+#[derive(Debug, Default)]
+pub struct Shelves {
+    /// One for the batch in the making, one for the batch that is written, or none.
+    pub shelves: Vec<Shelf>,
+    /// The copy is being built and nobody reads it.
+    pub is_first_copy: bool,
+    /// Bytes of a batch once it is read, at most.
+    pub live_bytes_max: u64,
+}
+
+/// How large a batch should be for readers to see a step every second or two.
+#[derive(Debug)]
+pub struct Pace {
+    bytes: u64,
+    bytes_max: u64,
+}
+
+impl Pace {
+    pub fn new(bytes_max: u64) -> Pace {
+        let bytes_max = bytes_max.clamp(LIVE_BYTES_MIN, LIVE_BYTES_MAX);
+        Pace { bytes: (bytes_max / 8).max(LIVE_BYTES_MIN), bytes_max }
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// How long it took to write a batch.
+    pub fn learn(&mut self, took: Duration) {
+        if took > Duration::from_secs(1) {
+            self.bytes = (self.bytes / 2).max(LIVE_BYTES_MIN);
+        } else if took < Duration::from_millis(500) {
+            self.bytes = (self.bytes * 2).min(self.bytes_max);
+        }
+    }
+}
+
+/// When a shelf is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fill {
+    /// What fits into memory is enough.
+    Run,
+    /// So many bytes are.
+    Bytes(u64),
 }
 
 #[derive(Debug)]
@@ -194,13 +244,17 @@ impl Shelf {
         self.runs.is_empty() && self.places.is_empty()
     }
 
-    /// Where keys do not come again, what fits into memory is enough.
-    pub fn is_full(&self, comes_again: bool) -> bool {
-        if !comes_again {
-            return self.spilled > 0 || self.arena.len() >= ALMOST_RUN_BYTES || self.places.len() >= RUN_ROWS;
+    pub fn is_full(&self, fill: Fill) -> bool {
+        match fill {
+            Fill::Run => {
+                self.spilled > 0 || self.arena.len() >= ALMOST_RUN_BYTES || self.places.len() >= RUN_ROWS
+            }
+            Fill::Bytes(bytes) => {
+                let runs = self.runs.iter().rev().take_while(|run| run.set == self.set).count();
+                self.spilled + self.arena.len() as u64 >= bytes
+                    || (runs + 1) * self.longest.max(WINDOW_BYTES) >= MERGE_BYTES
+            }
         }
-        let runs = self.runs.iter().rev().take_while(|run| run.set == self.set).count();
-        self.spilled >= BYTES_MAX || (runs + 1) * self.longest.max(WINDOW_BYTES) >= MERGE_BYTES
     }
 
     /// Events by topic, table and effect.
@@ -310,6 +364,14 @@ impl Shelf {
         }
         self.forget_arena();
         Ok(())
+    }
+
+    /// Gives back the memory that an empty one has kept.
+    pub fn rest(&mut self) {
+        if self.is_empty() {
+            self.arena = Vec::new();
+            self.places = Vec::new();
+        }
     }
 
     fn forget_arena(&mut self) {
@@ -509,6 +571,51 @@ fn is_told_by_head(shape: &Table, values: &[Value]) -> bool {
     matches!(shape.key.as_slice(), [only] if matches!(values[*only], Value::Integer(_)))
 }
 
+/// In memory, and now and then nowhere.
+#[cfg(test)]
+#[derive(Debug, Default)]
+pub struct Scrap {
+    bytes: Vec<u8>,
+    calls: std::cell::Cell<u32>,
+    /// Every so many calls one fails, up to the third; 0: none.
+    fails_every: u32,
+}
+
+#[cfg(test)]
+impl Scrap {
+    pub fn failing_every(calls: u32) -> Scrap {
+        Scrap { fails_every: calls, ..Scrap::default() }
+    }
+
+    fn call(&self) -> io::Result<()> {
+        let calls = self.calls.get() + 1;
+        self.calls.set(calls);
+        let fails = self.fails_every > 0 && calls.is_multiple_of(self.fails_every);
+        if fails && calls / self.fails_every <= 3 { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+impl Spill for Scrap {
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.call()?;
+        self.bytes.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn read(&self, at: u64, into: &mut [u8]) -> io::Result<()> {
+        self.call()?;
+        let from = self.bytes.get(at as usize..).and_then(|from| from.get(..into.len()));
+        into.copy_from_slice(from.ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+
+    fn clear(&mut self) -> io::Result<()> {
+        self.bytes.clear();
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -519,27 +626,6 @@ mod tests {
     use crate::domain::tests::table;
     use crate::domain::value::key_bytes;
     use crate::domain::version::{Coordinates, VersionKind};
-
-    #[derive(Debug, Default)]
-    struct Scrap(Vec<u8>);
-
-    impl Spill for Scrap {
-        fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-            self.0.extend_from_slice(bytes);
-            Ok(())
-        }
-
-        fn read(&self, at: u64, into: &mut [u8]) -> io::Result<()> {
-            let from = self.0.get(at as usize..).and_then(|from| from.get(..into.len()));
-            into.copy_from_slice(from.ok_or(io::ErrorKind::UnexpectedEof)?);
-            Ok(())
-        }
-
-        fn clear(&mut self) -> io::Result<()> {
-            self.0.clear();
-            Ok(())
-        }
-    }
 
     /// Keys that their head tells, keys that begin alike, and keys of two columns.
     fn shapes() -> [Table; 3] {
@@ -622,10 +708,10 @@ mod tests {
     }
 
     /// Puts rows of so many bytes until it is full or there are no more.
-    fn filled(shelf: &mut Shelf, comes_again: bool, bytes: usize, rows: i64) -> i64 {
+    fn filled(shelf: &mut Shelf, fill: Fill, bytes: usize, rows: i64) -> i64 {
         let shapes = shapes();
         for nth in 0..rows {
-            if shelf.is_full(comes_again) {
+            if shelf.is_full(fill) {
                 return nth;
             }
             let values = values(nth, bytes);
@@ -638,7 +724,7 @@ mod tests {
     #[test]
     fn what_does_not_come_again_stays_in_memory() {
         let mut shelf = Shelf::new(Box::new(Scrap::default()));
-        let rows = filled(&mut shelf, false, 200, i64::MAX);
+        let rows = filled(&mut shelf, Fill::Run, 200, i64::MAX);
         assert!((2_000..8_000).contains(&rows), "{rows}");
         assert_eq!(shelf.spilled, 0);
     }
@@ -647,7 +733,7 @@ mod tests {
     fn rows_of_every_size_fill_a_shelf_before_reading_them_takes_much_memory() {
         for (bytes, least) in [(10, 400_000), (300, 200_000), (100_000, 8), (3_000_000, 1)] {
             let mut shelf = Shelf::new(Box::new(Scrap::default()));
-            let rows = filled(&mut shelf, true, bytes, 450_000);
+            let rows = filled(&mut shelf, Fill::Bytes(BYTES_MAX), bytes, 450_000);
             assert!(rows >= least, "{rows} rows of {bytes}");
             let windows = shelf.runs.len() * shelf.longest.max(WINDOW_BYTES);
             assert!(windows <= MERGE_BYTES.max(shelf.longest * 2), "{windows} for {rows} rows of {bytes}");
@@ -655,5 +741,24 @@ mod tests {
             shelf.close();
             assert_eq!(given(&shelf, 0).len(), rows as usize);
         }
+    }
+
+    #[test]
+    fn a_batch_of_a_live_copy_is_as_large_as_the_disk_is_fast() {
+        let mut pace = Pace::new(u64::MAX);
+        assert_eq!(pace.bytes(), LIVE_BYTES_MAX / 8);
+        for _ in 0..9 {
+            pace.learn(Duration::from_millis(300));
+        }
+        assert_eq!(pace.bytes(), LIVE_BYTES_MAX);
+        pace.learn(Duration::from_millis(700));
+        assert_eq!(pace.bytes(), LIVE_BYTES_MAX);
+        pace.learn(Duration::from_millis(1_700));
+        assert_eq!(pace.bytes(), LIVE_BYTES_MAX / 2);
+        for _ in 0..9 {
+            pace.learn(Duration::from_secs(9));
+        }
+        assert_eq!(pace.bytes(), LIVE_BYTES_MIN);
+        assert_eq!(Pace::new(0).bytes(), LIVE_BYTES_MIN);
     }
 }

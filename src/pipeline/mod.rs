@@ -184,7 +184,7 @@ impl<S: Source> Pipeline<S> {
         };
         let (work, done) = writer.channels(source.waker());
         let mut intake = Intake::new(config, plan, checkpoint, gate, context.clone());
-        intake.begin_shelving(std::mem::take(&mut writer.shelves));
+        intake.take_shelves(std::mem::take(&mut writer.shelves));
         Pipeline {
             source,
             intake,
@@ -301,9 +301,9 @@ impl<S: Source> Pipeline<S> {
         }
         let now = self.context.now_ms();
         let overdue = now - self.heartbeat_ms >= self.interval_ms || now < self.heartbeat_ms;
-        // While nobody reads yet, larger batches are worth waiting for.
-        let ripe =
-            self.intake.has_changes() && (idle || self.is_full() || self.context.progress.is_gate_open());
+        // While nobody reads yet, or what is read is old, larger batches are worth waiting for.
+        let waits = !self.context.progress.is_gate_open() || self.intake.is_catching_up();
+        let ripe = self.intake.has_changes() && (idle || self.is_full() || !waits);
         if ripe || overdue || self.intake.has_news() || self.intake.has_errands() {
             self.heartbeat_ms = now;
             return self.send_batch(now);
@@ -364,7 +364,7 @@ impl<S: Source> Pipeline<S> {
         match done {
             Done::Applied(mut committed) => {
                 if let Some(shelf) = committed.batch.shelf.take() {
-                    self.intake.give_back(shelf);
+                    self.intake.give_back(shelf, committed.took);
                 }
                 self.intake.committed(&committed);
                 self.answer(&committed);
@@ -372,7 +372,7 @@ impl<S: Source> Pipeline<S> {
                 Ok(self.intake.check_dead_letters(&committed.applied)?)
             }
             Done::Completed(Completion::Done) => {
-                self.intake.end_shelving();
+                self.intake.end_first_copy();
                 self.intake.gate.completed();
                 self.intake.open_gate();
                 Ok(())
@@ -389,7 +389,7 @@ impl<S: Source> Pipeline<S> {
         }
     }
 
-    fn answer(&mut self, Committed { batch, applied }: &Committed) {
+    fn answer(&mut self, Committed { batch, applied, .. }: &Committed) {
         while let Some((_, errands)) = self.errands.pop_front_if(|(id, _)| *id == batch.id) {
             for errand in errands {
                 errand.answer(batch, &applied.stale, &applied.letters);

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 use super::intake::Intake;
 use super::writer::Committed;
@@ -168,7 +169,7 @@ impl Rehearsal {
                 self.metrics.events_skipped(entry.topic, skip, entry.event_count());
             }
         }
-        let committed = Committed { batch, applied };
+        let committed = Committed { batch, applied, took: Duration::ZERO };
         self.intake.committed(&committed);
         self.intake.swept(&committed.applied.swept);
         self.intake.check_dead_letters(&committed.applied)

@@ -262,7 +262,7 @@ impl Store for Damaged {
         self.store.batch_limits()
     }
 
-    fn shelves(&self) -> Vec<crate::domain::shelf::Shelf> {
+    fn shelves(&self) -> crate::domain::shelf::Shelves {
         self.store.shelves()
     }
 

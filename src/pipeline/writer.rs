@@ -14,7 +14,7 @@ use crate::domain::batch::{Batch, Observed};
 use crate::domain::change::{Effect, Skip};
 use crate::domain::checkpoint::TopicPartition;
 use crate::domain::retry::Backoff;
-use crate::domain::shelf::Shelf;
+use crate::domain::shelf::{Shelf, Shelves};
 use crate::metrics::Sizes;
 use crate::source::Waker;
 use crate::store::{Applied, BatchLimits, Completion, LONG_READER, Maintenance, StopCode, Store, StoreError};
@@ -55,6 +55,8 @@ pub struct Committed {
     /// of the two.
     pub batch: Box<Batch>,
     pub applied: Applied,
+    /// How long the store took.
+    pub took: Duration,
 }
 
 impl Committed {
@@ -69,7 +71,7 @@ pub struct Writer {
     /// How much the store takes in one batch.
     pub(super) limits: BatchLimits,
     /// See [`Store::shelves`].
-    pub(super) shelves: Vec<Shelf>,
+    pub(super) shelves: Shelves,
     channels: Option<(SyncSender<Work>, Receiver<Done>)>,
     /// Called when something is done: the pipeline may be waiting for records.
     wake: Arc<OnceLock<Waker>>,
@@ -221,14 +223,15 @@ impl<T: Store> WriterLoop<T> {
     fn apply(&mut self, batch: Box<Batch>) -> Result<Option<Done>, StoreError> {
         let started = Instant::now();
         let Some(applied) = self.retrying(|store| store.apply(&batch))? else { return Ok(None) };
-        self.count(&batch, &applied, started.elapsed());
+        let took = started.elapsed();
+        self.count(&batch, &applied, took);
         if !batch.retried.is_empty() || !batch.dropped.is_empty() {
             self.publish_figures();
         }
         if !(batch.dead_letters.is_empty() && applied.dead_letters.is_empty() && batch.retried.is_empty()) {
             self.context.progress.letters.note_arrivals();
         }
-        let committed = Committed { batch, applied };
+        let committed = Committed { batch, applied, took };
         self.context.progress.update(|shared| {
             if let Some(after) = &committed.batch.after_gap {
                 shared.positions.retain(|at, _| !after.gone.contains(at));

@@ -21,7 +21,7 @@ use crate::domain::checkpoint::{Checkpoint, TopicPartition};
 use crate::domain::dead_letter::{DeadLetter, Kept};
 use crate::domain::retry::RetryReason;
 use crate::domain::row::RowState;
-use crate::domain::shelf::{Row, Shelf};
+use crate::domain::shelf::{Row, Shelves};
 use crate::domain::snapshot::{Phase, Snapshot};
 use crate::domain::state::{Facts, State, believable, state};
 use crate::domain::value::Value;
@@ -214,8 +214,8 @@ impl Store for MemoryStore {
         BatchLimits::default()
     }
 
-    fn shelves(&self) -> Vec<Shelf> {
-        Vec::new()
+    fn shelves(&self) -> Shelves {
+        Shelves::default()
     }
 
     fn figures(&mut self) -> Figures {

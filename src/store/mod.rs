@@ -34,7 +34,7 @@ use crate::domain::checkpoint::{Checkpoint, TopicPartition};
 use crate::domain::dead_letter::{DeadLetter, Kept};
 use crate::domain::retry::RetryReason;
 use crate::domain::row::RowState;
-use crate::domain::shelf::Shelf;
+use crate::domain::shelf::Shelves;
 use crate::domain::snapshot::Snapshot;
 use crate::domain::state::State;
 use crate::domain::value::Value;
@@ -70,9 +70,9 @@ pub trait Store: Send {
     /// How much one batch may hold; the same as long as the store is open.
     fn batch_limits(&self) -> BatchLimits;
 
-    /// Where whole rows can be put aside while nobody reads the copy, so that batches may be larger
-    /// than memory should be; none where the store has no use for that.
-    fn shelves(&self) -> Vec<Shelf>;
+    /// Where whole rows can be put aside, so that batches may be larger than memory should be; nothing
+    /// where the store has no use for that.
+    fn shelves(&self) -> Shelves;
 }
 
 impl<T: Store + ?Sized> Store for Box<T> {
@@ -108,7 +108,7 @@ impl<T: Store + ?Sized> Store for Box<T> {
         (**self).batch_limits()
     }
 
-    fn shelves(&self) -> Vec<Shelf> {
+    fn shelves(&self) -> Shelves {
         (**self).shelves()
     }
 }

@@ -18,6 +18,7 @@ mod waits;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tracing::{info, warn};
 
@@ -38,12 +39,16 @@ use crate::domain::change::Change;
 use crate::domain::checkpoint::{Checkpoint, Position, TopicPartition};
 use crate::domain::dead_letter::DeadLetter;
 use crate::domain::freshness::{self, PartitionFreshness};
-use crate::domain::shelf::Shelf;
+use crate::domain::shelf::{Shelf, Shelves};
 use crate::domain::state::Facts;
 use crate::mapping::Plan;
 use crate::metrics::SourceErrorKind;
 use crate::source::{Cleanup, Ends, SourceEvent};
 use crate::store::{Applied, BatchLimits};
+
+/// From so many records on that were not read larger batches are worth their while: about what small
+/// ones take a second for.
+const FAR_BEHIND: i64 = 32 << 10;
 
 pub struct Intake {
     plan: Plan,
@@ -61,6 +66,8 @@ pub struct Intake {
     interval_ms: i64,
     heartbeat_limit_ms: i64,
     builder: BatchBuilder,
+    /// See [`FAR_BEHIND`].
+    pub far_behind: i64,
     partitions: BTreeMap<TopicPartition, Partition>,
     /// Positions and freshness as the store has them; what metrics show.
     committed: Positions,
@@ -242,6 +249,7 @@ impl Intake {
             interval_ms: config.freshness.interval.as_millis().max(1) as i64,
             heartbeat_limit_ms: crate::store::heartbeat_limit(config.freshness.interval).as_millis() as i64,
             builder: BatchBuilder::default(),
+            far_behind: FAR_BEHIND,
             partitions: known.collect(),
             gate: StartupGate::new(gate),
             sweeps: Sweeps::restored(checkpoint.snapshots, context.now_ms()),
@@ -339,17 +347,32 @@ impl Intake {
         self.builder.room(limits.records)
     }
 
-    /// While nobody reads the copy, whole rows are put aside.
-    pub fn begin_shelving(&mut self, shelves: Vec<Shelf>) {
-        self.builder.begin_shelving(shelves);
+    /// Whole rows are put aside while nobody reads the copy, and while it is far behind.
+    pub fn take_shelves(&mut self, shelves: Shelves) {
+        self.builder.take_shelves(shelves);
     }
 
-    pub fn end_shelving(&mut self) {
-        self.builder.end_shelving();
+    /// The copy is read from now on.
+    pub fn end_first_copy(&mut self) {
+        self.builder.end_first_copy();
     }
 
-    pub fn give_back(&mut self, shelf: Shelf) {
+    /// Of a batch that took so long to be written.
+    pub fn give_back(&mut self, shelf: Shelf, took: Duration) {
+        if self.builder.is_catching_up() {
+            self.builder.learn_pace(took);
+        }
         self.builder.give_back(shelf);
+    }
+
+    pub fn is_catching_up(&self) -> bool {
+        self.builder.is_catching_up()
+    }
+
+    /// Records that are known to be in the log and were not read.
+    fn behind(&self) -> i64 {
+        let behind = |partition: &Partition| Some((partition.end? - partition.position.next_offset).max(0));
+        self.partitions.values().filter_map(behind).sum()
     }
 
     pub fn has_changes(&self) -> bool {
@@ -491,6 +514,7 @@ impl Intake {
             stopped,
         });
         batch.after_gap = news.after_gap;
+        self.builder.catch_up(self.behind() >= self.far_behind);
         batch
     }
 

@@ -70,6 +70,9 @@ trait Disk {
     type Opened: Store + 'static;
     fn open(&self) -> Self::Opened;
     fn reader(&self) -> Box<dyn Reader>;
+    /// Whether it takes rows that were put aside.
+    const TAKES_SHELVES: bool = true;
+
     /// Something goes wrong with a coming batch, where that can be planned.
     fn plan(&self, _: Fault) {}
 }
@@ -140,6 +143,8 @@ pub(super) fn redis_settings(
 
 impl Disk for RedisDisk {
     type Opened = RedisStore;
+
+    const TAKES_SHELVES: bool = false;
 
     fn open(&self) -> RedisStore {
         RedisStore::open(&self.settings, Arc::clone(&self.catalog)).expect("a replica")
@@ -253,6 +258,8 @@ impl<D: Disk> Run<'_, D> {
 
     fn start(&mut self) {
         self.late.clear();
+        let aside = D::TAKES_SHELVES && self.random.below(2) == 0;
+        self.shared.world().far_behind = aside.then_some(self.random.below(6) as i64);
         let mut store = self.disk.open();
         // Old delete marks go, as they do while nothing else happens.
         store.maintain(self.shared.now_ms()).unwrap();

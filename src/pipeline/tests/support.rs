@@ -9,6 +9,7 @@ use crate::config::{self, Config};
 use crate::domain::catalog::Catalog;
 use crate::domain::checkpoint::{Position, TopicPartition};
 use crate::domain::record::{HeaderList, Headers, Record};
+use crate::domain::shelf::{Scrap, Shelf, Shelves};
 use crate::mapping::Plan;
 use crate::metrics::Metrics;
 use crate::pipeline::progress::Progress;
@@ -108,6 +109,8 @@ pub struct World {
     /// How far each was read, however often it was gone back.
     reached: BTreeMap<TopicPartition, i64>,
     pub details: bool,
+    /// From so many unread records on whole rows are put aside, also for stores that do not by themselves.
+    pub far_behind: Option<i64>,
     /// How often a wait for records was ended.
     pub wakes: u64,
     pub now_ms: i64,
@@ -418,7 +421,16 @@ impl Daemon {
         };
         let mut writer = start_writer(store, context).expect("a thread");
         let source = ScriptedSource(shared.clone());
-        let pipeline = Pipeline::new(config, plan, source, checkpoint, &mut writer);
+        let far_behind = shared.world().far_behind;
+        if far_behind.is_some() && writer.shelves.shelves.is_empty() {
+            // Few rows fit into a run.
+            let shelf = |_| Shelf::with_runs_of(200, Box::new(Scrap::default()));
+            let is_first_copy = !checkpoint.complete;
+            writer.shelves =
+                Shelves { shelves: (0..2).map(shelf).collect(), is_first_copy, live_bytes_max: 0 };
+        }
+        let mut pipeline = Pipeline::new(config, plan, source, checkpoint, &mut writer);
+        pipeline.intake.far_behind = far_behind.unwrap_or(i64::MAX);
         Daemon { pipeline, writer: Some(writer), progress, stop }
     }
 

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::domain::change::Cleared;
 use crate::domain::event_ids::{EventId, NewEventIds};
-use crate::domain::shelf::{Shelf, Spill};
+use crate::domain::shelf::{Scrap, Shelf, Shelves};
 use crate::domain::snapshot::Phase;
 use crate::store::Figures;
 
@@ -236,52 +236,13 @@ proptest! {
     }
 }
 
-/// In memory, and now and then nowhere.
-#[derive(Debug, Default)]
-struct Scrap {
-    bytes: Vec<u8>,
-    calls: std::cell::Cell<u32>,
-    /// Every so many calls one fails, up to the third; 0: none.
-    fails_every: u32,
-}
-
-impl Scrap {
-    fn call(&self) -> std::io::Result<()> {
-        let calls = self.calls.get() + 1;
-        self.calls.set(calls);
-        let fails = self.fails_every > 0 && calls.is_multiple_of(self.fails_every);
-        match fails && calls / self.fails_every <= 3 {
-            true => Err(std::io::ErrorKind::StorageFull.into()),
-            false => Ok(()),
-        }
-    }
-}
-
-impl Spill for Scrap {
-    fn append(&mut self, bytes: &[u8]) -> std::io::Result<()> {
-        self.call()?;
-        self.bytes.extend_from_slice(bytes);
-        Ok(())
-    }
-
-    fn read(&self, at: u64, into: &mut [u8]) -> std::io::Result<()> {
-        self.call()?;
-        into.copy_from_slice(&self.bytes[at as usize..at as usize + into.len()]);
-        Ok(())
-    }
-
-    fn clear(&mut self) -> std::io::Result<()> {
-        self.bytes.clear();
-        Ok(())
-    }
-}
-
 /// As [`folded`], with whole rows put aside.
 fn shelved(catalog: &Catalog, changes: &[Change], fails_every: u32) -> BatchBuilder {
     let mut builder = BatchBuilder::default();
-    let scrap = Scrap { fails_every, ..Scrap::default() };
+    let scrap = Scrap::failing_every(fails_every);
     // Few rows fit into a run, so that some are spilled.
-    builder.begin_shelving(vec![Shelf::with_runs_of(300, Box::new(scrap))]);
+    let shelves = vec![Shelf::with_runs_of(300, Box::new(scrap))];
+    builder.take_shelves(Shelves { shelves, is_first_copy: true, live_bytes_max: 0 });
     for change in changes {
         push(&mut builder, catalog, change);
     }

@@ -71,7 +71,7 @@ use crate::domain::batch::Batch;
 use crate::domain::catalog::{Catalog, Table};
 use crate::domain::checkpoint::Checkpoint;
 use crate::domain::event_ids::EventId;
-use crate::domain::shelf::Shelf;
+use crate::domain::shelf::Shelves;
 use crate::domain::version::VersionKind;
 use crate::store::rules::Floors;
 use codec::Form;
@@ -189,8 +189,8 @@ impl Store for RedisStore {
     }
 
     /// A step is limited by what a server may be kept busy with, not by memory.
-    fn shelves(&self) -> Vec<Shelf> {
-        Vec::new()
+    fn shelves(&self) -> Shelves {
+        Shelves::default()
     }
 
     fn figures(&mut self) -> Figures {

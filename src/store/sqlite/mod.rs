@@ -49,9 +49,12 @@ use crate::domain::batch::Batch;
 use crate::domain::catalog::Catalog;
 use crate::domain::checkpoint::Checkpoint;
 use crate::domain::sample::Sample;
-use crate::domain::shelf::Shelf;
+use crate::domain::shelf::{Shelf, Shelves};
 use crate::domain::snapshot::Snapshot;
 use crate::domain::version::{Version, VersionKind};
+
+/// A row of a few hundred bytes that is met where it lies takes a page of the write-ahead log.
+const WAL_BYTES_A_BYTE: u64 = 16;
 
 /// What a store needs to know besides its catalog.
 #[derive(Debug, Clone)]
@@ -187,18 +190,17 @@ impl Store for SqliteStore {
         BatchLimits::default()
     }
 
-    fn shelves(&self) -> Vec<Shelf> {
-        let alone = match self.role {
-            Role::Live => !self.complete,
-            Role::Next { carries_live } => carries_live,
-        };
-        if !alone {
-            return Vec::new();
-        }
-        // One for the batch in the making, one for the batch that is written. Where the file system does
-        // not have files without a name, batches are as small as ever.
+    fn shelves(&self) -> Shelves {
+        // Where the file system does not have files without a name, batches are as small as ever.
         let spill = || spill::FileSpill::new(owner::directory_of(&self.path)).ok();
-        (0..2).map_while(|_| Some(Shelf::new(Box::new(spill()?)))).collect()
+        Shelves {
+            shelves: (0..2).map_while(|_| Some(Shelf::new(Box::new(spill()?)))).collect(),
+            is_first_copy: match self.role {
+                Role::Live => !self.complete,
+                Role::Next { carries_live } => carries_live,
+            },
+            live_bytes_max: self.settings.wal_max_bytes / WAL_BYTES_A_BYTE,
+        }
     }
 }
 
