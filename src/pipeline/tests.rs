@@ -20,11 +20,13 @@ use crate::domain::batch::Batch;
 use crate::domain::checkpoint::Checkpoint;
 use crate::domain::retry::RetryReason;
 use crate::domain::state::State;
+use crate::domain::value::Value;
 use crate::domain::version::VersionKind;
 use crate::mapping::Plan;
 use crate::metrics::Metrics;
 use crate::store::{
-    Applied, Completion, Fault, Figures, Maintenance, MemoryStore, Reader, StopCode, Store, StoreError,
+    Applied, Completion, Fault, Figures, Maintenance, MemoryStore, Reader, RowLookup, StopCode, Store,
+    StoreError,
 };
 use support::{Daemon, Delivery, START_MS, Shared, at, config, memory_store};
 
@@ -215,6 +217,36 @@ fn readers_are_told_of_the_stop_when_dead_letters_overflow_with_batches_under_wa
     let (outcome, _) = daemon.run();
     assert_eq!(outcome.unwrap_err().exit_code, 1);
     assert!(stopped(&store, &shared).is_some_and(|reason| reason.contains("dead_letters.max")));
+}
+
+#[test]
+fn a_live_copy_puts_rows_aside_while_it_is_far_behind_and_no_longer() {
+    let (config, shared, store, daemon) = live_with(USERS, 2);
+    daemon.kill();
+    for n in 1..=40 {
+        let id = n % 5;
+        shared.world().append(at(0, id % 2), &id.to_string(), Some(&user(id.into(), n.into())));
+    }
+    shared.world().far_behind = Some(10);
+    let mut daemon = Daemon::start(&config, &shared, store.clone());
+    assert!(!daemon.pipeline.intake.is_catching_up(), "how far it is behind is not known");
+    daemon.observe(&shared).unwrap();
+    assert!(daemon.pipeline.intake.is_catching_up());
+    shared.world().deliveries.push_back(Delivery::Records(at(0, 0), 24));
+    daemon.hand_over_another(&shared);
+    assert!(daemon.pipeline.intake.is_catching_up(), "16 records are left");
+    shared.world().deliveries.push_back(Delivery::Records(at(0, 1), 10));
+    daemon.hand_over_another(&shared);
+    assert!(!daemon.pipeline.intake.is_catching_up(), "6 are left");
+    shared.world().deliver_all();
+    daemon.settle(&shared).unwrap();
+    for id in 0..5_i64 {
+        let newest = if id == 0 { 40 } else { 35 + id };
+        let RowLookup::Visible { values, .. } = store.reader().row(0, &[Value::Integer(id)]).unwrap() else {
+            panic!("row {id} is not there");
+        };
+        assert_eq!(values[1], Value::Integer(newest));
+    }
 }
 
 /// A store whose first batch with rows hits something that is damaged.
