@@ -11,6 +11,8 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 pub enum Keys {
     /// 0, 1, 2, …
     Integer,
+    /// Integers in no order.
+    Scattered,
     /// In no order.
     Uuid,
 }
@@ -48,6 +50,7 @@ impl Events {
     fn key(&self, row: usize) -> String {
         match self.keys {
             Keys::Integer => row.to_string(),
+            Keys::Scattered => (mix(row as u64) >> 1).to_string(),
             Keys::Uuid => uuid(row as u64),
         }
     }

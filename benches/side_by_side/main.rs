@@ -97,6 +97,7 @@ impl Bench<'_> {
         let flat = Events { count: self.rows, rows: self.rows, keys: Keys::Integer, shape: Shape::Flat };
         let works = [
             ("integer keys", flat, Some(2.0)),
+            ("integer keys in no order", Events { keys: Keys::Scattered, ..flat }, None),
             ("UUID keys", Events { keys: Keys::Uuid, ..flat }, Some(4.0)),
             ("updates of a tenth", Events { count: self.rows * 2, rows: self.rows / 5, ..flat }, None),
             ("Debezium JSON, integer keys", Events { shape: Shape::Debezium, ..flat }, None),

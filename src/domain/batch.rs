@@ -10,8 +10,8 @@ use super::checkpoint::{Position, TopicPartition};
 use super::dead_letter::{DeadLetter, LetterId, Produced, Retried};
 use super::event_ids::NewEventIds;
 use super::row::RowState;
-use super::sample::Sample;
-use super::shelf::{self, Fill, Pace, Shelf, Shelves, Whole};
+use super::sample::{Order, Sample};
+use super::shelf::{self, Fill, Pace, Shelf, Shelves, Whole, key_head};
 use super::snapshot::Snapshot;
 use super::value::Value;
 use super::version::{Coordinates, Version};
@@ -187,8 +187,11 @@ struct Shelving {
     /// For the batch in the making.
     shelf: Option<Shelf>,
     spare: Vec<Shelf>,
-    /// Whether keys come again.
+    /// Whether keys come again, and in which order.
     sample: Sample,
+    order: Order,
+    /// Rows whose keys are not integers are appended, in whichever order they come.
+    appends: bool,
     /// Something could not be put aside: the batch ends with that.
     failed: bool,
 }
@@ -206,6 +209,7 @@ impl Shelving {
     fn fill(&self) -> Option<Fill> {
         Some(match self.because? {
             Because::FirstCopy if self.sample.is_often_again() => Fill::Bytes(shelf::BYTES_MAX),
+            Because::FirstCopy if self.order.is_none() => Fill::Bytes(shelf::BYTES_NO_ORDER),
             Because::FirstCopy => Fill::Run,
             Because::CatchingUp => Fill::Bytes(self.pace.bytes()),
         })
@@ -338,6 +342,9 @@ impl BatchBuilder {
         let Change { table: of, topic, values, version, .. } = change;
         let row = Whole { table: *of, topic: *topic, values, version: *version };
         shelving.sample.look_at(hash);
+        if table.has_integer_key() || !shelving.appends {
+            shelving.order.look(*of, key_head(&values[table.key[0]]));
+        }
         match shelf.put(table, &row, hash) {
             Ok(None) => {}
             Ok(Some(set)) => self.batch.entries.push(Entry::silent(*of, *topic, Step::Shelved { set })),
@@ -355,9 +362,19 @@ impl BatchBuilder {
         let Shelves { shelves: mut spare, is_first_copy, live_bytes_max } = shelves;
         let shelf = spare.pop();
         let because = is_first_copy.then_some(Because::FirstCopy);
-        let (pace, sample) = (Pace::new(live_bytes_max), Sample::default());
-        self.shelving =
-            shelf.is_some().then_some(Shelving { because, pace, shelf, spare, sample, failed: false });
+        let pace = Pace::new(live_bytes_max);
+        let (sample, order) = (Sample::default(), Order::default());
+        let (appends, failed) = (true, false);
+        self.shelving = shelf.is_some().then_some(Shelving {
+            because,
+            pace,
+            shelf,
+            spare,
+            sample,
+            order,
+            appends,
+            failed,
+        });
     }
 
     /// A shelf that was written can be used again.
@@ -403,9 +420,11 @@ impl BatchBuilder {
         self.shelving.as_ref().is_some_and(|shelving| shelving.because == Some(Because::CatchingUp))
     }
 
-    /// How long the store took for a batch that was put aside.
-    pub fn learn_pace(&mut self, took: Duration) {
-        if let Some(shelving) = &mut self.shelving {
+    /// How long the store took for a batch that was put aside, and whether it appends rows.
+    pub fn learn(&mut self, took: Duration, appends: bool) {
+        let Some(shelving) = &mut self.shelving else { return };
+        shelving.appends = appends;
+        if shelving.because == Some(Because::CatchingUp) {
             shelving.pace.learn(took);
         }
     }

@@ -1,4 +1,5 @@
-//! How often keys come again, found out by some of them. Only decides what is tried first.
+//! What keys are like, found out by some of them: how often they come again, and whether they come in an
+//! order. Only decides what is tried first.
 
 use std::collections::HashSet;
 
@@ -10,6 +11,7 @@ const REMEMBERED_MAX: usize = 8_192;
 /// Keys looked at before a share means anything.
 const LOOKED_MIN: u64 = 1_024;
 
+/// How often keys come again.
 #[derive(Debug)]
 pub struct Sample {
     one_in: u64,
@@ -68,4 +70,77 @@ impl Sample {
 /// The last eight bytes, which tell keys apart best.
 fn tail(bytes: &[u8]) -> u64 {
     bytes.iter().rev().take(8).fold(bytes.len() as u64, |tail, byte| tail << 8 | u64::from(*byte))
+}
+
+/// Keys looked at after which older ones count half.
+const RECENT: u64 = 1 << 16;
+
+/// Whether keys come in order, more or less: several partitions that are each in order are.
+#[derive(Debug, Default)]
+pub struct Order {
+    /// By table: the last key.
+    last: Vec<u64>,
+    looked: u64,
+    /// So many were lower than the one before.
+    back: u64,
+}
+
+impl Order {
+    /// `head`: see [`super::shelf::key_head`].
+    pub fn look(&mut self, table: usize, head: u64) {
+        if self.last.len() <= table {
+            self.last.resize(table + 1, 0);
+        }
+        let before = std::mem::replace(&mut self.last[table], head);
+        if self.looked >= RECENT {
+            (self.looked, self.back) = (self.looked / 2, self.back / 2);
+        }
+        self.looked += 1;
+        self.back += u64::from(head < before);
+    }
+
+    /// Half of the keys go back where there is no order.
+    pub fn is_none(&self) -> bool {
+        self.looked >= LOOKED_MIN && self.back * 4 > self.looked
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_again_is_told_from_what_does_not() {
+        let spread = |nth: u64| nth.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29);
+        let looked = |keys: u64| {
+            let mut sample = Sample::default();
+            (0..300_000_u64).for_each(|nth| sample.look_at(spread(nth % keys)));
+            (sample.is_any_again(), sample.is_often_again(), sample.is_mostly_again())
+        };
+        assert_eq!(looked(u64::MAX), (false, false, false));
+        assert_eq!(looked(200_000), (true, true, false));
+        assert_eq!(looked(20_000), (true, true, true));
+    }
+
+    #[test]
+    fn an_order_is_seen_also_where_partitions_and_tables_take_turns() {
+        let mut order = Order::default();
+        let mut tables = Order::default();
+        for nth in 0..10_000_u64 {
+            // Four partitions, a hundred records at a time.
+            order.look(0, nth / 400 * 100 + nth % 100 + nth / 100 % 4 * 1_000_000);
+            tables.look((nth % 2) as usize, if nth % 2 == 0 { nth } else { 1 << 40 | nth });
+        }
+        assert!(!order.is_none() && !tables.is_none());
+        let mut none = Order::default();
+        assert!(!none.is_none());
+        for nth in 0..10_000_u64 {
+            none.look(0, nth.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        }
+        assert!(none.is_none());
+        for nth in 0..300_000 {
+            none.look(0, nth);
+        }
+        assert!(!none.is_none(), "it has an order now");
+    }
 }

@@ -33,6 +33,9 @@ const ALMOST_RUN_BYTES: usize = RUN_BYTES / 8 * 7;
 const RUN_ROWS: usize = 16 << 10;
 /// Bytes of a batch of a first copy whose keys come again and again. What is written has each of them once.
 pub const BYTES_MAX: u64 = 128 << 20;
+/// Of one whose keys come in no order where they are looked for: several rows for each page, and still writing goes on beside
+/// reading.
+pub const BYTES_NO_ORDER: u64 = 32 << 20;
 /// Of a batch of a copy that is read, at most; see [`Pace`].
 pub const LIVE_BYTES_MAX: u64 = 32 << 20;
 const LIVE_BYTES_MIN: u64 = 1 << 20;

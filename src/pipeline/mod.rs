@@ -364,7 +364,7 @@ impl<S: Source> Pipeline<S> {
         match done {
             Done::Applied(mut committed) => {
                 if let Some(shelf) = committed.batch.shelf.take() {
-                    self.intake.give_back(shelf, committed.took);
+                    self.intake.give_back(shelf, &committed);
                 }
                 self.intake.committed(&committed);
                 self.answer(&committed);

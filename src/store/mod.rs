@@ -223,6 +223,8 @@ pub struct Applied {
     pub dead_letters_kept: u64,
     /// What became of the batch's `retried` and `dropped`.
     pub letters: LettersMoved,
+    /// Rows of some table are appended as they come, so that their order does not matter.
+    pub appends: bool,
 }
 
 /// Rows of a table that are not in a whole snapshot of its source.

@@ -18,7 +18,6 @@ mod waits;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use tracing::{info, warn};
 
@@ -357,11 +356,9 @@ impl Intake {
         self.builder.end_first_copy();
     }
 
-    /// Of a batch that took so long to be written.
-    pub fn give_back(&mut self, shelf: Shelf, took: Duration) {
-        if self.builder.is_catching_up() {
-            self.builder.learn_pace(took);
-        }
+    /// Of a batch that was written.
+    pub fn give_back(&mut self, shelf: Shelf, Committed { took, applied, .. }: &Committed) {
+        self.builder.learn(*took, applied.appends);
         self.builder.give_back(shelf);
     }
 

@@ -266,6 +266,7 @@ impl<'a> Work<'a> {
                 writer.end_appending(memory, true)?;
             }
         }
+        applied.appends = self.memory.tables.iter().any(|table| table.appending);
         applied.stale.sort_unstable();
         Ok(applied)
     }
