@@ -151,7 +151,7 @@ pub(super) fn phase(mark: Field<'_>) -> Option<Phase> {
     }
 }
 
-/// Of a field that is one, in JSON or not; what is no text in JSON is its text there.
+/// The text of a field, in JSON or not; in JSON that of a number or a flag, too.
 pub(super) fn word(field: Field<'_>) -> Option<&str> {
     match field {
         Field::Json(text) => Some(text.trim_matches('"')),

@@ -720,6 +720,30 @@ fn flattened_rows_in_another_encoding_are_refused() {
     assert_eq!((keyed.only().operation, &keyed.only().values[0]), (Operation::Delete, &int(1)));
 }
 
+/// With a converter that no format of Debezium's is for, rows and deletes are in order, and that is all.
+#[test]
+fn flattened_rows_with_json_schema_are_mapped_by_hand() {
+    let mut topic = topic("t", Format::JsonSchema);
+    topic.version = Some(expression(".__lsn"));
+    topic.key_format = Some(KeyFormat::Json);
+    let mut items = table("t", 1, &["id integer", "name text?"]);
+    items.sources[0].when.rows = Some(condition(".__deleted != \"true\""));
+    let config = config(vec![topic], vec![items]);
+    let schema =
+        Schema { kind: Kind::Json, text: "{}".to_owned(), references: Vec::new(), versions: Vec::new() };
+    let mut feed = Feed::of(&config);
+    feed.plan = Plan::with_registry(&config, Some(Registry::fixed([(1, schema)])));
+    let mut row = |json: &str| {
+        let value = [&[0, 0, 0, 0, 1][..], json.as_bytes()].concat();
+        assert_eq!(feed.bytes(Some(br#"{"id":1}"#), Some(&value)), Outcome::Changes);
+        (feed.only().operation, feed.only().values.clone(), feed.version().1)
+    };
+    let unchanged = r#"{"id":1,"name":"__debezium_unavailable_value","__lsn":7,"__deleted":"false"}"#;
+    assert_eq!(row(unchanged), (WRITE, vec![int(1), text("__debezium_unavailable_value")], vec![7]));
+    let gone = r#"{"id":1,"name":"","__lsn":9,"__deleted":"true"}"#;
+    assert_eq!(row(gone), (Operation::Delete, vec![int(1), Value::Absent], vec![9]));
+}
+
 /// The next row has another shape, and no event says so.
 #[test]
 fn a_schema_that_changes_in_mid_stream() {
