@@ -456,7 +456,10 @@ fn flattened_debezium_events_in_avro_lead_to_the_rows_of_the_source() {
         ],
     );
     let url = registry.url();
-    let config = adapted(dir.path(), "debezium-flat-avro.yaml", &[("http://registry:8081", url.as_str())]);
+    // One table of several that are routed into the topic.
+    let with_origin = "key: id\n    when: .__table == \"orders\"\n";
+    let changes = [("http://registry:8081", url.as_str()), ("key: id\n", with_origin)];
+    let config = adapted(dir.path(), "debezium-flat-avro.yaml", &changes);
     let (code, said) = check(&config, &["--schemas"]);
     assert_eq!(code, 0, "{said}");
     for part in ["value", "key"] {
