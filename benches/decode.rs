@@ -68,6 +68,9 @@ fn main() {
     report.run("avro, flat row, 9 of 11 fields", Format::Avro, rows(), &|nr| framed(avro(nr)));
     report
         .run("debezium-avro, 9 of 11 fields", Format::DebeziumAvro, rows(), &|nr| framed(debezium_avro(nr)));
+    report.run("debezium-flat-avro, 9 of 14 fields", Format::DebeziumFlatAvro, rows(), &|nr| {
+        framed(flat_avro(nr))
+    });
     report.run("protobuf, flat row, 9 of 11 fields", Format::Protobuf, rows(), &|nr| framed(protobuf(nr)));
     report.run("json-schema, flat row", Format::JsonSchema, rows(), &|nr| framed(text(flat(nr, ""))));
     report.run("raw, one text", Format::Raw, rows(), &|nr| text(flat(nr, "")));
@@ -218,6 +221,7 @@ fn registry(format: Format) -> Registry {
         Format::Protobuf => (Kind::Protobuf, PROTO.to_owned()),
         Format::JsonSchema => (Kind::Json, "{}".to_owned()),
         Format::DebeziumAvro => (Kind::Avro, AVRO_ENVELOPE.replace("ROW", AVRO_ROW)),
+        Format::DebeziumFlatAvro => (Kind::Avro, AVRO_ROW.replace("]}", FLAT_FIELDS)),
         _ => (Kind::Avro, AVRO_ROW.to_owned()),
     };
     Registry::fixed([(1, Schema { kind, text, references: Vec::new(), versions: Vec::new() })])
@@ -226,6 +230,9 @@ fn registry(format: Format) -> Registry {
 const AVRO_ROW: &str = r#"{"type":"record","name":"Row","fields":[{"name":"id","type":"long"},{"name":"status","type":"string"},{"name":"customer","type":"string"},{"name":"mail","type":["null","string"]},{"name":"city","type":["null","string"]},{"name":"total","type":["null",{"type":"bytes","logicalType":"decimal","precision":12,"scale":2}]},{"name":"items","type":["null","int"]},{"name":"paid","type":["null","boolean"]},{"name":"updated_at","type":["null",{"type":"long","logicalType":"timestamp-micros"}]},{"name":"warehouse","type":["null","string"]},{"name":"trace","type":["null","string"]}]}"#;
 
 const AVRO_ENVELOPE: &str = r#"{"type":"record","name":"Envelope","fields":[{"name":"before","type":["null",ROW]},{"name":"after","type":["null","Row"]},{"name":"source","type":{"type":"record","name":"Source","fields":[{"name":"db","type":"string"},{"name":"sequence","type":["null","string"]},{"name":"lsn","type":["null","long"]}]}},{"name":"op","type":"string"},{"name":"ts_ms","type":["null","long"]}]}"#;
+
+/// Behind the fields of the row.
+const FLAT_FIELDS: &str = r#",{"name":"__op","type":["null","string"]},{"name":"__lsn","type":["null","long"]},{"name":"__deleted","type":["null","string"]}]}"#;
 
 const PROTO: &str = r#"syntax = "proto3"; import "google/protobuf/timestamp.proto"; import "confluent/type/decimal.proto";
 message Row { int64 id = 1; string status = 2; string customer = 3; string mail = 4; string city = 5; confluent.type.Decimal total = 6; int32 items = 7; bool paid = 8; google.protobuf.Timestamp updated_at = 9; string warehouse = 10; string trace = 11; }"#;
@@ -282,6 +289,17 @@ fn debezium_avro(nr: usize) -> Vec<u8> {
     out.push(0);
     avro_bytes(&mut out, b"u");
     out.push(0);
+    out
+}
+
+fn flat_avro(nr: usize) -> Vec<u8> {
+    let mut out = avro(nr);
+    avro_long(&mut out, 1);
+    avro_bytes(&mut out, b"u");
+    avro_long(&mut out, 1);
+    avro_long(&mut out, 135_188_664);
+    avro_long(&mut out, 1);
+    avro_bytes(&mut out, b"false");
     out
 }
 

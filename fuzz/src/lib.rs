@@ -66,6 +66,11 @@ fn registry() -> Registry {
         {"name":"price","type":{"type":"bytes","logicalType":"decimal","precision":9,"scale":2}},
         {"name":"attributes","type":["null",{"type":"map","values":["null","string","R"]}]},
         {"name":"after","type":["null","R"]},{"name":"op","type":"string"}]}"#;
+    let flattened = r#"{"type":"record","name":"R","fields":[{"name":"id","type":"int"},
+        {"name":"status","type":"string"},{"name":"total","type":["null","bytes"]},{"name":"invoice","type":["null","bytes"]},
+        {"name":"__op","type":["null","string"]},{"name":"__table","type":["null","string"]},
+        {"name":"__lsn","type":["null","long","string"]},{"name":"__source_sequence","type":["null","string"]},
+        {"name":"__source_snapshot","type":["null","string"]},{"name":"__deleted","type":["null","string","boolean"]}]}"#;
     let proto = r#"syntax = "proto3"; package shop;
         message OrderPlaced { int64 order_id = 1; string status = 2; map<string, string> labels = 3; OrderPlaced customer = 4; }"#;
     let schema = |kind, text: &str| Schema {
@@ -78,6 +83,7 @@ fn registry() -> Registry {
         (1, schema(Kind::Avro, avro)),
         (2, schema(Kind::Protobuf, proto)),
         (3, schema(Kind::Json, "{}")),
+        (4, schema(Kind::Avro, flattened)),
     ])
 }
 

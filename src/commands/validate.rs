@@ -69,7 +69,7 @@ fn describe(config: &Config, table: &Table) -> String {
                 Mapping::Rows => "rows",
                 Mapping::Events(_) => "by event type",
             };
-            Some(format!("{} ({how}, ordered by {})", topic.name, order(topic)))
+            Some(format!("{} ({how}, ordered by {})", topic.name, topic.order()))
         })
         .collect();
     format!("key ({}), {} columns, from {}", key.join(", "), table.columns.len(), sources.join(" and "))
@@ -77,16 +77,6 @@ fn describe(config: &Config, table: &Table) -> String {
 
 fn key_names(table: &Table) -> Vec<&str> {
     table.key.iter().filter_map(|&column| Some(table.columns.get(column)?.name.as_str())).collect()
-}
-
-/// What decides which of two events of one row is newer.
-fn order(topic: &config::Topic) -> String {
-    match (&topic.version, topic.format) {
-        (Some(path), _) => path.to_string(),
-        (None, config::Format::DebeziumFlat) => "__source_sequence or __lsn".to_owned(),
-        (None, format) if format.is_debezium() => "source.sequence".to_owned(),
-        (None, _) => "position in the log".to_owned(),
-    }
 }
 
 fn as_json(file: &str, result: &Result<Loaded, ConfigErrors>) -> Value {
@@ -114,7 +104,7 @@ fn table_json(config: &Config, table: &Table) -> Value {
         .iter()
         .filter_map(|source| {
             let topic = config.topics.get(source.topic)?;
-            Some(json!({"topic": topic.name, "ordered_by": order(topic)}))
+            Some(json!({"topic": topic.name, "ordered_by": topic.order()}))
         })
         .collect();
     json!({

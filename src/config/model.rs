@@ -321,6 +321,16 @@ pub enum Unknown {
 }
 
 impl Topic {
+    /// What decides which of two events of one row is newer, in words.
+    pub fn order(&self) -> String {
+        match (&self.version, self.format) {
+            (Some(path), _) => path.to_string(),
+            (None, format) if format.is_flattened() => "__source_sequence or __lsn".to_owned(),
+            (None, format) if format.is_debezium() => "source.sequence".to_owned(),
+            (None, _) => "position in the log".to_owned(),
+        }
+    }
+
     /// How record keys are read by a table with so many key columns.
     pub fn key_format_of(&self, key_columns: usize) -> KeyFormat {
         if let Some(format) = self.key_format {
@@ -333,7 +343,7 @@ impl Topic {
             Format::Raw => KeyFormat::Text,
             // A file holds the schema of values only.
             _ if self.schema_file.is_some() => KeyFormat::Text,
-            Format::Avro | Format::DebeziumAvro => KeyFormat::Avro,
+            Format::Avro | Format::DebeziumAvro | Format::DebeziumFlatAvro => KeyFormat::Avro,
             Format::Protobuf => KeyFormat::Protobuf,
             Format::JsonSchema => KeyFormat::JsonSchema,
         }
@@ -355,6 +365,7 @@ pub enum Format {
     DebeziumJson,
     /// Rows behind `ExtractNewRecordState`.
     DebeziumFlat,
+    DebeziumFlatAvro,
     Maxwell,
     Canal,
     CloudEvents,
@@ -376,17 +387,29 @@ impl Format {
 
     /// Debezium's, in whatever encoding, with its envelope or without.
     pub fn is_debezium(self) -> bool {
-        self.has_before_and_after() || self == Format::DebeziumFlat
+        self.has_before_and_after() || self.is_flattened()
     }
 
     /// Whether records name their schema in a registry, unless a file has it.
     pub fn names_schema(self) -> bool {
-        matches!(self, Format::Avro | Format::DebeziumAvro | Format::Protobuf | Format::JsonSchema)
+        matches!(
+            self,
+            Format::Avro
+                | Format::DebeziumAvro
+                | Format::DebeziumFlatAvro
+                | Format::Protobuf
+                | Format::JsonSchema
+        )
     }
 
     /// Debezium's envelope, in whatever encoding.
     pub fn has_before_and_after(self) -> bool {
         matches!(self, Format::DebeziumJson | Format::DebeziumAvro)
+    }
+
+    /// Debezium's rows without their envelope, in whatever encoding.
+    pub fn is_flattened(self) -> bool {
+        matches!(self, Format::DebeziumFlat | Format::DebeziumFlatAvro)
     }
 
     /// Records of those who read MySQL's binlog: a delete has the row, an update what its key was.

@@ -193,7 +193,7 @@ static KAFKA: Section = Section {
 
 static SCHEMA_REGISTRY: Section = Section {
     name: "schema_registry",
-    help: "A schema registry that speaks the API of Confluent's; needed by the formats `avro`, `debezium-avro`, `protobuf` and `json-schema`.",
+    help: "A schema registry that speaks the API of Confluent's; needed by the formats `avro`, `debezium-avro`, `debezium-flat-avro`, `protobuf` and `json-schema`.",
     keys: &[&[
         key(
             "url",

@@ -39,6 +39,7 @@ impl Word for Format {
         ("json-schema", Format::JsonSchema),
         ("raw", Format::Raw),
         ("debezium-flat", Format::DebeziumFlat),
+        ("debezium-flat-avro", Format::DebeziumFlatAvro),
         ("maxwell", Format::Maxwell),
         ("canal", Format::Canal),
     ];

@@ -74,12 +74,8 @@ impl Decoder {
     ) -> Result<EventKind, DecodeError> {
         self.value.read(bytes, scratch, fields)?;
         self.value.require_object()?;
-        let op = match fields[self.op] {
-            Field::Json(quoted) => {
-                quoted.strip_prefix('"').and_then(|op| op.strip_suffix('"')).unwrap_or(quoted)
-            }
-            Field::Native(Native::Text(op)) => op,
-            _ => return Err(DecodeError::malformed("$event.op", "is missing: not a Debezium change event")),
+        let Some(op) = word(fields[self.op]) else {
+            return Err(DecodeError::malformed("$event.op", "is missing: not a Debezium change event"));
         };
         match op {
             "c" | "r" | "u" => {
@@ -104,11 +100,11 @@ impl Decoder {
 
     /// Whether there was no row with this key before.
     pub fn is_insert(&self, fields: &[Field<'_>]) -> bool {
-        matches!(fields.get(self.op), Some(Field::Json("\"c\"") | Field::Native(Native::Text("c"))))
+        fields.get(self.op).is_some_and(|op| word(*op) == Some("c"))
     }
 
     pub fn committed_ms(&self, fields: &[Field<'_>]) -> Option<i64> {
-        fields.get(self.committed).and_then(millis)
+        fields.get(self.committed).and_then(integer)
     }
 
     /// How far a snapshot of the whole table has come with this row, if it belongs to one. Incremental
@@ -122,16 +118,10 @@ impl Decoder {
     /// snapshot sorts behind everything before it. The LSN alone goes back within a partition.
     pub fn own_version(&self, fields: &[Field<'_>]) -> OwnVersion {
         let read_ms = read_ms(fields.get(self.snapshot), fields.get(self.made));
-        match fields.get(self.sequence) {
-            Some(Field::Json(text)) if *text != "null" => match sequence(text) {
-                Some(pair) => OwnVersion::Integers { pair, read_ms },
-                None => OwnVersion::Unusable(no_version("is not a pair of log positions")),
-            },
-            Some(Field::Native(Native::Text(text))) => match positions(text) {
-                Some(pair) => OwnVersion::Integers { pair, read_ms },
-                None => OwnVersion::Unusable(no_version("is not a pair of log positions")),
-            },
-            _ => OwnVersion::Unusable(no_version(
+        match fields.get(self.sequence).copied().and_then(sequence) {
+            Some(Ok(pair)) => OwnVersion::Integers { pair, read_ms },
+            Some(Err(why)) => OwnVersion::Unusable(no_version(why)),
+            None => OwnVersion::Unusable(no_version(
                 "is missing: this connector sends no sequence, name another field in the topic's `version`",
             )),
         }
@@ -140,10 +130,11 @@ impl Decoder {
 
 /// When a row of an incremental snapshot was read; one that does not say so counts as read late.
 pub(super) fn read_ms(mark: Option<&Field<'_>>, made: Option<&Field<'_>>) -> Option<i64> {
-    (word(*mark?)? == "incremental").then(|| made.and_then(millis).unwrap_or(i64::MAX))
+    (word(*mark?)? == "incremental").then(|| made.and_then(integer).unwrap_or(i64::MAX))
 }
 
-pub(super) fn millis(field: &Field<'_>) -> Option<i64> {
+/// Of a field that is one, in JSON or not.
+pub(super) fn integer(field: &Field<'_>) -> Option<i64> {
     match field {
         Field::Json(text) => text.parse().ok(),
         Field::Native(Native::Integer(number)) => Some(*number),
@@ -160,8 +151,8 @@ pub(super) fn phase(mark: Field<'_>) -> Option<Phase> {
     }
 }
 
-/// Of a field that is one, in JSON or not.
-fn word(field: Field<'_>) -> Option<&str> {
+/// The text of a field, in JSON or not; in JSON that of a number or a flag, too.
+pub(super) fn word(field: Field<'_>) -> Option<&str> {
     match field {
         Field::Json(text) => Some(text.trim_matches('"')),
         Field::Native(Native::Text(text)) => Some(text),
@@ -180,8 +171,20 @@ pub fn deleted_row(fields: &[String]) -> Path {
     Path { root: Root::Event, fields }
 }
 
+/// What `source.sequence` says, in JSON or not; `None`: nothing. An error says what it is not.
+pub(super) fn sequence(field: Field<'_>) -> Option<Result<[i64; 2], &'static str>> {
+    let pair = match field {
+        Field::Json("null") => return None,
+        Field::Json(text) => quoted_positions(text),
+        Field::Native(Native::Text(text)) => positions(text),
+        Field::Native(_) => None,
+        _ => return None,
+    };
+    Some(pair.ok_or("is not a pair of log positions"))
+}
+
 /// Of a JSON string.
-pub(super) fn sequence(text: &str) -> Option<[i64; 2]> {
+fn quoted_positions(text: &str) -> Option<[i64; 2]> {
     let inner: Cow<'_, str> = match text.strip_prefix('"')?.strip_suffix('"')? {
         plain if !plain.contains('\\') => Cow::Borrowed(plain),
         _ => Cow::Owned(serde_json::from_str::<String>(text).ok()?),
@@ -313,7 +316,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sequence_is_a_pair_of_numbers() {
+    fn a_sequence_is_a_pair_of_numbers_in_every_encoding() {
         let cases = [
             (r#""[\"135184360\",\"135188664\"]""#, Some([135_184_360, 135_188_664])),
             (r#""[null,\"144443824\"]""#, Some([144_443_824, 144_443_824])),
@@ -327,8 +330,16 @@ mod tests {
             ("[1,2]", None),
             ("17", None),
         ];
-        for (text, expected) in cases {
-            assert_eq!(sequence(text), expected, "{text}");
+        for (json, expected) in cases {
+            assert_eq!(sequence(Field::Json(json)).unwrap().ok(), expected, "{json}");
+            if let Ok(text) = serde_json::from_str::<String>(json) {
+                let native = Field::Native(Native::Text(&text));
+                assert_eq!(sequence(native).unwrap().ok(), expected, "{text}");
+            }
+        }
+        assert!(sequence(Field::Native(Native::Integer(17))).unwrap().is_err());
+        for nothing in [Field::Absent, Field::Json("null"), Field::NotAnObject] {
+            assert_eq!(sequence(nothing), None, "{nothing:?}");
         }
     }
 

@@ -32,6 +32,7 @@ mod wanted;
 pub use canal::RowOf;
 pub use debezium::{Placeholder, deleted_row};
 pub use elements::ElementDecoder;
+pub use flattened::FLATTENED_VERSIONS;
 pub use framed::Pending;
 pub use headers::{header, headers_json};
 pub use native::Native;
@@ -198,7 +199,16 @@ impl Decoder {
                     Body::Avro(avro::Document::of_registry("$event", &paths, registry, &subject))
                 }))
             }
-            Format::DebeziumFlat => Value::Flattened(flattened::Decoder::new(wanted, &topic.placeholder)),
+            Format::DebeziumFlat => {
+                Value::Flattened(flattened::Decoder::new(wanted, &topic.placeholder, |paths| {
+                    Body::Json(connect::Document::with_schema(".", paths))
+                }))
+            }
+            Format::DebeziumFlatAvro => {
+                Value::Flattened(flattened::Decoder::new(wanted, &topic.placeholder, |paths| {
+                    Body::Avro(avro::Document::of_registry(".", &paths, registry, &subject))
+                }))
+            }
             Format::Maxwell => Value::Maxwell(maxwell::Decoder::new(wanted)),
             Format::Canal => Value::Canal(canal::Decoder::new(wanted)),
             Format::CloudEvents => Value::CloudEvents(cloudevents::Decoder::new(wanted)),
@@ -241,13 +251,11 @@ impl Decoder {
         }
         let Some(bytes) = value else { return Ok(()) };
         match &mut self.value {
-            Value::Json(_)
-            | Value::Flattened(_)
-            | Value::Maxwell(_)
-            | Value::Canal(_)
-            | Value::CloudEvents(_)
-            | Value::Raw(_) => Ok(()),
+            Value::Json(_) | Value::Maxwell(_) | Value::Canal(_) | Value::CloudEvents(_) | Value::Raw(_) => {
+                Ok(())
+            }
             Value::Debezium(decoder) => decoder.body().prepare(bytes),
+            Value::Flattened(decoder) => decoder.body().prepare(bytes),
             Value::Body(body) => body.prepare(bytes),
         }
     }
@@ -262,7 +270,7 @@ impl Decoder {
         match &mut self.value {
             Value::Json(decoder) => decoder.value(bytes, fields),
             Value::Debezium(decoder) => decoder.value(bytes, around.scratch, fields),
-            Value::Flattened(decoder) => decoder.value(bytes, fields),
+            Value::Flattened(decoder) => decoder.value(bytes, around.scratch, fields),
             Value::Maxwell(decoder) => decoder.value(bytes, fields),
             Value::Canal(decoder) => decoder.value(bytes, fields),
             Value::CloudEvents(decoder) => decoder.value(bytes, around, fields),

@@ -11,7 +11,7 @@ use crate::config::{
 };
 use crate::decode::native::Native;
 use crate::decode::shapes::{Kind, Shape, Shapes};
-use crate::decode::{Field, Logical};
+use crate::decode::{FLATTENED_VERSIONS, Field, Logical};
 use crate::domain::value::ColumnType;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -170,6 +170,7 @@ impl<'c> Judge<'c> {
             for expression in decisive.chain(found.event_ids.as_ref().map(|ids| &ids.source)) {
                 self.needed(seen, expression, nothing);
             }
+            self.flattened_version(seen, nothing);
         }
         for table in &config.tables {
             for source in table.sources.iter().filter(|source| source.topic == topic) {
@@ -376,10 +377,24 @@ impl<'c> Judge<'c> {
         self.expression(seen, expression, of);
     }
 
+    /// A flattened row has a version only where the connector was asked for one.
+    fn flattened_version(&mut self, seen: Seen<'_>, of: For<'c>) {
+        if !self.found.format.is_flattened() || self.found.version.is_some() {
+            return;
+        }
+        let is_there = |name: &&str| !seen.at(&[(*name).to_owned()], 0).is_missing();
+        if FLATTENED_VERSIONS.iter().any(is_there) {
+            return;
+        }
+        let path = format!(".{}", FLATTENED_VERSIONS.join(", ."));
+        let message = "this schema has none of them; have the connector add `lsn` and `source.sequence`";
+        self.push(path, of, Verdict::Breaks, message.to_owned());
+    }
+
     /// Where a path leads in the value, and how many of its names lead to the row; `None`: not there.
     fn absolute(&self, path: &Path) -> Option<(Vec<String>, usize)> {
         match path.root {
-            Root::Row if self.found.format.is_debezium() => Some((path.from_event("after"), 1)),
+            Root::Row if self.found.format.has_before_and_after() => Some((path.from_event("after"), 1)),
             Root::Row | Root::Event => Some((path.fields.clone(), 0)),
             _ => None,
         }

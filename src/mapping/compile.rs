@@ -609,7 +609,7 @@ fn is_of_origin(format: Format, from: &condition::From) -> bool {
     match (from.variable, &fields[..]) {
         (Some("$event"), ["table" | "database"]) => format.is_mysql(),
         (Some("$event"), ["source", field]) => format.has_before_and_after() && DEBEZIUM.contains(field),
-        (None | Some("$event"), [field]) => format == Format::DebeziumFlat && FLAT.contains(field),
+        (None | Some("$event"), [field]) => format.is_flattened() && FLAT.contains(field),
         _ => false,
     }
 }

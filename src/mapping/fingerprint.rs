@@ -123,6 +123,7 @@ fn source(config: &Config, table: &Table, source: &TableSource) -> Value {
             Format::JsonSchema => "json-schema",
             Format::Raw => "raw",
             Format::DebeziumFlat => "debezium-flat",
+            Format::DebeziumFlatAvro => "debezium-flat-avro",
             Format::Maxwell => "maxwell",
             Format::Canal => "canal",
         },

@@ -5,6 +5,7 @@ use crate::daemon::{Daemon, header, reader, rows};
 use crate::examples::{dead_letters, example, feed, start};
 use crate::kafka::{self, Message, eventually};
 use crate::registry;
+use crate::schemas::check;
 
 /// Writes Avro's binary encoding.
 #[derive(Default, Clone)]
@@ -394,6 +395,103 @@ fn debezium_events_in_avro_lead_to_the_rows_of_the_source() {
     );
     feed(&mut daemon, broker, topic, [Message::new(key(1), deleted(r#"["220","300"]"#, 1))]);
     assert_eq!(rows(&reader(dir.path()), all), [""; 0]);
+}
+
+#[test]
+fn flattened_debezium_events_in_avro_lead_to_the_rows_of_the_source() {
+    let (Some(broker), Some(registry)) = (kafka::shared(), registry::shared()) else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let topic = "shop.flat.orders";
+    broker.create_topic(topic, 2, &[]);
+    // As Confluent's converter makes them of what the transform leaves.
+    let row = r#"{"type":"record","name":"Value","namespace":"shop.public.orders","fields":[
+      {"name":"id","type":"int"},{"name":"status","type":"string"},
+      {"name":"total","type":["null",{"type":"bytes","scale":2,"precision":12,"connect.version":1,"connect.parameters":{"scale":"2","connect.decimal.precision":"12"},"connect.name":"org.apache.kafka.connect.data.Decimal","logicalType":"decimal"}],"default":null},
+      {"name":"placed_at","type":["null",{"type":"long","connect.version":1,"connect.name":"io.debezium.time.MicroTimestamp"}],"default":null},
+      {"name":"details","type":["null",{"type":"string","connect.version":1,"connect.name":"io.debezium.data.Json"}],"default":null},
+      {"name":"invoice","type":["null","bytes"],"default":null},
+      {"name":"__op","type":["null","string"],"default":null},{"name":"__table","type":["null","string"],"default":null},
+      {"name":"__lsn","type":["null","long"],"default":null},{"name":"__source_sequence","type":["null","string"],"default":null},
+      {"name":"__source_snapshot","type":[{"type":"string","connect.version":1,"connect.parameters":{"allowed":"true,first,first_in_data_collection,last_in_data_collection,last,false,incremental"},"connect.default":"false","connect.name":"io.debezium.data.Enum"},"null"],"default":"false"},
+      {"name":"__ts_ms","type":["null","long"],"default":null},{"name":"__source_ts_ms","type":["null","long"],"default":null},
+      {"name":"__deleted","type":["null","string"],"default":null}],"connect.name":"shop.public.orders.Value"}"#;
+    let value = registry.register("shop.flat.orders-value", "AVRO", row, &[]);
+    let key = r#"{"type":"record","name":"Key","namespace":"shop.public.orders","fields":[{"name":"id","type":"int"}],"connect.name":"shop.public.orders.Key"}"#;
+    let key = registry.register("shop.flat.orders-key", "AVRO", key, &[]);
+    let key = |id: i64| Avro::of(key).long(id).0;
+    let row = |id: i64, status: &str, invoice: &[u8]| {
+        let avro = Avro::of(value).long(id).bytes(status).long(1).bytes([0x04, 0xD2]);
+        let avro = avro.long(1).long(1_700_000_000_123_456).long(1).bytes("{\"a\": 1}");
+        avro.long(1).bytes(invoice)
+    };
+    let deleted = |id: i64| Avro::of(value).long(id).bytes("").long(0).long(0).long(0).long(0);
+    let fields = |avro: Avro, op: &str, table: &str, lsn: i64, sequence: &str, mark: &str| {
+        let avro = avro.long(1).bytes(op).long(1).bytes(table).long(1).long(lsn).long(1).bytes(sequence);
+        let avro = avro.long(0).bytes(mark).long(1).long(1_700_000_000_500).long(1).long(1_700_000_000_124);
+        avro.long(1).bytes(if op == "d" { "true" } else { "false" }).0
+    };
+    let read = |id: i64, lsn: i64, mark: &str| {
+        let row = fields(row(id, "placed", b"pdf"), "r", "orders", lsn, &format!("[null,\"{lsn}\"]"), mark);
+        Message::new(key(id), row).to((id % 2) as i32)
+    };
+    let streamed = |op: &str, lsn: i64, id: i64, avro: Avro| {
+        let row = fields(avro, op, "orders", lsn, &format!("[\"{}\",\"{lsn}\"]", lsn - 5), "false");
+        Message::new(key(id), row).to((id % 2) as i32)
+    };
+    let unavailable = b"__debezium_unavailable_value";
+    broker.produce(
+        topic,
+        [
+            read(1, 100, "first"),
+            read(2, 100, "true"),
+            read(3, 100, "last"),
+            // The invoice was stored out of line, and not touched.
+            streamed("u", 200, 1, row(1, "shipped", unavailable)),
+            // Sent again behind it.
+            read(1, 100, "first"),
+            streamed("c", 210, 4, row(4, "gone", b"")),
+            streamed("d", 220, 4, deleted(4)),
+            // Of another table behind the same router.
+            Message::new(key(1), fields(deleted(1), "d", "refunds", 230, "[\"225\",\"230\"]", "false")).to(1),
+        ],
+    );
+    let url = registry.url();
+    // One table of several that are routed into the topic.
+    let with_origin = "key: id\n    when: .__table == \"orders\"\n";
+    let changes = [("http://registry:8081", url.as_str()), ("key: id\n", with_origin)];
+    let config = adapted(dir.path(), "debezium-flat-avro.yaml", &changes);
+    let (code, said) = check(&config, &["--schemas"]);
+    assert_eq!(code, 0, "{said}");
+    for part in ["value", "key"] {
+        assert!(said.contains(&format!("ok      schema {topic}-{part} version 1")), "{said}");
+    }
+    let mut daemon = start(dir.path(), &config, &broker.bootstrap(), &[]);
+    daemon.started();
+    let connection = reader(dir.path());
+    let all = "SELECT id, status, total, placed_at, details, CAST(invoice AS TEXT) FROM orders ORDER BY id";
+    let order =
+        |id: u8, status: &str| format!("{id}|{status}|12.34|2023-11-14T22:13:20.123456Z|{{\"a\": 1}}|pdf");
+    assert_eq!(rows(&connection, all), [order(1, "shipped"), order(2, "placed"), order(3, "placed")]);
+    feed(&mut daemon, broker, topic, [streamed("d", 240, 1, deleted(1))]);
+    assert_eq!(rows(&connection, all), [order(2, "placed"), order(3, "placed")]);
+    assert_eq!(dead_letters(dir.path()), [""; 0]);
+    // Another whole snapshot, which does not mention 3 any more.
+    feed(&mut daemon, broker, topic, [read(2, 300, "last")]);
+    eventually("the ghost goes", 30, || (rows(&connection, all) == [order(2, "placed")]).then_some(()));
+    assert_eq!(daemon.metric("readside_rows_swept_total{table=\"orders\"}"), Some(1.0));
+    // A key that changes takes along what its event leaves out.
+    let moved = [
+        streamed("d", 310, 2, deleted(2)).header("__debezium.newkey", br#"{"id":5}"#),
+        streamed("c", 310, 5, row(5, "moved", unavailable)).header("__debezium.oldkey", br#"{"id":2}"#),
+    ];
+    feed(&mut daemon, broker, topic, moved);
+    assert_eq!(rows(&connection, all), [order(5, "moved")]);
+    // Nothing says which of two rows is newer.
+    let unordered = row(6, "placed", b"").long(0).long(1).bytes("orders").long(0).long(0).long(1);
+    let unordered = unordered.long(0).long(0).long(0).0;
+    feed(&mut daemon, broker, topic, [Message::new(key(6), unordered).to(0)]);
+    assert_eq!(dead_letters(dir.path()), ["shop.flat.orders|version|.__lsn"]);
+    assert_eq!(rows(&connection, all), [order(5, "moved")]);
 }
 
 #[test]

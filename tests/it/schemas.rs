@@ -10,7 +10,7 @@ use crate::daemon::{header, said};
 use crate::kafka;
 use crate::registry;
 
-fn check(file: &Path, arguments: &[&str]) -> (i32, String) {
+pub fn check(file: &Path, arguments: &[&str]) -> (i32, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_readside"))
         .args(["check", "--timeout", "20s", "--config"])
         .arg(file)

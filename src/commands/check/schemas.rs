@@ -91,7 +91,7 @@ pub fn candidates(config: &Config, candidates: &[(String, PathBuf)]) -> anyhow::
             return Err(Exit::usage(message).into());
         };
         let kind = match config.topics[topic].format {
-            Format::Avro | Format::DebeziumAvro => Kind::Avro,
+            Format::Avro | Format::DebeziumAvro | Format::DebeziumFlatAvro => Kind::Avro,
             Format::Protobuf => Kind::Protobuf,
             Format::JsonSchema => Kind::Json,
             other => {

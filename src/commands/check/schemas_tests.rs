@@ -105,6 +105,37 @@ fn the_row_of_debezium_is_behind_null() {
 }
 
 #[test]
+fn a_flattened_row_of_debezium_is_the_record_and_has_a_version() {
+    let columns = "users: { topic: t, key: id, when: '.__table == \"users\"', columns: { id: integer, day: date?, note: json? } }";
+    let of = |topic: &str| config(topic, columns);
+    let flattened = of("t: { format: debezium-flat-avro }");
+    let row = r#"{"name":"id","type":"long"},{"name":"day","type":["null",{"type":"int","connect.name":"io.debezium.time.Date"}]},
+        {"name":"note","type":["null",{"type":"string","connect.name":"io.debezium.data.Json"}]}"#;
+    let table = r#"{"name":"__table","type":["null","string"]}"#;
+    for version in ["__source_sequence", "__sequence", "__lsn", "__source_lsn"] {
+        let schema = avro(&format!(r#"{row},{table},{{"name":"{version}","type":["null","long"]}}"#));
+        assert_eq!(judged(&flattened, &schema, None), (Verdict::Fine, vec![]), "{version}");
+    }
+    let (verdict, found) = judged(&flattened, &avro(row), None);
+    assert_eq!(verdict, Verdict::Breaks);
+    assert_eq!(
+        found,
+        [
+            "- .__source_sequence, .__sequence, .__lsn, .__source_lsn: Breaks: this schema has none of them; have the connector add `lsn` and `source.sequence`",
+            "- .__table == \"users\": Warning: reads .__table, which this schema does not have: null there",
+        ]
+    );
+    // The topic's own version takes their place.
+    let own = of("t: { format: debezium-flat-avro, version: .id }");
+    assert_eq!(judged(&own, &avro(&format!("{row},{table}")), None), (Verdict::Fine, vec![]));
+    // Nobody has flattened it.
+    let envelope = avro(&format!(
+        r#"{{"name":"after","type":["null",{{"type":"record","name":"Value","fields":[{row}]}}]}}"#
+    ));
+    assert_eq!(judged(&flattened, &envelope, None).0, Verdict::Breaks);
+}
+
+#[test]
 fn json_schema_says_what_is_required_and_what_is_not() {
     let config = config("t: { format: json-schema, key_format: text }", ROWS);
     let text = r##"{"type":"object","required":["id","meta"],"properties":{"id":{"oneOf":[{"type":"integer"}]},"name":{"$ref":"#/definitions/name"},

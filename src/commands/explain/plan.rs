@@ -77,7 +77,7 @@ fn source_text(table: &Table, source: &TableSource, topic: &Topic) -> SourceText
             })
             .collect(),
     };
-    SourceText { topic: topic.name.clone(), format: topic.format.name(), ordered_by: order(topic), rules }
+    SourceText { topic: topic.name.clone(), format: topic.format.name(), ordered_by: topic.order(), rules }
 }
 
 fn rule_text(table: &Table, name: &str, rule: &Rule, when: Option<String>) -> RuleText {
@@ -142,12 +142,4 @@ fn described(column: &Column, from: String) -> ColumnRule {
 
 fn own_field(name: &str) -> String {
     crate::config::Path { root: Root::Row, fields: vec![name.to_owned()] }.to_string()
-}
-
-fn order(topic: &Topic) -> String {
-    match (&topic.version, topic.format) {
-        (Some(path), _) => path.to_string(),
-        (None, format) if format.is_debezium() => "source.sequence".to_owned(),
-        (None, _) => "position in the log".to_owned(),
-    }
 }

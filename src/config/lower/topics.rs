@@ -279,8 +279,12 @@ impl Draft {
             && matches!(given.value, KeyFormat::Avro | KeyFormat::Protobuf | KeyFormat::JsonSchema)
         {
             let word = given.value.word();
+            let instead = match given.value {
+                KeyFormat::Avro => "`format: debezium-flat-avro`".to_owned(),
+                _ => format!("`format: {word}` and a `version`"),
+            };
             let message = format!(
-                "the values of `{name}` are read as JSON (`debezium-flat`), only its keys as this says; if values are written like keys, give `format: {word}` and a `version` (docs/FORMATS.md)"
+                "the values of `{name}` are read as JSON (`debezium-flat`), only its keys as this says; if values are written like keys, give {instead} (docs/FORMATS.md)"
             );
             report.push_warning(Problem::new(&given.place, message).about(word));
         }
@@ -328,8 +332,8 @@ impl Draft {
         let known: &[&str] = match (format, &self.schema_file) {
             _ if self.broken => return,
             (Format::Avro | Format::Protobuf, Some(_)) => &["name"],
-            (Format::Avro | Format::DebeziumAvro | Format::Protobuf, None) => &["name", "id", "version"],
             (Format::JsonSchema, _) => &["id", "version"],
+            (format, None) if format.names_schema() => &["name", "id", "version"],
             _ => &[],
         };
         let declared = self.schema.iter().map(|given| (&given.value.version, &given.value.version_place));
@@ -383,9 +387,7 @@ impl Draft {
         if has_registry {
             return;
         }
-        let of_registry =
-            matches!(format, Format::Avro | Format::DebeziumAvro | Format::Protobuf | Format::JsonSchema);
-        if let (Some(given), true, None) = (&self.format, of_registry, &self.schema_file) {
+        if let (Some(given), true, None) = (&self.format, format.names_schema(), &self.schema_file) {
             let or_file = match format {
                 Format::Avro | Format::Protobuf => ", or `schema_file` where values have no header",
                 _ => "",

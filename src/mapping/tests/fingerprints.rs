@@ -1,10 +1,11 @@
 //! What must force a rebuild changes the fingerprint, and what need not does not.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::super::Plan;
 use super::support::*;
-use crate::config::{Config, Encoding, EventIds, Format, KeyFormat, OnError, Personal};
+use crate::config::{Config, Encoding, EventIds, Format, KeyFormat, OnError, Personal, Word};
 use crate::domain::change::IfMissing;
 use crate::domain::value::ColumnType;
 
@@ -65,6 +66,16 @@ fn whatever_decides_rows_changes_it() {
     }
     // Versions hold topic indexes: another list of topics is another mapping.
     assert_ne!(fingerprint(|config| config.topics.push(topic("u", Format::Json))).0, unchanged.0);
+}
+
+#[test]
+fn each_format_is_another_mapping() {
+    let of = |format| {
+        let config = config(vec![topic("t", format)], vec![table("t", 1, &["id integer"])]);
+        Plan::compile(&config).catalog().fingerprint.clone()
+    };
+    let all: BTreeSet<String> = Format::WORDS.iter().map(|(_, format)| of(*format)).collect();
+    assert_eq!(all.len(), Format::WORDS.len());
 }
 
 /// A changed key is a changed mapping, and the key is not in it.

@@ -2,13 +2,16 @@
 
 use proptest::prelude::*;
 
-use super::super::Outcome;
+use super::super::{Outcome, Plan};
 use super::support::*;
-use crate::config::Format;
-use crate::domain::dead_letter::Reason::{Malformed, OutOfRange};
+use crate::config::{Config, Format};
+use crate::decode::avro::written::{bytes, long};
+use crate::decode::registry::{self, Kind, Registry};
+use crate::domain::dead_letter::Reason::{Malformed, OutOfRange, Schema};
+use crate::domain::dead_letter::Rejection;
 use crate::domain::value::Value;
 
-fn feed(format: Format) -> Feed {
+fn config_of(format: Format) -> Config {
     let columns = [
         "id integer",
         "a text?",
@@ -18,7 +21,11 @@ fn feed(format: Format) -> Feed {
         "e blob?",
         "k text? $key.id",
     ];
-    Feed::new(topic("t", format), vec![table("t", 1, &columns)])
+    config(vec![topic("t", format)], vec![table("t", 1, &columns)])
+}
+
+fn feed(format: Format) -> Feed {
+    Feed::of(&config_of(format))
 }
 
 #[test]
@@ -155,6 +162,109 @@ fn json() -> impl Strategy<Value = String> {
     })
 }
 
+const AVRO_FORMATS: [Format; 3] = [Format::Avro, Format::DebeziumAvro, Format::DebeziumFlatAvro];
+/// What these formats read of a record, the key first.
+const AVRO_FIELDS: [&str; 20] = [
+    "id",
+    "a",
+    "b",
+    "d",
+    "e",
+    "deep",
+    "op",
+    "source",
+    "after",
+    "__deleted",
+    "__op",
+    "__source_sequence",
+    "__sequence",
+    "__lsn",
+    "__source_lsn",
+    "__source_snapshot",
+    "__snapshot",
+    "__ts_ms",
+    "__source_ts_ms",
+    "__table",
+];
+/// What each of them may be; a value says which by its place in the list.
+const AVRO_TYPES: &str = r#"["null","boolean","long","double","bytes","string",{"type":"map","values":"string"},{"type":"array","items":"long"},"Any"]"#;
+const AVRO_SCHEMA: u8 = 7;
+
+/// The registry knows one record with all of the fields.
+fn avro_feed(format: Format) -> Feed {
+    let fields = AVRO_FIELDS.map(|name| format!(r#"{{"name":"{name}","type":{AVRO_TYPES}}}"#)).join(",");
+    let text = format!(r#"{{"type":"record","name":"Any","fields":[{fields}]}}"#);
+    let schema = registry::Schema { kind: Kind::Avro, text, references: Vec::new(), versions: Vec::new() };
+    let config = config_of(format);
+    let mut feed = Feed::of(&config);
+    feed.plan = Plan::with_registry(&config, Some(Registry::fixed([(AVRO_SCHEMA.into(), schema)])));
+    feed
+}
+
+/// A value of one of the types.
+fn avro_value() -> impl Strategy<Value = Vec<u8>> {
+    let of = |branch: i64, write: &dyn Fn(&mut Vec<u8>)| {
+        let mut out = Vec::new();
+        long(&mut out, branch);
+        write(&mut out);
+        out
+    };
+    let word = prop::sample::select(vec![
+        "c",
+        "d",
+        "t",
+        "r",
+        "true",
+        "last",
+        "incremental",
+        "__debezium_unavailable_value",
+        r#"["1","2"]"#,
+        r#"[null,"7"]"#,
+        "2026-01-31",
+    ]);
+    let text = prop_oneof![word.prop_map(str::to_owned), any::<String>()];
+    let leaf = prop_oneof![
+        Just(of(0, &|_| {})),
+        any::<bool>().prop_map(move |value| of(1, &|out| out.push(value.into()))),
+        any::<i64>().prop_map(move |number| of(2, &|out| long(out, number))),
+        any::<f64>().prop_map(move |number| of(3, &|out| out.extend(number.to_le_bytes()))),
+        any::<Vec<u8>>().prop_map(move |value| of(4, &|out| bytes(out, &value))),
+        text.clone().prop_map(move |value| of(5, &|out| bytes(out, value.as_bytes()))),
+        text.prop_map(move |value| of(6, &|out| {
+            long(out, 1);
+            bytes(out, value.as_bytes());
+            bytes(out, value.as_bytes());
+            long(out, 0);
+        })),
+        any::<i64>().prop_map(move |number| of(7, &|out| {
+            long(out, 1);
+            long(out, number);
+            long(out, 0);
+        })),
+    ];
+    leaf.prop_recursive(2, 60, AVRO_FIELDS.len() as u32, move |inner| {
+        prop::collection::vec(inner, AVRO_FIELDS.len())
+            .prop_map(move |fields| of(8, &|out| fields.iter().for_each(|field| out.extend(field))))
+    })
+}
+
+/// A whole record, mostly with a key that is one.
+fn avro_record() -> impl Strategy<Value = Vec<u8>> {
+    let fields = prop::collection::vec(avro_value(), AVRO_FIELDS.len());
+    (prop::option::weighted(0.8, 0..3_i64), fields).prop_map(|(id, mut fields)| {
+        if let Some(id) = id {
+            fields[0].clear();
+            long(&mut fields[0], 2);
+            long(&mut fields[0], id);
+        }
+        framed(&fields.concat())
+    })
+}
+
+fn framed(bytes: &[u8]) -> Vec<u8> {
+    [&[0, 0, 0, 0, AVRO_SCHEMA][..], bytes].concat()
+}
+
 /// Whatever comes out is a whole row whose values have their column's type.
 fn well_formed(feed: &Feed) {
     for change in &feed.changes {
@@ -190,6 +300,39 @@ proptest! {
             well_formed(&feed);
             feed.tombstone(&key);
             well_formed(&feed);
+        }
+    }
+
+    #[test]
+    fn any_avro_is_survived(key in avro_record(), value in avro_record()) {
+        for format in AVRO_FORMATS {
+            let mut feed = avro_feed(format);
+            let outcome = feed.bytes(Some(&key), Some(&value));
+            if let Outcome::Rejected(Rejection { reason: Malformed | Schema, path, .. }) = &outcome {
+                prop_assert_ne!(path, ".", "it is a record of that schema, whatever is in it");
+            }
+            well_formed(&feed);
+            feed.bytes(Some(&key), None);
+            well_formed(&feed);
+        }
+    }
+
+    #[test]
+    fn any_bytes_behind_the_number_of_a_schema_are_survived(
+        any in any::<Vec<u8>>(),
+        mut value in avro_record(),
+        at in any::<prop::sample::Index>(),
+        byte: u8,
+    ) {
+        let any = framed(&any);
+        let at = at.index(value.len());
+        value[at] = byte;
+        for format in AVRO_FORMATS {
+            let mut feed = avro_feed(format);
+            for bytes in [&value, &value[..at], &any] {
+                feed.bytes(Some(&any), Some(bytes));
+                well_formed(&feed);
+            }
         }
     }
 
