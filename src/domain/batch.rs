@@ -11,7 +11,7 @@ use super::dead_letter::{DeadLetter, LetterId, Produced, Retried};
 use super::event_ids::NewEventIds;
 use super::row::RowState;
 use super::sample::{Order, Sample};
-use super::shelf::{self, Fill, Pace, Shelf, Shelves, Whole, key_head};
+use super::shelf::{self, Fill, Pace, Shelf, Shelves, Stage, Whole, key_head};
 use super::snapshot::Snapshot;
 use super::value::Value;
 use super::version::{Coordinates, Version};
@@ -181,8 +181,9 @@ pub struct BatchBuilder {
 /// Whole rows can be put aside, on one shelf a batch.
 #[derive(Debug)]
 struct Shelving {
-    /// Why they are; `None`: they are not.
-    because: Option<Because>,
+    stage: Stage,
+    /// Much is in the log that was not read.
+    is_far_behind: bool,
     pace: Pace,
     /// For the batch in the making.
     shelf: Option<Shelf>,
@@ -196,29 +197,23 @@ struct Shelving {
     failed: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Because {
-    /// Nobody reads the copy yet.
-    FirstCopy,
-    /// It is far behind.
-    CatchingUp,
-}
-
 impl Shelving {
     /// When the shelf is full, if rows are put aside.
     fn fill(&self) -> Option<Fill> {
-        Some(match self.because? {
-            Because::FirstCopy if self.sample.is_often_again() => Fill::Bytes(shelf::BYTES_MAX),
-            Because::FirstCopy if self.order.is_none() => Fill::Bytes(shelf::BYTES_NO_ORDER),
-            Because::FirstCopy => Fill::Run,
-            Because::CatchingUp => Fill::Bytes(self.pace.bytes()),
-        })
+        match self.stage {
+            Stage::First if self.sample.is_often_again() => Some(Fill::Bytes(shelf::BYTES_MAX)),
+            Stage::First if self.order.is_none() => Some(Fill::Bytes(shelf::BYTES_NO_ORDER)),
+            Stage::First => Some(Fill::Run),
+            Stage::Live if self.is_far_behind => Some(Fill::Bytes(self.pace.bytes())),
+            Stage::Live | Stage::Beside => None,
+        }
     }
 
-    /// No rows are put aside from here on.
-    fn end(&mut self) {
-        self.because = None;
-        self.shelf.iter_mut().chain(&mut self.spare).for_each(Shelf::rest);
+    /// Gives back what is not used.
+    fn rest(&mut self) {
+        if self.fill().is_none() {
+            self.shelf.iter_mut().chain(&mut self.spare).for_each(Shelf::rest);
+        }
     }
 }
 
@@ -332,7 +327,7 @@ impl BatchBuilder {
     /// known of its key is joined with it in the replica, in whichever order.
     fn shelve(&mut self, table: &Table, change: &Change, hash: u64) -> bool {
         let Some(shelving) = &mut self.shelving else { return false };
-        let (Some(_), Some(shelf)) = (shelving.because, &mut shelving.shelf) else { return false };
+        let (Some(_), Some(shelf)) = (shelving.fill(), &mut shelving.shelf) else { return false };
         if !matches!(change.operation, Operation::Write { .. })
             || self.open.contains_key(&hash)
             || change.values.iter().any(Value::is_absent)
@@ -357,23 +352,20 @@ impl BatchBuilder {
         true
     }
 
-    /// Whole rows can be put aside, and are at once while nobody reads.
+    /// Whole rows can be put aside, and are where nobody has to wait for them.
     pub fn take_shelves(&mut self, shelves: Shelves) {
-        let Shelves { shelves: mut spare, is_first_copy, live_bytes_max } = shelves;
-        let shelf = spare.pop();
-        let because = is_first_copy.then_some(Because::FirstCopy);
-        let pace = Pace::new(live_bytes_max);
-        let (sample, order) = (Sample::default(), Order::default());
-        let (appends, failed) = (true, false);
-        self.shelving = shelf.is_some().then_some(Shelving {
-            because,
-            pace,
-            shelf,
+        let Shelves { shelves: mut spare, stage, live_bytes_max } = shelves;
+        let Some(shelf) = spare.pop() else { return };
+        self.shelving = Some(Shelving {
+            stage,
+            is_far_behind: false,
+            pace: Pace::new(live_bytes_max),
+            shelf: Some(shelf),
             spare,
-            sample,
-            order,
-            appends,
-            failed,
+            sample: Sample::default(),
+            order: Order::default(),
+            appends: true,
+            failed: false,
         });
     }
 
@@ -381,50 +373,44 @@ impl BatchBuilder {
     pub fn give_back(&mut self, shelf: Shelf) {
         let Some(shelving) = &mut self.shelving else { return };
         match shelf.emptied() {
-            Ok(mut shelf) => {
-                if shelving.because.is_none() {
-                    shelf.rest();
-                }
-                if shelving.shelf.is_none() {
-                    shelving.shelf = Some(shelf);
-                } else {
-                    shelving.spare.push(shelf);
-                }
-            }
+            Ok(shelf) if shelving.shelf.is_none() => shelving.shelf = Some(shelf),
+            Ok(shelf) => shelving.spare.push(shelf),
             Err(_) => shelving.failed = true,
         }
+        shelving.rest();
     }
 
     /// Readers see the copy from now on. What is aside already stays there until the batch is sealed.
-    pub fn end_first_copy(&mut self) {
+    pub fn go_live(&mut self) {
         let Some(shelving) = &mut self.shelving else { return };
         if let Some(mut shelf) = shelving.shelf.take_if(|shelf| !shelf.is_empty()) {
             shelf.close();
             self.batch.shelf = Some(shelf);
             shelving.shelf = shelving.spare.pop();
         }
-        shelving.end();
+        shelving.stage = Stage::Live;
+        shelving.rest();
     }
 
-    /// Whether the next batch is one of a copy that is read and far behind. To be said between batches.
-    pub fn catch_up(&mut self, is_far_behind: bool) {
-        let Some(shelving) = &mut self.shelving else { return };
-        match (shelving.because, is_far_behind) {
-            (Some(Because::FirstCopy), _) => {}
-            (_, true) => shelving.because = Some(Because::CatchingUp),
-            (_, false) => shelving.end(),
+    /// Whether there is much that was not read. To be said between batches.
+    pub fn note_behind(&mut self, is_far_behind: bool) {
+        if let Some(shelving) = &mut self.shelving {
+            shelving.is_far_behind = is_far_behind;
+            shelving.rest();
         }
     }
 
+    /// Whether readers see the copy, and rows are put aside because it is far behind.
     pub fn is_catching_up(&self) -> bool {
-        self.shelving.as_ref().is_some_and(|shelving| shelving.because == Some(Because::CatchingUp))
+        let shelving = self.shelving.as_ref();
+        shelving.is_some_and(|shelving| shelving.stage == Stage::Live && shelving.is_far_behind)
     }
 
     /// How long the store took for a batch that was put aside, and whether it appends rows.
     pub fn learn(&mut self, took: Duration, appends: bool) {
         let Some(shelving) = &mut self.shelving else { return };
         shelving.appends = appends;
-        if shelving.because == Some(Because::CatchingUp) {
+        if shelving.stage == Stage::Live {
             shelving.pace.learn(took);
         }
     }
@@ -445,7 +431,7 @@ impl BatchBuilder {
 
     /// Records that may come before it is full, if they are small.
     pub fn room(&self, records: u64) -> u64 {
-        let is_aside = self.shelving.as_ref().is_some_and(|shelving| shelving.because.is_some());
+        let is_aside = self.shelving.as_ref().is_some_and(|shelving| shelving.fill().is_some());
         let records = if is_aside { shelf::RECORDS_MAX } else { records };
         records.saturating_sub(self.batch.records)
     }
@@ -609,6 +595,57 @@ impl std::hash::Hash for KeyHash<'_> {
                 Value::Text(text) => text.hash(state),
                 Value::Blob(bytes) => bytes.hash(state),
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::change::IfMissing;
+    use crate::domain::shelf::Scrap;
+    use crate::domain::tests::table;
+    use crate::domain::version::VersionKind;
+
+    /// A batch of one whole row.
+    fn batch(builder: &mut BatchBuilder) -> Batch {
+        let catalog =
+            Catalog { topics: vec!["t".into()], tables: vec![table(1)], fingerprint: String::new() };
+        let at = Coordinates { topic: 0, partition: 0, offset: 1 };
+        builder.push(
+            &catalog,
+            Change {
+                table: 0,
+                topic: 0,
+                operation: Operation::Write { if_missing: IfMissing::Hold },
+                values: vec![Value::Integer(1), Value::Integer(2)],
+                from: Vec::new(),
+                version: Version::new(VersionKind::Integer, &[1], at).unwrap(),
+            },
+        );
+        builder.seal(Observed::default())
+    }
+
+    #[test]
+    fn rows_are_put_aside_only_where_nobody_would_wait_for_them() {
+        for (stage, is_far_behind, are_aside) in [
+            (Stage::First, false, true),
+            (Stage::First, true, true),
+            (Stage::Beside, false, false),
+            // The writer of the live copy waits for each batch.
+            (Stage::Beside, true, false),
+            (Stage::Live, false, false),
+            (Stage::Live, true, true),
+        ] {
+            let shelves = vec![Shelf::new(Box::new(Scrap::default()))];
+            let mut builder = BatchBuilder::default();
+            builder.take_shelves(Shelves { shelves, stage, live_bytes_max: 0 });
+            builder.note_behind(is_far_behind);
+            let sealed = batch(&mut builder);
+            assert_eq!(sealed.shelf.is_some(), are_aside, "{stage:?}, far behind: {is_far_behind}");
+            sealed.shelf.into_iter().for_each(|shelf| builder.give_back(shelf));
+            builder.go_live();
+            assert_eq!(batch(&mut builder).shelf.is_some(), is_far_behind, "{stage:?}, then live");
         }
     }
 }

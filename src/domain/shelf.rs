@@ -62,10 +62,21 @@ pub trait Spill: Debug + Send {
 pub struct Shelves {
     /// One for the batch in the making, one for the batch that is written, or none.
     pub shelves: Vec<Shelf>,
-    /// The copy is being built and nobody reads it.
-    pub is_first_copy: bool,
+    pub stage: Stage,
     /// Bytes of a batch once it is read, at most.
     pub live_bytes_max: u64,
+}
+
+/// Who would wait for a batch that takes long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Stage {
+    /// Nobody: the copy is being built, and there is no other.
+    First,
+    /// The writer of the copy that is read, beside which this one is being built.
+    Beside,
+    /// Who reads it.
+    #[default]
+    Live,
 }
 
 /// How large a batch should be for readers to see a step every second or two.
@@ -77,8 +88,7 @@ pub struct Pace {
 
 impl Pace {
     pub fn new(bytes_max: u64) -> Pace {
-        let bytes_max = bytes_max.clamp(LIVE_BYTES_MIN, LIVE_BYTES_MAX);
-        Pace { bytes: (bytes_max / 8).max(LIVE_BYTES_MIN), bytes_max }
+        Pace { bytes: LIVE_BYTES_MIN, bytes_max: bytes_max.clamp(LIVE_BYTES_MIN, LIVE_BYTES_MAX) }
     }
 
     pub fn bytes(&self) -> u64 {
@@ -386,10 +396,12 @@ impl Shelf {
 
     /// The rows of a set in the order of table and key, each with the newest of its versions.
     pub fn set(&self, set: u32) -> io::Result<Merge<'_>> {
-        let runs: Vec<&Run> = self.runs.iter().filter(|run| run.set == set).collect();
-        let window = (MERGE_BYTES / runs.len().max(1)).clamp(WINDOW_BYTES, 64 << 10).max(self.longest);
+        let first = self.runs.partition_point(|run| run.set < set);
+        let behind = self.runs.partition_point(|run| run.set <= set);
+        let runs = &self.runs[first..behind];
+        let window = (MERGE_BYTES / runs.len().max(1)).clamp(WINDOW_BYTES, 64 << 10);
         let mut cursors = BinaryHeap::with_capacity(runs.len());
-        for (nth, run) in runs.into_iter().enumerate() {
+        for (nth, run) in runs.iter().enumerate() {
             let rest = match &run.rows {
                 Rows::InMemory(places) => Rest::InMemory(self.places[places.clone()].iter()),
                 Rows::Spilled(bytes) => Rest::Spilled(bytes.clone()),
@@ -463,7 +475,7 @@ struct Cursor<'s> {
     /// Earlier runs come first where keys are equal.
     nth: usize,
     rest: Rest<'s>,
-    /// Bytes that are read at once.
+    /// Bytes that are read at once, if no row is longer.
     window: usize,
     /// Those of a run that was spilled.
     read: Vec<u8>,
@@ -503,15 +515,19 @@ impl Cursor<'_> {
             }
             Rest::Spilled(rest) => {
                 let mut from = self.row.end;
-                let known = &self.read[from..];
-                if length(known).is_none_or(|length| length > known.len()) {
-                    if known.is_empty() && rest.is_empty() {
-                        return Ok(false);
+                while {
+                    let known = &self.read[from..];
+                    length(known).is_none_or(|length| length > known.len())
+                } {
+                    if rest.is_empty() {
+                        return if self.read.len() == from { Ok(false) } else { Err(damaged()) };
                     }
                     self.read.drain(..from);
                     from = 0;
+                    // As much as usual, or all of a row that is longer.
                     let known = self.read.len();
-                    let more = (rest.end - rest.start).min(self.window.saturating_sub(known) as u64);
+                    let wanted = length(&self.read).unwrap_or(0).max(self.window);
+                    let more = (rest.end - rest.start).min((wanted - known) as u64);
                     self.read.resize(known + more as usize, 0);
                     self.shelf.spill.read(rest.start, &mut self.read[known..])?;
                     rest.start += more;
@@ -747,9 +763,30 @@ mod tests {
     }
 
     #[test]
+    fn a_long_row_among_many_runs_takes_its_own_memory_and_not_that_of_each_run() {
+        let mut shelf = Shelf::new(Box::new(Scrap::default()));
+        filled(&mut shelf, Fill::Bytes(64 << 20), 300, i64::MAX);
+        let (runs, long) = (shelf.runs.len(), 3 << 20);
+        assert!(runs > 50, "{runs}");
+        let values = values(-1, long);
+        shelf
+            .put(&shapes()[0], &Whole { table: 0, topic: 0, values: &values, version: version(1) }, 7)
+            .unwrap();
+        assert!(shelf.is_full(Fill::Bytes(BYTES_MAX)));
+        shelf.spill().unwrap();
+        let mut rows = shelf.set(0).unwrap();
+        let mut bytes = Vec::new();
+        for _ in 0..10_000 {
+            assert!(rows.next(&mut bytes).unwrap());
+            let memory: usize = rows.cursors.iter().map(|cursor| cursor.read.capacity()).sum();
+            assert!(memory < 2 * MERGE_BYTES + 2 * long, "{memory} bytes for {runs} runs");
+        }
+    }
+
+    #[test]
     fn a_batch_of_a_live_copy_is_as_large_as_the_disk_is_fast() {
         let mut pace = Pace::new(u64::MAX);
-        assert_eq!(pace.bytes(), LIVE_BYTES_MAX / 8);
+        assert_eq!(pace.bytes(), LIVE_BYTES_MIN, "a slow disk is not known to be one yet");
         for _ in 0..9 {
             pace.learn(Duration::from_millis(300));
         }
@@ -762,6 +799,8 @@ mod tests {
             pace.learn(Duration::from_secs(9));
         }
         assert_eq!(pace.bytes(), LIVE_BYTES_MIN);
-        assert_eq!(Pace::new(0).bytes(), LIVE_BYTES_MIN);
+        let mut least = Pace::new(0);
+        least.learn(Duration::ZERO);
+        assert_eq!(least.bytes(), LIVE_BYTES_MIN);
     }
 }

@@ -372,7 +372,7 @@ impl<S: Source> Pipeline<S> {
                 Ok(self.intake.check_dead_letters(&committed.applied)?)
             }
             Done::Completed(Completion::Done) => {
-                self.intake.end_first_copy();
+                self.intake.go_live();
                 self.intake.gate.completed();
                 self.intake.open_gate();
                 Ok(())

@@ -352,8 +352,8 @@ impl Intake {
     }
 
     /// The copy is read from now on.
-    pub fn end_first_copy(&mut self) {
-        self.builder.end_first_copy();
+    pub fn go_live(&mut self) {
+        self.builder.go_live();
     }
 
     /// Of a batch that was written.
@@ -511,7 +511,7 @@ impl Intake {
             stopped,
         });
         batch.after_gap = news.after_gap;
-        self.builder.catch_up(self.behind() >= self.far_behind);
+        self.builder.note_behind(self.behind() >= self.far_behind);
         batch
     }
 

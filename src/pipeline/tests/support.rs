@@ -9,7 +9,7 @@ use crate::config::{self, Config};
 use crate::domain::catalog::Catalog;
 use crate::domain::checkpoint::{Position, TopicPartition};
 use crate::domain::record::{HeaderList, Headers, Record};
-use crate::domain::shelf::{Scrap, Shelf, Shelves};
+use crate::domain::shelf::{Scrap, Shelf, Shelves, Stage};
 use crate::mapping::Plan;
 use crate::metrics::Metrics;
 use crate::pipeline::progress::Progress;
@@ -425,9 +425,8 @@ impl Daemon {
         if far_behind.is_some() && writer.shelves.shelves.is_empty() {
             // Few rows fit into a run.
             let shelf = |_| Shelf::with_runs_of(200, Box::new(Scrap::default()));
-            let is_first_copy = !checkpoint.complete;
-            writer.shelves =
-                Shelves { shelves: (0..2).map(shelf).collect(), is_first_copy, live_bytes_max: 0 };
+            let stage = if checkpoint.complete { Stage::Live } else { Stage::First };
+            writer.shelves = Shelves { shelves: (0..2).map(shelf).collect(), stage, live_bytes_max: 0 };
         }
         let mut pipeline = Pipeline::new(config, plan, source, checkpoint, &mut writer);
         pipeline.intake.far_behind = far_behind.unwrap_or(i64::MAX);

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::domain::change::Cleared;
 use crate::domain::event_ids::{EventId, NewEventIds};
-use crate::domain::shelf::{Scrap, Shelf, Shelves};
+use crate::domain::shelf::{Scrap, Shelf, Shelves, Stage};
 use crate::domain::snapshot::Phase;
 use crate::store::Figures;
 
@@ -242,7 +242,7 @@ fn shelved(catalog: &Catalog, changes: &[Change], fails_every: u32) -> BatchBuil
     let scrap = Scrap::failing_every(fails_every);
     // Few rows fit into a run, so that some are spilled.
     let shelves = vec![Shelf::with_runs_of(300, Box::new(scrap))];
-    builder.take_shelves(Shelves { shelves, is_first_copy: true, live_bytes_max: 0 });
+    builder.take_shelves(Shelves { shelves, stage: Stage::First, live_bytes_max: 0 });
     for change in changes {
         push(&mut builder, catalog, change);
     }

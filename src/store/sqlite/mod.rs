@@ -49,7 +49,7 @@ use crate::domain::batch::Batch;
 use crate::domain::catalog::Catalog;
 use crate::domain::checkpoint::Checkpoint;
 use crate::domain::sample::Sample;
-use crate::domain::shelf::{Shelf, Shelves};
+use crate::domain::shelf::{Shelf, Shelves, Stage};
 use crate::domain::snapshot::Snapshot;
 use crate::domain::version::{Version, VersionKind};
 
@@ -195,9 +195,10 @@ impl Store for SqliteStore {
         let spill = || spill::FileSpill::new(owner::directory_of(&self.path)).ok();
         Shelves {
             shelves: (0..2).map_while(|_| Some(Shelf::new(Box::new(spill()?)))).collect(),
-            is_first_copy: match self.role {
-                Role::Live => !self.complete,
-                Role::Next { carries_live } => carries_live,
+            stage: match self.role {
+                Role::Live if self.complete => Stage::Live,
+                Role::Live | Role::Next { carries_live: true } => Stage::First,
+                Role::Next { carries_live: false } => Stage::Beside,
             },
             live_bytes_max: self.settings.wal_max_bytes / WAL_BYTES_A_BYTE,
         }
