@@ -221,7 +221,7 @@ fn registry(format: Format) -> Registry {
         Format::Protobuf => (Kind::Protobuf, PROTO.to_owned()),
         Format::JsonSchema => (Kind::Json, "{}".to_owned()),
         Format::DebeziumAvro => (Kind::Avro, AVRO_ENVELOPE.replace("ROW", AVRO_ROW)),
-        Format::DebeziumFlatAvro => (Kind::Avro, AVRO_ROW.replace("]}", FLAT_FIELDS)),
+        Format::DebeziumFlatAvro => (Kind::Avro, format!("{}{FLAT_FIELDS}", &AVRO_ROW[..AVRO_ROW.len() - 2])),
         _ => (Kind::Avro, AVRO_ROW.to_owned()),
     };
     Registry::fixed([(1, Schema { kind, text, references: Vec::new(), versions: Vec::new() })])
@@ -231,7 +231,7 @@ const AVRO_ROW: &str = r#"{"type":"record","name":"Row","fields":[{"name":"id","
 
 const AVRO_ENVELOPE: &str = r#"{"type":"record","name":"Envelope","fields":[{"name":"before","type":["null",ROW]},{"name":"after","type":["null","Row"]},{"name":"source","type":{"type":"record","name":"Source","fields":[{"name":"db","type":"string"},{"name":"sequence","type":["null","string"]},{"name":"lsn","type":["null","long"]}]}},{"name":"op","type":"string"},{"name":"ts_ms","type":["null","long"]}]}"#;
 
-/// Behind the fields of the row.
+/// Behind the fields of the row, in place of its last two brackets.
 const FLAT_FIELDS: &str = r#",{"name":"__op","type":["null","string"]},{"name":"__lsn","type":["null","long"]},{"name":"__deleted","type":["null","string"]}]}"#;
 
 const PROTO: &str = r#"syntax = "proto3"; import "google/protobuf/timestamp.proto"; import "confluent/type/decimal.proto";
