@@ -178,12 +178,17 @@ pub struct BatchBuilder {
     shelving: Option<Shelving>,
 }
 
+/// Of so many partitions a run has enough from each.
+const FEW_PARTITIONS: usize = 4;
+
 /// Whole rows can be put aside, on one shelf a batch.
 #[derive(Debug)]
 struct Shelving {
     stage: Stage,
     /// Much is in the log that was not read.
     is_far_behind: bool,
+    /// That are read.
+    partitions: usize,
     pace: Pace,
     /// For the batch in the making.
     shelf: Option<Shelf>,
@@ -203,6 +208,11 @@ impl Shelving {
         match self.stage {
             Stage::First if self.sample.is_often_again() => Some(Fill::Bytes(shelf::BYTES_MAX)),
             Stage::First if self.order.is_none() => Some(Fill::Bytes(shelf::BYTES_NO_ORDER)),
+            // Each partition has a row for the same page, and what is fetched of one comes in one piece.
+            Stage::First if self.order.matters() && self.partitions > FEW_PARTITIONS => {
+                let bytes = self.partitions as u64 * shelf::BYTES_A_PARTITION;
+                Some(Fill::Bytes(bytes.min(shelf::BYTES_NO_ORDER)))
+            }
             Stage::First => Some(Fill::Run),
             Stage::Live if self.is_far_behind => Some(Fill::Bytes(self.pace.bytes())),
             Stage::Live | Stage::Beside => None,
@@ -359,6 +369,7 @@ impl BatchBuilder {
         self.shelving = Some(Shelving {
             stage,
             is_far_behind: false,
+            partitions: 0,
             pace: Pace::new(live_bytes_max),
             shelf: Some(shelf),
             spare,
@@ -392,9 +403,10 @@ impl BatchBuilder {
         shelving.rest();
     }
 
-    /// Whether there is much that was not read. To be said between batches.
-    pub fn note_behind(&mut self, is_far_behind: bool) {
+    /// How many partitions there are, and whether much of them was not read. To be said between batches.
+    pub fn note_log(&mut self, partitions: usize, is_far_behind: bool) {
         if let Some(shelving) = &mut self.shelving {
+            shelving.partitions = partitions;
             shelving.is_far_behind = is_far_behind;
             shelving.rest();
         }
@@ -607,8 +619,7 @@ mod tests {
     use crate::domain::tests::table;
     use crate::domain::version::VersionKind;
 
-    /// A batch of one whole row.
-    fn batch(builder: &mut BatchBuilder) -> Batch {
+    fn push(builder: &mut BatchBuilder, key: i64) {
         let catalog =
             Catalog { topics: vec!["t".into()], tables: vec![table(1)], fingerprint: String::new() };
         let at = Coordinates { topic: 0, partition: 0, offset: 1 };
@@ -618,11 +629,16 @@ mod tests {
                 table: 0,
                 topic: 0,
                 operation: Operation::Write { if_missing: IfMissing::Hold },
-                values: vec![Value::Integer(1), Value::Integer(2)],
+                values: vec![Value::Integer(key), Value::Integer(2)],
                 from: Vec::new(),
                 version: Version::new(VersionKind::Integer, &[1], at).unwrap(),
             },
         );
+    }
+
+    /// A batch of one whole row.
+    fn batch(builder: &mut BatchBuilder) -> Batch {
+        push(builder, 1);
         builder.seal(Observed::default())
     }
 
@@ -640,12 +656,38 @@ mod tests {
             let shelves = vec![Shelf::new(Box::new(Scrap::default()))];
             let mut builder = BatchBuilder::default();
             builder.take_shelves(Shelves { shelves, stage, live_bytes_max: 0 });
-            builder.note_behind(is_far_behind);
+            builder.note_log(1, is_far_behind);
             let sealed = batch(&mut builder);
             assert_eq!(sealed.shelf.is_some(), are_aside, "{stage:?}, far behind: {is_far_behind}");
             sealed.shelf.into_iter().for_each(|shelf| builder.give_back(shelf));
             builder.go_live();
             assert_eq!(batch(&mut builder).shelf.is_some(), is_far_behind, "{stage:?}, then live");
         }
+    }
+
+    /// Of a first copy whose integer keys come in this order, from so many partitions.
+    fn rows_of_a_batch(partitions: usize, key: fn(i64) -> i64) -> i64 {
+        let shelves = vec![Shelf::new(Box::new(Scrap::default()))];
+        let mut builder = BatchBuilder::default();
+        builder.take_shelves(Shelves { shelves, stage: Stage::First, live_bytes_max: 0 });
+        builder.note_log(partitions, true);
+        (0..)
+            .find(|nth| {
+                push(&mut builder, key(*nth));
+                builder.is_full(1, usize::MAX)
+            })
+            .unwrap_or(0)
+    }
+
+    #[test]
+    fn a_batch_of_a_first_copy_is_as_large_as_its_keys_need_it() {
+        let in_order = rows_of_a_batch(4, |nth| nth);
+        assert!((3_000..10_000).contains(&in_order), "{in_order}");
+        let of_many = rows_of_a_batch(16, |nth| nth);
+        assert!(of_many > 10 * in_order, "{of_many}");
+        let in_no_order = rows_of_a_batch(4, |nth| nth.wrapping_mul(0x1E37_79B9_7F4A_7C15));
+        assert!(in_no_order > 10 * in_order, "{in_no_order}");
+        let again = rows_of_a_batch(4, |nth| nth % 1_000);
+        assert!(again > 10 * in_order, "{again}");
     }
 }

@@ -99,6 +99,11 @@ impl Order {
         self.back += u64::from(head < before);
     }
 
+    /// Whether keys were looked at.
+    pub fn matters(&self) -> bool {
+        self.looked > 0
+    }
+
     /// Half of the keys go back where there is no order.
     pub fn is_none(&self) -> bool {
         self.looked >= LOOKED_MIN && self.back * 4 > self.looked

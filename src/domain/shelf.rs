@@ -36,6 +36,8 @@ pub const BYTES_MAX: u64 = 128 << 20;
 /// Of one whose keys come in no order where they are looked for: several rows for each page, and still writing goes on beside
 /// reading.
 pub const BYTES_NO_ORDER: u64 = 32 << 20;
+/// Of one whose keys come in order, for each partition: about what is fetched of it at a time.
+pub const BYTES_A_PARTITION: u64 = 512 << 10;
 /// Of a batch of a copy that is read, at most; see [`Pace`].
 pub const LIVE_BYTES_MAX: u64 = 32 << 20;
 const LIVE_BYTES_MIN: u64 = 1 << 20;

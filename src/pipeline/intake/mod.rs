@@ -511,7 +511,7 @@ impl Intake {
             stopped,
         });
         batch.after_gap = news.after_gap;
-        self.builder.note_behind(self.behind() >= self.far_behind);
+        self.builder.note_log(self.partitions.len(), self.behind() >= self.far_behind);
         batch
     }
 
