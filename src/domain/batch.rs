@@ -665,29 +665,37 @@ mod tests {
         }
     }
 
-    /// Of a first copy whose integer keys come in this order, from so many partitions.
-    fn rows_of_a_batch(partitions: usize, key: fn(i64) -> i64) -> i64 {
+    /// Of a first copy whose integer keys come in this order, from so many partitions: the largest of the
+    /// first batches.
+    fn rows_of_a_batch(partitions: usize, batches: usize, key: fn(i64) -> i64) -> i64 {
         let shelves = vec![Shelf::new(Box::new(Scrap::default()))];
         let mut builder = BatchBuilder::default();
         builder.take_shelves(Shelves { shelves, stage: Stage::First, live_bytes_max: 0 });
         builder.note_log(partitions, true);
-        (0..)
-            .find(|nth| {
-                push(&mut builder, key(*nth));
-                builder.is_full(1, usize::MAX)
-            })
-            .unwrap_or(0)
+        let (mut nth, mut most) = (0, 0);
+        for _ in 0..batches {
+            let before = nth;
+            while !builder.is_full(1, usize::MAX) && nth < 200_000 {
+                push(&mut builder, key(nth));
+                nth += 1;
+            }
+            most = most.max(nth - before);
+            let shelf = builder.seal(Observed::default()).shelf.unwrap();
+            builder.give_back(shelf);
+        }
+        most
     }
 
     #[test]
     fn a_batch_of_a_first_copy_is_as_large_as_its_keys_need_it() {
-        let in_order = rows_of_a_batch(4, |nth| nth);
+        let in_order = rows_of_a_batch(4, 2, |nth| nth);
         assert!((3_000..10_000).contains(&in_order), "{in_order}");
-        let of_many = rows_of_a_batch(16, |nth| nth);
+        let of_many = rows_of_a_batch(16, 1, |nth| nth);
         assert!(of_many > 10 * in_order, "{of_many}");
-        let in_no_order = rows_of_a_batch(4, |nth| nth.wrapping_mul(0x1E37_79B9_7F4A_7C15));
+        let in_no_order =
+            rows_of_a_batch(4, 1, |nth| nth.wrapping_mul(0x1E37_79B9_7F4A_7C15).rotate_left(29));
         assert!(in_no_order > 10 * in_order, "{in_no_order}");
-        let again = rows_of_a_batch(4, |nth| nth % 1_000);
+        let again = rows_of_a_batch(4, 12, |nth| nth % 5_000);
         assert!(again > 10 * in_order, "{again}");
     }
 }
