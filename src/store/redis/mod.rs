@@ -87,7 +87,7 @@ use sweep::Sweep;
 /// so many rows of ten columns.
 const BATCH_RECORDS: u64 = 512;
 /// The same where rows have index entries, each of which takes longer than a row.
-const BATCH_RECORDS_INDEXED: u64 = 128;
+const BATCH_RECORDS_INDEXED: u64 = 96;
 /// Rows of one script while nobody reads the copy: the next ones are encoded while Redis is at work
 /// on these.
 const PIECE_ROWS: usize = if cfg!(test) { 4 } else { 256 };
