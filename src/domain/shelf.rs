@@ -1,10 +1,10 @@
 //! A shelf: whole rows of a batch that is larger than memory should be.
 //!
-//! While nobody reads a copy yet, or what is read is far behind, a batch may be large: what comes again within
-//! it is written once, and what is written goes in the order of keys, page by page. This is an external merge sort: rows are
-//! collected as bytes ([`super::packed`]), sorted in *runs* that fit into memory, which go to a [`Spill`] one
-//! behind the other, and read again side by side when the batch is written. A batch that fits into one run
-//! never leaves memory.
+//! While nobody reads a copy yet, or what is read is far behind, a batch may be large: what comes again
+//! within it is written once, and what is written goes in the order of keys, page by page. This is an
+//! external merge sort: rows are collected as bytes ([`super::packed`]), sorted in *runs* that fit into
+//! memory, which go to a [`Spill`] one behind the other, and read again side by side when the batch is
+//! written. A batch that fits into one run never leaves memory.
 //!
 //! The newest version of each row wins, wherever it lies. What depends on the row that is there when it
 //! comes ends a *set*: rows before it and rows behind it are not mixed.
@@ -33,8 +33,8 @@ const ALMOST_RUN_BYTES: usize = RUN_BYTES / 8 * 7;
 const RUN_ROWS: usize = 16 << 10;
 /// Bytes of a batch of a first copy whose keys come again and again. What is written has each of them once.
 pub const BYTES_MAX: u64 = 128 << 20;
-/// Of one whose keys come in no order where they are looked for: several rows for each page, and still writing goes on beside
-/// reading.
+/// Of one whose keys come in no order where they are looked for: several rows for each page, and still
+/// writing goes on beside reading.
 pub const BYTES_NO_ORDER: u64 = 32 << 20;
 /// Of one whose keys come in order, for each partition: about what is fetched of it at a time.
 pub const BYTES_A_PARTITION: u64 = 512 << 10;
