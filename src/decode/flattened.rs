@@ -21,7 +21,7 @@ pub struct Decoder {
 }
 
 /// Behind the slots of the row.
-const FIELDS: [&str; 10] = [
+pub const FIELDS: [&str; 10] = [
     "__deleted",
     "__op",
     "__source_sequence",

@@ -14,7 +14,7 @@ mod debezium;
 pub mod decimal;
 mod elements;
 mod facts;
-mod flattened;
+pub(crate) mod flattened;
 mod framed;
 mod headers;
 mod json;
@@ -187,27 +187,25 @@ impl Decoder {
         let own: Vec<Vec<String>> = wanted.value.iter().map(|path| path.fields.clone()).collect();
         let file = topic.schema_file.as_deref();
         let subject = format!("{}-value", topic.name);
+        // Of Debezium's, whose decoders know only then what they read.
+        let in_json = |root| move |paths| Body::Json(connect::Document::with_schema(root, paths));
+        let in_avro = |root| {
+            let subject = &subject;
+            move |paths: Vec<_>| Body::Avro(avro::Document::of_registry(root, &paths, registry, subject))
+        };
         let value = match topic.format {
             Format::Json => Value::Json(json::Decoder::new(wanted)),
             Format::DebeziumJson => {
-                Value::Debezium(debezium::Decoder::new(wanted, &topic.placeholder, |paths| {
-                    Body::Json(connect::Document::with_schema("$event", paths))
-                }))
+                Value::Debezium(debezium::Decoder::new(wanted, &topic.placeholder, in_json("$event")))
             }
             Format::DebeziumAvro => {
-                Value::Debezium(debezium::Decoder::new(wanted, &topic.placeholder, |paths| {
-                    Body::Avro(avro::Document::of_registry("$event", &paths, registry, &subject))
-                }))
+                Value::Debezium(debezium::Decoder::new(wanted, &topic.placeholder, in_avro("$event")))
             }
             Format::DebeziumFlat => {
-                Value::Flattened(flattened::Decoder::new(wanted, &topic.placeholder, |paths| {
-                    Body::Json(connect::Document::with_schema(".", paths))
-                }))
+                Value::Flattened(flattened::Decoder::new(wanted, &topic.placeholder, in_json(".")))
             }
             Format::DebeziumFlatAvro => {
-                Value::Flattened(flattened::Decoder::new(wanted, &topic.placeholder, |paths| {
-                    Body::Avro(avro::Document::of_registry(".", &paths, registry, &subject))
-                }))
+                Value::Flattened(flattened::Decoder::new(wanted, &topic.placeholder, in_avro(".")))
             }
             Format::Maxwell => Value::Maxwell(maxwell::Decoder::new(wanted)),
             Format::Canal => Value::Canal(canal::Decoder::new(wanted)),

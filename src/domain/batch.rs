@@ -219,6 +219,14 @@ impl Shelving {
         }
     }
 
+    /// What was put aside, if anything was; another shelf takes its place.
+    fn hand_over(&mut self) -> Option<Shelf> {
+        let mut shelf = self.shelf.take_if(|shelf| !shelf.is_empty())?;
+        shelf.end_run();
+        self.shelf = self.spare.pop();
+        Some(shelf)
+    }
+
     /// Gives back what is not used.
     fn rest(&mut self) {
         if self.fill().is_none() {
@@ -394,10 +402,8 @@ impl BatchBuilder {
     /// Readers see the copy from now on. What is aside already stays there until the batch is sealed.
     pub fn go_live(&mut self) {
         let Some(shelving) = &mut self.shelving else { return };
-        if let Some(mut shelf) = shelving.shelf.take_if(|shelf| !shelf.is_empty()) {
-            shelf.close();
+        if let Some(shelf) = shelving.hand_over() {
             self.batch.shelf = Some(shelf);
-            shelving.shelf = shelving.spare.pop();
         }
         shelving.stage = Stage::Live;
         shelving.rest();
@@ -556,9 +562,7 @@ impl BatchBuilder {
         batch.observed = observed;
         if let Some(shelving) = &mut self.shelving {
             shelving.failed = false;
-            if let Some(mut shelf) = shelving.shelf.take_if(|shelf| !shelf.is_empty()) {
-                shelving.shelf = shelving.spare.pop();
-                shelf.close();
+            if let Some(shelf) = shelving.hand_over() {
                 batch.shelf = Some(shelf);
             }
         }
@@ -619,12 +623,14 @@ mod tests {
     use crate::domain::tests::table;
     use crate::domain::version::VersionKind;
 
-    fn push(builder: &mut BatchBuilder, key: i64) {
-        let catalog =
-            Catalog { topics: vec!["t".into()], tables: vec![table(1)], fingerprint: String::new() };
+    fn catalog() -> Catalog {
+        Catalog { topics: vec!["t".into()], tables: vec![table(1)], fingerprint: String::new() }
+    }
+
+    fn push(builder: &mut BatchBuilder, catalog: &Catalog, key: i64) {
         let at = Coordinates { topic: 0, partition: 0, offset: 1 };
         builder.push(
-            &catalog,
+            catalog,
             Change {
                 table: 0,
                 topic: 0,
@@ -638,7 +644,7 @@ mod tests {
 
     /// A batch of one whole row.
     fn batch(builder: &mut BatchBuilder) -> Batch {
-        push(builder, 1);
+        push(builder, &catalog(), 1);
         builder.seal(Observed::default())
     }
 
@@ -672,11 +678,11 @@ mod tests {
         let mut builder = BatchBuilder::default();
         builder.take_shelves(Shelves { shelves, stage: Stage::First, live_bytes_max: 0 });
         builder.note_log(partitions, true);
-        let (mut nth, mut most) = (0, 0);
+        let (catalog, mut nth, mut most) = (catalog(), 0, 0);
         for _ in 0..batches {
             let before = nth;
             while !builder.is_full(1, usize::MAX) && nth < 200_000 {
-                push(&mut builder, key(nth));
+                push(&mut builder, &catalog, key(nth));
                 nth += 1;
             }
             most = most.max(nth - before);

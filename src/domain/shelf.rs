@@ -217,8 +217,14 @@ fn length(bytes: &[u8]) -> Option<usize> {
     bytes.first_chunk().map(|length| u32::from_le_bytes(*length) as usize)
 }
 
-fn row_at(arena: &[u8], at: u32) -> Option<Row<'_>> {
-    Row::read(arena.get(at as usize..)?)
+/// Of the row that begins there.
+fn bytes_at(arena: &[u8], at: usize) -> Option<&[u8]> {
+    let from = arena.get(at..)?;
+    from.get(..length(from)?)
+}
+
+fn row_at<'a>(arena: &'a [u8], place: &Place) -> Option<Row<'a>> {
+    Row::read(bytes_at(arena, place.at as usize)?)
 }
 
 impl Shelf {
@@ -330,19 +336,14 @@ impl Shelf {
         }
     }
 
-    /// No more rows come.
-    pub fn close(&mut self) {
-        self.end_run();
-    }
-
-    /// What is in the making becomes a run: sorted, each key once.
-    fn end_run(&mut self) {
+    /// What is in the making becomes a run: sorted, each key once. To be called when no more rows come.
+    pub fn end_run(&mut self) {
         let (arena, places) = (&self.arena, &mut self.places[self.sorted..]);
         if places.is_empty() {
             return;
         }
-        let key = |place: &Place| row_at(arena, place.at).map_or(&[][..], |row| row.key);
-        let version = |place: &Place| row_at(arena, place.at).map_or(&[][..], |row| row.version());
+        let key = |place: &Place| row_at(arena, place).map_or(&[][..], |row| row.key);
+        let version = |place: &Place| row_at(arena, place).map_or(&[][..], |row| row.version());
         places.sort_unstable_by(|a, b| {
             let heads = (a.table, a.head).cmp(&(b.table, b.head));
             heads.then_with(|| key(a).cmp(key(b)).then(a.at.cmp(&b.at)))
@@ -370,8 +371,7 @@ impl Shelf {
             let Rows::InMemory(places) = &run.rows else { continue };
             let from = self.spilled;
             for place in &self.places[places.clone()] {
-                let bytes = &self.arena[place.at as usize..];
-                let bytes = length(bytes).and_then(|length| bytes.get(..length)).ok_or_else(damaged)?;
+                let bytes = bytes_at(&self.arena, place.at as usize).ok_or_else(damaged)?;
                 self.spill.append(bytes)?;
                 self.spilled += bytes.len() as u64;
             }
@@ -439,9 +439,9 @@ pub struct Merge<'s> {
 }
 
 impl Merge<'_> {
-    /// Gives the bytes of the next row, for [`Row::read`]; false: there are no more.
-    pub fn next(&mut self, bytes: &mut Vec<u8>) -> io::Result<bool> {
-        let Some(first) = self.cursors.peek() else { return Ok(false) };
+    /// The next row, which lies in `bytes` then; `None`: there are no more.
+    pub fn next<'b>(&mut self, bytes: &'b mut Vec<u8>) -> io::Result<Option<Row<'b>>> {
+        let Some(first) = self.cursors.peek() else { return Ok(None) };
         bytes.clear();
         bytes.extend_from_slice(first.bytes());
         self.advance()?;
@@ -456,7 +456,7 @@ impl Merge<'_> {
             }
             self.advance()?;
         }
-        Ok(true)
+        Row::read(bytes).ok_or_else(damaged).map(Some)
     }
 
     /// The first cursor goes on.
@@ -513,7 +513,7 @@ impl Cursor<'_> {
             Rest::InMemory(places) => {
                 let Some(place) = places.next() else { return Ok(false) };
                 let from = place.at as usize;
-                (from, length(&self.shelf.arena[from..]))
+                (from, bytes_at(&self.shelf.arena, from).map(<[u8]>::len))
             }
             Rest::Spilled(rest) => {
                 let mut from = self.row.end;
@@ -667,8 +667,7 @@ mod tests {
     fn given(shelf: &Shelf, set: u32) -> Vec<(usize, Vec<u8>, Version)> {
         let shapes = shapes();
         let (mut rows, mut bytes, mut given) = (shelf.set(set).unwrap(), Vec::new(), Vec::new());
-        while rows.next(&mut bytes).unwrap() {
-            let row = Row::read(&bytes).unwrap();
+        while let Some(row) = rows.next(&mut bytes).unwrap() {
             let (values, version) = row.packed().unpack().unwrap();
             given.push((row.table, key_bytes(shapes[row.table].key_of(&values)), version));
         }
@@ -707,7 +706,7 @@ mod tests {
                     *newest = (*newest).max(version(*nth));
                     prop_assert_eq!(shelf.put(shape, &row, 7).unwrap(), begins);
                 }
-                shelf.close();
+                shelf.end_run();
                 for (set, rows) in expected.iter().enumerate() {
                     let given = given(&shelf, set as u32);
                     let newest: BTreeMap<_, _> =
@@ -759,7 +758,7 @@ mod tests {
             let windows = shelf.runs.len() * shelf.longest.max(WINDOW_BYTES);
             assert!(windows <= MERGE_BYTES.max(shelf.longest * 2), "{windows} for {rows} rows of {bytes}");
             assert!(shelf.arena.capacity() <= ARENA_BYTES.max(2 * shelf.longest + RUN_BYTES));
-            shelf.close();
+            shelf.end_run();
             assert_eq!(given(&shelf, 0).len(), rows as usize);
         }
     }
@@ -779,7 +778,7 @@ mod tests {
         let mut rows = shelf.set(0).unwrap();
         let mut bytes = Vec::new();
         for _ in 0..10_000 {
-            assert!(rows.next(&mut bytes).unwrap());
+            assert!(rows.next(&mut bytes).unwrap().is_some());
             let memory: usize = rows.cursors.iter().map(|cursor| cursor.read.capacity()).sum();
             assert!(memory < 2 * MERGE_BYTES + 2 * long, "{memory} bytes for {runs} runs");
         }

@@ -11,7 +11,7 @@ use crate::config::Path;
 use crate::decode::{Decoder, ElementDecoder};
 use crate::domain::change::{IfMissing, Operation};
 use crate::domain::dead_letter::{Reason, Rejection};
-use crate::domain::value::Value;
+use crate::domain::value::key_bytes;
 
 #[derive(Debug)]
 pub struct Elements {
@@ -58,31 +58,13 @@ impl Elements {
                 let path = ".".to_owned();
                 self.of_element(index, Outcome::Rejected(Rejection { table, path, reason, message }))
             };
-            if !keys.insert(self.key_of(&change.values)) {
+            if !keys.insert(key_bytes(self.key.iter().map(|&column| &change.values[column]))) {
                 return Err(wrong(Reason::Malformed, "has the key of an earlier element".to_owned()));
             }
             let counted = passage.count_bytes();
             counted.map_err(|rejection| self.of_element(index, Outcome::Rejected(rejection)))?;
         }
         Ok(())
-    }
-
-    /// Equal for equal keys alone.
-    fn key_of(&self, values: &[Value]) -> Vec<u8> {
-        let mut key = Vec::with_capacity(16);
-        for &column in &self.key {
-            let (class, bytes): (u8, &[u8]) = match &values[column] {
-                Value::Absent | Value::Null => (0, &[]),
-                Value::Integer(number) => (1, &number.to_be_bytes()),
-                Value::Real(number) => (2, &number.to_bits().to_be_bytes()),
-                Value::Text(text) => (3, text.as_bytes()),
-                Value::Blob(bytes) => (4, bytes),
-            };
-            key.push(class);
-            key.extend_from_slice(&(bytes.len() as u64).to_be_bytes());
-            key.extend_from_slice(bytes);
-        }
-        key
     }
 
     /// A path that begins at an element begins at the event.

@@ -5,7 +5,6 @@
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, VecDeque};
-use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::letters::{after_retry, split_off};
@@ -21,7 +20,7 @@ use crate::domain::checkpoint::{Checkpoint, TopicPartition};
 use crate::domain::dead_letter::{DeadLetter, Kept};
 use crate::domain::retry::RetryReason;
 use crate::domain::row::RowState;
-use crate::domain::shelf::{Row, Shelves};
+use crate::domain::shelf::Shelves;
 use crate::domain::snapshot::{Phase, Snapshot};
 use crate::domain::state::{Facts, State, believable, state};
 use crate::domain::value::Value;
@@ -460,15 +459,13 @@ impl Replica {
 
 impl Replica {
     fn unshelve(&mut self, catalog: &Catalog, batch: &Batch, set: u32) -> Result<(), StoreError> {
-        let failed = |error: io::Error| rules::not_on_the_shelf(&error.to_string());
-        let Some(shelf) = &batch.shelf else { return Err(rules::not_on_the_shelf("there is none")) };
-        let mut rows = shelf.set(set).map_err(failed)?;
+        let mut rows = rules::set_of(batch, set)?;
         let mut bytes = Vec::new();
-        while rows.next(&mut bytes).map_err(failed)? {
-            let row = Row::read(&bytes).and_then(|row| Some((row.table, row.packed().unpack()?)));
-            let Some((table, (values, version))) = row else { continue };
-            let entry = Entry::silent(table, 0, Step::Row(RowState::written(values, version)));
-            self.step(&catalog.tables[table], &entry, batch.observed.heartbeat_ms);
+        while let Some(row) = rows.next(&mut bytes).map_err(rules::not_on_the_shelf)? {
+            let (values, version) =
+                row.packed().unpack().ok_or_else(|| rules::not_on_the_shelf("one is no row"))?;
+            let entry = Entry::silent(row.table, 0, Step::Row(RowState::written(values, version)));
+            self.step(&catalog.tables[row.table], &entry, batch.observed.heartbeat_ms);
         }
         Ok(())
     }

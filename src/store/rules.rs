@@ -1,15 +1,17 @@
 //! Rules that every store follows, so that all of them say and do the same.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
 
 use super::{LossLimit, StopCode, StoreError};
-use crate::domain::batch::Sweep;
+use crate::domain::batch::{Batch, Sweep};
 use crate::domain::catalog::{Catalog, Table};
 use crate::domain::checkpoint::{Position, TopicPartition};
 use crate::domain::dead_letter::{DeadLetter, Origin, Reason, Rejection};
 use crate::domain::freshness::worst;
 use crate::domain::retry::RetryReason;
 use crate::domain::row::RowState;
+use crate::domain::shelf::Merge;
 use crate::domain::snapshot::Phase;
 use crate::domain::value::Value;
 use crate::domain::version::Version;
@@ -294,8 +296,14 @@ pub(super) fn missing_row(table: usize, shape: &Table, version: Version, now_ms:
     }
 }
 
+/// Rows that a batch has put aside.
+pub(super) fn set_of(batch: &Batch, set: u32) -> Result<Merge<'_>, StoreError> {
+    let shelf = batch.shelf.as_ref().ok_or_else(|| not_on_the_shelf("there is none"))?;
+    shelf.set(set).map_err(not_on_the_shelf)
+}
+
 /// What a batch has put aside cannot be read: it is tried again.
-pub(super) fn not_on_the_shelf(why: &str) -> StoreError {
+pub(super) fn not_on_the_shelf(why: impl Display) -> StoreError {
     StoreError::Retry {
         reason: RetryReason::Io,
         message: format!("rows that were put aside beside the replica cannot be read: {why}"),

@@ -6,6 +6,7 @@ use super::super::{Outcome, Plan};
 use super::support::*;
 use crate::config::{Config, Format};
 use crate::decode::avro::written::{bytes, long};
+use crate::decode::flattened;
 use crate::decode::registry::{self, Kind, Registry};
 use crate::domain::dead_letter::Reason::{Malformed, OutOfRange, Schema};
 use crate::domain::dead_letter::Rejection;
@@ -164,35 +165,19 @@ fn json() -> impl Strategy<Value = String> {
 
 const AVRO_FORMATS: [Format; 3] = [Format::Avro, Format::DebeziumAvro, Format::DebeziumFlatAvro];
 /// What these formats read of a record, the key first.
-const AVRO_FIELDS: [&str; 20] = [
-    "id",
-    "a",
-    "b",
-    "d",
-    "e",
-    "deep",
-    "op",
-    "source",
-    "after",
-    "__deleted",
-    "__op",
-    "__source_sequence",
-    "__sequence",
-    "__lsn",
-    "__source_lsn",
-    "__source_snapshot",
-    "__snapshot",
-    "__ts_ms",
-    "__source_ts_ms",
-    "__table",
-];
+fn avro_fields() -> Vec<&'static str> {
+    let of_all = ["id", "a", "b", "d", "e", "deep", "op", "source", "after", "__table"];
+    of_all.into_iter().chain(flattened::FIELDS).collect()
+}
+
 /// What each of them may be; a value says which by its place in the list.
 const AVRO_TYPES: &str = r#"["null","boolean","long","double","bytes","string",{"type":"map","values":"string"},{"type":"array","items":"long"},"Any"]"#;
 const AVRO_SCHEMA: u8 = 7;
 
 /// The registry knows one record with all of the fields.
 fn avro_feed(format: Format) -> Feed {
-    let fields = AVRO_FIELDS.map(|name| format!(r#"{{"name":"{name}","type":{AVRO_TYPES}}}"#)).join(",");
+    let fields = avro_fields().into_iter().map(|name| format!(r#"{{"name":"{name}","type":{AVRO_TYPES}}}"#));
+    let fields = fields.collect::<Vec<_>>().join(",");
     let text = format!(r#"{{"type":"record","name":"Any","fields":[{fields}]}}"#);
     let schema = registry::Schema { kind: Kind::Avro, text, references: Vec::new(), versions: Vec::new() };
     let config = config_of(format);
@@ -242,15 +227,16 @@ fn avro_value() -> impl Strategy<Value = Vec<u8>> {
             long(out, 0);
         })),
     ];
-    leaf.prop_recursive(2, 60, AVRO_FIELDS.len() as u32, move |inner| {
-        prop::collection::vec(inner, AVRO_FIELDS.len())
+    let fields = avro_fields().len();
+    leaf.prop_recursive(2, 60, fields as u32, move |inner| {
+        prop::collection::vec(inner, fields)
             .prop_map(move |fields| of(8, &|out| fields.iter().for_each(|field| out.extend(field))))
     })
 }
 
 /// A whole record, mostly with a key that is one.
 fn avro_record() -> impl Strategy<Value = Vec<u8>> {
-    let fields = prop::collection::vec(avro_value(), AVRO_FIELDS.len());
+    let fields = prop::collection::vec(avro_value(), avro_fields().len());
     (prop::option::weighted(0.8, 0..3_i64), fields).prop_map(|(id, mut fields)| {
         if let Some(id) = id {
             fields[0].clear();

@@ -1,7 +1,6 @@
 //! One batch, one transaction.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
@@ -280,17 +279,16 @@ impl<'a> Work<'a> {
 
     /// Rows that were put aside, in the order of table and key: neighbours share pages.
     fn unshelve(&mut self, batch: &Batch, set: u32, writers: &mut Writers<'a>) -> Result<(), StoreError> {
-        let failed = |error: io::Error| rules::not_on_the_shelf(&error.to_string());
-        let Some(shelf) = &batch.shelf else { return Err(rules::not_on_the_shelf("there is none")) };
-        let mut rows = shelf.set(set).map_err(failed)?;
+        let mut rows = rules::set_of(batch, set)?;
         let mut together: [Vec<u8>; TOGETHER] = Default::default();
         let mut next = Vec::new();
         let (mut table, mut count) = (0, 0);
         loop {
-            let row = if rows.next(&mut next).map_err(failed)? { Row::read(&next) } else { None };
+            let row = rows.next(&mut next).map_err(rules::not_on_the_shelf)?;
             if count > 0 && (count == TOGETHER || row.is_none_or(|row| row.table != table)) {
-                let packed: Vec<_> =
-                    together[..count].iter().filter_map(|bytes| Some(Row::read(bytes)?.packed())).collect();
+                let packed = together[..count].iter().map(|bytes| Some(Row::read(bytes)?.packed()));
+                let packed: Option<Vec<_>> = packed.collect();
+                let packed = packed.ok_or_else(|| rules::not_on_the_shelf("one is no row"))?;
                 let writer = self.writer(writers, table, batch.observed.heartbeat_ms);
                 writer.shelved(&mut self.memory.tables[table], &packed)?;
                 count = 0;
