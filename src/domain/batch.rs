@@ -10,8 +10,8 @@ use super::checkpoint::{Position, TopicPartition};
 use super::dead_letter::{DeadLetter, LetterId, Produced, Retried};
 use super::event_ids::NewEventIds;
 use super::row::RowState;
-use super::sample::{Order, Sample};
-use super::shelf::{self, Fill, Pace, Shelf, Shelves, Stage, Whole, key_head};
+use super::shelf::Shelf;
+use super::shelving::{Shelves, Shelving};
 use super::snapshot::Snapshot;
 use super::value::Value;
 use super::version::{Coordinates, Version};
@@ -178,63 +178,6 @@ pub struct BatchBuilder {
     shelving: Option<Shelving>,
 }
 
-/// Of so many partitions a run has enough from each.
-const FEW_PARTITIONS: usize = 4;
-
-/// Whole rows can be put aside, on one shelf a batch.
-#[derive(Debug)]
-struct Shelving {
-    stage: Stage,
-    /// Much is in the log that was not read.
-    is_far_behind: bool,
-    /// That are read.
-    partitions: usize,
-    pace: Pace,
-    /// For the batch in the making.
-    shelf: Option<Shelf>,
-    spare: Vec<Shelf>,
-    /// Whether keys come again, and in which order.
-    sample: Sample,
-    order: Order,
-    /// Rows whose keys are not integers are appended, in whichever order they come.
-    appends: bool,
-    /// Something could not be put aside: the batch ends with that.
-    failed: bool,
-}
-
-impl Shelving {
-    /// When the shelf is full, if rows are put aside.
-    fn fill(&self) -> Option<Fill> {
-        match self.stage {
-            Stage::First if self.sample.is_often_again() => Some(Fill::Bytes(shelf::BYTES_MAX)),
-            Stage::First if self.order.is_none() => Some(Fill::Bytes(shelf::BYTES_NO_ORDER)),
-            // Each partition has a row for the same page, and what is fetched of one comes in one piece.
-            Stage::First if self.order.matters() && self.partitions > FEW_PARTITIONS => {
-                let bytes = self.partitions as u64 * shelf::BYTES_A_PARTITION;
-                Some(Fill::Bytes(bytes.min(shelf::BYTES_NO_ORDER)))
-            }
-            Stage::First => Some(Fill::Run),
-            Stage::Live if self.is_far_behind => Some(Fill::Bytes(self.pace.bytes())),
-            Stage::Live | Stage::Beside => None,
-        }
-    }
-
-    /// What was put aside, if anything was; another shelf takes its place.
-    fn hand_over(&mut self) -> Option<Shelf> {
-        let mut shelf = self.shelf.take_if(|shelf| !shelf.is_empty())?;
-        shelf.end_run();
-        self.shelf = self.spare.pop();
-        Some(shelf)
-    }
-
-    /// Gives back what is not used.
-    fn rest(&mut self) {
-        if self.fill().is_none() {
-            self.shelf.iter_mut().chain(&mut self.spare).for_each(Shelf::rest);
-        }
-    }
-}
-
 impl Default for BatchBuilder {
     fn default() -> Self {
         BatchBuilder {
@@ -336,122 +279,78 @@ impl BatchBuilder {
 
     /// Rows that are put aside from now on come behind what is there.
     fn end_set(&mut self) {
-        if let Some(Shelving { shelf: Some(shelf), .. }) = &mut self.shelving {
-            shelf.end_set();
+        if let Some(shelving) = &mut self.shelving {
+            shelving.end_set();
         }
     }
 
     /// Puts a whole row aside, if rows are put aside and this one is not under way otherwise. What else is
     /// known of its key is joined with it in the replica, in whichever order.
     fn shelve(&mut self, table: &Table, change: &Change, hash: u64) -> bool {
-        let Some(shelving) = &mut self.shelving else { return false };
-        let (Some(_), Some(shelf)) = (shelving.fill(), &mut shelving.shelf) else { return false };
+        let Some(shelving) = self.shelving.as_mut().filter(|shelving| shelving.is_on()) else { return false };
         if !matches!(change.operation, Operation::Write { .. })
             || self.open.contains_key(&hash)
             || change.values.iter().any(Value::is_absent)
         {
             return false;
         }
-        let Change { table: of, topic, values, version, .. } = change;
-        let row = Whole { table: *of, topic: *topic, values, version: *version };
-        shelving.sample.look_at(hash);
-        if table.has_integer_key() || !shelving.appends {
-            shelving.order.look(*of, key_head(&values[table.key[0]]));
-        }
-        match shelf.put(table, &row, hash) {
-            Ok(None) => {}
-            Ok(Some(set)) => self.batch.entries.push(Entry::silent(*of, *topic, Step::Shelved { set })),
-            Err(_) => {
-                // It stays in memory, and the batch is not made longer.
-                shelving.failed = true;
-                return false;
-            }
+        // What cannot be put aside stays in memory.
+        let Some(begun) = shelving.put(table, change, hash) else { return false };
+        if let Some(set) = begun {
+            self.batch.entries.push(Entry::silent(change.table, change.topic, Step::Shelved { set }));
         }
         true
     }
 
     /// Whole rows can be put aside, and are where nobody has to wait for them.
     pub fn take_shelves(&mut self, shelves: Shelves) {
-        let Shelves { shelves: mut spare, stage, live_bytes_max } = shelves;
-        let Some(shelf) = spare.pop() else { return };
-        self.shelving = Some(Shelving {
-            stage,
-            is_far_behind: false,
-            partitions: 0,
-            pace: Pace::new(live_bytes_max),
-            shelf: Some(shelf),
-            spare,
-            sample: Sample::default(),
-            order: Order::default(),
-            appends: true,
-            failed: false,
-        });
+        self.shelving = Shelving::new(shelves);
     }
 
     /// A shelf that was written can be used again.
     pub fn give_back(&mut self, shelf: Shelf) {
-        let Some(shelving) = &mut self.shelving else { return };
-        match shelf.emptied() {
-            Ok(shelf) if shelving.shelf.is_none() => shelving.shelf = Some(shelf),
-            Ok(shelf) => shelving.spare.push(shelf),
-            Err(_) => shelving.failed = true,
+        if let Some(shelving) = &mut self.shelving {
+            shelving.give_back(shelf);
         }
-        shelving.rest();
     }
 
     /// Readers see the copy from now on. What is aside already stays there until the batch is sealed.
     pub fn go_live(&mut self) {
-        let Some(shelving) = &mut self.shelving else { return };
-        if let Some(shelf) = shelving.hand_over() {
+        if let Some(shelf) = self.shelving.as_mut().and_then(Shelving::go_live) {
             self.batch.shelf = Some(shelf);
         }
-        shelving.stage = Stage::Live;
-        shelving.rest();
     }
 
     /// How many partitions there are, and whether much of them was not read. To be said between batches.
     pub fn note_log(&mut self, partitions: usize, is_far_behind: bool) {
         if let Some(shelving) = &mut self.shelving {
-            shelving.partitions = partitions;
-            shelving.is_far_behind = is_far_behind;
-            shelving.rest();
+            shelving.note_log(partitions, is_far_behind);
         }
     }
 
     /// Whether readers see the copy, and rows are put aside because it is far behind.
     pub fn is_catching_up(&self) -> bool {
-        let shelving = self.shelving.as_ref();
-        shelving.is_some_and(|shelving| shelving.stage == Stage::Live && shelving.is_far_behind)
+        self.shelving.as_ref().is_some_and(Shelving::is_catching_up)
     }
 
     /// How long the store took for a batch that was put aside, and whether it appends rows.
     pub fn learn(&mut self, took: Duration, appends: bool) {
-        let Some(shelving) = &mut self.shelving else { return };
-        shelving.appends = appends;
-        if shelving.stage == Stage::Live {
-            shelving.pace.learn(took);
+        if let Some(shelving) = &mut self.shelving {
+            shelving.learn(took, appends);
         }
     }
 
     /// Whether the batch should not be made longer.
     pub fn is_full(&self, records: u64, bytes: usize) -> bool {
-        let aside = self.shelving.as_ref().and_then(|shelving| Some((shelving, shelving.fill()?)));
-        match aside {
-            None => self.batch.records >= records || self.batch.bytes >= bytes,
-            Some((Shelving { shelf, failed, .. }, fill)) => {
-                *failed
-                    || shelf.as_ref().is_none_or(|shelf| shelf.is_full(fill))
-                    || self.batch.records >= shelf::RECORDS_MAX
-                    || self.batch.bytes >= bytes
-            }
-        }
+        let of_batch = self.batch.records;
+        let aside = self.shelving.as_ref().and_then(|shelving| shelving.is_full(of_batch));
+        aside.unwrap_or(of_batch >= records) || self.batch.bytes >= bytes
     }
 
     /// Records that may come before it is full, if they are small.
     pub fn room(&self, records: u64) -> u64 {
-        let is_aside = self.shelving.as_ref().is_some_and(|shelving| shelving.fill().is_some());
-        let records = if is_aside { shelf::RECORDS_MAX } else { records };
-        records.saturating_sub(self.batch.records)
+        let aside = self.shelving.as_ref().and_then(Shelving::records_max);
+        aside.unwrap_or(records).saturating_sub(self.batch.records)
     }
 
     /// Adds a change as an entry of its own, into which nothing is folded; returns its index.
@@ -560,11 +459,8 @@ impl BatchBuilder {
         self.open.clear();
         let mut batch = std::mem::take(&mut self.batch);
         batch.observed = observed;
-        if let Some(shelving) = &mut self.shelving {
-            shelving.failed = false;
-            if let Some(shelf) = shelving.hand_over() {
-                batch.shelf = Some(shelf);
-            }
+        if let Some(shelf) = self.shelving.as_mut().and_then(Shelving::seal) {
+            batch.shelf = Some(shelf);
         }
         // The hasher's keys are random per process, so ids of two writers do not meet.
         self.sealed += 1;
@@ -620,6 +516,7 @@ mod tests {
     use super::*;
     use crate::domain::change::IfMissing;
     use crate::domain::shelf::Scrap;
+    use crate::domain::shelving::Stage;
     use crate::domain::tests::table;
     use crate::domain::version::VersionKind;
 

@@ -18,6 +18,7 @@ pub mod retry;
 pub mod row;
 pub mod sample;
 pub mod shelf;
+pub mod shelving;
 pub mod snapshot;
 pub mod state;
 pub mod value;

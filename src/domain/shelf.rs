@@ -1,8 +1,7 @@
 //! A shelf: whole rows of a batch that is larger than memory should be.
 //!
-//! While nobody reads a copy yet, or what is read is far behind, a batch may be large: what comes again
-//! within it is written once, and what is written goes in the order of keys, page by page. This is an
-//! external merge sort: rows are collected as bytes ([`super::packed`]), sorted in *runs* that fit into
+//! What comes again within such a batch is written once, and what is written goes in the order of keys, page
+//! by page; when that is worth it, [`super::shelving`] says. This is an external merge sort: rows are collected as bytes ([`super::packed`]), sorted in *runs* that fit into
 //! memory, which go to a [`Spill`] one behind the other, and read again side by side when the batch is
 //! written. A batch that fits into one run never leaves memory.
 //!
@@ -15,7 +14,6 @@ use std::collections::binary_heap::PeekMut;
 use std::fmt::Debug;
 use std::io;
 use std::ops::Range;
-use std::time::Duration;
 
 use super::catalog::Table;
 use super::change::Effect;
@@ -31,22 +29,10 @@ const ARENA_BYTES: usize = RUN_BYTES + (64 << 10);
 const ALMOST_RUN_BYTES: usize = RUN_BYTES / 8 * 7;
 /// Rows of a run: each takes 16 bytes besides its own.
 const RUN_ROWS: usize = 16 << 10;
-/// Bytes of a batch of a first copy whose keys come again and again. What is written has each of them once.
-pub const BYTES_MAX: u64 = 128 << 20;
-/// Of one whose keys come in no order where they are looked for: several rows for each page, and still
-/// writing goes on beside reading.
-pub const BYTES_NO_ORDER: u64 = 32 << 20;
-/// Of one whose keys come in order, for each partition: about what is fetched of it at a time.
-pub const BYTES_A_PARTITION: u64 = 512 << 10;
-/// Of a batch of a copy that is read, at most; see [`Pace`].
-pub const LIVE_BYTES_MAX: u64 = 32 << 20;
-const LIVE_BYTES_MIN: u64 = 1 << 20;
 /// Memory of what is read side by side.
 const MERGE_BYTES: usize = 1 << 20;
 /// Of which a run gets at least so much.
 const WINDOW_BYTES: usize = 4 << 10;
-/// Records that lead to a shelf after which it counts as full: what a crash has read again.
-pub const RECORDS_MAX: u64 = 1 << 20;
 
 /// Where rows are put aside: bytes that are appended and read again, and mean nothing after a crash.
 pub trait Spill: Debug + Send {
@@ -57,54 +43,6 @@ pub trait Spill: Debug + Send {
 
     /// Forgets everything.
     fn clear(&mut self) -> io::Result<()>;
-}
-
-/// What a store has to put rows aside.
-#[derive(Debug, Default)]
-pub struct Shelves {
-    /// One for the batch in the making, one for the batch that is written, or none.
-    pub shelves: Vec<Shelf>,
-    pub stage: Stage,
-    /// Bytes of a batch once it is read, at most.
-    pub live_bytes_max: u64,
-}
-
-/// Who would wait for a batch that takes long.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Stage {
-    /// Nobody: the copy is being built, and there is no other.
-    First,
-    /// The writer of the copy that is read, beside which this one is being built.
-    Beside,
-    /// Who reads it.
-    #[default]
-    Live,
-}
-
-/// How large a batch should be for readers to see a step every second or two.
-#[derive(Debug)]
-pub struct Pace {
-    bytes: u64,
-    bytes_max: u64,
-}
-
-impl Pace {
-    pub fn new(bytes_max: u64) -> Pace {
-        Pace { bytes: LIVE_BYTES_MIN, bytes_max: bytes_max.clamp(LIVE_BYTES_MIN, LIVE_BYTES_MAX) }
-    }
-
-    pub fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
-    /// How long it took to write a batch.
-    pub fn learn(&mut self, took: Duration) {
-        if took > Duration::from_secs(1) {
-            self.bytes = (self.bytes / 2).max(LIVE_BYTES_MIN);
-        } else if took < Duration::from_millis(500) {
-            self.bytes = (self.bytes * 2).min(self.bytes_max);
-        }
-    }
 }
 
 /// When a shelf is full.
@@ -644,6 +582,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::domain::shelving::BYTES_MAX;
     use crate::domain::tests::table;
     use crate::domain::value::key_bytes;
     use crate::domain::version::{Coordinates, VersionKind};
@@ -782,26 +721,5 @@ mod tests {
             let memory: usize = rows.cursors.iter().map(|cursor| cursor.read.capacity()).sum();
             assert!(memory < 2 * MERGE_BYTES + 2 * long, "{memory} bytes for {runs} runs");
         }
-    }
-
-    #[test]
-    fn a_batch_of_a_live_copy_is_as_large_as_the_disk_is_fast() {
-        let mut pace = Pace::new(u64::MAX);
-        assert_eq!(pace.bytes(), LIVE_BYTES_MIN, "a slow disk is not known to be one yet");
-        for _ in 0..9 {
-            pace.learn(Duration::from_millis(300));
-        }
-        assert_eq!(pace.bytes(), LIVE_BYTES_MAX);
-        pace.learn(Duration::from_millis(700));
-        assert_eq!(pace.bytes(), LIVE_BYTES_MAX);
-        pace.learn(Duration::from_millis(1_700));
-        assert_eq!(pace.bytes(), LIVE_BYTES_MAX / 2);
-        for _ in 0..9 {
-            pace.learn(Duration::from_secs(9));
-        }
-        assert_eq!(pace.bytes(), LIVE_BYTES_MIN);
-        let mut least = Pace::new(0);
-        least.learn(Duration::ZERO);
-        assert_eq!(least.bytes(), LIVE_BYTES_MIN);
     }
 }

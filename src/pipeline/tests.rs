@@ -294,7 +294,7 @@ impl Store for Damaged {
         self.store.batch_limits()
     }
 
-    fn shelves(&self) -> crate::domain::shelf::Shelves {
+    fn shelves(&self) -> crate::domain::shelving::Shelves {
         self.store.shelves()
     }
 

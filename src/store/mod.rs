@@ -34,7 +34,7 @@ use crate::domain::checkpoint::{Checkpoint, TopicPartition};
 use crate::domain::dead_letter::{DeadLetter, Kept};
 use crate::domain::retry::RetryReason;
 use crate::domain::row::RowState;
-use crate::domain::shelf::Shelves;
+use crate::domain::shelving::Shelves;
 use crate::domain::snapshot::Snapshot;
 use crate::domain::state::State;
 use crate::domain::value::Value;

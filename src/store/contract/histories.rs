@@ -8,7 +8,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::domain::change::Cleared;
 use crate::domain::event_ids::{EventId, NewEventIds};
-use crate::domain::shelf::{Scrap, Shelf, Shelves, Stage};
+use crate::domain::shelf::{Scrap, Shelf};
+use crate::domain::shelving::{Shelves, Stage};
 use crate::domain::snapshot::Phase;
 use crate::store::Figures;
 

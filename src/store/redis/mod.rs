@@ -71,7 +71,7 @@ use crate::domain::batch::Batch;
 use crate::domain::catalog::{Catalog, Table};
 use crate::domain::checkpoint::Checkpoint;
 use crate::domain::event_ids::EventId;
-use crate::domain::shelf::Shelves;
+use crate::domain::shelving::Shelves;
 use crate::domain::version::VersionKind;
 use crate::store::rules::Floors;
 use codec::Form;

@@ -49,7 +49,8 @@ use crate::domain::batch::Batch;
 use crate::domain::catalog::Catalog;
 use crate::domain::checkpoint::Checkpoint;
 use crate::domain::sample::Sample;
-use crate::domain::shelf::{Shelf, Shelves, Stage};
+use crate::domain::shelf::Shelf;
+use crate::domain::shelving::{Shelves, Stage};
 use crate::domain::snapshot::Snapshot;
 use crate::domain::version::{Version, VersionKind};
 
