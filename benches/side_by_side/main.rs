@@ -180,19 +180,22 @@ impl Bench<'_> {
             let work = format!("{} events, into Redis ({encoding})", self.rows);
             let mut ours = Measure::new(&work, "readside → Redis", self.rows);
             let mut theirs = Measure::new(&work, "redis-benchmark HSET, P=500", self.rows);
-            let mut memory = f64::NAN;
+            let (mut memory, mut busy) = (f64::NAN, Vec::new());
             for round in 1..=self.rounds {
                 println!("redis, {encoding}: round {round} of {}", self.rounds);
                 theirs.add(self.redis_benchmark());
                 let server = Redis::start();
                 let directory = tempfile::tempdir().expect("a directory");
                 let yaml = self.yaml(&self.redis_header(&server, encoding), &topic, Keys::Integer, "json");
+                let before = server.busy();
                 let (daemon, run) = start(directory.path(), &yaml);
+                busy.push(Busy::of(&server, before, &run));
                 ours.add(run);
                 memory = server.used_memory();
                 assert!(daemon.terminate().0.success());
             }
             ours.compare(&theirs, (encoding == "hash").then_some(0.8));
+            report.note(Busy::note(&work, &busy, self.rows));
             report.extend([ours, theirs]);
             let server = Redis::start();
             events.write_redis(&server.socket(), encoding == "json");
@@ -242,7 +245,7 @@ impl Bench<'_> {
             let log = tempfile::tempdir().expect("a directory");
             assert!(start(log.path(), &yaml).0.terminate().0.success());
             let work = format!("{} missed updates, into {name}", self.rows);
-            (Measure::new(&work, &format!("readside → {name}"), self.rows), yaml, log)
+            (Measure::new(&work, &format!("readside → {name}"), self.rows), yaml, log, Vec::new())
         });
         let mut theirs = Measure::new("", "redis-benchmark HSET, P=500", self.rows);
         let mut places = places;
@@ -250,14 +253,18 @@ impl Bench<'_> {
             println!("catching up: round {round} of {}", self.rounds);
             updates.produce(&self.brokers, &topic);
             theirs.add(self.redis_benchmark());
-            for (ours, yaml, log) in &mut places {
+            for (nth, (ours, yaml, log, busy)) in places.iter_mut().enumerate() {
+                let server = nth.checked_sub(1).map(|nth| &servers[nth]);
+                let before = server.map(Redis::busy);
                 let (daemon, run) = start(log.path(), yaml);
+                busy.extend(server.zip(before).map(|(server, before)| Busy::of(server, before, &run)));
                 ours.add(run);
                 assert!(daemon.terminate().0.success());
             }
         }
-        for (mut ours, ..) in places {
+        for (mut ours, _, _, busy) in places {
             if ours.who.contains("Redis") {
+                report.note(Busy::note(&ours.work, &busy, self.rows));
                 ours.compare(&theirs, ours.who.contains("hash").then_some(0.45));
             }
             report.extend([ours]);
@@ -339,6 +346,29 @@ fn used(daemon: &Daemon) -> (f64, f64) {
     (cpu, resident / 1024.0)
 }
 
+/// How long Redis was at work while a copy was made.
+struct Busy {
+    seconds: f64,
+    /// Of the whole.
+    share: f64,
+}
+
+impl Busy {
+    fn of(server: &Redis, before: f64, run: &Run) -> Busy {
+        let seconds = server.busy() - before;
+        Busy { seconds, share: seconds / run.seconds }
+    }
+
+    fn note(work: &str, runs: &[Busy], rows: usize) -> String {
+        let micros = report::spread(runs.iter().map(|run| run.seconds * 1e6 / rows as f64).collect());
+        let [share, least, most] = report::spread(runs.iter().map(|run| run.share * 100.0).collect());
+        format!(
+            "{work}: {:.2} us of Redis a row, which is at work for {share:.0}% ({least:.0} to {most:.0}) of the time.",
+            micros[0]
+        )
+    }
+}
+
 /// A redis-server that has nothing else to do.
 struct Redis {
     process: std::process::Child,
@@ -362,6 +392,14 @@ impl Redis {
 
     fn socket(&self) -> std::path::PathBuf {
         self.directory.path().join("redis.sock")
+    }
+
+    /// Seconds on a processor so far, of the thread that serves.
+    fn busy(&self) -> f64 {
+        let path = format!("/proc/{0}/task/{0}/schedstat", self.process.id());
+        let stat = std::fs::read_to_string(path).expect("a running process");
+        let nanos = stat.split_whitespace().next().and_then(|nanos| nanos.parse::<f64>().ok());
+        nanos.expect("a number") / 1e9
     }
 
     /// Bytes.

@@ -33,7 +33,7 @@ use crate::domain::state::believable;
 use crate::mapping::Plan;
 use crate::metrics::Metrics;
 use crate::source::Source;
-use crate::store::{BatchLimits, Completion, StopCode, Store, StoreError};
+use crate::store::{BatchLimits, Completion, Preparer, StopCode, Store, StoreError};
 
 pub use gate::GateRule;
 use intake::{Intake, PendingErrand};
@@ -149,6 +149,7 @@ pub struct Pipeline<S: Source> {
     /// Handed over and not yet reported back, at most [`IN_FLIGHT_MAX`].
     in_flight: usize,
     limits: BatchLimits,
+    preparer: Option<Arc<dyn Preparer>>,
     /// By batch that was handed over: who waits for what is in it.
     errands: VecDeque<(u64, Vec<PendingErrand>)>,
     /// The writer's thread has ended.
@@ -193,6 +194,7 @@ impl<S: Source> Pipeline<S> {
             done,
             in_flight: 0,
             limits: writer.limits,
+            preparer: writer.preparer.clone(),
             errands: VecDeque::new(),
             writer_gone: false,
             heartbeat_ms: 0,
@@ -316,6 +318,9 @@ impl<S: Source> Pipeline<S> {
         let batch = self.intake.seal(now);
         if self.intake.has_errands() {
             self.errands.push_back((batch.id, self.intake.take_errands()));
+        }
+        if let Some(preparer) = &self.preparer {
+            preparer.prepare(&batch);
         }
         self.send(Work::Batch(Box::new(batch)))
     }

@@ -18,7 +18,9 @@ use crate::domain::shelf::Shelf;
 use crate::domain::shelving::Shelves;
 use crate::metrics::Sizes;
 use crate::source::Waker;
-use crate::store::{Applied, BatchLimits, Completion, LONG_READER, Maintenance, StopCode, Store, StoreError};
+use crate::store::{
+    Applied, BatchLimits, Completion, LONG_READER, Maintenance, Preparer, StopCode, Store, StoreError,
+};
 
 /// Wait for work before housekeeping gets its turn.
 const IDLE: Duration = Duration::from_millis(500);
@@ -73,6 +75,8 @@ pub struct Writer {
     pub(super) limits: BatchLimits,
     /// See [`Store::shelves`].
     pub(super) shelves: Shelves,
+    /// See [`Store::preparer`].
+    pub(super) preparer: Option<Arc<dyn Preparer>>,
     channels: Option<(SyncSender<Work>, Receiver<Done>)>,
     /// Called when something is done: the pipeline may be waiting for records.
     wake: Arc<OnceLock<Waker>>,
@@ -84,7 +88,7 @@ impl Writer {
         let (work_tx, work_rx) = sync_channel(IN_FLIGHT_MAX);
         let (done_tx, done_rx) = sync_channel(IN_FLIGHT_MAX);
         let inside = context.clone();
-        let (limits, shelves) = (store.batch_limits(), store.shelves());
+        let (limits, shelves, preparer) = (store.batch_limits(), store.shelves(), store.preparer());
         let wake = Arc::new(OnceLock::new());
         let wakes = Arc::clone(&wake);
         let thread = std::thread::Builder::new().name("writer".into()).spawn(move || {
@@ -107,6 +111,7 @@ impl Writer {
             context,
             limits,
             shelves,
+            preparer,
             channels: Some((work_tx, done_rx)),
             wake,
             thread: Some(thread),

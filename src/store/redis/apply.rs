@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
+use super::ahead::Spoken;
 use super::described::Role;
 use super::error::damaged;
 use super::join::{Joining, Outcome};
@@ -157,7 +158,12 @@ impl RedisStore {
         let ledger = self.known_ledger()?.clone();
         let mut outcome = applied.clone();
         let mut step = Step::default();
-        let plan = self.sort_out(&ledger, part, tries)?;
+        let Spoken { keys, others, bytes } = self.spoken(part, tries);
+        let mut plan = self.sort_out(&ledger, (batch, tries), (keys, &bytes))?;
+        plan.joined.extend(others);
+        plan.joined.sort_unstable();
+        // What depends on two rows is there twice.
+        plan.joined.dedup();
         let known = self.find(&plan.wanted, plan.hidden)?;
         let cut = part.range.clone().filter_map(|nth| match &batch.entries[nth] {
             Entry { table, step: Change::Cut { prefix, .. }, .. } => Some((*table, prefix_text(prefix))),
@@ -254,6 +260,19 @@ impl RedisStore {
             applied.stale.extend(news.filter(|entry| tries.done.contains(entry) && !known.contains(entry)));
         }
         Ok(is_done)
+    }
+
+    /// What the entries speak of that are left to be written.
+    fn spoken(&self, part: &Part<'_>, tries: &Tries) -> Spoken {
+        let is_all = part.range == (0..part.batch.entries.len()) && part.cuts.rows.is_empty();
+        let ready = match is_all && tries.is_first() {
+            true => self.ahead.take(part.batch),
+            false => None,
+        };
+        ready.unwrap_or_else(|| {
+            let left = part.range.clone().filter(|nth| !tries.done.contains(nth));
+            Spoken::of(&self.catalog, part.batch, left, &part.cuts)
+        })
     }
 
     /// Everything of a batch beside its rows.
@@ -357,6 +376,12 @@ pub(super) struct Tries {
     pub read_first: BTreeSet<usize>,
     /// Written, or found to be stale.
     pub done: BTreeSet<usize>,
+}
+
+impl Tries {
+    fn is_first(&self) -> bool {
+        self.read_first.is_empty() && self.done.is_empty()
+    }
 }
 
 /// A step as several that follow each other, where nobody sees the one without the other: only whole

@@ -25,6 +25,7 @@
 //! `readside:status`, and no rows where it says that they are. What is built beside a live copy is
 //! under other names or in another database until it takes its place in one step.
 
+mod ahead;
 mod apply;
 mod change;
 mod codec;
@@ -66,7 +67,7 @@ pub use reader::{RedisReader, redis_check, redis_dead_letters, redis_status};
 pub use replica::RedisReplica;
 pub use settings::RedisSettings;
 
-use super::{Applied, BatchLimits, Completion, Figures, Maintenance, StopCode, Store, StoreError};
+use super::{Applied, BatchLimits, Completion, Figures, Maintenance, Preparer, StopCode, Store, StoreError};
 use crate::domain::batch::Batch;
 use crate::domain::catalog::{Catalog, Table};
 use crate::domain::checkpoint::Checkpoint;
@@ -74,6 +75,7 @@ use crate::domain::event_ids::EventId;
 use crate::domain::shelving::Shelves;
 use crate::domain::version::VersionKind;
 use crate::store::rules::Floors;
+use ahead::Ahead;
 use codec::Form;
 use described::Role;
 use error::at;
@@ -108,6 +110,7 @@ pub struct RedisStore {
     tables: Vec<TableNames>,
     link: Link,
     form: Form,
+    ahead: Arc<Ahead>,
     /// Equal to what Redis has; `None` after an error, until it is read again.
     ledger: Option<Ledger>,
     /// Of the last step whose answer was heard.
@@ -191,6 +194,10 @@ impl Store for RedisStore {
     /// A step is limited by what a server may be kept busy with, not by memory.
     fn shelves(&self) -> Shelves {
         Shelves::default()
+    }
+
+    fn preparer(&self) -> Option<Arc<dyn Preparer>> {
+        Some(self.ahead.clone())
     }
 
     fn figures(&mut self) -> Figures {

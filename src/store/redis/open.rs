@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use tracing::info;
 
+use super::ahead::Ahead;
 use super::change::{self, Change};
 use super::codec::{Form, RESERVED};
 use super::described::{self, Described, Role};
@@ -128,13 +129,15 @@ impl RedisStore {
             change.set_fields(&names.meta, &[("catalog", described::as_text(&catalog))]);
             change.run(&mut link)?;
         }
+        let tables: Vec<_> = catalog.tables.iter().map(|table| TableNames::new(&names, table)).collect();
         let mut store = RedisStore {
             home: Arc::clone(home),
             generation: described.number,
             role: described.role,
             spot,
             form,
-            tables: catalog.tables.iter().map(|table| TableNames::new(&names, table)).collect(),
+            ahead: Arc::new(Ahead::new(catalog.clone(), form, tables.clone())),
+            tables,
             names,
             settings: settings.clone(),
             link,

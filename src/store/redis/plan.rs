@@ -1,19 +1,17 @@
 //! What a part of a batch needs: which rows the script guards by itself, and what has to be read first.
 
-use std::borrow::Borrow;
-use std::collections::hash_map::Entry as Slot;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 
 use super::RedisStore;
-use super::apply::{Part, Tries};
+use super::ahead::Named;
+use super::apply::Tries;
 use super::error::damaged;
 use super::known::Wanted;
 use super::ledger::{Ledger, TableLedger};
-use super::names::{Listed, key_text, prefix_text};
+use super::names::{Listed, prefix_text};
 use super::step::{WholeRow, WholeRows};
-use crate::domain::batch::{Batch, Carry, Entry, Step as Change};
-use crate::domain::value::Value;
+use crate::domain::batch::{Batch, Step as Change};
 use crate::store::StoreError;
 
 /// Rows and marks that prefixes take away in one script at most. A prefix that takes more of them is cut
@@ -52,40 +50,13 @@ pub(super) struct Cuts {
 #[derive(Default)]
 pub(super) struct Plan<'b> {
     pub whole: Vec<WholeRows<'b>>,
-    /// Entries that are joined with what is read, in order.
+    /// Entries that are joined with what is read.
     pub joined: Vec<usize>,
     pub wanted: Vec<Wanted<'b>>,
     /// By place in `wanted`.
     pub hidden: HashMap<usize, Vec<u8>>,
     /// Entries that a truncate has taken already.
     pub stale: Vec<usize>,
-}
-
-/// A key that an entry speaks of; without an entry, one that a prefix may take away.
-struct Named<'b> {
-    entry: Option<usize>,
-    table: usize,
-    key: Vec<u8>,
-    values: Option<&'b [Value]>,
-}
-
-/// All that is said of one key.
-struct SameKey {
-    /// The first, in the list that is sorted out.
-    place: usize,
-    /// Entries of the others.
-    later: Vec<usize>,
-}
-
-/// Values with the key columns set, of each row that an entry depends on.
-fn rows_of(entry: &Entry) -> impl Iterator<Item = &[Value]> {
-    let (one, other): (Option<&[Value]>, Option<&[Value]>) = match &entry.step {
-        Change::Row(row) | Change::PatchIfPresent { patch: row, .. } => (Some(&row.values), None),
-        Change::Tombstone { values, .. } => (Some(values), None),
-        Change::Carry(Carry { from, to, .. }) => (Some(from), Some(to)),
-        Change::Cut { .. } | Change::Snapshot(_) | Change::Sweep(_) | Change::Shelved { .. } => (None, None),
-    };
-    one.into_iter().chain(other)
 }
 
 impl RedisStore {
@@ -164,88 +135,46 @@ impl RedisStore {
         Ok(listed)
     }
 
-    /// Decides for each entry whether the script can guard it or its row has to be read.
+    /// Decides for each key whether the script can guard it or its row has to be read. `told` is
+    /// [`Spoken::bytes`].
     pub(super) fn sort_out<'b>(
         &mut self,
         ledger: &Ledger,
-        part: &Part<'b>,
-        tries: &Tries,
+        (batch, tries): (&'b Batch, &Tries),
+        (keys, told): (Vec<Named>, &'b [u8]),
     ) -> Result<Plan<'b>, StoreError> {
         let catalog = self.catalog.clone();
-        let batch = part.batch;
         let mut plan = Plan::default();
-        let mut named: Vec<Named<'b>> = Vec::with_capacity(part.range.len());
-        for nth in part.range.clone().filter(|nth| !tries.done.contains(nth)) {
-            let entry = &batch.entries[nth];
-            let before = named.len();
-            named.extend(rows_of(entry).map(|values| Named {
-                entry: Some(nth),
-                table: entry.table,
-                key: key_text(&catalog.tables[entry.table], values),
-                values: Some(values),
-            }));
-            if named.len() == before {
-                plan.joined.push(nth);
-            }
-        }
-        named.extend(part.cuts.rows.iter().map(|(table, key)| Named {
-            entry: None,
-            table: *table,
-            key: key.clone(),
-            values: None,
-        }));
-        // In the order in which they are first spoken of; of most there is nothing else.
-        let mut keys: Vec<SameKey> = Vec::with_capacity(named.len());
-        let mut places: HashMap<(usize, &[u8]), usize> = HashMap::with_capacity(named.len());
-        for (place, Named { entry, table, key, .. }) in named.iter().enumerate() {
-            match places.entry((*table, key.borrow())) {
-                Slot::Occupied(known) => keys[*known.get()].later.extend(*entry),
-                Slot::Vacant(slot) => {
-                    slot.insert(keys.len());
-                    keys.push(SameKey { place, later: Vec::new() });
-                }
-            }
-        }
         let mut hidden = HashMap::new();
         if ledger.tables.iter().any(TableLedger::hidden) {
-            let listed = keys.iter().map(|same| (named[same.place].table, &named[same.place].key[..]));
+            let listed = keys.iter().map(|named| (named.table, &named.key[..]));
             hidden = self.find_hidden(ledger, &listed.collect::<Vec<_>>())?;
         }
-        let mut groups: HashMap<usize, Vec<WholeRow<'b>>> = HashMap::new();
-        for (place, SameKey { place: first, later }) in keys.into_iter().enumerate() {
-            let Named { entry, table, values, .. } = named[first];
-            let key = std::mem::take(&mut named[first].key);
-            let shape = &catalog.tables[table];
+        let mut groups: BTreeMap<usize, Vec<WholeRow<'b>>> = BTreeMap::new();
+        for (place, named) in keys.into_iter().enumerate() {
             let hidden = hidden.remove(&place);
-            if later.is_empty()
-                && hidden.is_none()
-                && shape.indexes.is_empty()
-                && shape.prefixes.is_empty()
-                && let Some(nth) = entry
-                && !tries.read_first.contains(&nth)
-                && let Change::Row(row) = &batch.entries[nth].step
-                && let Some(version) = row.version
-                && !row.needs_details()
+            if hidden.is_none()
+                && let Some((entry, row, version)) = named.whole(&catalog, batch)
+                && !tries.read_first.contains(&entry)
             {
-                if ledger.tables[table].truncated >= Some(version) {
-                    plan.stale.push(nth);
+                if ledger.tables[named.table].truncated >= Some(version) {
+                    plan.stale.push(entry);
                     continue;
                 }
-                groups.entry(table).or_default().push(WholeRow { entry: nth, key, row, version });
+                let words = Some(&told[named.words]).filter(|words| !words.is_empty());
+                let whole = WholeRow { entry, key: named.key, row, version, words };
+                groups.entry(named.table).or_default().push(whole);
                 continue;
             }
             if let Some(bytes) = hidden {
                 plan.hidden.insert(plan.wanted.len(), bytes);
             }
-            plan.wanted.push(Wanted { table, key, values });
-            plan.joined.extend(entry);
-            plan.joined.extend(later);
+            plan.joined.extend(named.first.map(|(entry, _)| entry));
+            plan.joined.extend(&named.later);
+            let values = named.values(batch);
+            plan.wanted.push(Wanted { table: named.table, key: named.key, values });
         }
-        plan.joined.sort_unstable();
-        // What depends on two rows is there twice.
-        plan.joined.dedup();
         plan.whole = groups.into_iter().map(|(table, rows)| WholeRows { table, rows }).collect();
-        plan.whole.sort_by_key(|group| group.table);
         Ok(plan)
     }
 }

@@ -13,7 +13,7 @@ use super::link::Link;
 use super::names::{Names, TableNames};
 use super::settings::{RedisSettings, RowEncoding};
 use super::words::{Command, Words};
-use crate::domain::catalog::Catalog;
+use crate::domain::catalog::{Catalog, Table};
 use crate::domain::row::RowState;
 use crate::domain::version::Version;
 use crate::store::StoreError;
@@ -109,6 +109,28 @@ pub(super) struct WholeRow<'a> {
     pub key: Vec<u8>,
     pub row: &'a RowState,
     pub version: Version,
+    /// What [`tell_row`] has told of it ahead, if it has.
+    pub words: Option<&'a [u8]>,
+}
+
+/// Words of one row in a step: its key and its content.
+const ROW_WORDS: usize = 2;
+
+/// Tells a row that is written as a whole. What `scratch` holds is lost.
+pub(super) fn tell_row(
+    words: &mut impl Words,
+    scratch: &mut Vec<u8>,
+    (form, shape, names): (Form, &Table, &TableNames),
+    (key, row, version): (&[u8], &RowState, &Version),
+) {
+    words.made(|out| {
+        out.extend_from_slice(&names.row);
+        out.extend_from_slice(key);
+        Ok(())
+    });
+    scratch.clear();
+    codec::push_header(shape, row, version, scratch);
+    words.made(|out| codec::body(form, shape, row, scratch, out));
 }
 
 /// What became of the whole rows, in order.
@@ -286,7 +308,7 @@ impl Command for Told<'_> {
             words.word(beginning);
         }
         words.number(step.whole.len());
-        let mut header = Vec::with_capacity(64);
+        let mut scratch = Vec::with_capacity(64);
         for group in &step.whole {
             let shape = &catalog.tables[group.table];
             words.number(format_args!("{}.rows", shape.name));
@@ -297,14 +319,13 @@ impl Command for Told<'_> {
             }
             words.number(group.rows.len());
             for whole in &group.rows {
-                words.made(|out| {
-                    out.extend_from_slice(&tables[group.table].row);
-                    out.extend_from_slice(&whole.key);
-                    Ok(())
-                });
-                header.clear();
-                codec::push_header(shape, whole.row, &whole.version, &mut header);
-                words.made(|out| codec::body(form, shape, whole.row, &header, out));
+                match whole.words {
+                    Some(bytes) => words.ready(ROW_WORDS, bytes),
+                    None => {
+                        let row = (&whole.key[..], whole.row, &whole.version);
+                        tell_row(words, &mut scratch, (form, shape, &tables[group.table]), row);
+                    }
+                }
             }
         }
         let entries = step.with_entries();

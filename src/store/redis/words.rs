@@ -16,6 +16,9 @@ pub(super) trait Words {
     /// A word that takes some work; `make` may not be called by what only counts.
     fn made(&mut self, make: impl FnOnce(&mut Vec<u8>) -> Result<(), StoreError>);
 
+    /// So many words that were made before, by a [`Wire`].
+    fn ready(&mut self, count: usize, bytes: &[u8]);
+
     fn number(&mut self, number: impl std::fmt::Display) {
         self.made(|out| {
             let _ = write!(out, "{number}");
@@ -36,25 +39,31 @@ impl Words for Counted {
     fn made(&mut self, _: impl FnOnce(&mut Vec<u8>) -> Result<(), StoreError>) {
         self.0 += 1;
     }
+
+    fn ready(&mut self, count: usize, _: &[u8]) {
+        self.0 += count;
+    }
 }
 
-struct Sent<'c> {
-    conn: &'c mut Connection,
-    buffer: Vec<u8>,
+/// Words as they go over the wire.
+pub(super) struct Wire {
+    pub bytes: Vec<u8>,
     scratch: Vec<u8>,
-    /// Of what came after a failure nothing is sent.
-    sent: RedisResult<()>,
-    made: Result<(), StoreError>,
+    /// Behind a word that could not be made there is nothing.
+    pub made: Result<(), StoreError>,
 }
 
-impl Words for Sent<'_> {
+impl Wire {
+    pub fn with_capacity(bytes: usize) -> Wire {
+        Wire { bytes: Vec::with_capacity(bytes), scratch: Vec::with_capacity(256), made: Ok(()) }
+    }
+}
+
+impl Words for Wire {
     fn word(&mut self, word: &[u8]) {
-        let _ = write!(self.buffer, "${}\r\n", word.len());
-        self.buffer.extend_from_slice(word);
-        self.buffer.extend_from_slice(b"\r\n");
-        if self.buffer.len() >= PIECE {
-            self.flush();
-        }
+        let _ = write!(self.bytes, "${}\r\n", word.len());
+        self.bytes.extend_from_slice(word);
+        self.bytes.extend_from_slice(b"\r\n");
     }
 
     fn made(&mut self, make: impl FnOnce(&mut Vec<u8>) -> Result<(), StoreError>) {
@@ -64,18 +73,52 @@ impl Words for Sent<'_> {
         let mut scratch = std::mem::take(&mut self.scratch);
         scratch.clear();
         self.made = make(&mut scratch);
-        self.word(&scratch);
+        if self.made.is_ok() {
+            self.word(&scratch);
+        }
         self.scratch = scratch;
+    }
+
+    fn ready(&mut self, _: usize, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+}
+
+struct Sent<'c> {
+    conn: &'c mut Connection,
+    wire: Wire,
+    /// Of what came after a failure nothing is sent.
+    sent: RedisResult<()>,
+}
+
+impl Words for Sent<'_> {
+    fn word(&mut self, word: &[u8]) {
+        self.wire.word(word);
+        self.send_from(PIECE);
+    }
+
+    fn made(&mut self, make: impl FnOnce(&mut Vec<u8>) -> Result<(), StoreError>) {
+        self.wire.made(make);
+        self.send_from(PIECE);
+    }
+
+    fn ready(&mut self, count: usize, bytes: &[u8]) {
+        self.wire.ready(count, bytes);
+        self.send_from(PIECE);
     }
 }
 
 impl Sent<'_> {
-    fn flush(&mut self) {
-        // The client takes nothing to be sent for a mistake.
-        if !self.buffer.is_empty() && self.sent.is_ok() && self.made.is_ok() {
-            self.sent = self.conn.send_packed_command(&self.buffer);
+    /// Sends what there is, if it is so much at least. (Nothing must not be sent: the client takes it
+    /// for a mistake.)
+    fn send_from(&mut self, bytes: usize) {
+        if self.wire.bytes.len() < bytes {
+            return;
         }
-        self.buffer.clear();
+        if self.sent.is_ok() && self.wire.made.is_ok() {
+            self.sent = self.conn.send_packed_command(&self.wire.bytes);
+        }
+        self.wire.bytes.clear();
     }
 }
 
@@ -91,26 +134,20 @@ pub(super) fn ask<C: Command>(
     before: [&str; 2],
     commands: &[C],
 ) -> Result<RedisResult<Vec<RedisResult<Value>>>, StoreError> {
-    let mut sent = Sent {
-        conn,
-        buffer: Vec::with_capacity(PIECE + PIECE / 4),
-        scratch: Vec::with_capacity(256),
-        sent: Ok(()),
-        made: Ok(()),
-    };
+    let mut sent = Sent { conn, wire: Wire::with_capacity(PIECE + PIECE / 4), sent: Ok(()) };
     for command in commands {
         let mut counted = Counted(before.len());
         command.tell(&mut counted);
-        let _ = write!(sent.buffer, "*{}\r\n", counted.0);
+        let _ = write!(sent.wire.bytes, "*{}\r\n", counted.0);
         for word in before {
             sent.word(word.as_bytes());
         }
         command.tell(&mut sent);
         // What comes next is made while the server is at work on this.
-        sent.flush();
+        sent.send_from(1);
     }
-    let Sent { conn, sent, made, .. } = sent;
-    made?;
+    let Sent { conn, sent, wire } = sent;
+    wire.made?;
     if let Err(error) = sent {
         return Ok(Err(error));
     }

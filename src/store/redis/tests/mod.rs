@@ -1,5 +1,6 @@
 //! What only a server can do wrong; the rest is in the contract suite.
 
+mod ahead;
 mod copying;
 mod cuts;
 mod generations;
