@@ -15,14 +15,14 @@ const CLEAR_LINE: &str = "\r\x1b[K";
 /// every ten seconds. Ends with one log line that says how long it took.
 pub async fn show_building(progress: &Progress, terminal: bool) {
     let begun = Instant::now();
-    let mut changes = progress.subscribe();
+    let mut gate = progress.watch_gate();
     let every = if terminal { REDRAW } else { LOG_EVERY };
     let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + every, every);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while !progress.is_gate_open() {
         tokio::select! {
-            changed = changes.changed() => {
-                if changed.is_err() {
+            opened = gate.wait_for(|is_open| *is_open) => {
+                if opened.is_err() {
                     break;
                 }
             }

@@ -14,7 +14,7 @@ use crate::domain::checkpoint::TopicPartition;
 
 #[derive(Debug)]
 pub struct Progress {
-    gate_open: AtomicBool,
+    gate: watch::Sender<bool>,
     /// Another generation is being built beside this one.
     rebuilding: AtomicBool,
     started: AtomicBool,
@@ -69,7 +69,7 @@ pub struct Build {
 impl Default for Progress {
     fn default() -> Self {
         Progress {
-            gate_open: AtomicBool::new(false),
+            gate: watch::Sender::new(false),
             rebuilding: AtomicBool::new(false),
             started: AtomicBool::new(false),
             pipeline_tick_ms: AtomicI64::new(0),
@@ -85,12 +85,12 @@ impl Progress {
     /// Readers may use the copy. Open until [`Progress::start_over`].
     pub fn open_gate(&self) {
         self.started.store(true, Ordering::Release);
-        self.gate_open.store(true, Ordering::Release);
+        self.gate.send_replace(true);
         self.commits.send_modify(|count| *count += 1);
     }
 
     pub fn is_gate_open(&self) -> bool {
-        self.gate_open.load(Ordering::Acquire)
+        *self.gate.borrow()
     }
 
     pub fn set_rebuilding(&self, yes: bool) {
@@ -108,7 +108,7 @@ impl Progress {
 
     /// What was committed is lost: the gate closes, and nothing is known until the next pipeline says.
     pub fn start_over(&self) {
-        self.gate_open.store(false, Ordering::Release);
+        self.gate.send_replace(false);
         self.update(|shared| {
             *shared = Shared { connected: shared.connected, ..Shared::default() };
         });
@@ -135,6 +135,11 @@ impl Progress {
 
     pub fn read<T>(&self, look: impl FnOnce(&Shared) -> T) -> T {
         look(&self.shared.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether readers may use the copy; moves with that only.
+    pub fn watch_gate(&self) -> watch::Receiver<bool> {
+        self.gate.subscribe()
     }
 
     /// Moves with every commit and every other update.

@@ -159,8 +159,8 @@ for _ = 1, some and count() or 0 do
         letter = 'j'
       end
     else
-      -- As long as `{"_v":"` and the longest version are.
-      local head = call('GETRANGE', key, 0, 91)
+      -- As long as `{"_v":"` and the longest version are. (Redis prints numbers as floating-point ones.)
+      local head = call('GETRANGE', key, '0', '91')
       if head == '' then
         letter = 'i'
       else
