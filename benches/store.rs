@@ -1,4 +1,4 @@
-//! How fast a replica takes rows: `cargo bench --bench store -- [redis | redis-rows | redis-memory | redis-blocking] [rows]`.
+//! How fast a replica takes rows: `cargo bench --bench store -- [redis | redis-rows | redis-indexed | redis-memory | redis-blocking] [rows]`.
 //!
 //! Plain timing, one line a case; each case runs on a new file in the temporary directory, or in a
 //! private redis-server that has nothing else to do.
@@ -28,6 +28,9 @@ fn main() {
     }
     if asked("redis-building") {
         return private_redis::building(rows);
+    }
+    if asked("redis-indexed") {
+        return private_redis::indexed(rows);
     }
     if asked("redis-rows") {
         return private_redis::rows(rows);

@@ -123,6 +123,18 @@ pub fn rows(rows: i64) {
     }
 }
 
+/// Only rows with three indexes, next to `redis-benchmark`.
+pub fn indexed(rows: i64) {
+    for encoding in [RowEncoding::Hash, RowEncoding::Json] {
+        let before = benchmark(rows);
+        let passes = case(encoding, 3, rows);
+        let hset = (before + benchmark(rows)) / 2.0;
+        for (what, rate) in passes {
+            println!("{:36} {what:10} {:>9.2} of redis-benchmark HSET ({hset:.0}/s)", "", rate / hset);
+        }
+    }
+}
+
 /// Rates by pass.
 fn case(encoding: RowEncoding, indexes: usize, rows: i64) -> Vec<(&'static str, f64)> {
     let server = Server::start();
