@@ -9,8 +9,8 @@ mod simulation;
 mod snapshots;
 mod support;
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::writer::{Done, Work, Writer};
@@ -25,8 +25,8 @@ use crate::domain::version::VersionKind;
 use crate::mapping::Plan;
 use crate::metrics::Metrics;
 use crate::store::{
-    Applied, Completion, Fault, Figures, Maintenance, MemoryStore, Reader, RowLookup, StopCode, Store,
-    StoreError,
+    Applied, Completion, Fault, Figures, Maintenance, MemoryStore, Preparer, Reader, RowLookup, StopCode,
+    Store, StoreError,
 };
 use support::{Daemon, Delivery, START_MS, Shared, at, config, memory_store};
 
@@ -255,6 +255,20 @@ struct Damaged {
     damaged: Option<StopCode>,
     /// Its file is gone; told each time that housekeeping has found that.
     moved: Option<std::sync::mpsc::Sender<()>>,
+    noted: Option<Arc<Noted>>,
+}
+
+/// Ids of batches, in order.
+#[derive(Default)]
+struct Noted {
+    prepared: Mutex<Vec<u64>>,
+    applied: Mutex<Vec<u64>>,
+}
+
+impl Preparer for Noted {
+    fn prepare(&self, batch: &Batch) {
+        self.prepared.lock().unwrap().push(batch.id);
+    }
 }
 
 impl Store for Damaged {
@@ -274,6 +288,9 @@ impl Store for Damaged {
         if let (Some(exit), false) = (self.damaged, batch.entries.is_empty()) {
             self.damaged = None;
             return Err(StoreError::Stop { exit, message: "a damaged page".into() });
+        }
+        if let Some(noted) = &self.noted {
+            noted.applied.lock().unwrap().push(batch.id);
         }
         self.store.apply(batch)
     }
@@ -298,6 +315,10 @@ impl Store for Damaged {
         self.store.shelves()
     }
 
+    fn preparer(&self) -> Option<Arc<dyn Preparer>> {
+        self.noted.clone().map(|noted| noted as Arc<dyn Preparer>)
+    }
+
     fn figures(&mut self) -> Figures {
         self.store.figures()
     }
@@ -313,7 +334,7 @@ fn about_to_fail(damaged: StopCode) -> (Config, Shared, MemoryStore, Daemon) {
     let mut daemon = Daemon::start(
         &config,
         &shared,
-        Damaged { store: store.clone(), damaged: Some(damaged), moved: None },
+        Damaged { store: store.clone(), damaged: Some(damaged), moved: None, noted: None },
     );
     shared.advance_clock(1_000);
     daemon.observe(&shared).unwrap();
@@ -332,6 +353,25 @@ fn about_to_fail(damaged: StopCode) -> (Config, Shared, MemoryStore, Daemon) {
     (config, shared, store, daemon)
 }
 
+#[test]
+fn each_batch_is_got_ready_before_its_turn() {
+    let (config, shared, store, daemon) = live_with(USERS, 1);
+    daemon.kill();
+    let noted = Arc::new(Noted::default());
+    let store = Damaged { store, damaged: None, moved: None, noted: Some(noted.clone()) };
+    let mut daemon = Daemon::start(&config, &shared, store);
+    shared.advance_clock(1_000);
+    daemon.observe(&shared).unwrap();
+    for n in 0..3 {
+        shared.world().append(at(0, 0), "1", Some(&user(1, n)));
+        shared.world().deliver_all();
+        daemon.settle(&shared).unwrap();
+    }
+    daemon.kill();
+    let (prepared, applied) = (noted.prepared.lock().unwrap(), noted.applied.lock().unwrap());
+    assert!(applied.len() >= 3 && prepared.starts_with(&applied), "{prepared:?}, {applied:?}");
+}
+
 /// Batches go on being taken by a file that was deleted, where nobody sees them: found by a run in which
 /// the replica's directory was removed.
 #[test]
@@ -345,7 +385,8 @@ fn what_housekeeping_finds_for_good_ends_the_writing() {
         progress: Arc::default(),
         stop: Arc::default(),
     };
-    let mut writer = Writer::spawn(Damaged { store, damaged: None, moved: Some(moved) }, context).unwrap();
+    let damaged = Damaged { store, damaged: None, moved: Some(moved), noted: None };
+    let mut writer = Writer::spawn(damaged, context).unwrap();
     let (work, done) = writer.channels(Arc::new(|| {}));
     looked.recv().unwrap();
     work.send(Work::Batch(Box::default())).unwrap();

@@ -27,9 +27,9 @@ const BATCHES_MAX: usize = 3;
 /// What is ready, between the two threads. Everything that a row is told with stays as it is while a
 /// generation is open.
 pub(super) struct Ahead {
-    pub catalog: Arc<Catalog>,
-    pub form: Form,
-    pub tables: Vec<TableNames>,
+    catalog: Arc<Catalog>,
+    form: Form,
+    tables: Vec<TableNames>,
     batches: Mutex<VecDeque<Ready>>,
 }
 
@@ -40,7 +40,6 @@ struct Ready {
 }
 
 /// What entries speak of.
-#[derive(Default)]
 pub(super) struct Spoken {
     /// In the order in which they are first spoken of.
     pub keys: Vec<Named>,
