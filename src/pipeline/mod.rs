@@ -149,7 +149,7 @@ pub struct Pipeline<S: Source> {
     /// Handed over and not yet reported back, at most [`IN_FLIGHT_MAX`].
     in_flight: usize,
     limits: BatchLimits,
-    preparer: Option<Arc<dyn Preparer>>,
+    preparer: Option<Preparer>,
     /// By batch that was handed over: who waits for what is in it.
     errands: VecDeque<(u64, Vec<PendingErrand>)>,
     /// The writer's thread has ended.
@@ -319,8 +319,8 @@ impl<S: Source> Pipeline<S> {
         if self.intake.has_errands() {
             self.errands.push_back((batch.id, self.intake.take_errands()));
         }
-        if let Some(preparer) = &self.preparer {
-            preparer.prepare(&batch);
+        if let Some(prepare) = &self.preparer {
+            prepare(&batch);
         }
         self.send(Work::Batch(Box::new(batch)))
     }

@@ -85,7 +85,7 @@ impl Progress {
     /// Readers may use the copy. Open until [`Progress::start_over`].
     pub fn open_gate(&self) {
         self.started.store(true, Ordering::Release);
-        self.gate.send_replace(true);
+        self.gate.send_if_modified(|is_open| !std::mem::replace(is_open, true));
         self.commits.send_modify(|count| *count += 1);
     }
 
@@ -108,7 +108,7 @@ impl Progress {
 
     /// What was committed is lost: the gate closes, and nothing is known until the next pipeline says.
     pub fn start_over(&self) {
-        self.gate.send_replace(false);
+        self.gate.send_if_modified(|is_open| std::mem::replace(is_open, false));
         self.update(|shared| {
             *shared = Shared { connected: shared.connected, ..Shared::default() };
         });

@@ -76,7 +76,7 @@ pub struct Writer {
     /// See [`Store::shelves`].
     pub(super) shelves: Shelves,
     /// See [`Store::preparer`].
-    pub(super) preparer: Option<Arc<dyn Preparer>>,
+    pub(super) preparer: Option<Preparer>,
     channels: Option<(SyncSender<Work>, Receiver<Done>)>,
     /// Called when something is done: the pipeline may be waiting for records.
     wake: Arc<OnceLock<Waker>>,

@@ -166,18 +166,18 @@ impl Bench for InRedis {
     }
 }
 
-/// The same with rows as JSON, and with every other batch got ready ahead.
+/// The same with rows as JSON, and with every other batch prepared.
 pub(super) struct InRedisJson(InRedis);
 
 impl Bench for InRedisJson {
-    type Opened = Prepared<RedisStore>;
+    type Opened = Preparing<RedisStore>;
 
     fn new(catalog: Arc<Catalog>) -> InRedisJson {
         InRedisJson(InRedis::at(server::shared().settings(RowEncoding::Json), catalog))
     }
 
-    fn open(&self) -> Prepared<RedisStore> {
-        Prepared { store: self.0.open(), batches: 0 }
+    fn open(&self) -> Preparing<RedisStore> {
+        Preparing { store: self.0.open(), batches: 0 }
     }
 
     fn reader(&self) -> Box<dyn Reader> {
@@ -185,13 +185,13 @@ impl Bench for InRedisJson {
     }
 }
 
-/// A store that is told of every other batch before it is given it.
-pub(super) struct Prepared<S> {
+/// A store for which the first batch is prepared, and every other one after it.
+pub(super) struct Preparing<S> {
     store: S,
     batches: usize,
 }
 
-impl<S: Store> Store for Prepared<S> {
+impl<S: Store> Store for Preparing<S> {
     fn generation(&self) -> u32 {
         self.store.generation()
     }
@@ -205,10 +205,10 @@ impl<S: Store> Store for Prepared<S> {
     }
 
     fn apply(&mut self, batch: &Batch) -> Result<Applied, StoreError> {
-        self.batches += 1;
         if self.batches.is_multiple_of(2) {
-            self.store.preparer().expect("what gets batches ready").prepare(batch);
+            self.store.preparer().expect("it prepares batches")(batch);
         }
+        self.batches += 1;
         self.store.apply(batch)
     }
 

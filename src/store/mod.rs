@@ -74,17 +74,16 @@ pub trait Store: Send {
     /// where the store has no use for that.
     fn shelves(&self) -> Shelves;
 
-    /// What gets batches ready before their turn, where that makes [`Store::apply`] faster.
-    fn preparer(&self) -> Option<Arc<dyn Preparer>> {
+    /// What prepares batches, where that makes [`Store::apply`] faster.
+    fn preparer(&self) -> Option<Preparer> {
         None
     }
 }
 
-/// Does what a store's thread need not do: called by another one, with each batch that is going to be
-/// applied next, in their order. Nothing depends on it.
-pub trait Preparer: Send + Sync {
-    fn prepare(&self, batch: &Batch);
-}
+/// Prepares a batch: does what the store's thread need not do. Called by another thread with each batch
+/// that is going to be applied, in their order; the batch is not changed afterwards. Nothing depends
+/// on it.
+pub type Preparer = Arc<dyn Fn(&Batch) + Send + Sync>;
 
 impl<T: Store + ?Sized> Store for Box<T> {
     fn generation(&self) -> u32 {
@@ -123,7 +122,7 @@ impl<T: Store + ?Sized> Store for Box<T> {
         (**self).shelves()
     }
 
-    fn preparer(&self) -> Option<Arc<dyn Preparer>> {
+    fn preparer(&self) -> Option<Preparer> {
         (**self).preparer()
     }
 }

@@ -103,7 +103,7 @@ for _ = 1, count() do
   if not json then
     found = call('HGET', key, '_v') or ''
   else
-    found = call('GETRANGE', key, 0, beginning == '' and 0 or #beginning - 1)
+    found = call('GETRANGE', key, '0', beginning == '' and '0' or string.format('%d', #beginning - 1))
   end
   if found ~= beginning then return { 'row', key } end
 end
@@ -159,7 +159,8 @@ for _ = 1, some and count() or 0 do
         letter = 'j'
       end
     else
-      -- As long as `{"_v":"` and the longest version are. (Redis prints numbers as floating-point ones.)
+      -- As long as `{"_v":"` and the longest version are. Texts, as everywhere: a number would be
+      -- printed as a floating-point one first, which takes longer than reading it.
       local head = call('GETRANGE', key, '0', '91')
       if head == '' then
         letter = 'i'

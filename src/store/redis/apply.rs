@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
-use super::ahead::Spoken;
 use super::described::Role;
 use super::error::damaged;
 use super::join::{Joining, Outcome};
 use super::ledger::{Ledger, partition_field, snapshot_field};
 use super::names::prefix_text;
 use super::plan::{Cuts, Stretch, Then};
+use super::prepared::Spoken;
 use super::pulse::Pulse;
 use super::step::{Answer, Step, WORDS_MAX, WholeRows};
 use super::{PIECE_ROWS, RedisStore, Unconfirmed};
@@ -159,11 +159,7 @@ impl RedisStore {
         let mut outcome = applied.clone();
         let mut step = Step::default();
         let Spoken { keys, others, bytes } = self.spoken(part, tries);
-        let mut plan = self.sort_out(&ledger, (batch, tries), (keys, &bytes))?;
-        plan.joined.extend(others);
-        plan.joined.sort_unstable();
-        // What depends on two rows is there twice.
-        plan.joined.dedup();
+        let plan = self.sort_out(&ledger, (batch, tries), (keys, others, &bytes))?;
         let known = self.find(&plan.wanted, plan.hidden)?;
         let cut = part.range.clone().filter_map(|nth| match &batch.entries[nth] {
             Entry { table, step: Change::Cut { prefix, .. }, .. } => Some((*table, prefix_text(prefix))),
@@ -265,11 +261,11 @@ impl RedisStore {
     /// What the entries speak of that are left to be written.
     fn spoken(&self, part: &Part<'_>, tries: &Tries) -> Spoken {
         let is_all = part.range == (0..part.batch.entries.len()) && part.cuts.rows.is_empty();
-        let ready = match is_all && tries.is_first() {
-            true => self.ahead.take(part.batch),
+        let prepared = match is_all && tries.is_first() {
+            true => self.prepared.take(part.batch),
             false => None,
         };
-        ready.unwrap_or_else(|| {
+        prepared.unwrap_or_else(|| {
             let left = part.range.clone().filter(|nth| !tries.done.contains(nth));
             Spoken::of(&self.catalog, part.batch, left, &part.cuts)
         })

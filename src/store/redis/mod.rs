@@ -6,8 +6,9 @@
 //! - `copying`: a generation that is made of the live one
 //! - `change`, `change.lua`: a change of the bookkeeping as a whole
 //! - `names`, `described`, `codec`, `stamp`, `payload`: what is in it
-//! - `step`, `words`, `apply.lua`: one atomic step, sent while it is made
+//! - `step`, `words`, `apply.lua`: one atomic step, sent while it is put together
 //! - `apply`, `plan`, `known`, `join`: one batch; rows that are read before they are written
+//! - `prepared`: what is made of a batch before its turn, by another thread
 //! - `cut`, `ghosts`, `pulse`: truncates, prefixes that are cleared, whole snapshots: what takes many rows
 //!   away, slice by slice
 //! - `letters`: dead letters
@@ -25,7 +26,6 @@
 //! `readside:status`, and no rows where it says that they are. What is built beside a live copy is
 //! under other names or in another database until it takes its place in one step.
 
-mod ahead;
 mod apply;
 mod change;
 mod codec;
@@ -45,6 +45,7 @@ mod names;
 mod open;
 mod payload;
 mod plan;
+mod prepared;
 mod pulse;
 mod reader;
 mod replica;
@@ -75,13 +76,13 @@ use crate::domain::event_ids::EventId;
 use crate::domain::shelving::Shelves;
 use crate::domain::version::VersionKind;
 use crate::store::rules::Floors;
-use ahead::Ahead;
 use codec::Form;
 use described::Role;
 use error::at;
 use ledger::Ledger;
 use link::Link;
 use names::{Names, Spot, TableNames};
+use prepared::Prepared;
 use replica::Home;
 use sweep::Sweep;
 
@@ -90,8 +91,8 @@ use sweep::Sweep;
 const BATCH_RECORDS: u64 = 512;
 /// The same where rows have index entries, each of which takes longer than a row.
 const BATCH_RECORDS_INDEXED: u64 = 96;
-/// Rows of one script while nobody reads the copy: the next ones are encoded while Redis is at work
-/// on these.
+/// Rows of one script while nobody reads the copy: the next ones are on their way while Redis is at
+/// work on these.
 const PIECE_ROWS: usize = if cfg!(test) { 4 } else { 256 };
 /// Event ids read by one command.
 const IDS_AT_ONCE: usize = 5_000;
@@ -110,7 +111,7 @@ pub struct RedisStore {
     tables: Vec<TableNames>,
     link: Link,
     form: Form,
-    ahead: Arc<Ahead>,
+    prepared: Arc<Prepared>,
     /// Equal to what Redis has; `None` after an error, until it is read again.
     ledger: Option<Ledger>,
     /// Of the last step whose answer was heard.
@@ -196,8 +197,9 @@ impl Store for RedisStore {
         Shelves::default()
     }
 
-    fn preparer(&self) -> Option<Arc<dyn Preparer>> {
-        Some(self.ahead.clone())
+    fn preparer(&self) -> Option<Preparer> {
+        let prepared = self.prepared.clone();
+        Some(Arc::new(move |batch| prepared.prepare(batch)))
     }
 
     fn figures(&mut self) -> Figures {

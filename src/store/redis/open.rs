@@ -6,7 +6,6 @@ use std::sync::atomic::Ordering;
 
 use tracing::info;
 
-use super::ahead::Ahead;
 use super::change::{self, Change};
 use super::codec::{Form, RESERVED};
 use super::described::{self, Described, Role};
@@ -15,6 +14,7 @@ use super::ledger::Ledger;
 use super::link::Link;
 use super::names::{Names, Spot, TableNames};
 use super::payload::Payload;
+use super::prepared::Prepared;
 use super::replica::{Home, RedisReplica};
 use super::settings::RedisSettings;
 use super::settings::RowEncoding;
@@ -130,13 +130,14 @@ impl RedisStore {
             change.run(&mut link)?;
         }
         let tables: Vec<_> = catalog.tables.iter().map(|table| TableNames::new(&names, table)).collect();
+        let begins = tables.iter().map(|names| names.row.clone()).collect();
         let mut store = RedisStore {
             home: Arc::clone(home),
             generation: described.number,
             role: described.role,
             spot,
             form,
-            ahead: Arc::new(Ahead::new(catalog.clone(), form, tables.clone())),
+            prepared: Arc::new(Prepared::new(catalog.clone(), form, begins)),
             tables,
             names,
             settings: settings.clone(),

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 
 use super::RedisStore;
-use super::ahead::Named;
 use super::apply::Tries;
 use super::error::damaged;
 use super::known::Wanted;
 use super::ledger::{Ledger, TableLedger};
 use super::names::{Listed, prefix_text};
+use super::prepared::Named;
 use super::step::{WholeRow, WholeRows};
 use crate::domain::batch::{Batch, Step as Change};
 use crate::store::StoreError;
@@ -50,7 +50,7 @@ pub(super) struct Cuts {
 #[derive(Default)]
 pub(super) struct Plan<'b> {
     pub whole: Vec<WholeRows<'b>>,
-    /// Entries that are joined with what is read.
+    /// Entries that are joined with what is read, in order.
     pub joined: Vec<usize>,
     pub wanted: Vec<Wanted<'b>>,
     /// By place in `wanted`.
@@ -135,16 +135,16 @@ impl RedisStore {
         Ok(listed)
     }
 
-    /// Decides for each key whether the script can guard it or its row has to be read. `told` is
-    /// [`Spoken::bytes`].
+    /// Decides for each key whether the script can guard it or its row has to be read. `others` and
+    /// `bytes` are as in [`super::prepared::Spoken`].
     pub(super) fn sort_out<'b>(
         &mut self,
         ledger: &Ledger,
         (batch, tries): (&'b Batch, &Tries),
-        (keys, told): (Vec<Named>, &'b [u8]),
+        (keys, others, bytes): (Vec<Named>, Vec<usize>, &'b [u8]),
     ) -> Result<Plan<'b>, StoreError> {
         let catalog = self.catalog.clone();
-        let mut plan = Plan::default();
+        let mut plan = Plan { joined: others, ..Plan::default() };
         let mut hidden = HashMap::new();
         if ledger.tables.iter().any(TableLedger::hidden) {
             let listed = keys.iter().map(|named| (named.table, &named.key[..]));
@@ -161,7 +161,7 @@ impl RedisStore {
                     plan.stale.push(entry);
                     continue;
                 }
-                let words = Some(&told[named.words]).filter(|words| !words.is_empty());
+                let words = Some(&bytes[named.words]).filter(|words| !words.is_empty());
                 let whole = WholeRow { entry, key: named.key, row, version, words };
                 groups.entry(named.table).or_default().push(whole);
                 continue;
@@ -174,6 +174,9 @@ impl RedisStore {
             let values = named.values(batch);
             plan.wanted.push(Wanted { table: named.table, key: named.key, values });
         }
+        plan.joined.sort_unstable();
+        // What depends on two rows is there twice.
+        plan.joined.dedup();
         plan.whole = groups.into_iter().map(|(table, rows)| WholeRows { table, rows }).collect();
         Ok(plan)
     }

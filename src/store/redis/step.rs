@@ -109,7 +109,7 @@ pub(super) struct WholeRow<'a> {
     pub key: Vec<u8>,
     pub row: &'a RowState,
     pub version: Version,
-    /// What [`tell_row`] has told of it ahead, if it has.
+    /// What [`tell_row`] has made of it before, if it has.
     pub words: Option<&'a [u8]>,
 }
 
@@ -120,11 +120,11 @@ const ROW_WORDS: usize = 2;
 pub(super) fn tell_row(
     words: &mut impl Words,
     scratch: &mut Vec<u8>,
-    (form, shape, names): (Form, &Table, &TableNames),
+    (form, shape, begin): (Form, &Table, &[u8]),
     (key, row, version): (&[u8], &RowState, &Version),
 ) {
     words.made(|out| {
-        out.extend_from_slice(&names.row);
+        out.extend_from_slice(begin);
         out.extend_from_slice(key);
         Ok(())
     });
@@ -320,10 +320,10 @@ impl Command for Told<'_> {
             words.number(group.rows.len());
             for whole in &group.rows {
                 match whole.words {
-                    Some(bytes) => words.ready(ROW_WORDS, bytes),
+                    Some(bytes) => words.prepared(ROW_WORDS, bytes),
                     None => {
                         let row = (&whole.key[..], whole.row, &whole.version);
-                        tell_row(words, &mut scratch, (form, shape, &tables[group.table]), row);
+                        tell_row(words, &mut scratch, (form, shape, &tables[group.table].row), row);
                     }
                 }
             }

@@ -1,4 +1,4 @@
-//! A command that is sent while it is made: the server reads its beginning meanwhile.
+//! A command that is sent in pieces while it is put together: the server reads its beginning meanwhile.
 
 use std::io::Write as _;
 
@@ -17,7 +17,7 @@ pub(super) trait Words {
     fn made(&mut self, make: impl FnOnce(&mut Vec<u8>) -> Result<(), StoreError>);
 
     /// So many words that were made before, by a [`Wire`].
-    fn ready(&mut self, count: usize, bytes: &[u8]);
+    fn prepared(&mut self, count: usize, bytes: &[u8]);
 
     fn number(&mut self, number: impl std::fmt::Display) {
         self.made(|out| {
@@ -40,7 +40,7 @@ impl Words for Counted {
         self.0 += 1;
     }
 
-    fn ready(&mut self, count: usize, _: &[u8]) {
+    fn prepared(&mut self, count: usize, _: &[u8]) {
         self.0 += count;
     }
 }
@@ -79,7 +79,7 @@ impl Words for Wire {
         self.scratch = scratch;
     }
 
-    fn ready(&mut self, _: usize, bytes: &[u8]) {
+    fn prepared(&mut self, _: usize, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
     }
 }
@@ -102,8 +102,8 @@ impl Words for Sent<'_> {
         self.send_from(PIECE);
     }
 
-    fn ready(&mut self, count: usize, bytes: &[u8]) {
-        self.wire.ready(count, bytes);
+    fn prepared(&mut self, count: usize, bytes: &[u8]) {
+        self.wire.prepared(count, bytes);
         self.send_from(PIECE);
     }
 }
@@ -143,7 +143,7 @@ pub(super) fn ask<C: Command>(
             sent.word(word.as_bytes());
         }
         command.tell(&mut sent);
-        // What comes next is made while the server is at work on this.
+        // What comes next is put together while the server is at work on this.
         sent.send_from(1);
     }
     let Sent { conn, sent, wire } = sent;
@@ -165,11 +165,21 @@ pub(super) fn ask<C: Command>(
 mod tests {
     use super::super::tests::server;
     use super::*;
+    use crate::config::RowEncoding;
 
     struct Nothing;
 
     impl Command for Nothing {
         fn tell(&self, _: &mut impl Words) {}
+    }
+
+    /// A word that was made before.
+    struct Made(Vec<u8>);
+
+    impl Command for Made {
+        fn tell(&self, words: &mut impl Words) {
+            words.prepared(1, &self.0);
+        }
     }
 
     /// The last word of a command may fill the last piece to its end.
@@ -187,6 +197,18 @@ mod tests {
                 let answer: String = redis::from_redis_value(answer.unwrap()).unwrap();
                 assert_eq!(answer.len(), length);
             }
+        }
+        // What was made before fills a piece, and what is around it comes before or behind.
+        for length in (PIECE - 80..PIECE + 8).chain([0, 3 * PIECE]) {
+            let key = server::shared().settings(RowEncoding::Hash).redis.prefix;
+            let mut wire = Wire::with_capacity(0);
+            wire.word("x".repeat(length).as_bytes());
+            let made = [Made(wire.bytes.clone()), Made(wire.bytes)];
+            for answer in ask(&mut conn, ["APPEND", &key], &made).unwrap().unwrap() {
+                answer.unwrap();
+            }
+            let left: usize = redis::cmd("STRLEN").arg(&key).query(&mut conn).unwrap();
+            assert_eq!(left, 2 * length);
         }
     }
 }

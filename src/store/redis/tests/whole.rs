@@ -1,7 +1,6 @@
 //! All or nothing.
 
 use super::*;
-use crate::domain::change::{Change, IfMissing, Operation};
 use crate::domain::retry::RetryReason;
 use crate::store::{RowLookup, Store};
 
@@ -11,18 +10,7 @@ fn mixed() -> Batch {
     let mut changes =
         vec![upsert(1, 20), delete(2, 21), patch(3, 22, 0b0100, hold), patch(4, 23, 0b0010, hold)];
     // Tables without indexes, whose rows the script guards by itself.
-    let catalog = catalog();
-    for nth in 0..3 {
-        let table = &catalog.tables[2];
-        changes.push(Change {
-            from: vec![],
-            table: 2,
-            topic: 1,
-            operation: Operation::Write { if_missing: hold },
-            values: row(table, nth, 24, 0xFF),
-            version: version(24, 0, 24),
-        });
-    }
+    changes.extend((0..3).map(|nth| order(nth, 24)));
     changes.push(upsert(9, 25));
     moving(Some(10), 30, batch(changes))
 }

@@ -1,8 +1,8 @@
-//! What is made of a batch before its turn, on the thread that hands it over: the keys it speaks of, and
-//! its rows as they are sent.
+//! A batch is prepared before its turn, by the thread that hands it over: the keys it speaks of are
+//! found, and the rows that the script guards by itself are encoded as they are sent.
 //!
 //! The writer's thread wakes Redis and is woken by it, so that both share a processor and only one of
-//! them is at work at a time (docs/PERFORMANCE.md). What the writer need not do makes Redis faster.
+//! them is at work at a time (decision 22). What the writer need not do makes Redis faster.
 
 use std::collections::hash_map::Entry as Slot;
 use std::collections::{HashMap, VecDeque};
@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::codec::Form;
-use super::names::{TableNames, key_text};
+use super::names::key_text;
 use super::plan::Cuts;
 use super::step::tell_row;
 use super::words::Wire;
@@ -19,21 +19,25 @@ use crate::domain::catalog::Catalog;
 use crate::domain::row::RowState;
 use crate::domain::value::Value;
 use crate::domain::version::Version;
-use crate::store::Preparer;
 
-/// Batches that are ready at most; of more, the oldest are not going to be asked for.
+/// Batches that are kept at most; of more, the oldest are not going to be asked for.
 const BATCHES_MAX: usize = 3;
+/// What a row takes, to begin with.
+const ROW_BYTES: usize = 256;
 
-/// What is ready, between the two threads. Everything that a row is told with stays as it is while a
-/// generation is open.
-pub(super) struct Ahead {
+/// Prepared batches, between the two threads.
+///
+/// What a row is encoded with stays as it is while a generation is open, also when it becomes the live
+/// one: its names, too, begin with the number of the generation ([`super::names::Names::rows`]).
+pub(super) struct Prepared {
     catalog: Arc<Catalog>,
     form: Form,
-    tables: Vec<TableNames>,
-    batches: Mutex<VecDeque<Ready>>,
+    /// By table, what comes before the text of a key.
+    begins: Vec<Vec<u8>>,
+    batches: Mutex<VecDeque<One>>,
 }
 
-struct Ready {
+struct One {
     batch: u64,
     entries: usize,
     spoken: Spoken,
@@ -45,7 +49,7 @@ pub(super) struct Spoken {
     pub keys: Vec<Named>,
     /// Entries that speak of no row.
     pub others: Vec<usize>,
-    /// What is told of rows.
+    /// Rows as they are sent.
     pub bytes: Vec<u8>,
 }
 
@@ -54,50 +58,52 @@ pub(super) struct Named {
     pub table: usize,
     /// Its text.
     pub key: Vec<u8>,
-    /// The first entry that speaks of it, and as which of its rows; none where a prefix may take it away.
+    /// The first entry that speaks of it, and as which of its rows; none where only a prefix takes it away.
     pub first: Option<(usize, usize)>,
-    /// The other entries.
+    /// Entries that speak of it again.
     pub later: Vec<usize>,
-    /// Where in [`Spoken::bytes`] it is told; empty if it is not.
+    /// Where its row is in [`Spoken::bytes`]; empty if it is not.
     pub words: Range<usize>,
 }
 
-impl Ahead {
-    pub fn new(catalog: Arc<Catalog>, form: Form, tables: Vec<TableNames>) -> Ahead {
-        Ahead { catalog, form, tables, batches: Mutex::default() }
+impl Prepared {
+    pub fn new(catalog: Arc<Catalog>, form: Form, begins: Vec<Vec<u8>>) -> Prepared {
+        Prepared { catalog, form, begins, batches: Mutex::default() }
     }
 
-    fn batches(&self) -> MutexGuard<'_, VecDeque<Ready>> {
+    fn batches(&self) -> MutexGuard<'_, VecDeque<One>> {
         self.batches.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What was made of a batch, once; and no longer what was made of those before it.
-    pub fn take(&self, batch: &Batch) -> Option<Spoken> {
-        let mut batches = self.batches();
-        let place = batches.iter().position(|ready| ready.batch == batch.id)?;
-        let ready = batches.drain(..=place).next_back()?;
-        (ready.entries == batch.entries.len()).then_some(ready.spoken)
-    }
-}
-
-impl Preparer for Ahead {
-    fn prepare(&self, batch: &Batch) {
-        let entries = batch.entries.len();
-        if entries == 0 {
+    /// See [`crate::store::Preparer`].
+    pub fn prepare(&self, batch: &Batch) {
+        let is_in_parts = |entry: &Entry| {
+            matches!(entry.step, Change::Cut { .. } | Change::Sweep(_) | Change::Shelved { .. })
+        };
+        if batch.id == 0 || batch.entries.is_empty() || batch.entries.iter().any(is_in_parts) {
             return;
         }
+        let entries = batch.entries.len();
         let mut spoken = Spoken::of(&self.catalog, batch, 0..entries, &Cuts::default());
-        spoken.tell(self, batch);
+        spoken.encode(self, batch);
         let mut batches = self.batches();
-        batches.push_back(Ready { batch: batch.id, entries, spoken });
+        batches.push_back(One { batch: batch.id, entries, spoken });
         if batches.len() > BATCHES_MAX {
             batches.pop_front();
         }
     }
+
+    /// What was prepared of a batch, once; what was of those before it goes.
+    pub fn take(&self, batch: &Batch) -> Option<Spoken> {
+        let mut batches = self.batches();
+        let place = batches.iter().position(|one| one.batch == batch.id)?;
+        let one = batches.drain(..=place).next_back()?;
+        (one.entries == batch.entries.len()).then_some(one.spoken)
+    }
 }
 
 impl Spoken {
-    /// Of some entries, and of what their prefixes take away. Nothing is told yet.
+    /// Of some entries, and of what their prefixes take away. No row is encoded yet.
     pub fn of(catalog: &Catalog, batch: &Batch, entries: impl Iterator<Item = usize>, cuts: &Cuts) -> Spoken {
         let mut others = Vec::new();
         let mut all: Vec<Named> = Vec::with_capacity(entries.size_hint().1.unwrap_or(0));
@@ -116,15 +122,17 @@ impl Spoken {
         Spoken { keys: each_once(all), others, bytes: Vec::new() }
     }
 
-    /// Tells the rows that the script may guard by itself.
-    fn tell(&mut self, of: &Ahead, batch: &Batch) {
-        let mut wire = Wire::with_capacity(self.keys.len() * 256);
+    /// Encodes the rows that the script may guard by itself.
+    fn encode(&mut self, of: &Prepared, batch: &Batch) {
+        let whole = |named: &Named| named.whole(&of.catalog, batch);
+        let count = self.keys.iter().filter(|named| whole(named).is_some()).count();
+        let mut wire = Wire::with_capacity(count * ROW_BYTES);
         let mut scratch = Vec::with_capacity(64);
         for named in &mut self.keys {
-            let Some((_, row, version)) = named.whole(&of.catalog, batch) else { continue };
-            let names = (of.form, &of.catalog.tables[named.table], &of.tables[named.table]);
+            let Some((_, row, version)) = whole(named) else { continue };
             let begin = wire.bytes.len();
-            tell_row(&mut wire, &mut scratch, names, (&named.key, row, &version));
+            let of = (of.form, &of.catalog.tables[named.table], &of.begins[named.table][..]);
+            tell_row(&mut wire, &mut scratch, of, (&named.key, row, &version));
             if wire.made.is_err() {
                 // It is tried again when its turn has come, and says then why it cannot be.
                 break;
@@ -167,7 +175,7 @@ fn rows_of(entry: &Entry) -> impl Iterator<Item = &[Value]> {
     one.into_iter().chain(other)
 }
 
-/// What is said of the same key comes under the first of them.
+/// What is said of the same key comes under the first that says it.
 fn each_once(mut all: Vec<Named>) -> Vec<Named> {
     let mut again: Vec<(usize, usize)> = Vec::new();
     let mut places: HashMap<(usize, &[u8]), usize> = HashMap::with_capacity(all.len());
