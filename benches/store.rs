@@ -3,6 +3,8 @@
 //! Plain timing, one line a case; each case runs on a new file in the temporary directory, or in a
 //! private redis-server that has nothing else to do.
 
+#[path = "store/busy.rs"]
+mod busy;
 #[path = "store/private_redis.rs"]
 mod private_redis;
 

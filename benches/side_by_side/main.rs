@@ -6,6 +6,8 @@
 //! `READSIDE_BENCH_ROUNDS` (3) and `READSIDE_BENCH_ROWS` (1,000,000) change the work; `READSIDE_PROGRAM`
 //! measures another build. Method and results: docs/PERFORMANCE.md.
 
+#[path = "../store/busy.rs"]
+mod busy;
 #[path = "../../tests/it/children.rs"]
 mod children;
 #[path = "../../tests/it/daemon.rs"]
@@ -235,35 +237,33 @@ impl Bench<'_> {
         std::fs::create_dir(&directory).expect("a directory");
         let servers = [Redis::start(), Redis::start()];
         let headers = [
-            ("SQLite", header(&self.brokers, &directory)),
-            ("Redis (hash)", self.redis_header(&servers[0], "hash")),
-            ("Redis (json)", self.redis_header(&servers[1], "json")),
+            ("SQLite", header(&self.brokers, &directory), None),
+            ("Redis (hash)", self.redis_header(&servers[0], "hash"), Some(&servers[0])),
+            ("Redis (json)", self.redis_header(&servers[1], "json"), Some(&servers[1])),
         ];
-        let places = headers.map(|(name, header)| {
+        let mut places = headers.map(|(name, header, server)| {
             let header = header + "startup: { gate: caught_up }\n";
             let yaml = self.yaml(&header, &topic, Keys::Integer, "json");
             let log = tempfile::tempdir().expect("a directory");
             assert!(start(log.path(), &yaml).0.terminate().0.success());
             let work = format!("{} missed updates, into {name}", self.rows);
-            (Measure::new(&work, &format!("readside → {name}"), self.rows), yaml, log, Vec::new())
+            (Measure::new(&work, &format!("readside → {name}"), self.rows), yaml, log, (server, Vec::new()))
         });
         let mut theirs = Measure::new("", "redis-benchmark HSET, P=500", self.rows);
-        let mut places = places;
         for round in 1..=self.rounds {
             println!("catching up: round {round} of {}", self.rounds);
             updates.produce(&self.brokers, &topic);
             theirs.add(self.redis_benchmark());
-            for (nth, (ours, yaml, log, busy)) in places.iter_mut().enumerate() {
-                let server = nth.checked_sub(1).map(|nth| &servers[nth]);
-                let before = server.map(Redis::busy);
+            for (ours, yaml, log, (server, busy)) in &mut places {
+                let before = server.map(|server| (server, server.busy()));
                 let (daemon, run) = start(log.path(), yaml);
-                busy.extend(server.zip(before).map(|(server, before)| Busy::of(server, before, &run)));
+                busy.extend(before.map(|(server, before)| Busy::of(server, before, &run)));
                 ours.add(run);
                 assert!(daemon.terminate().0.success());
             }
         }
-        for (mut ours, _, _, busy) in places {
-            if ours.who.contains("Redis") {
+        for (mut ours, _, _, (server, busy)) in places {
+            if server.is_some() {
                 report.note(Busy::note(&ours.work, &busy, self.rows));
                 ours.compare(&theirs, ours.who.contains("hash").then_some(0.45));
             }
@@ -394,12 +394,9 @@ impl Redis {
         self.directory.path().join("redis.sock")
     }
 
-    /// Seconds on a processor so far, of the thread that serves.
+    /// Seconds on a processor so far.
     fn busy(&self) -> f64 {
-        let path = format!("/proc/{0}/task/{0}/schedstat", self.process.id());
-        let stat = std::fs::read_to_string(path).expect("a running process");
-        let nanos = stat.split_whitespace().next().and_then(|nanos| nanos.parse::<f64>().ok());
-        nanos.expect("a number") / 1e9
+        busy::busy(self.process.id()).as_secs_f64()
     }
 
     /// Bytes.

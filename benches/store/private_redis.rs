@@ -16,6 +16,7 @@ use readside::domain::snapshot::Phase;
 use readside::domain::value::Value;
 use readside::store::{LossLimit, Rebuild, RedisReplica, RedisSettings, RedisStore, Store};
 
+use super::busy::busy;
 use super::{AT, catalog, change};
 
 struct Server {
@@ -59,13 +60,9 @@ impl Server {
         ticks.filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0
     }
 
-    /// Time on a processor, to the nanosecond: what one batch took is the difference, however often
-    /// somebody else was given the processor in between.
+    /// Time on a processor: what one batch took is the difference.
     fn busy(&self) -> Duration {
-        let path = format!("/proc/{0}/task/{0}/schedstat", self.process.id());
-        let stat = std::fs::read_to_string(path).unwrap_or_default();
-        let nanos = stat.split_whitespace().next().and_then(|nanos| nanos.parse().ok());
-        Duration::from_nanos(nanos.unwrap_or(0))
+        busy(self.process.id())
     }
 
     /// What the data takes, in kB.
@@ -85,21 +82,14 @@ impl Drop for Server {
 }
 
 pub fn run(rows: i64) {
-    let benchmark = || benchmark(rows);
-    let before = benchmark();
+    let before = benchmark(rows);
     println!("{:36} {:10} {before:>9.0} rows/s", "redis-benchmark HSET, P=500", "insert");
     plain(rows, 0, "HSET alone, pipelines of 500", RowEncoding::Hash);
     plain(rows, 0, "SET of JSON, pipelines of 500", RowEncoding::Json);
     for encoding in [RowEncoding::Hash, RowEncoding::Json] {
         memory(rows.min(200_000), encoding);
         for indexes in [0, 3] {
-            // What it is compared with is measured around it: the machine has other things to do.
-            let before = benchmark();
-            let passes = case(encoding, indexes, rows);
-            let hset = (before + benchmark()) / 2.0;
-            for (what, rate) in passes {
-                println!("{:36} {what:10} {:>9.2} of redis-benchmark HSET ({hset:.0}/s)", "", rate / hset);
-            }
+            compared(encoding, indexes, rows, PASSES.len());
         }
     }
 }
@@ -113,12 +103,7 @@ pub fn building(rows: i64) {
 pub fn rows(rows: i64) {
     for _ in 0..3 {
         for encoding in [RowEncoding::Hash, RowEncoding::Json] {
-            let before = benchmark(rows);
-            let passes = case(encoding, 0, rows);
-            let hset = (before + benchmark(rows)) / 2.0;
-            for (what, rate) in &passes[..2] {
-                println!("{:36} {what:10} {:>9.2} of redis-benchmark HSET ({hset:.0}/s)", "", rate / hset);
-            }
+            compared(encoding, 0, rows, 2);
         }
     }
 }
@@ -126,14 +111,23 @@ pub fn rows(rows: i64) {
 /// Only rows with three indexes, next to `redis-benchmark`.
 pub fn indexed(rows: i64) {
     for encoding in [RowEncoding::Hash, RowEncoding::Json] {
-        let before = benchmark(rows);
-        let passes = case(encoding, 3, rows);
-        let hset = (before + benchmark(rows)) / 2.0;
-        for (what, rate) in passes {
-            println!("{:36} {what:10} {:>9.2} of redis-benchmark HSET ({hset:.0}/s)", "", rate / hset);
-        }
+        compared(encoding, 3, rows, PASSES.len());
     }
 }
+
+/// The first passes next to what is measured around them: the machine has other things to do.
+fn compared(encoding: RowEncoding, indexes: usize, rows: i64, passes: usize) {
+    let before = benchmark(rows);
+    let rates = case(encoding, indexes, rows);
+    let hset = (before + benchmark(rows)) / 2.0;
+    for (what, rate) in rates.into_iter().take(passes) {
+        println!("{:36} {what:10} {:>9.2} of redis-benchmark HSET ({hset:.0}/s)", "", rate / hset);
+    }
+}
+
+/// Name, how much newer than the first, whether the rows are deleted.
+const PASSES: [(&str, i64, bool); 4] =
+    [("building", 0, false), ("update", 1, false), ("stale", 0, false), ("delete", 2, true)];
 
 /// Rates by pass.
 fn case(encoding: RowEncoding, indexes: usize, rows: i64) -> Vec<(&'static str, f64)> {
@@ -149,9 +143,7 @@ fn case(encoding: RowEncoding, indexes: usize, rows: i64) -> Vec<(&'static str, 
     let name = format!("{encoding:?}, {indexes} indexes, batches of {size}");
     let mut next = 0;
     let mut rates = Vec::new();
-    for (what, newer, deleted) in
-        [("building", 0, false), ("update", 1, false), ("stale", 0, false), ("delete", 2, true)]
-    {
+    for (what, newer, deleted) in PASSES {
         if what == "update" {
             let bytes = (server.used_kb() - empty) as f64 * 1024.0 / rows as f64;
             println!("{name:36} {:10} {bytes:>9.0} bytes/row", "memory");

@@ -1,9 +1,10 @@
 //! A shelf: whole rows of a batch that is larger than memory should be.
 //!
-//! What comes again within such a batch is written once, and what is written goes in the order of keys, page
-//! by page; when that is worth it, [`super::shelving`] says. This is an external merge sort: rows are collected as bytes ([`super::packed`]), sorted in *runs* that fit into
-//! memory, which go to a [`Spill`] one behind the other, and read again side by side when the batch is
-//! written. A batch that fits into one run never leaves memory.
+//! What comes again within such a batch is written once, and what is written goes in the order of keys,
+//! page by page; when that is worth it, [`super::shelving`] says. This is an external merge sort: rows are
+//! collected as bytes ([`super::packed`]), sorted in *runs* that fit into memory, which go to a [`Spill`]
+//! one behind the other, and read again side by side when the batch is written. A batch that fits into
+//! one run never leaves memory.
 //!
 //! The newest version of each row wins, wherever it lies. What depends on the row that is there when it
 //! comes ends a *set*: rows before it and rows behind it are not mixed.

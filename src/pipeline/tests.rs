@@ -16,18 +16,14 @@ use std::time::{Duration, Instant};
 use super::writer::{Done, Work, Writer};
 use super::{Context, Ended};
 use crate::config::Config;
-use crate::domain::batch::Batch;
 use crate::domain::checkpoint::Checkpoint;
 use crate::domain::retry::RetryReason;
 use crate::domain::state::State;
 use crate::domain::value::Value;
-use crate::domain::version::VersionKind;
 use crate::mapping::Plan;
 use crate::metrics::Metrics;
-use crate::store::{
-    Applied, Completion, Fault, Figures, Maintenance, MemoryStore, Preparer, Reader, RowLookup, StopCode,
-    Store, StoreError,
-};
+use crate::store::around::Around;
+use crate::store::{Fault, MemoryStore, Reader, RowLookup, StopCode, Store, StoreError};
 use support::{Daemon, Delivery, START_MS, Shared, at, config, memory_store};
 
 const USERS: &str = "
@@ -250,89 +246,22 @@ fn a_live_copy_puts_rows_aside_while_it_is_far_behind_and_no_longer() {
 }
 
 /// A store whose first batch with rows hits something that is damaged.
-struct Damaged {
-    store: MemoryStore,
-    damaged: Option<StopCode>,
-    /// Its file is gone; told each time that housekeeping has found that.
-    moved: Option<std::sync::mpsc::Sender<()>>,
-    noted: Option<Arc<Noted>>,
-}
-
-/// Batches.
-#[derive(Default)]
-struct Noted {
-    prepared: Mutex<Vec<u64>>,
-    /// Whether each that was applied had been prepared.
-    applied: Mutex<Vec<bool>>,
-}
-
-impl Store for Damaged {
-    fn generation(&self) -> u32 {
-        self.store.generation()
-    }
-
-    fn version_kinds(&mut self) -> Result<Vec<Option<VersionKind>>, StoreError> {
-        self.store.version_kinds()
-    }
-
-    fn checkpoint(&mut self) -> Result<Checkpoint, StoreError> {
-        self.store.checkpoint()
-    }
-
-    fn apply(&mut self, batch: &Batch) -> Result<Applied, StoreError> {
-        if let (Some(exit), false) = (self.damaged, batch.entries.is_empty()) {
-            self.damaged = None;
-            return Err(StoreError::Stop { exit, message: "a damaged page".into() });
-        }
-        if let Some(noted) = &self.noted {
-            let was_prepared = noted.prepared.lock().unwrap().contains(&batch.id);
-            noted.applied.lock().unwrap().push(was_prepared);
-        }
-        self.store.apply(batch)
-    }
-
-    fn complete(&mut self) -> Result<Completion, StoreError> {
-        self.store.complete()
-    }
-
-    fn maintain(&mut self, now_ms: i64) -> Result<Maintenance, StoreError> {
-        if let Some(moved) = &self.moved {
-            let _ = moved.send(());
-            return Err(StoreError::Stop { exit: StopCode::Io, message: "the file was deleted".into() });
-        }
-        self.store.maintain(now_ms)
-    }
-
-    fn batch_limits(&self) -> crate::store::BatchLimits {
-        self.store.batch_limits()
-    }
-
-    fn shelves(&self) -> crate::domain::shelving::Shelves {
-        self.store.shelves()
-    }
-
-    fn preparer(&self) -> Option<Preparer> {
-        let noted = self.noted.clone()?;
-        Some(Arc::new(move |batch| noted.prepared.lock().unwrap().push(batch.id)))
-    }
-
-    fn figures(&mut self) -> Figures {
-        self.store.figures()
-    }
+fn damaged(store: MemoryStore, exit: StopCode) -> Around<MemoryStore> {
+    let mut damaged = Some(exit);
+    Around::new(store).before_apply(move |batch| match damaged.take_if(|_| !batch.entries.is_empty()) {
+        Some(exit) => Err(StoreError::Stop { exit, message: "a damaged page".into() }),
+        None => Ok(()),
+    })
 }
 
 /// A daemon that was fresh, with a batch of one record under way that will fail, and behind it the
 /// answer to a question that was asked after the record: fresh, if the record were there.
-fn about_to_fail(damaged: StopCode) -> (Config, Shared, MemoryStore, Daemon) {
+fn about_to_fail(exit: StopCode) -> (Config, Shared, MemoryStore, Daemon) {
     let (config, shared, store, daemon) = live_with(USERS, 2);
     daemon.kill();
     let before = fresh_as_of_ms(&store, &shared);
     assert!(before.is_some());
-    let mut daemon = Daemon::start(
-        &config,
-        &shared,
-        Damaged { store: store.clone(), damaged: Some(damaged), moved: None, noted: None },
-    );
+    let mut daemon = Daemon::start(&config, &shared, damaged(store.clone(), exit));
     shared.advance_clock(1_000);
     daemon.observe(&shared).unwrap();
     // The client is where we are: proofs count.
@@ -354,8 +283,14 @@ fn about_to_fail(damaged: StopCode) -> (Config, Shared, MemoryStore, Daemon) {
 fn each_batch_is_prepared_before_its_turn() {
     let (config, shared, store, daemon) = live_with(USERS, 1);
     daemon.kill();
-    let noted = Arc::new(Noted::default());
-    let store = Damaged { store, damaged: None, moved: None, noted: Some(noted.clone()) };
+    let (prepared, applied) = <(Arc<Mutex<Vec<u64>>>, Arc<Mutex<Vec<bool>>>)>::default();
+    let (preparing, seen, noted) = (prepared.clone(), prepared, applied.clone());
+    let store = Around::new(store)
+        .prepared_by(Arc::new(move |batch| preparing.lock().unwrap().push(batch.id)))
+        .before_apply(move |batch| {
+            noted.lock().unwrap().push(seen.lock().unwrap().contains(&batch.id));
+            Ok(())
+        });
     let mut daemon = Daemon::start(&config, &shared, store);
     shared.advance_clock(1_000);
     daemon.observe(&shared).unwrap();
@@ -365,7 +300,7 @@ fn each_batch_is_prepared_before_its_turn() {
         daemon.settle(&shared).unwrap();
     }
     daemon.kill();
-    let applied = noted.applied.lock().unwrap();
+    let applied = applied.lock().unwrap();
     assert!(applied.len() >= 4 && applied.iter().all(|was_prepared| *was_prepared), "{applied:?}");
 }
 
@@ -382,8 +317,11 @@ fn what_housekeeping_finds_for_good_ends_the_writing() {
         progress: Arc::default(),
         stop: Arc::default(),
     };
-    let damaged = Damaged { store, damaged: None, moved: Some(moved), noted: None };
-    let mut writer = Writer::spawn(damaged, context).unwrap();
+    let store = Around::new(store).before_maintain(move || {
+        let _ = moved.send(());
+        Err(StoreError::Stop { exit: StopCode::Io, message: "the file was deleted".into() })
+    });
+    let mut writer = Writer::spawn(store, context).unwrap();
     let (work, done) = writer.channels(Arc::new(|| {}));
     looked.recv().unwrap();
     work.send(Work::Batch(Box::default())).unwrap();

@@ -38,17 +38,17 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
+use super::around::Around;
 use super::redis::tests::server;
 use super::{
-    Applied, BatchLimits, Completion, Figures, LossLimit, Maintenance, MemoryStore, Reader, RedisReader,
-    RedisSettings, RedisStore, RowLookup, Settings, SqliteReader, SqliteStore, Store, StoreError,
+    LossLimit, MemoryStore, Reader, Rebuild, RedisReader, RedisSettings, RedisStore, RowLookup, Settings,
+    SqliteReader, SqliteStore, Store, StoreError,
 };
 use crate::config::RowEncoding;
 use crate::domain::batch::{Advance, AfterGap, Batch, BatchBuilder, Entry, Observed, Step, Sweep};
 use crate::domain::catalog::{Catalog, Column, Table};
 use crate::domain::change::{Change, IfMissing, Operation};
-use crate::domain::checkpoint::{Checkpoint, Position, TopicPartition};
-use crate::domain::shelving::Shelves;
+use crate::domain::checkpoint::{Position, TopicPartition};
 use crate::domain::snapshot::Phase;
 use crate::domain::value::{ColumnType, Value};
 use crate::domain::version::{Coordinates, Version, VersionKind};
@@ -166,70 +166,29 @@ impl Bench for InRedis {
     }
 }
 
-/// The same with rows as JSON, and with every other batch prepared.
+/// The same with rows as JSON, and with the first batch prepared and every other one after it.
 pub(super) struct InRedisJson(InRedis);
 
 impl Bench for InRedisJson {
-    type Opened = Preparing<RedisStore>;
+    type Opened = Around<RedisStore>;
 
     fn new(catalog: Arc<Catalog>) -> InRedisJson {
         InRedisJson(InRedis::at(server::shared().settings(RowEncoding::Json), catalog))
     }
 
-    fn open(&self) -> Preparing<RedisStore> {
-        Preparing { store: self.0.open(), batches: 0 }
+    fn open(&self) -> Around<RedisStore> {
+        let store = self.0.open();
+        let (prepare, mut batches) = (store.preparer().unwrap(), 0..);
+        Around::new(store).before_apply(move |batch| {
+            if batches.next().is_some_and(|nth| nth % 2 == 0) {
+                prepare(batch);
+            }
+            Ok(())
+        })
     }
 
     fn reader(&self) -> Box<dyn Reader> {
         self.0.reader()
-    }
-}
-
-/// A store for which the first batch is prepared, and every other one after it.
-pub(super) struct Preparing<S> {
-    store: S,
-    batches: usize,
-}
-
-impl<S: Store> Store for Preparing<S> {
-    fn generation(&self) -> u32 {
-        self.store.generation()
-    }
-
-    fn version_kinds(&mut self) -> Result<Vec<Option<VersionKind>>, StoreError> {
-        self.store.version_kinds()
-    }
-
-    fn checkpoint(&mut self) -> Result<Checkpoint, StoreError> {
-        self.store.checkpoint()
-    }
-
-    fn apply(&mut self, batch: &Batch) -> Result<Applied, StoreError> {
-        if self.batches.is_multiple_of(2) {
-            self.store.preparer().expect("it prepares batches")(batch);
-        }
-        self.batches += 1;
-        self.store.apply(batch)
-    }
-
-    fn complete(&mut self) -> Result<Completion, StoreError> {
-        self.store.complete()
-    }
-
-    fn maintain(&mut self, now_ms: i64) -> Result<Maintenance, StoreError> {
-        self.store.maintain(now_ms)
-    }
-
-    fn figures(&mut self) -> Figures {
-        self.store.figures()
-    }
-
-    fn batch_limits(&self) -> BatchLimits {
-        self.store.batch_limits()
-    }
-
-    fn shelves(&self) -> Shelves {
-        self.store.shelves()
     }
 }
 
@@ -384,6 +343,17 @@ pub(super) fn delete(nth: i64, number: i64) -> Change {
 
 pub(super) fn observed() -> Observed {
     Observed { heartbeat_ms: NOW_MS, connected: true, ..Observed::default() }
+}
+
+/// A rebuild that is wanted for its own sake.
+pub(crate) fn asked_for() -> Rebuild {
+    Rebuild {
+        reason: "asked for".into(),
+        may_go_back: false,
+        accepts_loss: false,
+        live_is_frozen: false,
+        from_live: false,
+    }
 }
 
 /// A batch that moves no partition.

@@ -12,7 +12,9 @@ mod sqlite;
 mod turns;
 
 #[cfg(test)]
-mod contract;
+pub(crate) mod around;
+#[cfg(test)]
+pub(crate) mod contract;
 #[cfg(test)]
 pub(crate) use self::redis::tests::server as redis_server;
 

@@ -15,9 +15,10 @@ use crate::config::{Config, RowEncoding};
 use crate::domain::catalog::Catalog;
 use crate::domain::checkpoint::TopicPartition;
 use crate::pipeline::{Ended, Halt};
+use crate::store::contract::asked_for;
 use crate::store::{
-    Reader, Rebuild, RedisReader, RedisReplica, RedisSettings, Replica, Settings, SqliteReader,
-    SqliteReplica, Store, redis_server,
+    Reader, RedisReader, RedisReplica, RedisSettings, Replica, Settings, SqliteReader, SqliteReplica, Store,
+    redis_server,
 };
 
 const STEPS: u64 = 120;
@@ -126,14 +127,7 @@ impl Run {
         if self.next.is_some() || !self.seen.complete {
             return;
         }
-        let rebuild = Rebuild {
-            reason: "asked for".into(),
-            may_go_back: false,
-            accepts_loss: false,
-            live_is_frozen: false,
-            from_live: false,
-        };
-        let store = replica.begin(Arc::clone(&self.catalog), &rebuild).unwrap().unwrap();
+        let store = replica.begin(Arc::clone(&self.catalog), &asked_for()).unwrap().unwrap();
         self.next = Some(self.run(store));
         // The ends that it has to reach are known early, and the live one goes on behind them.
         self.observe(false);

@@ -171,16 +171,6 @@ generations! {
     a_writer_that_was_retired_is_told_so_whatever_it_finds,
 }
 
-fn asked_for() -> Rebuild {
-    Rebuild {
-        reason: "asked for".into(),
-        may_go_back: false,
-        accepts_loss: false,
-        live_is_frozen: false,
-        from_live: false,
-    }
-}
-
 fn begin(replica: &dyn Replica, rebuild: &Rebuild) -> Box<dyn Store> {
     replica.begin(Arc::new(catalog()), rebuild).unwrap().unwrap()
 }

@@ -77,6 +77,7 @@ impl Prepared {
 
     /// See [`crate::store::Preparer`].
     pub fn prepare(&self, batch: &Batch) {
+        // What is not written in one go asks for nothing that was prepared.
         let is_in_parts = |entry: &Entry| {
             matches!(entry.step, Change::Cut { .. } | Change::Sweep(_) | Change::Shelved { .. })
         };
@@ -124,13 +125,14 @@ impl Spoken {
 
     /// Encodes the rows that the script may guard by itself.
     fn encode(&mut self, of: &Prepared, batch: &Batch) {
-        let whole = |named: &Named| named.whole(&of.catalog, batch);
-        let count = self.keys.iter().filter(|named| whole(named).is_some()).count();
-        let mut wire = Wire::with_capacity(count * ROW_BYTES);
-        let mut scratch = Vec::with_capacity(64);
+        let room = self.keys.len() * ROW_BYTES;
+        let (mut wire, mut scratch) = (Wire::with_capacity(0), Vec::with_capacity(64));
         for named in &mut self.keys {
-            let Some((_, row, version)) = whole(named) else { continue };
+            let Some((_, row, version)) = named.whole(&of.catalog, batch) else { continue };
             let begin = wire.bytes.len();
+            if begin == 0 {
+                wire.bytes.reserve(room);
+            }
             let of = (of.form, &of.catalog.tables[named.table], &of.begins[named.table][..]);
             tell_row(&mut wire, &mut scratch, of, (&named.key, row, &version));
             if wire.made.is_err() {

@@ -147,10 +147,8 @@ fn who_is_killed_goes_on() {
         return;
     }
     let server = Server::start();
-    for dedicated in [false, true] {
+    for settings in both(&server) {
         let (wide, narrow) = (Arc::new(described()), Arc::new(narrowed()));
-        let mut settings = server.settings(RowEncoding::Hash);
-        settings.redis.dedicated = dedicated;
         let mut before = built(&settings, &wide, false);
         let expected = (before.figures().rows[0], before.figures().delete_marks[0]);
         drop(before);

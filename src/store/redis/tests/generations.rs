@@ -4,16 +4,6 @@ use super::proxy::Proxy;
 use super::*;
 use crate::store::{Completion, Live, Rebuild, RedisReplica, RedisStore, RowLookup, Store};
 
-fn asked_for() -> Rebuild {
-    Rebuild {
-        reason: "asked for".into(),
-        may_go_back: false,
-        accepts_loss: false,
-        live_is_frozen: false,
-        from_live: false,
-    }
-}
-
 fn begin(replica: &RedisReplica) -> RedisStore {
     replica.begin(Arc::new(catalog()), &asked_for()).unwrap().unwrap()
 }
@@ -31,14 +21,6 @@ fn built(replica: &RedisReplica) -> RedisStore {
     let mut next = begin(replica);
     next.apply(&moving(None, 10, batch([upsert(1, 20), delete(3, 20)]))).unwrap();
     next
-}
-
-fn both(server: &Server) -> [RedisSettings; 2] {
-    [false, true].map(|dedicated| {
-        let mut settings = server.settings(RowEncoding::Hash);
-        settings.redis.dedicated = dedicated;
-        settings
-    })
 }
 
 fn serving(settings: &RedisSettings) -> u32 {

@@ -80,9 +80,7 @@ fn an_emptied_server_is_noticed_by_a_heartbeat_and_built_again() {
         return;
     }
     let server = Server::start();
-    for dedicated in [false, true] {
-        let mut settings = server.settings(RowEncoding::Hash);
-        settings.redis.dedicated = dedicated;
+    for settings in both(&server) {
         let bench = bench(settings);
         let mut store = begun(&bench);
         store.complete().unwrap();

@@ -41,6 +41,15 @@ fn stopped<T: std::fmt::Debug>(result: Result<T, StoreError>, expected: StopCode
     }
 }
 
+/// For a server that others use too, and for one of its own.
+fn both(server: &Server) -> [RedisSettings; 2] {
+    [false, true].map(|dedicated| {
+        let mut settings = server.settings(RowEncoding::Hash);
+        settings.redis.dedicated = dedicated;
+        settings
+    })
+}
+
 /// A row of a table without indexes, whose rows the script guards by itself.
 fn order(nth: i64, number: i64) -> Change {
     let values = row(&catalog().tables[2], nth, number, 0xFF);

@@ -24,6 +24,7 @@ fn a_connection_that_breaks_at_any_byte_leaves_every_row_once() {
             let mut store = bench(proxy.settings.clone()).open();
             store.apply(&orders(0..10, 1, None, 10)).unwrap();
             let next = Batch { id: 7, ..orders(5..30, 2, Some(10), 20) };
+            // Rows that were encoded before go the same way.
             if cut % 2 == 0 {
                 store.preparer().unwrap()(&next);
             }

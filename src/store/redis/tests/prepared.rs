@@ -2,7 +2,7 @@
 
 use super::super::codec::Form;
 use super::*;
-use crate::store::{Completion, Rebuild, RedisReplica, RowLookup, Store};
+use crate::store::{Completion, RedisReplica, RowLookup, Store};
 
 fn orders(id: u64, count: i64) -> Batch {
     Batch { id, ..batch((0..count).map(|nth| order(nth, 1))) }
@@ -119,9 +119,7 @@ fn what_was_prepared_before_a_switch_is_written_where_readers_look_after_it() {
         return;
     }
     let server = Server::start();
-    for dedicated in [false, true] {
-        let mut settings = server.settings(RowEncoding::Hash);
-        settings.redis.dedicated = dedicated;
+    for settings in both(&server) {
         let replica = RedisReplica::open(&settings).unwrap();
         let shape = Arc::new(catalog());
         let switch = |mut store: Box<dyn Store>, number: i64| {
@@ -141,13 +139,6 @@ fn what_was_prepared_before_a_switch_is_written_where_readers_look_after_it() {
             store
         };
         let _live = switch(Box::new(replica.open_live(shape.clone()).unwrap()), 10);
-        let rebuild = Rebuild {
-            reason: "asked for".into(),
-            may_go_back: false,
-            accepts_loss: false,
-            live_is_frozen: false,
-            from_live: false,
-        };
-        switch(Box::new(replica.begin(shape.clone(), &rebuild).unwrap().unwrap()), 20);
+        switch(Box::new(replica.begin(shape.clone(), &asked_for()).unwrap().unwrap()), 20);
     }
 }

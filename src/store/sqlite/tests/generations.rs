@@ -8,16 +8,6 @@ fn replica(bench: &InSqlite) -> SqliteReplica {
     SqliteReplica::open(&bench.path(), settings()).unwrap()
 }
 
-fn asked_for() -> Rebuild {
-    Rebuild {
-        reason: "asked for".into(),
-        may_go_back: false,
-        accepts_loss: false,
-        live_is_frozen: false,
-        from_live: false,
-    }
-}
-
 fn begin(replica: &SqliteReplica, rebuild: &Rebuild) -> SqliteStore {
     replica.begin(Arc::new(catalog()), rebuild).unwrap().unwrap()
 }
