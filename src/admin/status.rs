@@ -5,7 +5,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use serde::Serialize;
 
-use crate::pipeline::progress::{Build, LongReader};
+use crate::pipeline::progress::{Build, LongReader, OpenTransaction};
 use crate::pipeline::rebuild::RebuildStatus;
 use crate::store::Status;
 
@@ -35,6 +35,8 @@ struct Body {
     store_failing: Option<String>,
     /// Why `dead_letters.topic` does not take dead letters for now; they are tried again.
     dead_letters_failing: Option<String>,
+    /// Transactions of producers that have held back what lies behind them for ten seconds and more.
+    open_transactions: Vec<OpenTransaction>,
     /// A read transaction that keeps the write-ahead log from being reused for a minute and more.
     long_reader: Option<LongReader>,
     rebuild: RebuildStatus,
@@ -59,6 +61,7 @@ pub(super) async fn status(State(server): OfServer) -> Response {
         build: shared.build,
         store_failing: shared.store_failing.clone(),
         dead_letters_failing: shared.letters_failing.clone(),
+        open_transactions: shared.open_transactions.clone(),
         long_reader: shared.long_reader.clone(),
         rebuild: server.rebuilds.status(),
     });

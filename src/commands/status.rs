@@ -99,7 +99,7 @@ async fn from_replica(config: Box<Config>, unanswered: Exit) -> Result<Answer, E
     let mut body = json!({
         "now_ms": now_ms, "version": env!("CARGO_PKG_VERSION"), "daemon": false, "message": unanswered.message,
         "gate_open": false, "connected": false, "build": null, "store_failing": null,
-        "dead_letters_failing": null, "long_reader": null,
+        "dead_letters_failing": null, "open_transactions": [], "long_reader": null,
     });
     if let (Some(body), Ok(serde_json::Value::Object(status))) =
         (body.as_object_mut(), serde_json::to_value(status))
@@ -144,6 +144,8 @@ struct Status {
     #[serde(default)]
     dead_letters_failing: Option<String>,
     #[serde(default)]
+    open_transactions: Vec<OpenTransaction>,
+    #[serde(default)]
     long_reader: Option<LongReader>,
     message: Option<String>,
     #[serde(default)]
@@ -156,6 +158,14 @@ struct Rebuild {
     running: Option<Running>,
     last: Option<Last>,
     frozen: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct OpenTransaction {
+    topic: String,
+    partition: i32,
+    offset: i64,
+    seconds: i64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -222,6 +232,7 @@ fn render(status: &Status, verbose: bool) -> String {
             text.push_str(&format!("{what}: {}\n", printable(reason)));
         }
     }
+    text.push_str(&open_transactions(&status.open_transactions));
     if let Some(LongReader { seconds, pages, processes }) = &status.long_reader {
         let ids: Vec<String> = processes.iter().map(u32::to_string).collect();
         let who = if ids.is_empty() { String::new() } else { format!(" (process {})", ids.join(", ")) };
@@ -240,6 +251,23 @@ fn render(status: &Status, verbose: bool) -> String {
     if verbose && !status.positions.is_empty() {
         text.push('\n');
         text.push_str(&positions(status));
+    }
+    text
+}
+
+/// The first few; the others are told by their number.
+fn open_transactions(open: &[OpenTransaction]) -> String {
+    const SHOWN: usize = 5;
+    let mut text = String::new();
+    for OpenTransaction { topic, partition, offset, seconds } in open.iter().take(SHOWN) {
+        let (topic, age) = (printable(topic), age_text(*seconds as f64));
+        text.push_str(&format!(
+            "an open transaction has held back {topic} [{partition}] from offset {offset} on for {age}: its \
+             producer has to end it\n"
+        ));
+    }
+    if let Some(more) = open.len().checked_sub(SHOWN + 1) {
+        text.push_str(&format!("so do open transactions in {} more partitions\n", more + 1));
     }
     text
 }
@@ -463,6 +491,26 @@ users         11            5     unknown  unknown  unknown
         ] {
             assert!(text.contains(line), "{text}");
         }
+    }
+
+    #[test]
+    fn who_holds_something_back_is_shown() {
+        let mut body = live();
+        let open =
+            |partition| json!({ "topic": "users", "partition": partition, "offset": 97, "seconds": 190 });
+        body["open_transactions"] = json!([open(0)]);
+        body["long_reader"] = json!({ "seconds": 75, "pages": 2_000, "processes": [41] });
+        let text = shown(&body, Options::default());
+        for line in [
+            "an open transaction has held back users [0] from offset 97 on for 3 min: its producer has to end it\n",
+            "a read transaction (process 41) has kept 2000 pages of the write-ahead log for 75 s: end it\n",
+        ] {
+            assert!(text.contains(line), "{text}");
+        }
+        body["open_transactions"] = (0..8).map(open).collect();
+        let text = shown(&body, Options::default());
+        assert_eq!(text.matches("an open transaction").count(), 5, "{text}");
+        assert!(text.contains("so do open transactions in 3 more partitions\n"), "{text}");
     }
 
     #[test]

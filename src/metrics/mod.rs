@@ -264,6 +264,7 @@ pub struct Metrics {
     registry_requests: IntCounterVec,
     registry_breaker_open: Gauge,
     waiting_partitions: GaugeVec,
+    open_transaction_seconds: GaugeVec,
     rebuilds: IntCounterVec,
     generation: Gauge,
     rebuild_running: Gauge,
@@ -406,6 +407,7 @@ impl Metrics {
             ),
             registry_breaker_open: gauge(&registry, &names::REGISTRY_BREAKER_OPEN, 0.0),
             waiting_partitions: gauges(&registry, &names::WAITING_PARTITIONS),
+            open_transaction_seconds: gauges(&registry, &names::OPEN_TRANSACTION_SECONDS),
             kafka_connected: gauge(&registry, &names::KAFKA_CONNECTED, 0.0),
             store_connected: gauge(&registry, &names::STORE_CONNECTED, 0.0),
             table_rows: gauges(&registry, &names::TABLE_ROWS),
@@ -471,6 +473,7 @@ impl Metrics {
         for topic in &catalog.topics {
             self.event_to_visible.with_label_values(&[topic]);
             self.waiting_partitions.with_label_values(&[topic]).set(0.0);
+            self.open_transaction_seconds.with_label_values(&[topic]).set(f64::NAN);
             self.dead_letters.with_label_values(&[topic]).set(f64::NAN);
             for skip in Skip::ALL {
                 self.events_skipped.with_label_values(&[topic, skip.name()]);
@@ -635,6 +638,14 @@ impl Metrics {
     pub fn waiting_partitions(&self, topic: usize, count: u64) {
         if let Some(topic) = self.topics.get(topic) {
             self.waiting_partitions.with_label_values(&[topic]).set(count as f64);
+        }
+    }
+
+    /// How long an open transaction has held a partition of the topic back; `None`: unknown.
+    pub fn open_transaction(&self, topic: usize, seconds: Option<u64>) {
+        if let Some(topic) = self.topics.get(topic) {
+            let seconds = or_nan(seconds.map(|seconds| seconds as f64));
+            self.open_transaction_seconds.with_label_values(&[topic]).set(seconds);
         }
     }
 

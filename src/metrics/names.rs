@@ -87,6 +87,8 @@ families! {
         "1 while the schema registry is left alone after several failures in a row, else 0.";
     WAITING_PARTITIONS = Gauge "readside_waiting_partitions" ["topic"]
         "Partitions that stand still until the schema of their next record can be fetched.";
+    OPEN_TRANSACTION_SECONDS = Gauge "readside_open_transaction_seconds" ["topic"]
+        "How long a partition has stood still before an open transaction, the longest of its topic; 0 when none does, NaN while unknown.";
     GENERATION = Gauge "readside_generation" []
         "Number of the generation that serves; NaN while unknown.";
     REBUILD_RUNNING = Gauge "readside_rebuild_running" []

@@ -191,6 +191,7 @@ fn what_happened_is_counted_where_it_happened() {
     metrics.moved_row_incomplete(0);
     metrics.delete_marks_dropped(9);
     metrics.wal_pinned(11, Duration::from_millis(1_500));
+    metrics.open_transaction(1, Some(12));
     metrics.long_reader();
     metrics.replica_lost();
     let text = metrics.render(0);
@@ -208,6 +209,7 @@ fn what_happened_is_counted_where_it_happened() {
         (r#"readside_store_retries_total{reason="disk_full"}"#, 1.0),
         (r#"readside_source_errors_total{reason="topic_missing"}"#, 1.0),
         (r#"readside_gaps_total{reason="recreated"}"#, 1.0),
+        (r#"readside_open_transaction_seconds{topic="users"}"#, 12.0),
         ("readside_kafka_connected", 1.0),
         ("readside_store_connected", 1.0),
         ("readside_caught_up", 1.0),

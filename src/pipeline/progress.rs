@@ -39,10 +39,23 @@ pub struct Shared {
     pub store_failing: Option<String>,
     /// Why `dead_letters.topic` does not take dead letters; they are tried again.
     pub letters_failing: Option<String>,
+    /// Transactions that hold back what lies behind them.
+    pub open_transactions: Vec<OpenTransaction>,
     /// Set while a read transaction keeps the write-ahead log for too long.
     pub long_reader: Option<LongReader>,
     /// Set when the daemon stopped applying for good.
     pub stopped: Option<String>,
+}
+
+/// A transaction of a producer that holds a partition back.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct OpenTransaction {
+    pub topic: String,
+    pub partition: i32,
+    /// From here on nothing can be read: the last stable offset.
+    pub offset: i64,
+    /// How long the partition has stood there.
+    pub seconds: u64,
 }
 
 /// A read transaction that keeps the write-ahead log of the replica from being reused.

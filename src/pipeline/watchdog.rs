@@ -1,7 +1,10 @@
-//! A partition that has more to read and does not move: a Kafka client can stall without an error,
-//! after a topic was created late or a leader moved. It is then started again from its position.
+//! A partition that has more in its log and does not move. A Kafka client can stall without an error,
+//! after a topic was created late or a leader moved: it is then started again from its position. Or an
+//! open transaction holds back what lies behind it: nobody can read that, but somebody should know.
 
-/// How long a partition may stand still while its log goes on, ms.
+use crate::source::Ends;
+
+/// How long a partition may stand still while there is more to read, ms.
 const STALLED_MS: i64 = 30_000;
 /// From then on rounds ask for the last stable offset too.
 const SUSPICIOUS_MS: i64 = 10_000;
@@ -9,40 +12,64 @@ const SUSPICIOUS_MS: i64 = 10_000;
 /// Watches one partition from round to round.
 #[derive(Debug, Default)]
 pub struct Watchdog {
-    /// Where it stood, and the wall clock of the first round that found it there with more to read.
-    standing: Option<(i64, i64)>,
-    suspicious: bool,
+    standing: Option<Standing>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Standing {
+    position: i64,
+    /// The wall clock of the first round that found it there with more in the log.
+    since_ms: i64,
+    /// Of the last round that is no reason to call it a stall.
+    excused_ms: i64,
+    /// Of the last round.
+    asked_ms: i64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finding {
+    /// It moves, is at its end, or has not stood still for long.
+    Well,
+    /// To be started again; at most once in [`STALLED_MS`].
+    Stalled,
+    /// Everything that can be read was read; what lies behind belongs to an open transaction, or comes
+    /// after one. Since when it stands there, ms since 1970.
+    HeldBack { since_ms: i64 },
 }
 
 impl Watchdog {
-    /// `end` is the last stable offset: what lies behind it cannot be read yet, so standing there is
-    /// no stall. True when the partition is to be started again, at most once in [`STALLED_MS`].
-    pub fn is_stalled(&mut self, position: i64, end: i64, asked_ms: i64) -> bool {
-        self.suspicious = false;
-        if end <= position {
+    /// `ends` as a round that was asked at `asked_ms` found them.
+    pub fn look(&mut self, position: i64, ends: &Ends, asked_ms: i64) -> Finding {
+        if ends.high_watermark <= position {
             self.standing = None;
-            return false;
+            return Finding::Well;
         }
-        match self.standing {
-            Some((stood, since_ms)) if stood == position && asked_ms >= since_ms => {
-                self.suspicious = asked_ms - since_ms >= SUSPICIOUS_MS;
-                let stalled = asked_ms - since_ms >= STALLED_MS;
-                if stalled {
-                    self.standing = Some((position, asked_ms));
-                }
-                stalled
+        let known = self.standing.filter(|standing| {
+            // A clock that was set back starts the watch anew.
+            standing.position == position && standing.asked_ms <= asked_ms
+        });
+        let new = Standing { position, since_ms: asked_ms, excused_ms: asked_ms, asked_ms };
+        let standing = self.standing.insert(known.unwrap_or(new));
+        standing.asked_ms = asked_ms;
+        match ends.last_stable {
+            Some(stable) if stable <= position => {
+                standing.excused_ms = asked_ms;
+                let since_ms = standing.since_ms;
+                if self.is_suspicious() { Finding::HeldBack { since_ms } } else { Finding::Well }
             }
-            _ => {
-                self.standing = Some((position, asked_ms));
-                false
+            Some(_) if asked_ms - standing.excused_ms >= STALLED_MS => {
+                standing.excused_ms = asked_ms;
+                Finding::Stalled
             }
+            // Without the last stable offset an open transaction would look like a stall.
+            _ => Finding::Well,
         }
     }
 
     /// Whether it has stood still for a while, so that the next round has to ask for the last stable
     /// offset.
     pub fn is_suspicious(&self) -> bool {
-        self.suspicious
+        self.standing.is_some_and(|standing| standing.asked_ms - standing.since_ms >= SUSPICIOUS_MS)
     }
 }
 
@@ -50,25 +77,56 @@ impl Watchdog {
 mod tests {
     use super::*;
 
+    /// What is found when it stands at 5, each second of `seconds`; the last stable offset is told once
+    /// it is asked for.
+    fn look(watchdog: &mut Watchdog, stable: i64, seconds: impl Iterator<Item = i64>) -> Vec<(i64, Finding)> {
+        let mut found = Vec::new();
+        for second in seconds {
+            let last_stable = watchdog.is_suspicious().then_some(stable);
+            let ends = Ends { log_start: None, high_watermark: 9, last_stable, leader_epoch: 0 };
+            let finding = watchdog.look(5, &ends, second * 1_000);
+            if finding != Finding::Well {
+                found.push((second, finding));
+            }
+        }
+        found
+    }
+
+    fn at(watchdog: &mut Watchdog, position: i64, second: i64) -> Finding {
+        let ends = Ends { log_start: None, high_watermark: 9, last_stable: Some(9), leader_epoch: 0 };
+        watchdog.look(position, &ends, second * 1_000)
+    }
+
     #[test]
     fn standing_still_before_the_end_is_a_stall_after_a_while_and_then_again() {
+        let found = look(&mut Watchdog::default(), 9, 0..=70);
+        assert_eq!(found, [(30, Finding::Stalled), (60, Finding::Stalled)]);
+    }
+
+    #[test]
+    fn an_open_transaction_is_told_and_is_no_stall_until_it_has_ended() {
         let mut watchdog = Watchdog::default();
-        let found: Vec<i64> = (0..=70).filter(|second| watchdog.is_stalled(5, 9, second * 1_000)).collect();
-        assert_eq!(found, [30, 60]);
+        let held = |second| (second, Finding::HeldBack { since_ms: 0 });
+        // It is asked for once it is suspicious, and known a round later.
+        assert_eq!(look(&mut watchdog, 5, 0..=60), (11..=60).map(held).collect::<Vec<_>>());
+        // From then on there is something to read.
+        assert_eq!(look(&mut watchdog, 9, 61..=95), [(90, Finding::Stalled)]);
+        assert_eq!(at(&mut watchdog, 9, 96), Finding::Well);
+        assert!(!watchdog.is_suspicious());
     }
 
     #[test]
     fn moving_reaching_the_end_or_a_clock_set_back_starts_the_watch_anew() {
         let mut watchdog = Watchdog::default();
         for second in 0..100 {
-            assert!(!watchdog.is_stalled(second / 20, 9, second * 1_000), "it moves");
+            assert_eq!(at(&mut watchdog, second / 20, second), Finding::Well, "it moves");
         }
         for second in 100..200 {
-            assert!(!watchdog.is_stalled(9, 9, second * 1_000), "it is at the end");
+            assert_eq!(at(&mut watchdog, 9, second), Finding::Well, "it is at the end");
         }
-        assert!(!watchdog.is_stalled(9, 10, 200_000));
-        assert!(!watchdog.is_stalled(9, 10, 100_000), "the clock was set back");
-        assert!(!watchdog.is_stalled(9, 10, 129_999));
-        assert!(watchdog.is_stalled(9, 10, 130_000));
+        assert_eq!(at(&mut watchdog, 8, 200), Finding::Well);
+        assert_eq!(at(&mut watchdog, 8, 100), Finding::Well, "the clock was set back");
+        assert_eq!(at(&mut watchdog, 8, 129), Finding::Well);
+        assert_eq!(at(&mut watchdog, 8, 130), Finding::Stalled);
     }
 }

@@ -120,7 +120,8 @@ pub struct Ends {
     pub log_start: Option<i64>,
     /// High watermark.
     pub high_watermark: i64,
-    /// Last stable offset (KIP-98), if it was asked for (until the start-up gate has opened).
+    /// Last stable offset (KIP-98), if it was asked for (until the start-up gate has opened, and while
+    /// a partition stands still).
     pub last_stable: Option<i64>,
     /// Epoch of the leader that said so (KIP-320), -1 where it did not.
     pub leader_epoch: i32,

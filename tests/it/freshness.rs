@@ -108,11 +108,12 @@ fn watch(dir: &Path, oracle: &Oracle, stop: &AtomicBool) -> BTreeSet<i64> {
 
 struct Scene {
     dir: PathBuf,
-    _keep: tempfile::TempDir,
     topic: String,
     oracle: Oracle,
     daemon: Daemon,
     watch: Watch,
+    /// Behind the daemon, whose log is in it.
+    _keep: tempfile::TempDir,
 }
 
 /// A daemon on a topic with some events, and a reader that watches it.
@@ -198,6 +199,39 @@ fn open_committed_and_aborted_transactions() {
     assert!(scene.fresh().is_none_or(|fresh| fresh <= opened_ms));
     transaction.abort();
     scene.ends(10);
+}
+
+/// Of a producer that went away, or of a broker that lost the marker: nobody can read past it, and the
+/// daemon says who it is that holds it back.
+#[test]
+fn a_transaction_that_stays_open_is_told() {
+    let Some(broker) = kafka::shared() else { return };
+    let mut scene = scene(broker, "oracle-hanging", 2);
+    let topic = scene.topic.clone();
+    let gauge = format!("readside_open_transaction_seconds{{topic=\"{topic}\"}}");
+    assert_eq!(scene.daemon.metric(&gauge), Some(0.0));
+    let transaction = Transaction::begin(broker, &kafka::topic_name("oracle"));
+    let (ids, messages) = scene.oracle.events(2);
+    scene.oracle.aborted.lock().unwrap().extend(&ids);
+    let written = transaction.produce(&topic, messages.into_iter().map(|message| message.to(1)));
+    let told = eventually("it is told", 40, || {
+        let status = scene.daemon.status();
+        let open = status["open_transactions"].as_array()?.first()?.clone();
+        Some(open)
+    });
+    assert_eq!((&told["topic"], &told["partition"]), (&topic.as_str().into(), &1.into()));
+    assert_eq!(told["offset"], written[0].1);
+    assert!(told["seconds"].as_u64().is_some_and(|seconds| (9..40).contains(&seconds)), "{told}");
+    assert!(scene.daemon.metric(&gauge).is_some_and(|seconds| seconds >= 9.0));
+    let log = scene.daemon.log();
+    assert_eq!(log.matches("an open transaction holds back").count(), 1, "{log}");
+    transaction.abort();
+    eventually("it is over", 20, || (scene.daemon.metric(&gauge) == Some(0.0)).then_some(()));
+    assert_eq!(scene.daemon.status()["open_transactions"], serde_json::json!([]));
+    let log = scene.daemon.log();
+    assert_eq!(log.matches("no open transaction holds it back any more").count(), 1, "{log}");
+    assert_eq!(scene.daemon.metric("readside_source_errors_total{reason=\"stalled\"}"), Some(0.0));
+    scene.ends(1);
 }
 
 #[test]

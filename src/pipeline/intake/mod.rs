@@ -5,6 +5,7 @@
 //! - `letters`: what is asked about dead letters
 //! - `waits`: records whose schema is not there yet
 //! - `sweeps`: what whole snapshots do not list
+//! - `transactions`: what open ones hold back
 //! - `behind`: where the log does not continue where the replica stands
 //!
 //! Everything here is arithmetic on values; the threads and channels are in the parent module.
@@ -14,6 +15,7 @@ mod letters;
 mod records;
 mod rounds;
 mod sweeps;
+mod transactions;
 mod waits;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -89,6 +91,7 @@ pub struct Intake {
     pauses: Vec<TopicPartition>,
     /// How many partitions wait for a schema.
     waiting: usize,
+    held: transactions::Held,
     /// The first thing that went wrong in a poll; what follows in that poll is left alone.
     failure: Option<Failure>,
     connected: bool,
@@ -260,6 +263,7 @@ impl Intake {
             assignments: Vec::new(),
             pauses: Vec::new(),
             waiting: 0,
+            held: transactions::Held::new(),
             failure: None,
             connected: false,
             verified: false,
@@ -450,6 +454,7 @@ impl Intake {
         self.connected = false;
         self.unpublished = true;
         self.tombstones_told.clear();
+        self.forget_held();
         self.context.metrics.kafka_connected(false);
         self.context.progress.update(|shared| shared.connected = false);
     }

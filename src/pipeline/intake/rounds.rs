@@ -8,6 +8,7 @@ use super::{Intake, Partition};
 use crate::domain::checkpoint::{Position, TopicPartition};
 use crate::domain::freshness;
 use crate::metrics::SourceErrorKind;
+use crate::pipeline::watchdog::Finding;
 use crate::pipeline::{Failure, gate};
 use crate::source::{Ends, Observation, TopicObservation};
 
@@ -63,6 +64,7 @@ impl Intake {
                 self.counted_ms.insert(*topic, seen.asked_ms);
             }
         }
+        self.publish_held(seen.asked_ms);
         self.capture_gate(seen);
         self.sweeps.observe(&self.catalog, seen);
         self.sweep();
@@ -118,21 +120,23 @@ impl Intake {
             partition.end = Some(ends.high_watermark);
             let is_led_anew = partition.is_led_anew(ends);
             partition.learn_epoch(ends);
-            // Without the last stable offset an open transaction would look like a stall.
-            let end = ends.last_stable.unwrap_or(ends.high_watermark);
             let position = partition.position.next_offset;
-            // Who waits for a schema is not stalled.
-            let stalled =
-                partition.waits_for.is_none() && partition.watchdog.is_stalled(position, end, asked_ms);
+            // Who waits for a schema has a reason of its own to stand still.
+            let finding = match partition.waits_for {
+                None => partition.watchdog.look(position, ends, asked_ms),
+                Some(_) => Finding::Well,
+            };
             self.suspicious |= partition.watchdog.is_suspicious();
-            if stalled && ends.last_stable.is_some() {
+            if finding == Finding::Stalled {
                 let topic = &self.catalog.topics[at.topic];
+                let end = ends.high_watermark;
                 warn!(%topic, partition = at.partition, position, end, "no progress; reading it anew");
                 self.context.metrics.source_error(SourceErrorKind::Stalled);
                 self.assign(at);
             } else if is_led_anew {
                 self.assign(at);
             }
+            self.note_held(at, position, finding, asked_ms);
             self.news.ends.insert(at, ends.high_watermark);
         }
     }
