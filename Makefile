@@ -3,6 +3,7 @@
 
 CARGO ?= cargo
 KAFKA_LIB := .cache/kafka/lib
+CONNECT_LIB := .cache/connect/lib
 REGISTRY := .cache/registry
 
 SECONDS ?= 60
@@ -14,8 +15,8 @@ demo:
 	@tests/setup cc make perl
 	$(CARGO) run --quiet -- demo $(ARGS)
 
-# The same as CI: format, lints, unit and integration tests (a real Kafka, schema registry, Redis and
-# Prometheus in temporary directories), charts, manifests and alert rules, documentation.
+# The same as CI: format, lints, unit and integration tests (a real Kafka, Kafka Connect, PostgreSQL,
+# schema registry, Redis and Prometheus in temporary directories), charts, manifests and alert rules, documentation.
 test: setup services deploy-tools
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets -- -D warnings
@@ -26,12 +27,18 @@ test: setup services deploy-tools
 setup:
 	@tests/setup
 
-services: $(KAFKA_LIB)/.complete $(REGISTRY)/.complete
+services: $(KAFKA_LIB)/.complete $(CONNECT_LIB)/.complete $(REGISTRY)/.complete
 
 $(KAFKA_LIB)/.complete: tests/kafka/pom.xml
 	@tests/setup java mvn
 	rm -rf $(KAFKA_LIB)
 	mvn -q -B -f tests/kafka/pom.xml dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/$(KAFKA_LIB)
+	touch $@
+
+$(CONNECT_LIB)/.complete: tests/connect/pom.xml
+	@tests/setup java mvn
+	rm -rf $(CONNECT_LIB)
+	mvn -q -B -f tests/connect/pom.xml dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/$(CONNECT_LIB)
 	touch $@
 
 # helm, kubeconform, promtool and so on, by pinned version, in .cache/tools.
@@ -94,4 +101,4 @@ mutants:
 	@tests/mutants/run
 
 clean-services:
-	rm -rf .cache/kafka .cache/registry
+	rm -rf .cache/kafka .cache/connect .cache/registry

@@ -11,6 +11,7 @@ mod identity;
 mod intake;
 pub mod letters;
 mod limits;
+mod notices;
 pub mod producing;
 pub mod progress;
 pub mod rebuild;

@@ -91,6 +91,11 @@ fn records_are_read_again_from_the_log_and_take_their_own_place() {
     let (_, admin) = daemon.listeners();
     let target = ["--admin", admin.as_str()];
 
+    // Each kind is in the log once, without a word of what is in the record.
+    let log = daemon.log();
+    assert_eq!(log.matches("dead letter: ").count(), 2, "{log}");
+    assert!(log.contains("readside dead-letters list") && !log.contains("broken"), "{log}");
+
     let listed = dead_letters(&target, &["list"]);
     assert_eq!(listed.code, Some(0), "{}", listed.stderr);
     let lines: Vec<&str> = listed.stdout.lines().collect();

@@ -7,6 +7,7 @@ mod canary;
 mod chaos;
 mod children;
 mod commands;
+mod connector;
 mod crash;
 mod daemon;
 mod dashboard;

@@ -91,6 +91,11 @@ impl Registry {
         format!("http://{}{API}", self.address)
     }
 
+    /// `http://host:port`, below which it has other APIs too.
+    pub fn origin(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
     /// Registers a schema and returns its id.
     pub fn register(&self, subject: &str, kind: &str, schema: &str, references: &[(&str, &str)]) -> u32 {
         let references: Vec<Value> = references

@@ -29,6 +29,7 @@ use sweeps::Sweeps;
 use super::gate::{GateRule, StartupGate};
 use super::identity::Identity;
 use super::limits::{self, LetterLimits};
+use super::notices::LetterNotices;
 use super::watchdog::Watchdog;
 use super::writer::Committed;
 use super::{Context, Failure, Positions};
@@ -60,6 +61,7 @@ pub struct Intake {
     gap_policies: Vec<OnGap>,
     keep: Keep,
     limits: LetterLimits,
+    notices: LetterNotices,
     /// In the batch in the making.
     errands: Vec<PendingErrand>,
     /// Records retried in it.
@@ -246,6 +248,7 @@ impl Intake {
             gap_policies: config.topics.iter().map(|topic| topic.on_gap).collect(),
             keep: config.dead_letters.keep,
             limits: LetterLimits::new(&config.dead_letters, &checkpoint.dead_letters),
+            notices: LetterNotices::default(),
             errands: Vec::new(),
             retried: 0,
             max_record_bytes: config.kafka.max_record_bytes,
@@ -563,6 +566,9 @@ impl Intake {
             info!(dropped, refused_again = moved.again.len(), left, "dead letters were retried or dropped");
         }
         let again = moved.again.iter().copied();
+        for letter in &applied.dead_letters {
+            self.notices.take(&self.catalog, letter, self.context.now_ms());
+        }
         for letter in again.chain(applied.dead_letters.iter().map(DeadLetter::kept)) {
             self.limits.add(letter);
         }

@@ -77,6 +77,7 @@ impl Intake {
                     if let Err(limit) = self.limits.admit(&self.catalog, letter.kept()) {
                         return Err(self.one_too_many(&letter, &limit));
                     }
+                    self.notices.take(&self.catalog, &letter, self.context.now_ms());
                     self.builder.push_dead_letter(letter);
                 }
                 OnError::Skip => self.context.metrics.events_skipped(record.at.topic, Skip::Rejected, 1),

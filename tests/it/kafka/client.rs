@@ -1,6 +1,7 @@
 //! Writing to the broker: producers and the admin API. Everything here waits until it is done and
 //! panics when it fails.
 
+use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -163,6 +164,13 @@ impl Broker {
         super::eventually("the end offset", LIMIT.as_secs(), || {
             consumer.fetch_watermarks(topic, partition, LIMIT).ok().map(|(_, end)| end)
         })
+    }
+
+    /// Names of all topics.
+    pub fn topics(&self) -> BTreeSet<String> {
+        let consumer: BaseConsumer = self.client_config().create().expect("a client");
+        let metadata = consumer.fetch_metadata(None, LIMIT).expect("the list of topics");
+        metadata.topics().iter().map(|topic| topic.name().to_owned()).collect()
     }
 
     /// Names of all consumer groups.
