@@ -111,6 +111,11 @@ impl Version {
         Version::new(kind, &integers, least).unwrap_or(*self)
     }
 
+    /// Whether it is the version of a record; those of a kind's beginning are of none.
+    pub fn is_of_a_record(&self) -> bool {
+        *self != self.first_of_its_kind() && *self != self.second_of_its_kind()
+    }
+
     /// The next one behind that: what is known of a row from elsewhere, and less than what any event with
     /// the same integers says itself.
     pub fn second_of_its_kind(&self) -> Version {

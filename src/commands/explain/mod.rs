@@ -84,12 +84,21 @@ struct ColumnText {
 /// A version, and the record that it came with.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 struct Stamp {
-    topic: String,
-    partition: i32,
-    offset: i64,
+    /// Missing for what no record says of the row itself: it was carried over from another key, or the
+    /// row began anew when it got this key.
+    #[serde(flatten)]
+    record: Option<Coordinates>,
     /// `position`, `integer`, `time` or `integers`.
     version_kind: &'static str,
     version: serde_json::Value,
+}
+
+/// Of a record.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Coordinates {
+    topic: String,
+    partition: i32,
+    offset: i64,
 }
 
 #[derive(Debug, Serialize)]
@@ -289,6 +298,7 @@ fn events_of(catalog: &Catalog, table: &Table, row: &RowState) -> Vec<EventText>
     }
     versions.sort_by_key(|(version, _)| std::cmp::Reverse(*version));
     versions.dedup_by(|a, b| a.0 == b.0);
+    versions.retain(|(version, _)| version.is_of_a_record());
     let text = |(version, columns)| EventText { stamp: stamp(catalog, &version), columns, original: None };
     versions.into_iter().map(text).collect()
 }
@@ -302,13 +312,12 @@ fn stamp(catalog: &Catalog, version: &Version) -> Stamp {
         VersionKind::Integers => "integers",
     };
     let topic = usize::try_from(parts.at.topic).ok().and_then(|topic| catalog.topics.get(topic));
-    Stamp {
+    let record = version.is_of_a_record().then(|| Coordinates {
         topic: topic.cloned().unwrap_or_default(),
         partition: parts.at.partition,
         offset: parts.at.offset,
-        version_kind,
-        version: version_as_json(&parts),
-    }
+    });
+    Stamp { record, version_kind, version: version_as_json(&parts) }
 }
 
 #[cfg(test)]

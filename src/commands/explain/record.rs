@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::EventText;
 use super::letters::{LetterText, Letters, has_key};
+use super::{Coordinates, EventText};
 use crate::config::Config;
 use crate::domain::catalog::Table;
 use crate::domain::checkpoint::TopicPartition;
@@ -50,10 +50,11 @@ pub fn fetch(
     let of_letters = letters.of_unknown_key.iter().take(LETTERS_MAX);
     let mut places: Vec<Place> = events
         .iter()
-        .map(|event| Place {
-            topic: event.stamp.topic.clone(),
-            partition: event.stamp.partition,
-            offset: event.stamp.offset,
+        .filter_map(|event| event.stamp.record.as_ref())
+        .map(|Coordinates { topic, partition, offset }| Place {
+            topic: topic.clone(),
+            partition: *partition,
+            offset: *offset,
         })
         .chain(of_letters.map(place_of))
         .collect();
@@ -75,7 +76,8 @@ pub fn fetch(
     };
     let mut plan = Plan::compile(config);
     for event in events.iter_mut() {
-        let (topic, at) = (&event.stamp.topic, (event.stamp.partition, event.stamp.offset));
+        let Some(Coordinates { topic, partition, offset }) = &event.stamp.record else { continue };
+        let at = (*partition, *offset);
         event.original = Some(match of(topic, at.0, at.1) {
             Some(Fetched::Record(record)) => original(config, &mut plan, (topic, at), record, deadline),
             Some(Fetched::Gone(why)) => Original::missing(why.clone()),

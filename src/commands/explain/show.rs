@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::letters::{LetterText, Letters};
 use super::plan::{RuleText, SourceText};
-use super::{Explanation, RowStanding, Stamp};
+use super::{Coordinates, Explanation, RowStanding, Stamp};
 use crate::commands::printable;
 use crate::commands::status::Lines;
 
@@ -26,7 +26,10 @@ pub fn text(explanation: &Explanation) -> String {
     let mut out = format!("{table}, {}: {word}\n{}\n", key.join(", "), printable(says));
     out.push_str(&columns(explanation));
     if let Some(mark) = &explanation.deleted {
-        let _ = writeln!(out, "\ndeleted by {}; what is not newer than that is gone", record(mark));
+        let _ = match mark.record {
+            Some(_) => writeln!(out, "\ndeleted by {}; what is not newer than that is gone", stamp(mark)),
+            None => writeln!(out, "\nit began anew at {}; what is older than that is gone", stamp(mark)),
+        };
     }
     out.push_str(&events(explanation));
     out.push_str(&letters(dead_letters));
@@ -39,13 +42,17 @@ pub fn text(explanation: &Explanation) -> String {
     out
 }
 
-fn record(stamp: &Stamp) -> String {
-    let Stamp { topic, partition, offset, version_kind, version } = stamp;
-    let place = format!("{} {partition}/{offset}", printable(topic));
-    match (*version_kind, version) {
-        ("position", _) => place,
-        (_, serde_json::Value::String(text)) => format!("{place}, version {}", printable(text)),
-        (_, version) => format!("{place}, version {version}"),
+fn stamp(stamp: &Stamp) -> String {
+    let version = match &stamp.version {
+        serde_json::Value::String(text) => format!("version {}", printable(text)),
+        version => format!("version {version}"),
+    };
+    match &stamp.record {
+        None => version,
+        Some(Coordinates { topic, partition, offset }) => {
+            let place = format!("{} {partition}/{offset}", printable(topic));
+            if stamp.version_kind == "position" { place } else { format!("{place}, {version}") }
+        }
     }
 }
 
@@ -57,7 +64,8 @@ fn columns(explanation: &Explanation) -> String {
     let mut lines = Lines::new(&titles, titles.len());
     for column in &explanation.columns {
         let set_by = match (&column.set_by, column.is_key) {
-            (Some(stamp), _) => record(stamp),
+            (Some(set_by), _) if set_by.record.is_none() => format!("(another key), {}", stamp(set_by)),
+            (Some(set_by), _) => stamp(set_by),
             (None, true) => "(key)".to_owned(),
             (None, false) => "(nothing yet)".to_owned(),
         };
@@ -88,7 +96,7 @@ fn events(explanation: &Explanation) -> String {
                 )
             }
         };
-        let _ = writeln!(out, "{}: {what}", record(&event.stamp));
+        let _ = writeln!(out, "{}: {what}", stamp(&event.stamp));
     }
     if out.is_empty() { out } else { format!("\nthe events in the log\n{out}") }
 }

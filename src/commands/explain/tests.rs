@@ -1,6 +1,7 @@
 use super::*;
 use crate::config::fixture;
 use crate::domain::checkpoint::TopicPartition;
+use crate::domain::record::OwnedRecord;
 use crate::pipeline::rehearsal::{Delivery, rehearse_into};
 use crate::store::MemoryReader;
 
@@ -14,26 +15,25 @@ tables:
       Placed: { upsert: { id: .id, status: '\"placed\"', note: null } }
       Shipped: { patch: { id: .id, status: '\"shipped\"' }, if_missing: hold }
       Erased: { delete: { id: .id } }
-    when: { Placed: .total != null }
 topics:
   orders: { format: json, event_type: .type, version: .v }
 dead_letters: { keep: bytes }
 ";
 
-/// The replica that these values lead to, all in partition 3.
-fn fed(values: &[&str]) -> (Config, MemoryReader) {
+fn record(value: &str) -> OwnedRecord {
+    OwnedRecord {
+        timestamp_ms: Some(1_767_225_600_000),
+        value: Some(value.as_bytes().to_vec()),
+        ..Default::default()
+    }
+}
+
+/// The replica that these records lead to, all in partition 3.
+fn fed(yaml: &str, records: &[OwnedRecord]) -> (Config, MemoryReader) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("c.yaml");
-    std::fs::write(&path, ORDERS.replace("    when: { Placed: .total != null }\n", "")).unwrap();
+    std::fs::write(&path, yaml).unwrap();
     let config = fixture::load_mapping(&path).unwrap_or_else(|errors| panic!("{errors}")).config;
-    let records: Vec<_> = values
-        .iter()
-        .map(|value| crate::domain::record::OwnedRecord {
-            timestamp_ms: Some(1_767_225_600_000),
-            value: Some(value.as_bytes().to_vec()),
-            ..Default::default()
-        })
-        .collect();
     let at = TopicPartition { topic: 0, partition: 3 };
     let deliveries: Vec<_> = records.iter().map(|record| Delivery { at, record, ends_batch: true }).collect();
     let registry = crate::decode::registry::Registry::fixed([]);
@@ -43,7 +43,12 @@ fn fed(values: &[&str]) -> (Config, MemoryReader) {
 }
 
 fn explained(values: &[&str], key: i64) -> Explanation {
-    let (config, reader) = fed(values);
+    let records: Vec<_> = values.iter().map(|value| record(value)).collect();
+    explained_of(ORDERS, &records, key)
+}
+
+fn explained_of(yaml: &str, records: &[OwnedRecord], key: i64) -> Explanation {
+    let (config, reader) = fed(yaml, records);
     let options = Options { json: false, fetch: false, timeout: Duration::ZERO };
     explain(&config, &mapping::catalog(&config), &reader, (0, &[Value::Integer(key)]), options).unwrap()
 }
@@ -107,6 +112,55 @@ fn a_delete_mark_says_whose_it_is() {
     assert!(text.contains("deleted by orders 3/1, version 5; what is not newer than that is gone"), "{text}");
 }
 
+/// Neither the beginning of a row under a new key nor what it brought along is of a record of its own.
+#[test]
+fn a_row_that_got_another_key_says_what_it_brought_along() {
+    let yaml = "
+topics: { s.public.notes: { format: debezium-json } }
+tables: { notes: { topic: s.public.notes, key: id, columns: { id: integer, title: text, body: text? } } }
+";
+    let change = |key: i64, op: &str, lsn: u32, after: &str, header: Option<(&str, &str)>| OwnedRecord {
+        key: Some(format!(r#"{{"id":{key}}}"#).into_bytes()),
+        headers: header
+            .map(|(name, key)| (name.to_owned(), Some(key.as_bytes().to_vec())))
+            .into_iter()
+            .collect(),
+        ..record(&format!(
+            r#"{{"before":{{"id":{key}}},"after":{after},"op":"{op}","source":{{"sequence":"[null,\"{lsn}\"]"}}}}"#
+        ))
+    };
+    let records = [
+        change(1, "c", 10, r#"{"id":1,"title":"t","body":"long"}"#, None),
+        change(1, "d", 20, "null", Some(("__debezium.newkey", r#"{"id":2}"#))),
+        change(
+            2,
+            "c",
+            20,
+            r#"{"id":2,"title":"t","body":"__debezium_unavailable_value"}"#,
+            Some(("__debezium.oldkey", r#"{"id":1}"#)),
+        ),
+    ];
+    let explanation = explained_of(yaml, &records, 2);
+    assert_eq!(explanation.state, RowStanding::Visible);
+    let text = show::text(&explanation);
+    for line in [
+        "title   text     t      s.public.notes 3/2, version [20,20]",
+        "body    text?    long   (another key), version [20,20]",
+    ] {
+        assert!(text.contains(line), "{text}");
+    }
+    let json = serde_json::to_value(&explanation).unwrap();
+    assert_eq!(json["events"].as_array().unwrap().len(), 1);
+    assert!(json["columns"][2]["set_by"].get("offset").is_none(), "{json}");
+
+    // Before anything is heard of the other key.
+    let explanation = explained_of(yaml, &records[2..], 2);
+    let text = show::text(&explanation);
+    assert!(text.contains("body    text?    -      (nothing yet)"), "{text}");
+    assert!(text.contains("it began anew at version [20,20]; what is older than that is gone"), "{text}");
+    assert_eq!(explanation.events.len(), 1);
+}
+
 #[test]
 fn dead_letters_with_the_key_are_named_and_others_are_not() {
     let wrong = [
@@ -156,7 +210,7 @@ fn a_key_is_a_word_per_column_or_a_json_array() {
 
 #[test]
 fn a_table_that_is_not_there_is_asked_back() {
-    let (config, _) = fed(&[]);
+    let (config, _) = fed(ORDERS, &[]);
     let catalog = mapping::catalog(&config);
     let message = |name| find(&catalog, name).unwrap_err().message;
     assert_eq!(message("oders"), "there is no table \"oders\"; did you mean \"orders\"?");

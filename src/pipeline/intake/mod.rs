@@ -97,6 +97,8 @@ pub struct Intake {
     /// The first thing that went wrong in a poll; what follows in that poll is left alone.
     failure: Option<Failure>,
     connected: bool,
+    /// It was said that they do not answer, since they last did.
+    outage_told: bool,
     /// A round has shown that the log is the one the stored positions count in.
     verified: bool,
     /// A new partition could not be started because the start of its log is not known.
@@ -269,6 +271,7 @@ impl Intake {
             held: transactions::Held::new(),
             failure: None,
             connected: false,
+            outage_told: false,
             verified: false,
             lacks_log_start: false,
             suspicious: false,
@@ -450,10 +453,11 @@ impl Intake {
     }
 
     fn disconnected(&mut self, reason: &str) {
-        if self.connected {
+        if !self.outage_told {
             warn!(reason, "no answer from the brokers; trying again");
-            self.news.any = true;
+            self.outage_told = true;
         }
+        self.news.any |= self.connected;
         self.connected = false;
         self.unpublished = true;
         self.tombstones_told.clear();

@@ -20,6 +20,7 @@ impl Intake {
             self.connected_ms = seen.asked_ms;
         }
         self.connected = true;
+        self.outage_told = false;
         self.context.metrics.kafka_connected(true);
         self.reading_since_ms.get_or_insert(seen.asked_ms);
         for (topic, observed) in &seen.topics {

@@ -17,11 +17,13 @@ pub struct Work {
     /// comes from is not to be known otherwise (docs/FORMATS.md).
     retired: BTreeSet<u64>,
     moved: u64,
+    /// From now on no row gets another key.
+    pub keys_stay: bool,
 }
 
 impl Work {
     pub fn new(seed: u64) -> Work {
-        Work { random: Random(seed), nth: 0, retired: BTreeSet::new(), moved: 0 }
+        Work { random: Random(seed), nth: 0, retired: BTreeSet::new(), moved: 0, keys_stay: false }
     }
 
     /// So many transactions, some of them rolled back as a whole or in part.
@@ -66,15 +68,17 @@ impl Work {
             }
             60..64 => format!("UPDATE customers SET name = name WHERE id % 7 = {}", self.random.below(7)),
             64..74 => format!("DELETE FROM customers WHERE id = {}", self.any()),
-            74..79 => self.move_away(),
-            79..94 => self.line(),
+            74..79 if !self.keys_stay => self.move_away(),
+            74..94 => self.line(),
             94..98 => {
                 let (tenant, no) = self.line_key();
                 format!("DELETE FROM lines WHERE tenant = '{tenant}' AND no = {no}")
             }
             98 => {
                 let (tenant, no) = self.line_key();
-                format!("TRUNCATE lines; INSERT INTO lines VALUES ('{tenant}', {no}, 'refilled')")
+                format!(
+                    "TRUNCATE lines; INSERT INTO lines (tenant, no, sku) VALUES ('{tenant}', {no}, 'refilled')"
+                )
             }
             _ => format!("UPDATE lines SET note = NULL WHERE no % 5 = {}", self.random.below(5)),
         }
