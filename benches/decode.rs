@@ -385,6 +385,7 @@ fn config(format: Format, mapping: Mapping) -> Config {
             event_type,
             event_ids: None,
             version: None,
+            by_position: false,
             ignore: Vec::new(),
             otherwise: Otherwise::DeadLetter,
             on_error: OnError::DeadLetter,

@@ -229,6 +229,8 @@ pub struct Topic {
     pub event_type: Option<Expression>,
     /// Where the version is; `None`: the format's own, else the position. Not a literal.
     pub version: Option<Expression>,
+    /// The position orders events also where the format has an order of its own.
+    pub by_position: bool,
     /// How repeated events are recognised; `None`: they are not.
     pub event_ids: Option<EventIds>,
     /// Event types that are skipped and counted.
@@ -325,10 +327,20 @@ impl Topic {
     pub fn order(&self) -> String {
         match (&self.version, self.format) {
             (Some(path), _) => path.to_string(),
+            (None, _) if !self.has_own_order() => "position in the log".to_owned(),
             (None, format) if format.is_flattened() => "__source_sequence or __lsn".to_owned(),
-            (None, format) if format.is_debezium() => "source.sequence".to_owned(),
-            (None, _) => "position in the log".to_owned(),
+            (None, _) => "source.sequence".to_owned(),
         }
+    }
+
+    /// Whether the format says which of two events is newer, and is believed.
+    pub fn has_own_order(&self) -> bool {
+        self.format.is_debezium() && !self.by_position
+    }
+
+    /// Whether versions come from events rather than from positions.
+    pub fn has_versions(&self) -> bool {
+        self.version.is_some() || self.has_own_order()
     }
 
     /// How record keys are read by a table with so many key columns.

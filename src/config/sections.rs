@@ -346,7 +346,7 @@ static TOPIC_KEYS: [Key; 16] = [
         "version",
         Optional,
         Shape::Expression,
-        "Where the version is; default: the format's own, else the position in the log.",
+        "Where the version is, or `position`: the position in the log; default: the format's own, else the position.",
     ),
     key(
         "event_id",

@@ -122,7 +122,7 @@ impl Decoder {
             Some(Ok(pair)) => OwnVersion::Integers { pair, read_ms },
             Some(Err(why)) => OwnVersion::Unusable(no_version(why)),
             None => OwnVersion::Unusable(no_version(
-                "is missing: this connector sends no sequence, name another field in the topic's `version`",
+                "is missing: this connector sends no sequence; say `version: position` for the topic, or name another field (docs/FORMATS.md)",
             )),
         }
     }

@@ -76,11 +76,6 @@ fn envelope_type(format: Format) -> &'static str {
     }
 }
 
-/// Whether a topic's versions come from its events rather than from positions.
-pub(super) fn has_versions(topic: &Topic) -> bool {
-    topic.version.is_some() || topic.format.is_debezium()
-}
-
 /// How many columns of its key a table's rows are cleared by; see [`crate::domain::catalog::Table::prefixes`].
 pub(super) fn prefixes(table: &Table) -> Vec<usize> {
     let rules = table.sources.iter().filter_map(|source| match &source.mapping {
@@ -152,13 +147,13 @@ impl Compiler<'_> {
                 otherwise: topic.otherwise,
             }
         });
-        let version = match (&topic.version, topic.format) {
-            (Some(from), _) => {
+        let version = match &topic.version {
+            Some(from) => {
                 let source = self.source(from, self.has_text_keys());
                 VersionSource::Path { source, path: text_of(from) }
             }
-            (None, format) if format.is_debezium() => VersionSource::Format,
-            (None, _) => VersionSource::Position,
+            None if topic.has_own_order() => VersionSource::Format,
+            None => VersionSource::Position,
         };
         let event_id = topic.event_ids.as_ref().map(|ids| IdSource {
             source: self.source(&ids.source, self.has_text_keys()),

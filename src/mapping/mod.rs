@@ -237,9 +237,7 @@ fn catalog_with(config: &Config, key: Option<&HashKey>) -> Catalog {
                 key: table.key.clone(),
                 indexes: table.indexes.clone(),
                 prefixes: compile::prefixes(table),
-                ordered_by_position: !topics
-                    .iter()
-                    .any(|&topic| compile::has_versions(&config.topics[topic])),
+                ordered_by_position: !topics.iter().any(|&topic| config.topics[topic].has_versions()),
                 topics,
                 max_staleness_ms: millis(table.max_staleness),
                 delete_marks_ms: millis(table.delete_marks),

@@ -255,3 +255,73 @@ fn canals_rows() {
     feed(&mut daemon, broker, topic, more);
     assert_eq!(rows(&connection, products), [format!("9|nine|{rest}")]);
 }
+
+/// As Debezium's connector for MySQL sends them: no sequence, but a file of the binlog and a place in it.
+#[test]
+fn debezium_events_of_mysql_in_the_order_of_the_log() {
+    let Some(broker) = kafka::shared() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let topic = "shop.mysql.customers";
+    broker.create_topic(topic, 2, &[]);
+    let key = |id: i32| format!(r#"{{"id":{id}}}"#);
+    let row = |id: i32, name: &str| {
+        format!(
+            r#"{{"id":{id},"name":"{name}","price":"1.50","seen":"2026-11-29T23:28:18.407044Z","opened":1795994898407044,"born":20786,"active":1,"doc":"{{\"a\": 1}}"}}"#
+        )
+    };
+    let event = |op: &str, mark: &str, (file, pos): (u32, u32), after: &str| {
+        format!(
+            r#"{{"before":null,"after":{after},"source":{{"version":"3.6.1.Final","connector":"mysql","name":"m","ts_ms":1795994901000,"snapshot":"{mark}","db":"shop","sequence":null,"table":"customers","server_id":7,"gtid":null,"file":"bin.{file:06}","pos":{pos},"row":0,"thread":0,"query":null}},"transaction":null,"op":"{op}","ts_ms":1795994901304}}"#
+        )
+    };
+    let stream = || {
+        let gone = Message::new(key(2), event("d", "false", (3, 1465), "null"));
+        let here = Message::new(key(3), event("c", "false", (3, 1465), &row(3, "x")));
+        [
+            Message::new(key(1), event("u", "false", (3, 1044), &row(1, "x"))).to(0),
+            Message::new(key(2), event("u", "false", (3, 1044), &row(2, "x"))).to(1),
+            gone.header("__debezium.newkey", key(3).as_bytes()).to(1),
+            Message::tombstone(key(2)).header("__debezium.newkey", key(3).as_bytes()).to(1),
+            here.header("__debezium.oldkey", key(2).as_bytes()).to(0),
+            Message::new(key(1), event("d", "false", (3, 1778), "null")).to(0),
+            Message::tombstone(key(1)).to(0),
+        ]
+    };
+    let snapshot = [
+        Message::new(key(1), event("r", "first", (3, 881), &row(1, "a"))).to(0),
+        Message::new(key(2), event("r", "last", (3, 881), &row(2, "b"))).to(1),
+    ];
+    // The connector died and sends again what it sent; then another server goes on, with files of its own.
+    broker.produce(topic, snapshot.into_iter().chain(stream()).chain(stream()));
+    broker.produce(topic, [Message::new(key(3), event("u", "false", (1, 4), &row(3, "after"))).to(0)]);
+    let yaml = |version: &str| {
+        format!(
+            "{}topics: {{ {topic}: {{ format: debezium-json{version} }} }}\ntables:\n  customers:\n    topic: {topic}\n    key: id\n    columns:\n      id: integer\n      name: text\n      price: decimal\n      seen: timestamp\n      opened: {{ type: timestamp, encoding: micros }}\n      born: date\n      active: integer\n      doc: json?\n",
+            header(&broker.bootstrap(), dir.path())
+        )
+    };
+    // Without a word about the order they are refused, with advice.
+    let mut daemon = Daemon::start(dir.path(), &yaml(""));
+    daemon.started();
+    assert_eq!(rows(&reader(dir.path()), "SELECT count(*) FROM customers"), ["0"]);
+    assert!(daemon.log().contains("say `version: position`"), "{}", daemon.log());
+    daemon.terminate();
+
+    let daemon = Daemon::start(dir.path(), &yaml(", version: position"));
+    let connection = reader(dir.path());
+    let expected =
+        [r#"3|after|1.50|2026-11-29T23:28:18.407044Z|2026-11-29T23:28:18.407044Z|2026-11-29|1|{"a": 1}"#];
+    let columns = "SELECT id, name, price, seen, opened, born, active, doc FROM customers";
+    eventually("another order is another copy", 60, || {
+        (rows(&connection, columns) == expected).then_some(())
+    });
+    assert_eq!(dead_letters(dir.path()), [""; 0]);
+    let explained = std::process::Command::new(env!("CARGO_BIN_EXE_readside"))
+        .args(["explain", "customers", "3", "--config"])
+        .arg(dir.path().join("readside.yaml"))
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&explained.stdout).into_owned();
+    assert!(text.contains("ordered by position in the log"), "{text}");
+    daemon.terminate();
+}

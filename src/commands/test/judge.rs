@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::compare::{self, Difference, FoundLetter};
 use super::deliveries::{self, Way};
 use crate::config::fixture::{Case, SchemaFile, SchemaKind};
-use crate::config::{Config, Expression, Mapping, Path, Root, Rule, Table, Word};
+use crate::config::{Config, Expression, Mapping, Path, Root, Rule, Table, Topic, Word};
 use crate::decode::registry::{Kind, Reference, Registry, Schema};
 use crate::domain::catalog::Catalog;
 use crate::domain::checkpoint::TopicPartition;
@@ -241,7 +241,7 @@ fn reasons(case: &Case, table: &Table) -> Vec<String> {
 
 fn is_versioned(config: &Config, table: &Table) -> bool {
     let topics = table.sources.iter().filter_map(|source| config.topics.get(source.topic));
-    topics.into_iter().all(|topic| topic.version.is_some() || topic.format.is_debezium())
+    topics.into_iter().all(Topic::has_versions)
 }
 
 fn offset_columns(table: &Table) -> Vec<usize> {

@@ -26,7 +26,7 @@ pub(super) fn event_type(report: &mut Report, node: &Node) -> Option<Given<Expre
 }
 
 pub(super) fn version(report: &mut Report, node: &Node) -> Option<Given<Expression>> {
-    let expected = "expected a path to a field of the event, such as `.sequence`, to a header, `$headers.sequence`, or `$timestamp`";
+    let expected = "expected a path to a field of the event, such as `.sequence`, to a header, `$headers.sequence`, `$timestamp`, or the word `position`";
     source_at(report, node, |path| match path.root {
         Root::Row | Root::Event | Root::Headers if !path.fields.is_empty() => Ok(()),
         Root::Timestamp => Ok(()),

@@ -10,7 +10,7 @@ use crate::config::model::{
 use crate::config::problem::{Place, Problem, Report};
 use crate::config::scalar::{file, text, topic_name, word};
 use crate::config::sections::TOPIC;
-use crate::config::tree::Node;
+use crate::config::tree::{Content, Node};
 use crate::config::words::Word as _;
 use crate::domain::event_ids::WINDOW_DEFAULT;
 
@@ -38,6 +38,8 @@ struct Draft {
     key_format: Option<Given<KeyFormat>>,
     event_type: Option<Given<Expression>>,
     version: Option<Given<Expression>>,
+    /// `version: position`.
+    by_position: Option<Given<()>>,
     event_id: Option<Given<Expression>>,
     event_id_window: Option<Given<usize>>,
     ignore: Option<Given<Vec<String>>>,
@@ -128,6 +130,7 @@ impl Topics {
         match self.drafts.get(topic) {
             Some(draft) if draft.broken => None,
             Some(draft) if draft.version.is_some() => Some(Order::Declared),
+            Some(draft) if draft.by_position.is_some() => Some(Order::Position),
             Some(draft) if draft.format().is_debezium() => Some(Order::Debezium),
             _ => Some(Order::Position),
         }
@@ -137,6 +140,9 @@ impl Topics {
         self.drafts.into_iter().map(|(name, draft)| draft.finish(name, defaults)).collect()
     }
 }
+
+/// What `version` says where the order is that of the log.
+const BY_POSITION: &str = "position";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Order {
@@ -158,7 +164,20 @@ impl Draft {
         agree.take(&mut self.format, fields, "format", |report, node| scalar(report, node, word));
         agree.take(&mut self.key_format, fields, "key_format", |report, node| scalar(report, node, word));
         agree.take(&mut self.event_type, fields, "event_type", event_type);
-        agree.take(&mut self.version, fields, "version", version);
+        match fields.get("version").map(|node| &node.content) {
+            Some(Content::Scalar { text, .. }) if text == BY_POSITION => {
+                let given =
+                    |_: &mut Report, node: &Node| Some(Given { value: (), place: node.place.clone() });
+                agree.take(&mut self.by_position, fields, "version", given);
+            }
+            _ => agree.take(&mut self.version, fields, "version", version),
+        }
+        if let (Some(field), Some(position)) = (&self.version, &self.by_position) {
+            let in_order = field.place < position.place;
+            let (earlier, place) =
+                if in_order { (&field.place, &position.place) } else { (&position.place, &field.place) };
+            agree.report.error(place, agree.differs("version", earlier));
+        }
         agree.take(&mut self.event_id, fields, "event_id", event_id);
         agree.take(&mut self.event_id_window, fields, "event_id_window", window);
         agree.take(&mut self.ignore, fields, "ignore", event_types);
@@ -233,8 +252,12 @@ impl Draft {
             return;
         };
         if self.format().is_debezium() {
+            let why = match self.by_position {
+                None => "carry their order, so that a repeated one changes nothing",
+                Some(_) => "have no id that one keeps when it is sent again",
+            };
             let message = format!(
-                "`event_id` cannot be given for `{name}`: events in the format `{}` carry their order, so that a repeated one changes nothing",
+                "`event_id` cannot be given for `{name}`: events in the format `{}` {why}",
                 self.format().word()
             );
             report.error(&event_id.place, message);
@@ -463,6 +486,7 @@ impl Draft {
             key_format: self.key_format.map(|given| given.value),
             event_type: self.event_type.map(|given| given.value),
             version: self.version.map(|given| given.value),
+            by_position: self.by_position.is_some(),
             event_ids: self.event_id.map(|given| EventIds {
                 source: given.value,
                 window: self.event_id_window.map_or(WINDOW_DEFAULT, |given| given.value),
@@ -488,6 +512,13 @@ struct Agree<'a> {
 }
 
 impl Agree<'_> {
+    fn differs(&self, key: &str, earlier: &Place) -> String {
+        format!(
+            "`{key}` of the topic `{}` is given differently at {earlier}; say it once, under `topics`",
+            self.topic
+        )
+    }
+
     fn take<T: PartialEq>(
         &mut self,
         slot: &mut Option<Given<T>>,
@@ -502,10 +533,7 @@ impl Agree<'_> {
         };
         match slot {
             Some(earlier) if earlier.value != given.value => {
-                let message = format!(
-                    "`{key}` of the topic `{}` is given differently at {}; say it once, under `topics`",
-                    self.topic, earlier.place
-                );
+                let message = self.differs(key, &earlier.place);
                 self.report.error(&given.place, message);
             }
             Some(_) => {}

@@ -181,3 +181,16 @@ fn fewer_columns_in_another_order_keep_the_rows() {
     }));
     assert!(!crate::mapping::keeps_rows("", "") && !crate::mapping::keeps_rows("a", "a"), "no fingerprints");
 }
+
+/// Where the order is that of the log anyway, saying so changes nothing.
+#[test]
+fn the_order_of_the_log_is_another_mapping_only_where_the_format_has_one_of_its_own() {
+    let of = |format, by_position| {
+        let mut topic = topic("t", format);
+        topic.by_position = by_position;
+        let config = config(vec![topic], vec![table("orders", 1, &["id integer", "status text"])]);
+        Plan::compile(&config).catalog().fingerprint.clone()
+    };
+    assert_ne!(of(Format::DebeziumJson, true), of(Format::DebeziumJson, false));
+    assert_eq!(of(Format::Json, true), of(Format::Json, false));
+}

@@ -60,6 +60,7 @@ pub fn topic(name: &str, format: Format) -> Topic {
         key_format: None::<KeyFormat>,
         event_type: None,
         version: None,
+        by_position: false,
         event_ids: None,
         ignore: Vec::new(),
         otherwise: Otherwise::DeadLetter,
