@@ -2,15 +2,17 @@
 //! missing (`make services` gets them) a test skips and says so, unless `READSIDE_REQUIRE_SERVICES=1`.
 
 use std::fs;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use super::postgres::{Postgres, USER};
 use crate::children;
+use crate::kafka::eventually;
 
 pub struct Connect {
     dir: PathBuf,
+    brokers: String,
     process: Option<Child>,
 }
 
@@ -82,20 +84,6 @@ impl Connect {
         postgres: &Postgres,
         connectors: &[Connector],
     ) -> Connect {
-        let held = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = held.local_addr().unwrap().port();
-        drop(held);
-        let worker = format!(
-            "bootstrap.servers={brokers}\n\
-             key.converter=org.apache.kafka.connect.json.JsonConverter\n\
-             value.converter=org.apache.kafka.connect.json.JsonConverter\n\
-             offset.storage.file.filename={}\n\
-             offset.flush.interval.ms=500\n\
-             plugin.discovery=service_load\n\
-             listeners=http://127.0.0.1:{port}\n",
-            dir.join("offsets").display()
-        );
-        fs::write(dir.join("worker.properties"), worker).unwrap();
         for Connector { name, converter, properties, .. } in connectors {
             let mut text = format!(
                 "name={name}\n\
@@ -123,7 +111,7 @@ impl Connect {
             }
             fs::write(dir.join(format!("{name}.properties")), text).unwrap();
         }
-        let mut connect = Connect { dir: dir.to_owned(), process: None };
+        let mut connect = Connect { dir: dir.to_owned(), brokers: brokers.to_owned(), process: None };
         connect.launch(connectors);
         connect
     }
@@ -149,7 +137,38 @@ impl Connect {
         lines[lines.len().saturating_sub(60)..].join("\n")
     }
 
+    /// Returns when it answers. Its port can be taken by somebody else before it binds it.
     fn launch(&mut self, connectors: &[Connector]) {
+        for _ in 0..3 {
+            let held = TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = held.local_addr().unwrap();
+            drop(held);
+            self.spawn(address, connectors);
+            let process = self.process.as_mut().expect("spawned");
+            let is_up = eventually("Kafka Connect answers", 90, || match TcpStream::connect(address) {
+                Ok(_) => Some(true),
+                Err(_) => process.try_wait().unwrap().map(|_| false),
+            });
+            if is_up {
+                return;
+            }
+        }
+        panic!("Kafka Connect does not start");
+    }
+
+    fn spawn(&mut self, address: SocketAddr, connectors: &[Connector]) {
+        let worker = format!(
+            "bootstrap.servers={}\n\
+             key.converter=org.apache.kafka.connect.json.JsonConverter\n\
+             value.converter=org.apache.kafka.connect.json.JsonConverter\n\
+             offset.storage.file.filename={}\n\
+             offset.flush.interval.ms=500\n\
+             plugin.discovery=service_load\n\
+             listeners=http://{address}\n",
+            self.brokers,
+            self.dir.join("offsets").display()
+        );
+        fs::write(self.dir.join("worker.properties"), worker).unwrap();
         let output = fs::OpenOptions::new().create(true).append(true).open(self.dir.join("output")).unwrap();
         let mut command = Command::new("java");
         command

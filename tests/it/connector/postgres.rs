@@ -32,14 +32,11 @@ impl Postgres {
             eprintln!("SKIPPED, no PostgreSQL: run `make setup`");
             return None;
         };
-        let held = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = held.local_addr().unwrap().port();
-        drop(held);
         let dir = tempfile::tempdir().unwrap();
         if is_root() {
             chown(dir.path(), Some(NOBODY), Some(NOBODY)).unwrap();
         }
-        let mut postgres = Postgres { dir, programs, port, process: None };
+        let mut postgres = Postgres { dir, programs, port: 0, process: None };
         let data = postgres.data();
         let initdb = postgres
             .command("initdb")
@@ -48,10 +45,8 @@ impl Postgres {
             .output()
             .unwrap();
         assert!(initdb.status.success(), "initdb: {}", String::from_utf8_lossy(&initdb.stderr));
-        let settings = format!(
-            "listen_addresses = '127.0.0.1'\nport = {port}\nunix_socket_directories = ''\nwal_level = logical\n\
-             max_wal_senders = 8\nmax_replication_slots = 8\nfsync = off\n"
-        );
+        let settings = "listen_addresses = '127.0.0.1'\nunix_socket_directories = ''\nwal_level = logical\n\
+                        max_wal_senders = 8\nmax_replication_slots = 8\nfsync = off\n";
         let mut file = fs::OpenOptions::new().append(true).open(data.join("postgresql.conf")).unwrap();
         file.write_all(settings.as_bytes()).unwrap();
         postgres.launch();
@@ -90,18 +85,29 @@ impl Postgres {
         psql.wait_with_output().unwrap()
     }
 
+    /// Returns when it answers. Its port can be taken by somebody else before it binds it.
     fn launch(&mut self) {
         let log = self.dir.path().join("log");
-        let out = fs::File::create(&log).unwrap();
-        let mut command = self.command("postgres");
-        command.arg("-D").arg(self.data()).stdin(Stdio::null()).stdout(out.try_clone().unwrap()).stderr(out);
-        let mut child = children::spawn(&mut command).unwrap();
-        eventually("PostgreSQL answers", 60, || {
-            let words = || fs::read_to_string(&log).unwrap_or_default();
-            assert!(child.try_wait().unwrap().is_none(), "it ended:\n{}", words());
-            self.psql("SELECT 1").status.success().then_some(())
-        });
-        self.process = Some(child);
+        for _ in 0..3 {
+            let held = TcpListener::bind("127.0.0.1:0").unwrap();
+            self.port = held.local_addr().unwrap().port();
+            drop(held);
+            let out = fs::File::create(&log).unwrap();
+            let mut command = self.command("postgres");
+            command.arg("-D").arg(self.data()).arg(format!("--port={}", self.port));
+            command.stdin(Stdio::null()).stdout(out.try_clone().unwrap()).stderr(out);
+            let mut child = children::spawn(&mut command).unwrap();
+            let is_up =
+                eventually("PostgreSQL answers", 60, || match self.psql("SELECT 1").status.success() {
+                    true => Some(true),
+                    false => child.try_wait().unwrap().map(|_| false),
+                });
+            self.process = Some(child);
+            if is_up {
+                return;
+            }
+        }
+        panic!("PostgreSQL does not start:\n{}", fs::read_to_string(&log).unwrap_or_default());
     }
 
     fn data(&self) -> PathBuf {
