@@ -10,13 +10,15 @@
 --   positions: n, n * (field, from ('' if it must be absent), to)
 --   types: n, n * (key, type)
 --   expected beginnings of rows that were read before: n, n * (key, beginning; '' if absent)
---   whole rows: groups, groups * (field of the row count, count ('': as it is), n, n * (key, body))
+--   whole rows: groups, groups * (field of the row count, count ('': as it is), what the table hides
+--     ('': nothing), bytes of a key before its text, n, n * (key, body))
 --     a body is, by the form: a payload of RESTORE; the fields of HSET, packed; JSON
 --   commands: n, n * (words, '1' if its right is to be checked, words...)
 --   what is said of the live generation, which nobody else writes: '' or its meta, then its
 --     generation, its database and that of the connection ('': the same), its status, its alive,
 --     and a number of fields and values of the status
--- Returns {what, ...}; 'ok' with one letter per whole row: inserted, updated, stale.
+-- Returns {what, ...}; 'ok' with one letter per whole row: inserted, updated, stale; 'join' also with
+-- those that have to be joined, which are hidden or have versions per column.
 local call, byte, sub, find, unpack, unpacked = redis.call, string.byte, string.sub, string.find, unpack, cmsgpack.unpack
 local meta, status, positions, lease, alive = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local ARGV = ARGV
@@ -131,13 +133,27 @@ local samples = {}
 local some = ARGV[8] == '0'
 local keys = {}
 for _ = 1, count() do
-  at = at + 3
-  local last = at + 2 * tonumber(ARGV[at])
+  at = at + 5
+  local hidden, before, last = ARGV[at - 2], tonumber(ARGV[at - 1]), at + 2 * tonumber(ARGV[at])
   samples[#samples + 1] = ARGV[at + 1]
+  local first = nth
   for i = at + 1, last, 2 do
     nth = nth + 1
     keys[nth] = ARGV[i]
     if not some and nth % 1000 == 0 then some = call('EXISTS', unpack(keys, nth - 999, nth)) > 0 end
+  end
+  if hidden ~= '' then
+    if not is(hidden, 'hash') then return { 'type', hidden } end
+    for from = first + 1, nth, 1000 do
+      local texts = {}
+      for i = from, math.min(from + 999, nth) do texts[#texts + 1] = sub(keys[i], before + 1) end
+      for i, found in ipairs(call('HMGET', hidden, unpack(texts))) do
+        if found then
+          outcome[from + i - 1] = 'h'
+          joins = true
+        end
+      end
+    end
   end
   at = last
 end
@@ -146,7 +162,7 @@ if not some and rest > 0 then some = call('EXISTS', unpack(keys, nth - rest + 1,
 local total, rows_end = nth, at
 nth, at = 0, rows_at
 for _ = 1, some and count() or 0 do
-  at = at + 3
+  at = at + 5
   local last = at + 2 * tonumber(ARGV[at])
   for i = at + 1, last, 2 do
     local key = ARGV[i]
@@ -179,13 +195,16 @@ for _ = 1, some and count() or 0 do
     if not letter then letter = newer(version_of(ARGV[i + 1]), old) and 'u' or 's' end
     joins = joins or letter == 'j'
     nth = nth + 1
-    outcome[nth] = letter
+    outcome[nth] = outcome[nth] or letter
   end
   at = last
 end
 at = rows_end
--- The row there has versions per column: the caller joins it in full.
-if joins then return { 'join', table.concat(outcome) } end
+-- What is there is more than a row and its version: the caller joins it in full.
+if joins then
+  for i = 1, total do outcome[i] = outcome[i] or 'i' end
+  return { 'join', table.concat(outcome) }
+end
 
 -- The user's rights may have been changed since they were looked at.
 local function denied(...)
@@ -219,7 +238,9 @@ end
 nth = 0
 at = rows_at
 for _ = 1, count() do
-  local field, known, rows = take(), take(), count()
+  local field, known = take(), take()
+  at = at + 2
+  local rows = count()
   known = tonumber(known) or tonumber(call('HGET', status, field) or '0')
   for i = at + 1, at + 2 * rows, 2 do
     local key = ARGV[i]

@@ -235,7 +235,8 @@ impl RedisStore {
                 }
                 // Nothing was changed by it, nor by those behind it.
                 Answer::Join(letters) => {
-                    let joined = rows.zip(letters).filter(|(_, letter)| **letter == b'j');
+                    self.hidden_met.note(letters.contains(&b'h'));
+                    let joined = rows.zip(letters).filter(|(_, letter)| matches!(letter, b'j' | b'h'));
                     tries.read_first.extend(joined.map(|((_, row), _)| row.entry));
                 }
                 Answer::Moved => moved = true,

@@ -112,6 +112,7 @@ pub struct RedisStore {
     link: Link,
     form: Form,
     prepared: Arc<Prepared>,
+    hidden_met: HiddenMet,
     /// Equal to what Redis has; `None` after an error, until it is read again.
     ledger: Option<Ledger>,
     /// Of the last step whose answer was heard.
@@ -135,6 +136,31 @@ pub struct RedisStore {
 struct Cursors {
     marks: u64,
     prefix_marks: u64,
+}
+
+/// Whether the script meets rows that are hidden, which it can only refuse to join.
+#[derive(Debug, Default)]
+struct HiddenMet {
+    /// Batches before which it is asked what is hidden.
+    left: u32,
+}
+
+impl HiddenMet {
+    /// A refused script costs about as much as asking first costs so many batches.
+    const BATCHES: u32 = 16;
+
+    fn note(&mut self, met: bool) {
+        if met {
+            self.left = Self::BATCHES;
+        }
+    }
+
+    /// Of the next batch.
+    fn asks_first(&mut self) -> bool {
+        let asks = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        asks
+    }
 }
 
 #[derive(Debug)]

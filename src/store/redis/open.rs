@@ -18,7 +18,7 @@ use super::prepared::Prepared;
 use super::replica::{Home, RedisReplica};
 use super::settings::RedisSettings;
 use super::settings::RowEncoding;
-use super::{Cursors, RedisStore};
+use super::{Cursors, HiddenMet, RedisStore};
 use crate::domain::catalog::{Catalog, Table};
 use crate::store::StoreError;
 use crate::store::rules::Floors;
@@ -138,6 +138,7 @@ impl RedisStore {
             spot,
             form,
             prepared: Arc::new(Prepared::new(catalog.clone(), form, begins)),
+            hidden_met: HiddenMet::default(),
             tables,
             names,
             settings: settings.clone(),

@@ -137,7 +137,7 @@ pub(super) fn tell_row(
 #[derive(Debug)]
 pub(super) enum Answer {
     Done(Vec<u8>),
-    /// Nothing was changed: those with `j` have to be joined in full.
+    /// Nothing was changed: those with `j` have to be joined in full, and those with `h`, which are hidden.
     Join(Vec<u8>),
     /// Nothing was changed: the generation is not where it was, or not what it was.
     Moved,
@@ -317,6 +317,9 @@ impl Command for Told<'_> {
                 0 => words.number(ledger.tables[group.table].rows),
                 _ => words.word(b""),
             }
+            let hides = ledger.tables[group.table].hidden();
+            words.word(if hides { tables[group.table].hidden.as_bytes() } else { b"" });
+            words.number(tables[group.table].row.len());
             words.number(group.rows.len());
             for whole in &group.rows {
                 match whole.words {

@@ -3,6 +3,7 @@
 mod copying;
 mod cuts;
 mod generations;
+mod hidden;
 mod indexes;
 mod layout;
 mod losses;
