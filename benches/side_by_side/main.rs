@@ -233,6 +233,8 @@ impl Bench<'_> {
         let inserts = Events { count: self.rows, rows: self.rows, keys: Keys::Integer, shape: Shape::Flat };
         let updates = Events { count: self.rows, rows: self.rows - 1, ..inserts };
         let topic = self.topic("catch-up", PARTITIONS, &inserts);
+        // A copy that has lived has delete marks, which are looked for whenever a row comes.
+        self.broker.produce(&topic, [kafka::Message::tombstone(self.rows.to_string())]);
         let directory = self.directory.path().join("caught-up");
         std::fs::create_dir(&directory).expect("a directory");
         let servers = [Redis::start(), Redis::start()];
