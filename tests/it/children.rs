@@ -1,4 +1,5 @@
-//! Processes that tests start: none outlives the test process, also when that is killed.
+//! Processes that tests start: none outlives the test process, also when that is killed. And what of them
+//! is missing.
 
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -6,6 +7,14 @@ use std::process::{Child, Command};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
+
+/// A test needs what is missing, and is skipped, unless all was promised: then it fails. `what` also says
+/// how to get it.
+pub fn skip_without(what: &str) {
+    let promised = std::env::var("READSIDE_REQUIRE_SERVICES").is_ok_and(|value| value == "1");
+    assert!(!promised, "READSIDE_REQUIRE_SERVICES=1, but there is no {what}");
+    eprintln!("SKIPPED, no {what}");
+}
 
 /// Starts a process that is killed when the calling thread, that is its test, ends.
 pub fn spawn(command: &mut Command) -> io::Result<Child> {

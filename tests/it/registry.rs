@@ -32,12 +32,7 @@ pub fn shared() -> Option<&'static Registry> {
     SHARED
         .get_or_init(|| {
             if !home().join(".complete").exists() {
-                let required = std::env::var("READSIDE_REQUIRE_SERVICES").is_ok_and(|value| value == "1");
-                assert!(
-                    !required,
-                    "READSIDE_REQUIRE_SERVICES=1, but the registry is missing: run `make services`"
-                );
-                eprintln!("SKIPPED, no schema registry: run `make services`");
+                children::skip_without("schema registry: run `make services`");
                 return None;
             }
             Some(Registry::start())

@@ -27,9 +27,7 @@ impl Postgres {
     /// `None`: skip the test.
     pub fn start() -> Option<Postgres> {
         let Some(programs) = programs() else {
-            let required = std::env::var("READSIDE_REQUIRE_SERVICES").is_ok_and(|value| value == "1");
-            assert!(!required, "READSIDE_REQUIRE_SERVICES=1, but PostgreSQL is missing: run `make setup`");
-            eprintln!("SKIPPED, no PostgreSQL: run `make setup`");
+            children::skip_without("PostgreSQL: run `make setup`");
             return None;
         };
         let dir = tempfile::tempdir().unwrap();
