@@ -56,14 +56,23 @@ impl Frozen {
             return;
         }
         if let Some(building) = building {
-            let (build, connected, failing) =
-                building.read(|shared| (shared.build, shared.connected, shared.store_failing.clone()));
+            let (build, connected, failing, open) = building.read(|shared| {
+                (
+                    shared.build,
+                    shared.connected,
+                    shared.store_failing.clone(),
+                    shared.open_transactions.clone(),
+                )
+            });
             self.serving.metrics.kafka_connected(connected);
             self.serving.metrics.store_connected(failing.is_none());
+            // Those of its own pipeline's rounds.
+            self.serving.metrics.forget_open_transactions();
             self.serving.progress.update(|shared| {
                 shared.build = build;
                 shared.connected = connected;
                 shared.store_failing = failing;
+                shared.open_transactions = open;
             });
         }
         self.look(now_ms);

@@ -130,7 +130,7 @@ impl Decoder {
         }
         unusable(
             LSNS[0],
-            "is missing; have the connector add it and `source.sequence` (`add.fields=lsn,source.sequence`), or name another field in the topic's `version`",
+            "is missing; have the connector add it and `source.sequence` (`add.fields=lsn,source.sequence`), name another field in the topic's `version`, or say `version: position`",
         )
     }
 }

@@ -379,7 +379,7 @@ impl<'c> Judge<'c> {
 
     /// A flattened row has a version only where the connector was asked for one.
     fn flattened_version(&mut self, seen: Seen<'_>, of: For<'c>) {
-        if !self.found.format.is_flattened() || self.found.version.is_some() {
+        if !self.found.format.is_flattened() || self.found.version.is_some() || self.found.by_position {
             return;
         }
         let is_there = |name: &&str| !seen.at(&[(*name).to_owned()], 0).is_missing();
@@ -387,7 +387,7 @@ impl<'c> Judge<'c> {
             return;
         }
         let path = format!(".{}", FLATTENED_VERSIONS.join(", ."));
-        let message = "this schema has none of them; have the connector add `lsn` and `source.sequence`";
+        let message = "this schema has none of them; have the connector add `lsn` and `source.sequence`, or say `version: position`";
         self.push(path, of, Verdict::Breaks, message.to_owned());
     }
 

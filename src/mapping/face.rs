@@ -279,6 +279,10 @@ impl Face {
         if rows.key.iter().all(|&column| from[column] == to[column]) {
             return Ok(true);
         }
+        if matches!(self.version, VersionSource::Position) {
+            // The two events of a change of key have nothing in common that says which of them sets what.
+            return Ok(false);
+        }
         // Older than whatever this event and that of the new key set themselves.
         let version = version.second_of_its_kind();
         let topic = passage.record.at.topic;

@@ -649,6 +649,13 @@ impl Metrics {
         }
     }
 
+    /// Nobody asks the brokers about them.
+    pub fn forget_open_transactions(&self) {
+        for topic in 0..self.topics.len() {
+            self.open_transaction(topic, None);
+        }
+    }
+
     /// A rebuild has ended.
     pub fn rebuilt(&self, result: RebuildResult) {
         self.rebuilds.with_label_values(&[result.name()]).inc();

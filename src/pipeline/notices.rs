@@ -55,7 +55,8 @@ impl LetterNotices {
         if self.kinds.len() >= KINDS_MAX && !self.kinds.contains_key(&kind) {
             self.kinds.retain(|_, said| said.is_recent(now_ms));
             if self.kinds.len() >= KINDS_MAX {
-                kind = Kind { topic: 0, table: None, reason: Reason::Malformed, path: String::new() };
+                kind =
+                    Kind { topic: usize::MAX, table: None, reason: Reason::Malformed, path: String::new() };
             }
         }
         if let Some(said) = self.kinds.get_mut(&kind) {

@@ -110,6 +110,50 @@ fn a_topic_that_grows_between_question_and_answer_stays_fresh_and_trusted() {
     daemon.kill();
 }
 
+/// It is told by the rounds that find it, with the offset at which it holds the partition back.
+#[test]
+fn an_open_transaction_is_told_as_long_as_rounds_find_it() {
+    let (_, shared, _, mut daemon) = live();
+    let told = |daemon: &Daemon| {
+        daemon.progress.read(|shared| {
+            shared.open_transactions.iter().map(|open| (open.offset, open.seconds)).collect::<Vec<_>>()
+        })
+    };
+    let round = |daemon: &mut Daemon| {
+        shared.advance_clock(1_000);
+        daemon.observe(&shared).unwrap();
+    };
+    let offset = shared.world().append_open(at(0, 0), "9", Some(&user(9, 1)));
+    for _ in 0..10 {
+        round(&mut daemon);
+        assert_eq!(told(&daemon), []);
+    }
+    // It is suspicious, and the next round asks what can be read.
+    shared.world().details = true;
+    round(&mut daemon);
+    round(&mut daemon);
+    assert_eq!(told(&daemon).len(), 1);
+    assert_eq!(told(&daemon)[0].0, offset);
+    assert!(told(&daemon)[0].1 >= 10);
+    // The brokers do not tell of the topic any more.
+    shared.advance_clock(1_000);
+    let mut without = shared.world().ask();
+    without.topics.clear();
+    shared.world().deliveries.push_back(Delivery::Observation(without));
+    daemon.settle(&shared).unwrap();
+    assert_eq!(told(&daemon), []);
+    round(&mut daemon);
+    assert_eq!(told(&daemon).len(), 1);
+    shared.world().deliveries.push_back(Delivery::Unreachable);
+    daemon.settle(&shared).unwrap();
+    assert_eq!(told(&daemon), []);
+    shared.world().commit(at(0, 0));
+    shared.world().deliver_all();
+    round(&mut daemon);
+    assert_eq!(told(&daemon), []);
+    daemon.kill();
+}
+
 #[test]
 fn a_truncated_log_is_noticed_by_rounds_asked_after_the_records_were_read() {
     let (_, shared, store, mut daemon) = live_with(&stopping(), 1);

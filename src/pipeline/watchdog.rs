@@ -6,7 +6,7 @@ use crate::source::Ends;
 
 /// How long a partition may stand still while there is more to read, ms.
 const STALLED_MS: i64 = 30_000;
-/// From then on rounds ask for the last stable offset too.
+/// From then on a round asks for the last stable offset too, and again after as long.
 const SUSPICIOUS_MS: i64 = 10_000;
 
 /// Watches one partition from round to round.
@@ -22,6 +22,8 @@ struct Standing {
     since_ms: i64,
     /// Of the last round that is no reason to call it a stall.
     excused_ms: i64,
+    /// When an open transaction was last found to hold it back.
+    held_ms: Option<i64>,
     /// Of the last round.
     asked_ms: i64,
 }
@@ -48,28 +50,39 @@ impl Watchdog {
             // A clock that was set back starts the watch anew.
             standing.position == position && standing.asked_ms <= asked_ms
         });
-        let new = Standing { position, since_ms: asked_ms, excused_ms: asked_ms, asked_ms };
+        let new = Standing { position, since_ms: asked_ms, excused_ms: asked_ms, held_ms: None, asked_ms };
         let standing = self.standing.insert(known.unwrap_or(new));
         standing.asked_ms = asked_ms;
         match ends.last_stable {
             Some(stable) if stable <= position => {
                 standing.excused_ms = asked_ms;
-                let since_ms = standing.since_ms;
-                if self.is_suspicious() { Finding::HeldBack { since_ms } } else { Finding::Well }
+                if asked_ms - standing.since_ms >= SUSPICIOUS_MS {
+                    standing.held_ms = Some(asked_ms);
+                }
             }
-            Some(_) if asked_ms - standing.excused_ms >= STALLED_MS => {
-                standing.excused_ms = asked_ms;
-                Finding::Stalled
+            Some(_) => {
+                standing.held_ms = None;
+                if asked_ms - standing.excused_ms >= STALLED_MS {
+                    standing.excused_ms = asked_ms;
+                    return Finding::Stalled;
+                }
             }
             // Without the last stable offset an open transaction would look like a stall.
-            _ => Finding::Well,
+            None => {}
+        }
+        match standing.held_ms {
+            Some(_) => Finding::HeldBack { since_ms: standing.since_ms },
+            None => Finding::Well,
         }
     }
 
-    /// Whether it has stood still for a while, so that the next round has to ask for the last stable
-    /// offset.
+    /// Whether the next round has to ask for the last stable offset: it has stood still for a while, and
+    /// it is not known, or no longer, that an open transaction is the reason.
     pub fn is_suspicious(&self) -> bool {
-        self.standing.is_some_and(|standing| standing.asked_ms - standing.since_ms >= SUSPICIOUS_MS)
+        self.standing.is_some_and(|Standing { since_ms, held_ms, asked_ms, .. }| {
+            asked_ms - since_ms >= SUSPICIOUS_MS
+                && held_ms.is_none_or(|held| asked_ms - held >= SUSPICIOUS_MS)
+        })
     }
 }
 
@@ -109,9 +122,15 @@ mod tests {
         let held = |second| (second, Finding::HeldBack { since_ms: 0 });
         // It is asked for once it is suspicious, and known a round later.
         assert_eq!(look(&mut watchdog, 5, 0..=60), (11..=60).map(held).collect::<Vec<_>>());
-        // From then on there is something to read.
-        assert_eq!(look(&mut watchdog, 9, 61..=95), [(90, Finding::Stalled)]);
-        assert_eq!(at(&mut watchdog, 9, 96), Finding::Well);
+        // It has ended, which the next question shows; from the last one on there was something to read.
+        let found = look(&mut watchdog, 9, 61..=100);
+        assert_eq!(found.iter().filter(|(_, finding)| *finding == Finding::Stalled).count(), 1, "{found:?}");
+        assert!(
+            found[..3].iter().all(|(_, finding)| matches!(finding, Finding::HeldBack { .. })),
+            "{found:?}"
+        );
+        assert!(found.len() < 12, "{found:?}");
+        assert_eq!(at(&mut watchdog, 9, 101), Finding::Well);
         assert!(!watchdog.is_suspicious());
     }
 

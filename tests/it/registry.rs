@@ -169,7 +169,7 @@ fn pass(client: TcpStream, server: TcpStream) {
 }
 
 /// Status and body of an answer; `None` when nobody answers.
-fn request(address: SocketAddr, method: &str, path: &str, body: &str) -> Option<(u16, String)> {
+pub fn request(address: SocketAddr, method: &str, path: &str, body: &str) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(30))).ok()?;
     write!(

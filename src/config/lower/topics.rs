@@ -164,6 +164,7 @@ impl Draft {
         agree.take(&mut self.format, fields, "format", |report, node| scalar(report, node, word));
         agree.take(&mut self.key_format, fields, "key_format", |report, node| scalar(report, node, word));
         agree.take(&mut self.event_type, fields, "event_type", event_type);
+        let differed = self.version.is_some() && self.by_position.is_some();
         match fields.get("version").map(|node| &node.content) {
             Some(Content::Scalar { text, .. }) if text == BY_POSITION => {
                 let given =
@@ -172,7 +173,7 @@ impl Draft {
             }
             _ => agree.take(&mut self.version, fields, "version", version),
         }
-        if let (Some(field), Some(position)) = (&self.version, &self.by_position) {
+        if let (Some(field), Some(position), false) = (&self.version, &self.by_position, differed) {
             let in_order = field.place < position.place;
             let (earlier, place) =
                 if in_order { (&field.place, &position.place) } else { (&position.place, &field.place) };

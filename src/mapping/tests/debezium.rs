@@ -363,6 +363,23 @@ fn a_row_whose_key_changes_is_carried_over() {
     assert_eq!(feed.tombstone(key), Outcome::Skipped(Skip::Tombstone));
 }
 
+/// What the two events of a change of key are worth next to each other only a version of their own says.
+#[test]
+fn in_the_order_of_the_log_nothing_is_carried_over() {
+    let mut topic = topic("t", Format::DebeziumJson);
+    topic.by_position = true;
+    let mut feed = Feed::new(topic, vec![table("t", 1, &["id integer", "name text?"])]);
+    feed.set_headers([("__debezium.newkey", r#"{"id":32}"#)]);
+    let gone = r#"{"before":{"id":31},"after":null,"op":"d","source":{"sequence":null}}"#;
+    assert_eq!(feed.record(r#"{"id":31}"#, gone), Outcome::Changes);
+    assert_eq!((feed.only().operation, &feed.only().values[0]), (Operation::Delete, &int(31)));
+    feed.set_headers([("__debezium.oldkey", r#"{"id":31}"#)]);
+    let here = r#"{"before":null,"after":{"id":32,"name":"Ada"},"op":"c","source":{"sequence":null}}"#;
+    assert_eq!(feed.record(r#"{"id":32}"#, here), Outcome::Changes);
+    assert_eq!(feed.only().values, [int(32), text("Ada")]);
+    assert_eq!(feed.version().0, VersionKind::Position);
+}
+
 #[test]
 fn a_row_that_comes_to_a_key_has_nothing_of_the_one_before() {
     let mut feed = customers();

@@ -402,7 +402,11 @@ impl Intake {
                 self.take_end(at, offset);
                 Ok(())
             }
-            SourceEvent::Observation(observation) => self.take_observation(&observation),
+            SourceEvent::Observation(observation) => {
+                let taken = self.take_observation(&observation);
+                self.publish_held(observation.asked_ms);
+                taken
+            }
             SourceEvent::Unreachable { reason } => {
                 self.context.metrics.source_error(SourceErrorKind::Unreachable);
                 self.disconnected(&reason);

@@ -8,7 +8,7 @@ use super::{Intake, Partition};
 use crate::domain::checkpoint::{Position, TopicPartition};
 use crate::domain::freshness;
 use crate::metrics::SourceErrorKind;
-use crate::pipeline::watchdog::Finding;
+use crate::pipeline::watchdog::{Finding, Watchdog};
 use crate::pipeline::{Failure, gate};
 use crate::source::{Ends, Observation, TopicObservation};
 
@@ -65,7 +65,6 @@ impl Intake {
                 self.counted_ms.insert(*topic, seen.asked_ms);
             }
         }
-        self.publish_held(seen.asked_ms);
         self.capture_gate(seen);
         self.sweeps.observe(&self.catalog, seen);
         self.sweep();
@@ -125,7 +124,10 @@ impl Intake {
             // Who waits for a schema has a reason of its own to stand still.
             let finding = match partition.waits_for {
                 None => partition.watchdog.look(position, ends, asked_ms),
-                Some(_) => Finding::Well,
+                Some(_) => {
+                    partition.watchdog = Watchdog::default();
+                    Finding::Well
+                }
             };
             self.suspicious |= partition.watchdog.is_suspicious();
             if finding == Finding::Stalled {

@@ -135,14 +135,16 @@ impl RedisStore {
             return Ok(());
         }
         let mut tries = Tries::default();
-        // A row found with versions per column is read and joined; it cannot be found so twice. What
-        // is written in pieces may find one in each.
-        for _ in 0..3 + part.range.len() / PIECE_ROWS {
+        // What the script cannot join by itself is read first the next time; it cannot be found so twice.
+        loop {
+            let known = tries.known();
             if self.try_part(part, &mut tries, applied)? {
                 return Ok(());
             }
+            if tries.known() == known {
+                return Err(damaged("a row", "a table"));
+            }
         }
-        Err(damaged("a row", "a table"))
     }
 
     /// False: entries have to be read first, and what is left has to be tried again.
@@ -377,7 +379,12 @@ pub(super) struct Tries {
 
 impl Tries {
     fn is_first(&self) -> bool {
-        self.read_first.is_empty() && self.done.is_empty()
+        self.known() == 0
+    }
+
+    /// Grows with every attempt that is of use.
+    fn known(&self) -> usize {
+        self.read_first.len() + self.done.len()
     }
 }
 

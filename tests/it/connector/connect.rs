@@ -2,13 +2,14 @@
 //! missing (`make services` gets them) a test skips and says so, unless `READSIDE_REQUIRE_SERVICES=1`.
 
 use std::fs;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use super::postgres::{Postgres, USER};
 use crate::children;
 use crate::kafka::eventually;
+use crate::registry;
 
 pub struct Connect {
     dir: PathBuf,
@@ -143,9 +144,11 @@ impl Connect {
             drop(held);
             self.spawn(address, connectors);
             let process = self.process.as_mut().expect("spawned");
-            let is_up = eventually("Kafka Connect answers", 90, || match TcpStream::connect(address) {
-                Ok(_) => Some(true),
-                Err(_) => process.try_wait().unwrap().map(|_| false),
+            let is_up = eventually("Kafka Connect answers", 90, || {
+                match registry::request(address, "GET", "/", "") {
+                    Some((200, body)) if body.contains("kafka_cluster_id") => Some(true),
+                    _ => process.try_wait().unwrap().map(|_| false),
+                }
             });
             if is_up {
                 return;

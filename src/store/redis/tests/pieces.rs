@@ -61,7 +61,8 @@ fn rows_that_have_to_be_joined_are_found_in_every_piece() {
             ..users_hidden(nth, number)
         };
         let mut changes: Vec<Change> = (0..30).map(|nth| users_hidden(nth, 10)).collect();
-        changes.extend((0..30).step_by(5).map(|nth| patched(nth, 40)));
+        // Nearly all of them, so that what takes their place in a piece has to be joined as well.
+        changes.extend((3..30).map(|nth| patched(nth, 40)));
         // Of several tables, older and newer ones, some of them twice.
         let mut later: Vec<Change> = (0..40).map(|nth| users_hidden(nth, 8 + nth % 5)).collect();
         later.extend((0..20).map(|nth| order(nth, 20)));
