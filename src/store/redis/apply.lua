@@ -134,26 +134,12 @@ local some = ARGV[8] == '0'
 local keys = {}
 for _ = 1, count() do
   at = at + 5
-  local hidden, before, last = ARGV[at - 2], tonumber(ARGV[at - 1]), at + 2 * tonumber(ARGV[at])
+  local last = at + 2 * tonumber(ARGV[at])
   samples[#samples + 1] = ARGV[at + 1]
-  local first = nth
   for i = at + 1, last, 2 do
     nth = nth + 1
     keys[nth] = ARGV[i]
     if not some and nth % 1000 == 0 then some = call('EXISTS', unpack(keys, nth - 999, nth)) > 0 end
-  end
-  if hidden ~= '' then
-    if not is(hidden, 'hash') then return { 'type', hidden } end
-    for from = first + 1, nth, 1000 do
-      local texts = {}
-      for i = from, math.min(from + 999, nth) do texts[#texts + 1] = sub(keys[i], before + 1) end
-      for i, found in ipairs(call('HMGET', hidden, unpack(texts))) do
-        if found then
-          outcome[from + i - 1] = 'h'
-          joins = true
-        end
-      end
-    end
   end
   at = last
 end
@@ -195,11 +181,40 @@ for _ = 1, some and count() or 0 do
     if not letter then letter = newer(version_of(ARGV[i + 1]), old) and 'u' or 's' end
     joins = joins or letter == 'j'
     nth = nth + 1
-    outcome[nth] = outcome[nth] or letter
+    outcome[nth] = letter
   end
   at = last
 end
+
+-- Only of a row that is not there may something be hidden.
+nth, at = 0, rows_at
+for _ = 1, count() do
+  at = at + 5
+  local hidden, before, rows = ARGV[at - 2], tonumber(ARGV[at - 1]), tonumber(ARGV[at])
+  if hidden ~= '' then
+    if not is(hidden, 'hash') then return { 'type', hidden } end
+    local texts, places = {}, {}
+    for n = nth + 1, nth + rows do
+      if not some or outcome[n] == 'i' then
+        texts[#texts + 1] = sub(keys[n], before + 1)
+        places[#places + 1] = n
+      end
+      if #texts == 1000 or n == nth + rows and #texts > 0 then
+        for i, found in ipairs(call('HMGET', hidden, unpack(texts))) do
+          if found then
+            outcome[places[i]] = 'h'
+            joins = true
+          end
+        end
+        texts, places = {}, {}
+      end
+    end
+  end
+  nth = nth + rows
+  at = at + 2 * rows
+end
 at = rows_end
+
 -- What is there is more than a row and its version: the caller joins it in full.
 if joins then
   for i = 1, total do outcome[i] = outcome[i] or 'i' end
