@@ -121,13 +121,15 @@ fn a_flattened_row_of_debezium_is_the_record_and_has_a_version() {
     assert_eq!(
         found,
         [
-            "- .__source_sequence, .__sequence, .__lsn, .__source_lsn: Breaks: this schema has none of them; have the connector add `lsn` and `source.sequence`",
+            "- .__source_sequence, .__sequence, .__lsn, .__source_lsn: Breaks: this schema has none of them; have the connector add `lsn` and `source.sequence`, or say `version: position`",
             "- .__table == \"users\": Warning: reads .__table, which this schema does not have: null there",
         ]
     );
     // The topic's own version takes their place.
     let own = of("t: { format: debezium-flat-avro, version: .id }");
     assert_eq!(judged(&own, &avro(&format!("{row},{table}")), None), (Verdict::Fine, vec![]));
+    let by_position = of("t: { format: debezium-flat-avro, version: position }");
+    assert_eq!(judged(&by_position, &avro(&format!("{row},{table}")), None), (Verdict::Fine, vec![]));
     // Nobody has flattened it.
     let envelope = avro(&format!(
         r#"{{"name":"after","type":["null",{{"type":"record","name":"Value","fields":[{row}]}}]}}"#
