@@ -29,16 +29,10 @@ setup:
 
 services: $(KAFKA_LIB)/.complete $(CONNECT_LIB)/.complete $(REGISTRY)/.complete
 
-$(KAFKA_LIB)/.complete: tests/kafka/pom.xml
+.cache/%/lib/.complete: tests/%/pom.xml
 	@tests/setup java mvn
-	rm -rf $(KAFKA_LIB)
-	mvn -q -B -f tests/kafka/pom.xml dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/$(KAFKA_LIB)
-	touch $@
-
-$(CONNECT_LIB)/.complete: tests/connect/pom.xml
-	@tests/setup java mvn
-	rm -rf $(CONNECT_LIB)
-	mvn -q -B -f tests/connect/pom.xml dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/$(CONNECT_LIB)
+	rm -rf $(@D)
+	mvn -q -B -f $< dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/$(@D)
 	touch $@
 
 # helm, kubeconform, promtool and so on, by pinned version, in .cache/tools.

@@ -266,8 +266,8 @@ fn open_transactions(open: &[OpenTransaction]) -> String {
              producer has to end it\n"
         ));
     }
-    if let Some(more) = open.len().checked_sub(SHOWN + 1) {
-        text.push_str(&format!("so do open transactions in {} more partitions\n", more + 1));
+    if open.len() > SHOWN {
+        text.push_str(&format!("so do open transactions in {} more partitions\n", open.len() - SHOWN));
     }
     text
 }

@@ -141,7 +141,7 @@ fn source(config: &Config, table: &Table, source: &TableSource) -> Value {
         "mapping": mapping,
         "key_from": Value::Object(key_from.collect()),
     });
-    if topic.version.is_none() && topic.format.is_debezium() && !topic.has_own_order() {
+    if topic.by_position && topic.format.is_debezium() {
         description["by_position"] = json!(true);
     }
     if let Some(when) = &source.when.rows {

@@ -1,7 +1,7 @@
 //! The rows of other databases, as their change events come, against a real broker: Debezium's with and
 //! without an envelope, Maxwell's and Canal's.
 
-use crate::daemon::{Daemon, header, reader, rows};
+use crate::daemon::{Daemon, header, reader, rows, said};
 use crate::examples::{dead_letters, example, feed, start};
 use crate::kafka::{self, Message, eventually};
 
@@ -321,7 +321,7 @@ fn debezium_events_of_mysql_in_the_order_of_the_log() {
         .arg(dir.path().join("readside.yaml"))
         .output()
         .unwrap();
-    let text = String::from_utf8_lossy(&explained.stdout).into_owned();
+    let (_, text) = said(&explained);
     assert!(text.contains("ordered by position in the log"), "{text}");
     daemon.terminate();
 }

@@ -145,15 +145,16 @@ impl RedisStore {
     ) -> Result<Plan<'b>, StoreError> {
         let catalog = self.catalog.clone();
         let mut plan = Plan { joined: others, ..Plan::default() };
+        // What the script guards by itself.
+        let guarded = |named: &Named| {
+            named.whole(&catalog, batch).filter(|(entry, ..)| !tries.read_first.contains(entry))
+        };
+        let guarded: Vec<_> = keys.iter().map(guarded).collect();
         let mut hidden = HashMap::new();
         if ledger.tables.iter().any(TableLedger::hidden) {
-            // The script looks for itself at what is hidden of the rows that it guards.
+            // It looks for itself at what is hidden of those.
             let asks_all = self.hidden_met.asks_first();
-            let is_guarded = |named: &Named| {
-                let whole = named.whole(&catalog, batch);
-                whole.is_some_and(|(entry, ..)| !tries.read_first.contains(&entry))
-            };
-            let asked = keys.iter().enumerate().filter(|(_, named)| asks_all || !is_guarded(named));
+            let asked = keys.iter().enumerate().filter(|(place, _)| asks_all || guarded[*place].is_none());
             let (places, listed): (Vec<_>, Vec<_>) =
                 asked.map(|(place, named)| (place, (named.table, &named.key[..]))).unzip();
             let found = self.find_hidden(ledger, &listed)?;
@@ -161,11 +162,10 @@ impl RedisStore {
             self.hidden_met.note(asks_all && !hidden.is_empty());
         }
         let mut groups: BTreeMap<usize, Vec<WholeRow<'b>>> = BTreeMap::new();
-        for (place, named) in keys.into_iter().enumerate() {
+        for ((place, named), guarded) in keys.into_iter().enumerate().zip(guarded) {
             let hidden = hidden.remove(&place);
             if hidden.is_none()
-                && let Some((entry, row, version)) = named.whole(&catalog, batch)
-                && !tries.read_first.contains(&entry)
+                && let Some((entry, row, version)) = guarded
             {
                 if ledger.tables[named.table].truncated >= Some(version) {
                     plan.stale.push(entry);

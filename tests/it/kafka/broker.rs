@@ -160,7 +160,7 @@ impl Broker {
     }
 
     /// What it has printed.
-    pub fn words(&self) -> String {
+    fn words(&self) -> String {
         fs::read_to_string(self.dir.join("output")).unwrap_or_default()
     }
 
