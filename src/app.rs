@@ -72,6 +72,7 @@ pub async fn run<F, T>(
 where
     F: Future<Output = T>,
 {
+    let listeners = listen(config)?;
     let stop = Arc::new(AtomicBool::new(false));
     let starting = {
         let (config, stop) = (config.clone(), Arc::clone(&stop));
@@ -86,7 +87,7 @@ where
         }
     };
     let Some(prepared) = prepared else { return Ok(None) };
-    let mut running = prepared.start(config, stop).await?;
+    let mut running = prepared.start(config, listeners, stop).await?;
     let admin::Context { progress, metrics, .. } = running.serving.borrow().clone();
     let beside = beside(progress, metrics);
     let outcome = tokio::select! {
@@ -120,8 +121,8 @@ pub fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
         .map_err(|error| Failure::other(format!("cannot start the runtime: {error}")))
 }
 
-/// Starts everything for a caller that brings its own signals, such as the demo.
-pub async fn start(config: &Config) -> Result<Running, Failure> {
+/// Starts everything for a caller that brings its own signals and listeners, such as the demo.
+pub async fn start(config: &Config, listeners: admin::Listeners) -> Result<Running, Failure> {
     let stop = Arc::new(AtomicBool::new(false));
     let prepared = {
         let (config, stop) = (config.clone(), Arc::clone(&stop));
@@ -130,24 +131,19 @@ pub async fn start(config: &Config) -> Result<Running, Failure> {
             .map_err(|error| Failure::other(format!("start: {error}")))??
     };
     match prepared {
-        Some(prepared) => prepared.start(config, stop).await,
+        Some(prepared) => prepared.start(config, listeners, stop).await,
         None => Err(Failure::other("stopped before the start was complete")),
     }
 }
 
-/// What can fail before anything runs: listeners, mapping, replica.
+/// What can fail before anything runs: mapping, replica.
 struct Prepared {
     plan: Plan,
     found: Found,
-    listeners: admin::Listeners,
 }
 
 /// `None` when it was told to stop while the replica could not be opened yet.
 fn prepare(config: &Config, stop: &AtomicBool) -> Result<Option<Prepared>, Failure> {
-    let listeners = admin::Listeners {
-        http: listen("http.listen", config.http.listen)?,
-        admin: listen("admin.listen", config.admin.listen)?,
-    };
     let plan = Plan::compile(config);
     if let Some(problem) = plan.problems().into_iter().next() {
         return Err(Failure { exit_code: 64, reason: problem });
@@ -155,20 +151,32 @@ fn prepare(config: &Config, stop: &AtomicBool) -> Result<Option<Prepared>, Failu
     let Some(found) = Found::open(config, plan.catalog(), &|| !stop.load(Ordering::Relaxed))? else {
         return Ok(None);
     };
-    Ok(Some(Prepared { plan, found, listeners }))
+    Ok(Some(Prepared { plan, found }))
 }
 
-fn listen(key: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
-    admin::bind(address).map_err(|error| Failure {
-        exit_code: 74,
-        reason: format!("{key}: {error}; is another readside running? choose another address"),
+/// Both listeners of the configuration, or 74 with the key of the one that cannot be had.
+pub fn listen(config: &Config) -> Result<admin::Listeners, Failure> {
+    let bind = |key, address| {
+        admin::bind(address).map_err(|error| Failure {
+            exit_code: 74,
+            reason: format!("{key}: {error}; is another readside running? choose another address"),
+        })
+    };
+    Ok(admin::Listeners {
+        http: bind("http.listen", config.http.listen)?,
+        admin: bind("admin.listen", config.admin.listen)?,
     })
 }
 
 impl Prepared {
-    async fn start(self, config: &Config, stop: Arc<AtomicBool>) -> Result<Running, Failure> {
-        let http_address = local_address(&self.listeners.http)?;
-        let admin_address = local_address(&self.listeners.admin)?;
+    async fn start(
+        self,
+        config: &Config,
+        listeners: admin::Listeners,
+        stop: Arc<AtomicBool>,
+    ) -> Result<Running, Failure> {
+        let http_address = local_address(&listeners.http)?;
+        let admin_address = local_address(&listeners.admin)?;
         let desk = Arc::new(RebuildDesk::default());
         let setting = Setting {
             config: config.clone(),
@@ -194,7 +202,7 @@ impl Prepared {
                 .map_err(|error| Failure::other(format!("cannot start a thread: {error}")))?;
         }
         let desks = admin::Desks { rebuilds: desk, log };
-        let http = tokio::spawn(admin::serve(serving.clone(), desks, self.listeners, async {
+        let http = tokio::spawn(admin::serve(serving.clone(), desks, listeners, async {
             let _ = http_stopped.await;
         }));
         let (ended_tx, ended) = oneshot::channel();
@@ -226,7 +234,7 @@ fn log_of(config: &Config) -> Arc<Log> {
     })
 }
 
-fn local_address(listener: &TcpListener) -> Result<SocketAddr, Failure> {
+pub fn local_address(listener: &TcpListener) -> Result<SocketAddr, Failure> {
     listener.local_addr().map_err(|error| Failure::other(format!("listener: {error}")))
 }
 

@@ -1,13 +1,15 @@
 //! The replica in Redis, end to end: a real Kafka, the real daemon, a real redis-server.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use redis::{Connection, cmd};
 
+use crate::children;
 use crate::daemon::Daemon;
 use crate::history::{self, History, PARTITIONS, Random, TABLES};
 use crate::kafka::{self, Broker, Message, eventually};
@@ -678,31 +680,38 @@ fn the_demo_keeps_its_replica_in_a_redis_of_its_own() {
     }
     let dir = tempfile::tempdir().unwrap();
     let home = dir.path().join("demo");
+    let (said, complained) = (dir.path().join("stdout"), dir.path().join("stderr"));
+    let read = |path: &Path| std::fs::read_to_string(path).unwrap();
     let demo = |path: Option<&str>| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_readside"));
-        command.args(["demo", "--redis", "--for", "12s", "--dir"]).arg(&home);
+        command.args(["demo", "--redis", "--dir"]).arg(&home).stdin(Stdio::null());
+        command.stdout(std::fs::File::create(&said).unwrap());
+        command.stderr(std::fs::File::create(&complained).unwrap());
+        // As a shell starts it: Ctrl-C goes to the whole group.
+        command.process_group(0);
         if let Some(path) = path {
             command.env("PATH", path);
         }
-        command.output().unwrap()
+        children::spawn(&mut command).unwrap()
     };
+    let mut running = demo(None);
     // The copy that serves in the end is another one than in the beginning.
-    let ended = std::thread::scope(|scope| {
-        let running = scope.spawn(|| demo(None));
-        eventually("it was built anew", 60, || {
-            let mut command = Command::new(env!("CARGO_BIN_EXE_readside"));
-            command.args(["rebuild", "--wait", "--config"]).arg(home.join("readside.yaml"));
-            (running.is_finished() || command.output().unwrap().status.success()).then_some(())
-        });
-        assert!(!running.is_finished(), "the demo was over before a rebuild was");
-        running.join().unwrap()
+    eventually("it was built anew", 120, || {
+        let ended = running.try_wait().unwrap();
+        assert!(ended.is_none(), "{ended:?} {} {}", read(&said), read(&complained));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_readside"));
+        command.args(["rebuild", "--wait", "--config"]).arg(home.join("readside.yaml"));
+        command.output().unwrap().status.success().then_some(())
     });
-    let said = String::from_utf8_lossy(&ended.stdout);
-    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
-    assert_eq!(said.matches("every row equal").count(), 3, "{said}");
+    // SAFETY: a signal to the group of a child that nobody has reaped.
+    unsafe { libc::kill(-(running.id() as i32), libc::SIGINT) };
+    let ended = eventually("it has ended", 60, || running.try_wait().unwrap());
+    assert_eq!(ended.code(), Some(0), "{} {}", read(&said), read(&complained));
+    assert_eq!(read(&said).matches("every row equal").count(), 3, "{}", read(&said));
     assert!(!home.join("replica.db").exists() && !home.join("redis.sock").exists());
     // Where none is installed it says how to get one.
-    let ended = demo(Some("/nowhere"));
-    assert_eq!(ended.status.code(), Some(69), "{ended:?}");
-    assert!(String::from_utf8_lossy(&ended.stderr).contains("apt-get install redis-server"), "{ended:?}");
+    let mut refused = demo(Some("/nowhere"));
+    let ended = eventually("it was refused", 60, || refused.try_wait().unwrap());
+    assert_eq!(ended.code(), Some(69), "{} {}", read(&said), read(&complained));
+    assert!(read(&complained).contains("apt-get install redis-server"), "{}", read(&complained));
 }

@@ -12,7 +12,7 @@ mod shop;
 mod view;
 mod words;
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +24,7 @@ use self::producing::{Producing, produce_opening};
 use self::server::Server;
 use self::shop::{Shop, TOPICS};
 use self::view::View;
+use crate::admin::{self, Listeners};
 use crate::app::{self, Running, Signals};
 use crate::commands::Exit;
 use crate::config::{self, Config};
@@ -67,6 +68,8 @@ struct Demo {
     shop: Shop,
     producer: Producer,
     config: Config,
+    /// Held from before their addresses are written down: what else starts meanwhile takes others.
+    listeners: Listeners,
     clock: Clock,
     broker: MockBroker,
     /// `None`: the replica is a file.
@@ -79,7 +82,8 @@ impl Demo {
         let mut home = Home::prepare(directory)?;
         let redis = if redis { Some(Server::start(directory)?) } else { None };
         let broker = MockBroker::start(&TOPICS).map_err(broker_failed)?;
-        let (http, admin) = free_addresses()?;
+        let listeners = listen()?;
+        let (http, admin) = (app::local_address(&listeners.http)?, app::local_address(&listeners.admin)?);
         let socket = redis.as_ref().map(|server| server.socket.as_path());
         home.write_config(Addresses { brokers: broker.bootstrap(), redis: socket, http, admin })?;
         // Variables of the environment could lead the demo to somebody's real brokers.
@@ -95,14 +99,14 @@ impl Demo {
         let producer = broker.producer().map_err(broker_failed)?;
         let mut shop = Shop::new(SEED);
         produce_opening(&mut shop, &producer, clock()).map_err(broker_failed)?;
-        Ok(Demo { shop, producer, config, clock, broker, redis, home })
+        Ok(Demo { shop, producer, config, listeners, clock, broker, redis, home })
     }
 
     async fn play(self, mut signals: Signals, deadline: Option<Instant>) -> Result<u8, Failure> {
-        let Demo { shop, producer, config, clock, broker, redis, home } = self;
+        let Demo { shop, producer, config, listeners, clock, broker, redis, home } = self;
         // A replica that cannot be opened for now is waited for.
         let mut running = tokio::select! {
-            running = app::start(&config) => running?,
+            running = app::start(&config, listeners) => running?,
             _ = signals.next() => return Ok(stopped_early()),
         };
         let view = View::new(&running, Arc::clone(&clock));
@@ -174,15 +178,30 @@ fn broker_failed(error: MockError) -> Failure {
     Failure::other(error.to_string())
 }
 
-/// The usual ports, or free ones where something else listens there.
-fn free_addresses() -> Result<(SocketAddr, SocketAddr), Failure> {
-    let any = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
-    let bind = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).or_else(|_| any());
-    // Both are held until both are known, so that they differ.
-    let addresses = bind(9464).and_then(|http| {
-        let admin = bind(9465)?;
-        Ok((http.local_addr()?, admin.local_addr()?))
-    });
-    addresses
-        .map_err(|error| Failure { exit_code: 74, reason: format!("cannot listen on 127.0.0.1: {error}") })
+/// At the usual ports, or at free ones where something else listens there.
+fn listen() -> Result<Listeners, Failure> {
+    let bind = |port| {
+        let at = |port| admin::bind((Ipv4Addr::LOCALHOST, port).into());
+        at(port).or_else(|_| at(0)).map_err(|error| Failure { exit_code: 74, reason: error.to_string() })
+    };
+    Ok(Listeners { http: bind(9464)?, admin: bind(9465)? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The second used to be given the addresses that the first had chosen and did not hold.
+    #[test]
+    fn two_demos_that_start_together_have_addresses_of_their_own() {
+        let taken = [listen().unwrap(), listen().unwrap()];
+        let mut addresses: Vec<_> = taken
+            .iter()
+            .flat_map(|both| [&both.http, &both.admin])
+            .map(|one| one.local_addr().unwrap())
+            .collect();
+        addresses.sort();
+        addresses.dedup();
+        assert_eq!(addresses.len(), 4, "{addresses:?}");
+    }
 }
