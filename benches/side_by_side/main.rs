@@ -386,7 +386,7 @@ impl Redis {
             .current_dir(directory.path())
             .stdout(std::process::Stdio::null());
         let server = Redis { process: children::spawn(&mut command).expect("redis-server"), directory };
-        kafka::eventually("Redis answers", 20, || {
+        kafka::eventually("Redis answers", || {
             std::os::unix::net::UnixStream::connect(server.socket()).ok().map(drop)
         });
         server

@@ -1,6 +1,6 @@
 //! Whether the cost of an event stays what it is as the work grows.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::daemon::{Daemon, header};
 use super::report::Report;
@@ -62,7 +62,7 @@ fn measure(bench: &Bench<'_>, report: &mut Report, point: Point) {
     }
     let begin = Instant::now();
     let mut daemon = Daemon::start(directory.path(), &yaml);
-    daemon.started_within(600);
+    daemon.started_within(Duration::from_secs(600));
     let seconds = begin.elapsed().as_secs_f64();
     let rate = rows as f64 / seconds;
     report.note(format!(

@@ -88,7 +88,7 @@ fn the_listed_rights_are_enough_and_needed() {
     let (code, said) = check();
     assert!(code == Some(69) && said.contains(&topic), "{code:?} {said}");
     grant(broker, kafka::STRANGER, &topic, READ);
-    eventually("the rights hold", 30, || (check().0 == Some(0)).then_some(()));
+    eventually("the rights hold", || (check().0 == Some(0)).then_some(()));
     let mut daemon = Daemon::start_with(dir.path(), &config, &[]);
     daemon.started();
     assert_eq!(rows(&reader(dir.path()), "SELECT count(*) FROM users"), ["3"]);
@@ -102,13 +102,13 @@ fn the_listed_rights_are_enough_and_needed() {
     let (code, said) = check();
     assert!(code == Some(69) && said.contains(&dead), "{code:?} {said}");
     grant(broker, kafka::STRANGER, &dead, READ);
-    eventually("it may be seen and not written to", 30, || {
+    eventually("it may be seen and not written to", || {
         check().1.contains("may not be written").then_some(())
     });
     grant(broker, kafka::STRANGER, &dead, WRITE);
-    eventually("the rights hold", 30, || (check().0 == Some(0)).then_some(()));
+    eventually("the rights hold", || (check().0 == Some(0)).then_some(()));
     broker.produce(&topic, [Message::new("k", "broken")]);
     let mut daemon = Daemon::start_with(dir.path(), &config, &[]);
     daemon.started();
-    eventually("it is produced", 60, || (broker.end_offset(&dead, 0) == 1).then_some(()));
+    eventually("it is produced", || (broker.end_offset(&dead, 0) == 1).then_some(()));
 }

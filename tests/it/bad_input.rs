@@ -110,7 +110,7 @@ fn a_policy_to_stop_keeps_the_position_before_the_event() {
     );
     for _ in 0..2 {
         let mut daemon = Daemon::start(dir.path(), &yaml);
-        assert_eq!(daemon.wait(20).code(), Some(1), "{}", daemon.log());
+        assert_eq!(daemon.wait().code(), Some(1), "{}", daemon.log());
         assert!(daemon.log().contains("offset 1"), "{}", daemon.log());
         let position = rows(&reader(dir.path()), "SELECT next_offset FROM _readside_positions");
         assert_eq!(position, ["1"]);
@@ -137,7 +137,7 @@ fn too_many_dead_letters_stop_the_daemon() {
         header(&broker.bootstrap(), dir.path())
     );
     let mut daemon = Daemon::start(dir.path(), &yaml);
-    assert_eq!(daemon.wait(20).code(), Some(1), "{}", daemon.log());
+    assert_eq!(daemon.wait().code(), Some(1), "{}", daemon.log());
     assert!(daemon.log().contains("dead_letters.max"), "{}", daemon.log());
 }
 
@@ -148,10 +148,10 @@ fn a_wrong_configuration_ends_with_64_and_names_every_problem() {
         dir.path(),
         "kafka: { broker: x }\nreplica: { sqlite: { pth: /tmp/x } }\ntables: { users: { topik: t } }\n",
     );
-    assert_eq!(daemon.wait(10).code(), Some(64));
+    assert_eq!(daemon.wait().code(), Some(64));
     let log = daemon.log();
     for found in ["brokers", "path", "topic", "readside.yaml:1:", "readside.yaml:2:", "readside.yaml:3:"] {
         assert!(log.contains(found), "{found} is missing in:\n{log}");
     }
-    eventually("nothing is left behind", 5, || (!dir.path().join("replica").exists()).then_some(()));
+    eventually("nothing is left behind", || (!dir.path().join("replica").exists()).then_some(()));
 }

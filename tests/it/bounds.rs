@@ -85,7 +85,7 @@ fn a_burst_in_500_partitions_for_200_tables_is_read_in_bounded_memory() {
     let expected = TOPICS * (2_100 + PARTITIONS as usize / 5);
     let mut daemon = Daemon::start(dir.path(), &yaml);
     daemon.started();
-    eventually("the burst is applied", 120, || {
+    eventually("the burst is applied", || {
         let all =
             rows(&reader(dir.path()), "SELECT sum(rows) FROM _readside_status WHERE table_name IS NOT NULL");
         (all == [expected.to_string()]).then_some(())

@@ -61,7 +61,7 @@ fn a_planted_password_and_a_refused_value_show_up_nowhere() {
 
     // The password is refused: that is an error about the secret.
     let mut daemon = Daemon::start_with(dir.path(), &config, &[]);
-    eventually("the password is refused", 30, || {
+    eventually("the password is refused", || {
         daemon.log().to_lowercase().contains("authentication").then_some(())
     });
     let (http, admin) = daemon.listeners();
@@ -78,9 +78,7 @@ fn a_planted_password_and_a_refused_value_show_up_nowhere() {
     // Then the right one, and records that are refused.
     std::fs::write(&password, kafka::PASSWORD).unwrap();
     daemon.started();
-    eventually("three dead letters", 30, || {
-        (daemon.metric_sum("readside_dead_letters")? == 3.0).then_some(())
-    });
+    eventually("three dead letters", || (daemon.metric_sum("readside_dead_letters")? == 3.0).then_some(()));
     for path in ["/metrics", "/startupz"] {
         let (_, body) = daemon.get(path).unwrap();
         silent(path, &body);

@@ -49,7 +49,7 @@ fn fresh_again(dir: &Path, broker: &Broker) {
         let read = rows(&reader(dir), "SELECT topic, partition, next_offset FROM _readside_positions");
         format!("fresh again; read {read:?}, {:?}", Ends::of(broker))
     };
-    eventually_or(what, 60, || fresh(dir).filter(|fresh| *fresh > at));
+    eventually_or(what, || fresh(dir).filter(|fresh| *fresh > at));
 }
 
 /// A broker that dies between the answer to an abort and its marker comes back without a leader for the
@@ -58,7 +58,7 @@ fn fresh_again(dir: &Path, broker: &Broker) {
 /// `freshness::a_transaction_that_stays_open_is_told`.
 fn markers_are_there(broker: &Broker) {
     let are_there = || Ends::of(broker).are_stable().then_some(());
-    eventually_or(|| format!("every marker is there: {:?}", Ends::of(broker)), 60, are_there);
+    eventually_or(|| format!("every marker is there: {:?}", Ends::of(broker)), are_there);
 }
 
 /// Topic, partition, last stable offset and high watermark.
@@ -128,7 +128,7 @@ fn no_reader_sees_a_lie_whatever_breaks() {
     // Stopped in its tracks, it says by itself that nobody follows the log.
     daemon.signal(libc::SIGSTOP);
     writers.write();
-    eventually("it shows", 30, || (rows(&reader(dir), STATE) == ["disconnected"]).then_some(()));
+    eventually("it shows", || (rows(&reader(dir), STATE) == ["disconnected"]).then_some(()));
     daemon.signal(libc::SIGCONT);
     fresh_again(dir, &broker);
 
@@ -230,17 +230,17 @@ fn a_volume_that_is_full_is_waited_for_and_readers_go_on() {
     for chunk in 0..20 {
         broker.produce(&topic, (0..100).map(|nth| note(10 + chunk * 100 + nth)));
     }
-    eventually("it is full", 60, || {
+    eventually("it is full", || {
         let full = daemon.metric("readside_store_retries_total{reason=\"disk_full\"}")? > 0.0;
         (full && daemon.metric("readside_store_connected") == Some(0.0)).then_some(())
     });
     let there = count();
     assert!((10..2_010).contains(&there), "{there} rows");
     assert!(daemon.status()["store_failing"].is_string());
-    eventually("nobody takes it for fresh", 60, || (rows(&reader(dir), STATE) != ["live"]).then_some(()));
+    eventually("nobody takes it for fresh", || (rows(&reader(dir), STATE) != ["live"]).then_some(()));
     volume.grow(128 << 10);
-    eventually("it goes on where it was", 60, || (count() == 2_010).then_some(()));
-    eventually("it is well again", 60, || (rows(&reader(dir), STATE) == ["live"]).then_some(()));
+    eventually("it goes on where it was", || (count() == 2_010).then_some(()));
+    eventually("it is well again", || (rows(&reader(dir), STATE) == ["live"]).then_some(()));
     assert_eq!(daemon.metric("readside_store_connected"), Some(1.0));
     daemon.terminate();
 }
@@ -274,7 +274,7 @@ fn a_replica_that_is_taken_away_ends_the_daemon_and_the_next_start_builds_it_aga
         daemon.started();
         assert_eq!(rows(&reader(dir), "SELECT count(*) FROM users"), ["50"], "{what}");
         take();
-        assert_eq!(daemon.wait(60).code(), Some(74), "{what}: {}", daemon.log());
+        assert_eq!(daemon.wait().code(), Some(74), "{what}: {}", daemon.log());
         assert!(daemon.log().contains("moved or deleted"), "{what}: {}", daemon.log());
     }
     let mut daemon = Daemon::start(dir, &yaml);

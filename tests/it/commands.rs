@@ -127,7 +127,7 @@ fn check_names_what_is_missing_and_ends_in_time() {
     let ended = readside(&["check", "-c", text(&file), "--timeout", "1s"]);
     assert_eq!(ended.code, Some(69), "{ended:?}");
     assert!(ended.stdout.contains(&address), "{ended:?}");
-    assert!(ended.took < Duration::from_secs(5), "{:?}", ended.took);
+    assert!(ended.took < Duration::from_secs(20), "{:?}", ended.took);
 
     let Some(broker) = kafka::shared() else { return };
     let topic = kafka::topic_name("check");
@@ -158,7 +158,7 @@ fn a_running_daemon_is_asked_and_waited_for() {
     daemon.started();
     let (http, admin) = daemon.listeners();
     let status = || readside(&["status", "--admin", &admin, "-o", "json"]).json();
-    eventually("the copy is live", 20, || (status()["state"] == "live").then_some(()));
+    eventually("the copy is live", || (status()["state"] == "live").then_some(()));
     let found = status();
     assert_eq!((&found["daemon"], &found["tables"][0]["rows"]), (&true.into(), &1.into()), "{found}");
     let shown = readside(&["status", "--admin", &admin, "--verbose"]);
@@ -282,21 +282,21 @@ fn a_second_signal_ends_at_once() {
     let busy = rusqlite::Connection::open(replica(dir.path())).unwrap();
     busy.execute_batch("BEGIN IMMEDIATE").unwrap();
     broker.produce(&topic, [Message::new("2", r#"{"id":2,"name":"b"}"#)]);
-    eventually("the store is busy", 20, || {
+    eventually("the store is busy", || {
         (daemon.metric("readside_store_connected") == Some(0.0)).then_some(())
     });
     daemon.signal(libc::SIGTERM);
-    eventually("the first signal is seen", 20, || {
+    eventually("the first signal is seen", || {
         daemon.log().contains("committing what is complete").then_some(())
     });
     daemon.signal(libc::SIGTERM);
-    assert_eq!(daemon.wait(20).code(), Some(1), "{}", daemon.log());
+    assert_eq!(daemon.wait().code(), Some(1), "{}", daemon.log());
     busy.execute_batch("ROLLBACK").unwrap();
     drop(busy);
     // Nothing is lost: the next start goes on.
     let mut daemon = Daemon::start_with(dir.path(), &file, &[]);
     daemon.started();
-    eventually("the second user is there", 20, || {
+    eventually("the second user is there", || {
         (rows(&reader(dir.path()), "SELECT id FROM users ORDER BY id") == ["1", "2"]).then_some(())
     });
     assert_eq!(daemon.terminate().0.code(), Some(0));

@@ -120,7 +120,7 @@ fn fifty_kills_leave_exactly_the_expected_rows() {
     let mut daemon = Daemon::start(dir.path(), &yaml);
     daemon.started();
     let end: i64 = (0..PARTITIONS).map(|partition| broker.end_offset(&topic, partition)).sum();
-    eventually("everything is applied", 60, || (stored_records(dir.path()) == end).then_some(()));
+    eventually("everything is applied", || (stored_records(dir.path()) == end).then_some(()));
     let connection = reader(dir.path());
     assert_eq!(rows(&connection, "SELECT id, name, amount FROM items ORDER BY id"), history.expected());
     let counts = rows(

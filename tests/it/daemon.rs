@@ -7,7 +7,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::children;
-use crate::kafka::eventually;
+use crate::kafka::{WAIT_MAX, eventually};
 
 /// A running `readside run`. Killed when dropped.
 pub struct Daemon {
@@ -51,7 +51,7 @@ impl Daemon {
     /// Addresses of the two listeners, once they are logged; `None` when the process ended before.
     fn addresses(&mut self) -> Option<(SocketAddr, SocketAddr)> {
         if self.addresses.is_none() {
-            self.addresses = eventually("the daemon listens", 20, || {
+            self.addresses = eventually("the daemon listens", || {
                 if self.child.try_wait().unwrap().is_some() {
                     return Some(None);
                 }
@@ -94,20 +94,18 @@ impl Daemon {
 
     /// Waits until the start-up gate is open.
     pub fn started(&mut self) {
-        self.started_within(60);
+        self.started_within(WAIT_MAX);
     }
 
-    pub fn started_within(&mut self, seconds: u64) {
+    pub fn started_within(&mut self, limit: Duration) {
         let begin = Instant::now();
         loop {
             match self.get("/startupz") {
                 Some((200, _)) => return,
                 _ if self.child.try_wait().unwrap().is_some() => panic!("the daemon ended:\n{}", self.log()),
-                last => assert!(
-                    begin.elapsed() < Duration::from_secs(seconds),
-                    "not started within {seconds} s: {last:?}\n{}",
-                    self.log()
-                ),
+                last => {
+                    assert!(begin.elapsed() < limit, "not started within {limit:?}: {last:?}\n{}", self.log())
+                }
             }
             std::thread::park_timeout(Duration::from_millis(10));
         }
@@ -157,7 +155,7 @@ impl Daemon {
     pub fn terminate(mut self) -> (ExitStatus, Duration) {
         let begin = Instant::now();
         self.signal(libc::SIGTERM);
-        let status = self.wait(20);
+        let status = self.wait();
         (status, begin.elapsed())
     }
 
@@ -167,20 +165,9 @@ impl Daemon {
     }
 
     /// Waits for it to end by itself.
-    pub fn wait(&mut self, seconds: u64) -> ExitStatus {
-        let log = self.log.clone();
-        let begin = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status;
-            }
-            assert!(
-                begin.elapsed().as_secs() < seconds,
-                "still running after {seconds} s:\n{}",
-                std::fs::read_to_string(&log).unwrap_or_default()
-            );
-            std::thread::park_timeout(Duration::from_millis(10));
-        }
+    pub fn wait(&mut self) -> ExitStatus {
+        // The log is printed when a test has failed.
+        eventually("the daemon ends", || self.ended())
     }
 }
 

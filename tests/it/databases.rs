@@ -53,10 +53,10 @@ fn what_a_second_snapshot_does_not_list_goes_from_all_partitions() {
     ];
     feed(&mut daemon, broker, topic, again);
     let expected = ["1|one", "5|five again", "6|six", "7|seven"];
-    eventually("ghosts go", 30, || (rows(&connection, items) == expected).then_some(()));
+    eventually("ghosts go", || (rows(&connection, items) == expected).then_some(()));
     assert_eq!(daemon.metric("readside_rows_swept_total{table=\"items\"}"), Some(3.0));
     let unfinished = "readside_snapshot_unfinished{table=\"items\"}";
-    eventually("all of it was read", 30, || (daemon.metric(unfinished) == Some(0.0)).then_some(()));
+    eventually("all of it was read", || (daemon.metric(unfinished) == Some(0.0)).then_some(()));
     assert_eq!(rows(&connection, "SELECT snapshot FROM _readside_tables"), ["swept"]);
 }
 
@@ -312,9 +312,7 @@ fn debezium_events_of_mysql_in_the_order_of_the_log() {
     let expected =
         [r#"3|after|1.50|2026-11-29T23:28:18.407044Z|2026-11-29T23:28:18.407044Z|2026-11-29|1|{"a": 1}"#];
     let columns = "SELECT id, name, price, seen, opened, born, active, doc FROM customers";
-    eventually("another order is another copy", 60, || {
-        (rows(&connection, columns) == expected).then_some(())
-    });
+    eventually("another order is another copy", || (rows(&connection, columns) == expected).then_some(()));
     assert_eq!(dead_letters(dir.path()), [""; 0]);
     let explained = std::process::Command::new(env!("CARGO_BIN_EXE_readside"))
         .args(["explain", "customers", "3", "--config"])

@@ -38,7 +38,7 @@ fn produced(broker: &Broker, topic: &str, count: usize) -> Vec<Found> {
     at.add_partition_offset(topic, 0, Offset::Beginning).unwrap();
     consumer.assign(&at).unwrap();
     let mut found = Vec::new();
-    eventually("the topic has every dead letter", 60, || {
+    eventually("the topic has every dead letter", || {
         let message = consumer.poll(std::time::Duration::from_millis(100))?.ok()?;
         let headers = message.headers().map(|headers| {
             let text = |value: Option<&[u8]>| String::from_utf8_lossy(value.unwrap_or_default()).into_owned();
@@ -89,9 +89,7 @@ fn dead_letters_wait_for_their_topic_and_nothing_waits_for_them() {
     daemon.started();
     // Rows are there, whatever becomes of the others.
     assert_eq!(rows(&reader(dir.path()), "SELECT id FROM users"), ["3"]);
-    eventually("the trouble is seen", 60, || {
-        (daemon.status()["dead_letters_failing"].is_string()).then_some(())
-    });
+    eventually("the trouble is seen", || (daemon.status()["dead_letters_failing"].is_string()).then_some(()));
     assert_eq!(daemon.metric("readside_dead_letters_unproduced"), Some(2.0));
     let unproduced =
         || rows(&reader(dir.path()), "SELECT count(*) FROM _readside_dead_letters WHERE produced IS NULL");
@@ -101,12 +99,10 @@ fn dead_letters_wait_for_their_topic_and_nothing_waits_for_them() {
     assert!(code == Some(69) && said.contains("dead_letters.topic"), "{code:?} {said}");
 
     broker.stop();
-    eventually("nobody answers", 60, || {
-        (daemon.metric("readside_kafka_connected") == Some(0.0)).then_some(())
-    });
+    eventually("nobody answers", || (daemon.metric("readside_kafka_connected") == Some(0.0)).then_some(()));
     daemon.kill();
     let mut daemon = Daemon::start(dir.path(), &text);
-    eventually("it serves without a broker", 60, || daemon.get("/livez").filter(|(code, _)| *code == 200));
+    eventually("it serves without a broker", || daemon.get("/livez").filter(|(code, _)| *code == 200));
     broker.restart();
     broker.create_topic(dead, 1, &[("max.message.bytes", "2000")]);
     let found = produced(&broker, dead, 2);
@@ -130,8 +126,8 @@ fn dead_letters_wait_for_their_topic_and_nothing_waits_for_them() {
         (&*second.headers["readside.record"], &*second.headers["readside.reason"]),
         ("too_large", "malformed")
     );
-    eventually("the replica knows", 60, || (unproduced() == ["0"]).then_some(()));
-    eventually("the trouble is over", 60, || daemon.status()["dead_letters_failing"].is_null().then_some(()));
+    eventually("the replica knows", || (unproduced() == ["0"]).then_some(()));
+    eventually("the trouble is over", || daemon.status()["dead_letters_failing"].is_null().then_some(()));
     assert_eq!(daemon.metric("readside_dead_letters_unproduced"), Some(0.0));
     let counted = |daemon: &mut Daemon, result: &str| {
         daemon
@@ -144,10 +140,10 @@ fn dead_letters_wait_for_their_topic_and_nothing_waits_for_them() {
     // One that comes later goes there by itself, and a start sends nothing again.
     broker.produce(topic, [Message::tombstone("no number")]);
     assert_eq!(produced(&broker, dead, 3)[2].offset(), 3);
-    eventually("the replica knows", 60, || (unproduced() == ["0"]).then_some(()));
+    eventually("the replica knows", || (unproduced() == ["0"]).then_some(()));
     daemon.terminate();
     let mut daemon = Daemon::start(dir.path(), &text);
-    eventually("it has looked", 60, || {
+    eventually("it has looked", || {
         (daemon.metric("readside_dead_letters_unproduced") == Some(0.0)).then_some(())
     });
     assert_eq!(broker.end_offset(dead, 0), 3);
@@ -176,9 +172,9 @@ fn dead_letters_of_a_replica_in_redis_are_produced_once() {
     assert_eq!(offsets, (0..150).collect::<Vec<i64>>());
     let done =
         |daemon: &mut Daemon| (daemon.metric("readside_dead_letters_unproduced") == Some(0.0)).then_some(());
-    eventually("Redis knows", 60, || done(&mut daemon));
+    eventually("Redis knows", || done(&mut daemon));
     daemon.terminate();
     let mut daemon = Daemon::start(dir.path(), &text);
-    eventually("it has looked", 60, || done(&mut daemon));
+    eventually("it has looked", || done(&mut daemon));
     assert_eq!(broker.end_offset(&dead, 0), 150);
 }

@@ -139,20 +139,20 @@ fn repeated_patches_and_kills_leave_the_rows_of_each_event_once() {
     for round in 0..6 {
         let target = (stored(dir.path()) + 1 + round * 1_500).min(30_000);
         let daemon = Daemon::start(dir.path(), &yaml);
-        eventually("some records are committed", 60, || (stored(dir.path()) >= target).then_some(()));
+        eventually("some records are committed", || (stored(dir.path()) >= target).then_some(()));
         daemon.kill();
     }
     for round in 0..12 {
         let produced = broker.produce(&topic, history.take(RECENT / 2)).len() as i64;
         let target = stored(dir.path()) + produced * (round % 3) / 2;
         let daemon = Daemon::start(dir.path(), &yaml);
-        eventually("some records are committed", 60, || (stored(dir.path()) >= target).then_some(()));
+        eventually("some records are committed", || (stored(dir.path()) >= target).then_some(()));
         daemon.kill();
     }
     let mut daemon = Daemon::start(dir.path(), &yaml);
     daemon.started();
     let end = broker.end_offset(&topic, 0);
-    eventually("everything is applied", 60, || (stored(dir.path()) == end).then_some(()));
+    eventually("everything is applied", || (stored(dir.path()) == end).then_some(()));
 
     let expected = visible(&history.expected);
     assert_ne!(expected, visible(&history.fooled), "the repetitions make no difference");
@@ -188,7 +188,7 @@ fn only_an_event_that_was_applied_is_known_again() {
     // Repaired and sent again it is applied, once; the first one is known, in any partition.
     broker.produce(&topic, [set("\"bad\"", "2").to(0), set("\"bad\"", "9").to(0)]);
     broker.produce(&topic, [set("7", "1").to(1)]);
-    eventually("all is read", 30, || (stored(dir.path()) == 6).then_some(()));
+    eventually("all is read", || (stored(dir.path()) == 6).then_some(()));
     assert_eq!(rows(&connection, "SELECT amount FROM items"), ["2"]);
     let skipped = format!("readside_events_skipped_total{{reason=\"duplicate\",topic=\"{topic}\"}}");
     assert_eq!(daemon.metric(&skipped), Some(2.0));

@@ -259,11 +259,11 @@ fn without_the_registry_a_new_schema_waits_and_everything_else_goes_on() {
     // Partition 0 meets the new schema; behind it is a record that could be read.
     broker.produce(&topic, [new_person(3, 0), person(4, 0), person(5, 1)]);
     let waiting = format!("readside_waiting_partitions{{topic=\"{topic}\"}}");
-    eventually("a partition waits", 20, || (daemon.metric(&waiting) == Some(1.0)).then_some(()));
+    eventually("a partition waits", || (daemon.metric(&waiting) == Some(1.0)).then_some(()));
     feed(&mut daemon, broker, &topic, [person(6, 1)]);
     assert_eq!(rows(&connection, &all), ["1|first", "2|first", "5|first", "6|first"]);
     let breaker = "readside_schema_registry_breaker_open";
-    eventually("the breaker opens", 30, || (daemon.metric(breaker) == Some(1.0)).then_some(()));
+    eventually("the breaker opens", || (daemon.metric(breaker) == Some(1.0)).then_some(()));
     // Left alone, but not forgotten.
     let before = gate.requests();
     let (status, _) = daemon.get("/livez").expect("an answer");
@@ -272,10 +272,10 @@ fn without_the_registry_a_new_schema_waits_and_everything_else_goes_on() {
         format!("SELECT next_offset FROM _readside_positions WHERE topic = '{topic}' AND partition = 0");
     assert_eq!(rows(&connection, &position), ["1"], "the position does not pass the record");
     gate.reopen();
-    eventually("the record is read", 60, || (rows(&connection, &all).len() == 6).then_some(()));
+    eventually("the record is read", || (rows(&connection, &all).len() == 6).then_some(()));
     assert!(gate.requests() > before);
     assert_eq!(rows(&connection, &all)[2..4], ["3|second", "4|first"]);
-    eventually("all is well again", 20, || {
+    eventually("all is well again", || {
         (daemon.metric(breaker) == Some(0.0) && daemon.metric(&waiting) == Some(0.0)).then_some(())
     });
     assert_eq!(dead_letters(dir.path()), [""; 0]);
@@ -300,7 +300,7 @@ fn a_first_copy_waits_for_the_registry() {
     let yaml = people(&broker.bootstrap(), dir.path(), &gate.url(), &[&topic]);
     let mut daemon = Daemon::start(dir.path(), &yaml);
     let waiting = format!("readside_waiting_partitions{{topic=\"{topic}\"}}");
-    eventually("all partitions wait", 30, || (daemon.metric(&waiting) == Some(3.0)).then_some(()));
+    eventually("all partitions wait", || (daemon.metric(&waiting) == Some(3.0)).then_some(()));
     assert_eq!(daemon.get("/startupz").map(|(status, _)| status), Some(503));
     gate.reopen();
     daemon.started();
@@ -477,7 +477,7 @@ fn flattened_debezium_events_in_avro_lead_to_the_rows_of_the_source() {
     assert_eq!(dead_letters(dir.path()), [""; 0]);
     // Another whole snapshot, which does not mention 3 any more.
     feed(&mut daemon, broker, topic, [read(2, 300, "last")]);
-    eventually("the ghost goes", 30, || (rows(&connection, all) == [order(2, "placed")]).then_some(()));
+    eventually("the ghost goes", || (rows(&connection, all) == [order(2, "placed")]).then_some(()));
     assert_eq!(daemon.metric("readside_rows_swept_total{table=\"orders\"}"), Some(1.0));
     // A key that changes takes along what its event leaves out.
     let moved = [
@@ -838,6 +838,6 @@ fn avro_and_protobuf_with_schemas_from_files() {
     // A file that cannot be used is found before anything is read.
     std::fs::write(&avro, "{\"type\":\"record\"}").unwrap();
     let mut daemon = start(dir.path(), &config, &broker.bootstrap(), &[]);
-    assert_eq!(daemon.wait(20).code(), Some(64));
+    assert_eq!(daemon.wait().code(), Some(64));
     assert!(daemon.log().contains("reading.avsc"), "{}", daemon.log());
 }

@@ -142,7 +142,7 @@ impl Scene {
     }
 
     fn fresh_after(&self, at_ms: i64) {
-        eventually("fresh as of later", 60, || self.fresh().filter(|fresh| *fresh > at_ms));
+        eventually("fresh as of later", || self.fresh().filter(|fresh| *fresh > at_ms));
     }
 
     /// Fresh as of now, with everything that was ever acknowledged, and every claim was true.
@@ -214,7 +214,7 @@ fn a_transaction_that_stays_open_is_told() {
     let (ids, messages) = scene.oracle.events(2);
     scene.oracle.aborted.lock().unwrap().extend(&ids);
     let written = transaction.produce(&topic, messages.into_iter().map(|message| message.to(1)));
-    let told = eventually("it is told", 40, || {
+    let told = eventually("it is told", || {
         let status = scene.daemon.status();
         let open = status["open_transactions"].as_array()?.first()?.clone();
         Some(open)
@@ -226,7 +226,7 @@ fn a_transaction_that_stays_open_is_told() {
     let log = scene.daemon.log();
     assert_eq!(log.matches("an open transaction holds back").count(), 1, "{log}");
     transaction.abort();
-    eventually("it is over", 20, || (scene.daemon.metric(&gauge) == Some(0.0)).then_some(()));
+    eventually("it is over", || (scene.daemon.metric(&gauge) == Some(0.0)).then_some(()));
     assert_eq!(scene.daemon.status()["open_transactions"], serde_json::json!([]));
     let log = scene.daemon.log();
     assert_eq!(log.matches("no open transaction holds it back any more").count(), 1, "{log}");
@@ -255,7 +255,7 @@ fn a_topic_that_is_recreated_and_grows_past_the_position() {
         // What is not read when the topic is deleted is lost for good.
         scene.fresh_after(now_ms());
         broker.delete_topic(&scene.topic);
-        eventually("the topic can be created again", 30, || {
+        eventually("the topic can be created again", || {
             let create = std::panic::AssertUnwindSafe(|| broker.create_topic(&scene.topic, 2, &[]));
             std::panic::catch_unwind(create).ok()
         });

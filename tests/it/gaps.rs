@@ -25,14 +25,14 @@ fn built(broker: &Broker, dir: &Path, topic: &str, policy: &str, configs: &[(&st
     let yaml = yaml(broker, dir, topic) + &format!("defaults: {{ on_gap: {policy} }}\n");
     let mut daemon = Daemon::start(dir, &yaml);
     daemon.started();
-    eventually("it is proven fresh", 20, || (rows(&reader(dir), STATE) == ["live"]).then_some(()));
+    eventually("it is proven fresh", || (rows(&reader(dir), STATE) == ["live"]).then_some(()));
     assert!(daemon.terminate().0.success());
     yaml
 }
 
 fn recreate(broker: &Broker, topic: &str, configs: &[(&str, &str)]) {
     broker.delete_topic(topic);
-    eventually("the topic can be created again", 30, || {
+    eventually("the topic can be created again", || {
         let create = std::panic::AssertUnwindSafe(|| broker.create_topic(topic, 1, configs));
         std::panic::catch_unwind(create).ok()
     });
@@ -57,7 +57,7 @@ fn logged(daemon: &Daemon, decision: &str) -> usize {
 
 /// 78, with the reason in log and status; the old copy is readable.
 fn stops(dir: &Path, daemon: &mut Daemon, because: &str) {
-    let status = daemon.wait(40);
+    let status = daemon.wait();
     assert_eq!(status.code(), Some(78), "{}", daemon.log());
     assert!(daemon.log().contains(because), "the log does not say {because:?}:\n{}", daemon.log());
     assert_eq!(logged(daemon, "stop"), 1, "{}", daemon.log());
@@ -68,32 +68,32 @@ fn stops(dir: &Path, daemon: &mut Daemon, because: &str) {
 /// Goes on with what the log has, says so, and does not forget it.
 fn goes_on(dir: &Path, yaml: &str, mut daemon: Daemon, reason: &str, expected: &str) {
     daemon.started();
-    eventually("it goes on", 40, || (ids(dir) == expected).then_some(()));
+    eventually("it goes on", || (ids(dir) == expected).then_some(()));
     let incomplete = || (rows(&reader(dir), STATE) == ["incomplete"]).then_some(());
-    eventually("it says that events are missing", 20, incomplete);
+    eventually("it says that events are missing", incomplete);
     assert_eq!(rows(&reader(dir), "SELECT DISTINCT missing_events FROM _readside_status"), ["1"]);
     assert_eq!(gaps(&mut daemon, reason), Some(1.0), "{}", daemon.log());
     assert_eq!(logged(&daemon, "continue"), 1, "{}", daemon.log());
     let state = "readside_state{state=\"incomplete\",table=\"users\"}";
-    eventually("the gauge says so, too", 10, || daemon.metric(state).filter(|holds| *holds == 1.0));
+    eventually("the gauge says so, too", || daemon.metric(state).filter(|holds| *holds == 1.0));
     assert!(daemon.terminate().0.success());
     let mut daemon = Daemon::start(dir, yaml);
     daemon.started();
-    eventually("it remembers", 20, incomplete);
+    eventually("it remembers", incomplete);
     assert_eq!(gaps(&mut daemon, reason), Some(0.0), "it was decided about: {}", daemon.log());
     assert_eq!(ids(dir), expected);
     // A whole new copy lacks nothing.
     let (code, body) = daemon.post("/rebuild?accept_loss=true").unwrap();
     assert_eq!(code, 202, "{body}");
-    eventually("the new copy is whole", 60, || (rows(&reader(dir), STATE) == ["live"]).then_some(()));
+    eventually("the new copy is whole", || (rows(&reader(dir), STATE) == ["live"]).then_some(()));
 }
 
 fn rebuilds(dir: &Path, mut daemon: Daemon, reason: &str, expected: &str) {
-    eventually("the new generation serves", 60, || {
+    eventually("the new generation serves", || {
         let generation = "SELECT generation FROM _readside_status WHERE table_name = 'users'";
         (rows(&reader(dir), generation) == ["2"]).then_some(())
     });
-    eventually("it is live", 30, || (rows(&reader(dir), STATE) == ["live"]).then_some(()));
+    eventually("it is live", || (rows(&reader(dir), STATE) == ["live"]).then_some(()));
     assert_eq!(ids(dir), expected);
     assert_eq!(gaps(&mut daemon, reason), Some(1.0), "{}", daemon.log());
     assert_eq!(logged(&daemon, "rebuild"), 1, "{}", daemon.log());
@@ -276,8 +276,8 @@ fn a_transaction_that_ends_under_another_leader_is_no_gap() {
     for _ in 0..2 {
         let mut daemon = Daemon::start(dir, &yaml);
         daemon.started();
-        eventually("the transaction is read", 30, || (ids(dir) == "1 2 3 4 5 6").then_some(()));
-        eventually("and its end", 30, || {
+        eventually("the transaction is read", || (ids(dir) == "1 2 3 4 5 6").then_some(()));
+        eventually("and its end", || {
             let read = rows(
                 &reader(dir),
                 "SELECT next_offset = end_offset AND leader_epoch > 0 FROM _readside_positions",
@@ -298,7 +298,7 @@ fn away(policy: &str, then: impl Fn(&Path, &str, Daemon)) {
     let yaml = built(broker, dir.path(), &topic, policy, &short);
     let stopped = std::time::Instant::now();
     broker.produce(&topic, [Message::tombstone("2")]);
-    eventually("a tenth of a second is over", 5, || (stopped.elapsed().as_millis() > 200).then_some(()));
+    eventually("a tenth of a second is over", || (stopped.elapsed().as_millis() > 200).then_some(()));
     then(dir.path(), &yaml, Daemon::start(dir.path(), &yaml));
 }
 
@@ -312,10 +312,8 @@ fn tombstones_that_may_be_gone_are_gone_on_behind() {
     away("continue", |dir, _, mut daemon| {
         daemon.started();
         let incomplete = || (rows(&reader(dir), STATE) == ["incomplete"]).then_some(());
-        eventually("it says that rows may be too many", 20, incomplete);
-        eventually("the tombstone that is still there is applied", 20, || {
-            (ids(dir) == "1 3 4 5").then_some(())
-        });
+        eventually("it says that rows may be too many", incomplete);
+        eventually("the tombstone that is still there is applied", || (ids(dir) == "1 3 4 5").then_some(()));
         assert_eq!(gaps(&mut daemon, "tombstones"), Some(1.0), "{}", daemon.log());
     });
 }
@@ -355,8 +353,8 @@ fn added_partitions_are_no_gap() {
     broker.produce(&topic, [user(6).to(2)]);
     let mut daemon = Daemon::start(dir.path(), &yaml);
     daemon.started();
-    eventually("it is read", 20, || (ids(dir.path()) == "1 2 3 4 5 6").then_some(()));
-    eventually("live", 20, || (rows(&reader(dir.path()), STATE) == ["live"]).then_some(()));
+    eventually("it is read", || (ids(dir.path()) == "1 2 3 4 5 6").then_some(()));
+    eventually("live", || (rows(&reader(dir.path()), STATE) == ["live"]).then_some(()));
     for reason in ["retention", "recreated", "truncated", "cluster", "tombstones"] {
         assert_eq!(gaps(&mut daemon, reason), Some(0.0));
     }
@@ -396,8 +394,8 @@ fn a_topic_that_may_not_be_read_does_not_hold_the_others_back() {
         let connection = crate::daemon::replica(dir.path()).exists().then(|| reader(dir.path()))?;
         crate::daemon::try_rows(&connection, fresh).ok()?.first()?.parse::<i64>().ok()
     };
-    let first = eventually("the readable topic is fresh", 40, fresh);
-    eventually("and stays so", 20, || fresh().filter(|now| *now > first));
+    let first = eventually("the readable topic is fresh", fresh);
+    eventually("and stays so", || fresh().filter(|now| *now > first));
     assert!(daemon.log().contains(&closed), "{}", daemon.log());
     let refused = daemon.metric("readside_source_errors_total{reason=\"topic_refused\"}");
     assert!(refused.is_some_and(|count| count >= 1.0));
@@ -417,11 +415,11 @@ fn another_mapping_or_another_name_does_not_touch_the_file() {
     let mapping =
         yaml.replace("name: text", "name: text, email: 'text?'") + "rebuild_when_mapping_changes: never\n";
     let mut daemon = Daemon::start(dir.path(), &mapping);
-    assert_eq!(daemon.wait(20).code(), Some(78), "{}", daemon.log());
+    assert_eq!(daemon.wait().code(), Some(78), "{}", daemon.log());
     assert!(daemon.log().contains("mapping"), "{}", daemon.log());
     let named = yaml.replace("replica: {", "replica: { name: somebody-else,");
     let mut daemon = Daemon::start(dir.path(), &named);
-    assert_eq!(daemon.wait(20).code(), Some(78), "{}", daemon.log());
+    assert_eq!(daemon.wait().code(), Some(78), "{}", daemon.log());
     // The file still works with its own configuration.
     let mut daemon = Daemon::start(dir.path(), &yaml);
     daemon.started();
@@ -429,5 +427,5 @@ fn another_mapping_or_another_name_does_not_touch_the_file() {
     // And a second daemon on the same file is refused.
     let second = tempfile::tempdir().unwrap();
     let mut rival = Daemon::start(second.path(), &yaml);
-    assert_eq!(rival.wait(20).code(), Some(78), "{}", rival.log());
+    assert_eq!(rival.wait().code(), Some(78), "{}", rival.log());
 }

@@ -264,7 +264,7 @@ fn a_sidecar_that_cannot_start_says_why_by_its_exit_code() {
     // The volume holds the replica of another name.
     let dir = tempfile::tempdir().unwrap();
     let mut before = pod.start(dir.path(), "127.0.0.1:1", "t");
-    eventually("the replica was made", 20, || before.get("/livez").map(|_| ()));
+    eventually("the replica was made", || before.get("/livez").map(|_| ()));
     assert_eq!(before.terminate().0.code(), Some(0));
     let other = Pod { config: format!("{}\nreplica: {{ name: other }}\n", pod.config), ..pod };
     assert_eq!(
@@ -314,7 +314,7 @@ fn a_changed_configmap_is_noticed_and_checked() {
     let mut map = ConfigMap::new(dir.path(), &good);
     let mut daemon = Daemon::start_with(dir.path(), &map.file(), &[]);
     let mut becomes = |value: f64, said: &str| {
-        eventually(said, 30, || {
+        eventually(said, || {
             let known = daemon.metric("readside_config_reload_success")? == value;
             (known && daemon.log().contains(said)).then_some(())
         });
@@ -355,7 +355,7 @@ fn a_changed_configmap_is_started_with_where_that_is_declared() {
     assert_eq!(rows(&sql, "SELECT * FROM users"), ["1", "2", "3"]);
 
     map.exchange(&text("id: integer, name: text", &http, "info"));
-    let name = eventually("the new column is there", 60, || {
+    let name = eventually("the new column is there", || {
         assert!(daemon.ended().is_none(), "{}", daemon.log());
         crate::daemon::try_rows(&sql, "SELECT name FROM users WHERE id = 2").ok()
     });
@@ -367,10 +367,10 @@ fn a_changed_configmap_is_started_with_where_that_is_declared() {
 
     // The level of the log needs no start.
     map.exchange(&text("id: integer, name: text", &http, "debug"));
-    eventually("the level is taken", 30, || daemon.log().contains("\"log_level\":\"debug\"").then_some(()));
+    eventually("the level is taken", || daemon.log().contains("\"log_level\":\"debug\"").then_some(()));
     // What is refused replaces nothing.
     map.exchange(&text("id: integr", &http, "info"));
-    eventually("it is refused", 30, || daemon.log().contains("is refused").then_some(()));
+    eventually("it is refused", || daemon.log().contains("is refused").then_some(()));
     assert_eq!(daemon.log().matches("\"listening\"").count(), 2);
     assert!(daemon.ended().is_none());
     assert_eq!(rows(&sql, "SELECT count(*) FROM users"), ["3"]);

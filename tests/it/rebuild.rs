@@ -90,7 +90,7 @@ fn generation(dir: &Path) -> i64 {
 }
 
 fn serves(dir: &Path, wanted: i64) {
-    eventually("the new generation serves", 90, || (generation(dir) == wanted).then_some(()));
+    eventually("the new generation serves", || (generation(dir) == wanted).then_some(()));
 }
 
 fn command(daemon: &mut Daemon, arguments: &[&str]) -> std::process::Output {
@@ -121,7 +121,7 @@ fn a_changed_mapping_is_built_beside_the_old_copy_and_no_reader_notices() {
     daemon.started();
     broker.produce(&topic, (40_001..=40_500).map(user));
     serves(dir.path(), 2);
-    eventually("events that came meanwhile", 30, || {
+    eventually("events that came meanwhile", || {
         (rows(&reader(dir.path()), "SELECT count(*), count(email) FROM users") == ["40500|40500"])
             .then_some(())
     });
@@ -133,13 +133,13 @@ fn a_changed_mapping_is_built_beside_the_old_copy_and_no_reader_notices() {
             .keys()
             .all(|seen| ["1 with 2 columns", "2 with 3 columns"].contains(&seen.as_str()))
     );
-    eventually("live", 20, || (rows(&reader(dir.path()), STATE) == ["live"]).then_some(()));
-    eventually("the daemon has noticed, too", 20, || {
+    eventually("live", || (rows(&reader(dir.path()), STATE) == ["live"]).then_some(()));
+    eventually("the daemon has noticed, too", || {
         (daemon.metric("readside_generation") == Some(2.0)).then_some(())
     });
     assert_eq!(daemon.metric("readside_rebuilds_total{result=\"switched\"}"), Some(1.0));
     assert_eq!(daemon.metric("readside_rebuild_running"), Some(0.0));
-    eventually("nothing of the old generation is left", 60, || {
+    eventually("nothing of the old generation is left", || {
         let left =
             rows(&reader(dir.path()), "SELECT name FROM sqlite_schema WHERE name LIKE '%readside_g1%'");
         left.is_empty().then_some(())
@@ -191,7 +191,7 @@ fn a_rebuild_under_load_lets_nothing_go_back() {
         assert_eq!(daemon.admin(&path).unwrap().0, 200);
     }
     let end: i64 = (0..PARTITIONS).map(|partition| broker.end_offset(&topic, partition)).sum();
-    eventually("everything is applied", 60, || {
+    eventually("everything is applied", || {
         let sum = "SELECT sum(next_offset) FROM _readside_positions WHERE generation = 3";
         (rows(&reader(dir.path()), sum) == [end.to_string()]).then_some(())
     });
@@ -224,7 +224,7 @@ fn a_killed_rebuild_goes_on_where_it_was() {
     let (mut kills, mut before) = (0, 0);
     while generation(dir.path()) == 1 && kills < 40 {
         let daemon = Daemon::start(dir.path(), &yaml);
-        eventually("a little more is built", 60, || {
+        eventually("a little more is built", || {
             (read() > before + 4_000 || generation(dir.path()) == 2).then_some(())
         });
         daemon.kill();
@@ -256,7 +256,7 @@ fn a_second_change_of_the_mapping_drops_what_was_half_built() {
     assert!(daemon.terminate().0.success());
     let daemon =
         Daemon::start(dir.path(), &format!("{head}{}", tables(&topic, "name: text, email: 'text?'")));
-    eventually("it is being built", 60, || {
+    eventually("it is being built", || {
         let sql = "SELECT count(*) FROM _readside_positions WHERE generation = 2";
         (rows(&reader(dir.path()), sql) != ["0"]).then_some(())
     });
@@ -268,7 +268,7 @@ fn a_second_change_of_the_mapping_drops_what_was_half_built() {
     // Back to the first mapping: it goes on as if nothing had been.
     let mut daemon = Daemon::start(dir.path(), &first);
     daemon.started();
-    eventually("live", 20, || (rows(&reader(dir.path()), STATE) == ["live"]).then_some(()));
+    eventually("live", || (rows(&reader(dir.path()), STATE) == ["live"]).then_some(()));
     assert!(daemon.terminate().0.success());
     let mut daemon =
         Daemon::start(dir.path(), &format!("{head}{}", tables(&topic, "email: text, name: text")));
@@ -297,7 +297,7 @@ fn a_copy_that_has_lost_much_does_not_replace_a_fuller_one() {
     assert_eq!(rows(&reader(dir.path()), "SELECT count(*) FROM users"), ["1000"]);
     // The live one has never stopped.
     broker.produce(&topic, [user(1_001)]);
-    eventually("it goes on", 20, || {
+    eventually("it goes on", || {
         (rows(&reader(dir.path()), "SELECT count(*) FROM users") == ["1001"]).then_some(())
     });
     let status = String::from_utf8(command(&mut daemon, &["status"]).stdout).unwrap();
@@ -323,20 +323,20 @@ fn a_mapping_that_the_log_cannot_fill_waits_for_a_person() {
     let yaml = format!("{head}{}", tables(&topic, "name: text, email: 'text?'"));
     let mut daemon = Daemon::start(dir.path(), &yaml);
     daemon.started();
-    eventually("it says that a person is needed", 60, || {
+    eventually("it says that a person is needed", || {
         (rows(&reader(dir.path()), STATE) == ["stopped"]).then_some(())
     });
     let reason = daemon.status()["stopped"].as_str().unwrap().to_owned();
     assert!(reason.contains("begins at offset 20") && reason.contains("readside rebuild"), "{reason}");
     assert_eq!(rows(&reader(dir.path()), "SELECT count(*) FROM users"), ["50"], "the old copy serves");
-    eventually("the metrics say it, too", 20, || {
+    eventually("the metrics say it, too", || {
         let series = "readside_state{state=\"stopped\",table=\"users\"}";
         (daemon.metric(series) == Some(1.0)).then_some(())
     });
     let begun = command(&mut daemon, &["rebuild", "--wait"]);
     assert_eq!(begun.status.code(), Some(0), "{begun:?}");
     assert_eq!(rows(&reader(dir.path()), "SELECT count(*), count(email) FROM users"), ["30|30"]);
-    eventually("live", 20, || (rows(&reader(dir.path()), STATE) == ["live"]).then_some(()));
+    eventually("live", || (rows(&reader(dir.path()), STATE) == ["live"]).then_some(()));
 }
 
 #[test]
@@ -355,7 +355,7 @@ fn a_rebuild_that_the_volume_has_no_room_for_does_not_begin() {
     assert_eq!(daemon.status()["rebuild"]["last"]["result"], "refused");
     assert_eq!(daemon.metric("readside_rebuilds_total{result=\"refused\"}"), Some(1.0));
     broker.produce(&topic, [user(51)]);
-    eventually("the live one goes on", 20, || {
+    eventually("the live one goes on", || {
         (rows(&reader(dir.path()), "SELECT count(*) FROM users") == ["51"]).then_some(())
     });
     assert_eq!(rows(&reader(dir.path()), STATE), ["live"]);
@@ -401,7 +401,7 @@ fn a_column_less_in_another_order_needs_no_log() {
         Daemon::start(dir.path(), &format!("{head}{}", tables(&topic, "email: text, name: text")));
     daemon.started();
     broker.produce(&topic, [user(501)]);
-    eventually("it goes on", 20, || {
+    eventually("it goes on", || {
         (rows(&reader(dir.path()), "SELECT count(*) FROM users") == ["501"]).then_some(())
     });
     assert_eq!(

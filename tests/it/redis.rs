@@ -167,7 +167,7 @@ fn rows_come_change_and_go(encoding: Encoding, more: &str) {
     assert_eq!(indexes(&mut reader, rows, "users"), sets(&[("tenant,name:c:Bob", &["c:8"])]));
     // A Redis has no write-ahead log, and unknown is not zero.
     assert!(daemon.metric("readside_wal_size_bytes").unwrap().is_nan());
-    eventually("the rows are counted", 20, || {
+    eventually("the rows are counted", || {
         (daemon.metric(r#"readside_table_rows{table="users"}"#) == Some(1.0)).then_some(())
     });
 
@@ -313,7 +313,7 @@ fn fifteen_kills_leave_exactly_the_expected_rows() {
             let more = if round < 5 { 1 + round * 1_500 } else { 1 + (round % 3) * 150 };
             let before = stored_records(&server).unwrap_or(0);
             let daemon = Daemon::start(dir.path(), &yaml);
-            eventually("the daemon commits something", 60, || {
+            eventually("the daemon commits something", || {
                 let moved = stored_records(&server)? - before;
                 assert!(moved >= 0, "positions went back by {}", -moved);
                 (moved >= more).then_some(())
@@ -371,7 +371,7 @@ impl<'a> Scene<'a> {
     /// Waits until everything is committed (`true`), or the daemon has stopped as documented.
     fn settles(&self, daemon: &mut Daemon) -> bool {
         let end = self.end();
-        eventually("everything is committed or the daemon stops", 60, || {
+        eventually("everything is committed or the daemon stops", || {
             if let Some(status) = daemon.ended() {
                 assert_eq!(status.code(), Some(78), "{}", daemon.log());
                 return Some(false);
@@ -418,7 +418,7 @@ fn what_redis_survives_the_copy_survives() {
             let before = stored_records(&scene.server).unwrap();
             scene.produce(1_500);
             let some = i64::try_from(random.below(600)).unwrap();
-            eventually("some are committed", 30, || {
+            eventually("some are committed", || {
                 (stored_records(&scene.server)? >= before + some).then_some(())
             });
             fault(&mut scene.server);
@@ -453,7 +453,7 @@ fn what_redis_forgets_is_noticed_and_never_mixed() {
             cmd("SAVE").query::<()>(&mut scene.server.connect()).unwrap();
             let before = stored_records(&scene.server).unwrap();
             scene.produce(300);
-            eventually("news are committed", 30, || (stored_records(&scene.server)? > before).then_some(()));
+            eventually("news are committed", || (stored_records(&scene.server)? > before).then_some(()));
             scene.server.kill();
             scene.server.restart();
             std::fs::remove_file(snapshot(&scene.server)).unwrap();
@@ -468,7 +468,7 @@ fn what_redis_forgets_is_noticed_and_never_mixed() {
                 let before = stored_records(&scene.server).unwrap();
                 scene.produce(load);
                 let some = i64::try_from(random.below(load.max(2) / 2)).unwrap();
-                eventually("some are committed", 30, || {
+                eventually("some are committed", || {
                     (stored_records(&scene.server)? >= before + some).then_some(())
                 });
                 fault(&mut scene);
@@ -476,12 +476,12 @@ fn what_redis_forgets_is_noticed_and_never_mixed() {
                     scene.produce(200);
                 }
                 losses += 1.0;
-                eventually("the loss is noticed", 30, || {
+                eventually("the loss is noticed", || {
                     assert!(daemon.ended().is_none(), "stopped at {name}:\n{}", daemon.log());
                     (daemon.metric("readside_replica_losses_total")? == losses).then_some(())
                 });
                 assert!(scene.settles(&mut daemon), "stopped at {name}:\n{}", daemon.log());
-                eventually("it is ready again", 30, || (daemon.get("/readyz")?.0 == 200).then_some(()));
+                eventually("it is ready again", || (daemon.get("/readyz")?.0 == 200).then_some(()));
                 assert_equal(&scene.server, &scene.history);
             }
         }
@@ -500,7 +500,7 @@ fn a_loss_is_left_to_a_person_where_a_gap_is() {
     daemon.started();
     scene.produce(500);
     cmd("FLUSHALL").query::<()>(&mut scene.server.connect()).unwrap();
-    assert_eq!(daemon.wait(30).code(), Some(78), "{}", daemon.log());
+    assert_eq!(daemon.wait().code(), Some(78), "{}", daemon.log());
     assert!(daemon.log().contains("on_gap: stop"), "{}", daemon.log());
     assert!(keys(&mut scene.server.connect(), "*").is_empty(), "never a mixture");
 }
@@ -519,7 +519,7 @@ fn without_memory_batches_are_retried_and_seen() {
     limit(1);
     let before = stored_records(&scene.server).unwrap();
     scene.produce(500);
-    eventually("the retries are counted", 30, || {
+    eventually("the retries are counted", || {
         (daemon.metric("readside_store_connected")? == 0.0
             && daemon.metric_sum("readside_store_retries_total")? > 0.0)
             .then_some(())
@@ -540,12 +540,12 @@ fn of_two_daemons_the_stale_one_stops() {
     scene.produce(300);
     let other = tempfile::tempdir().unwrap();
     let mut second = Daemon::start(other.path(), &scene.yaml);
-    assert_eq!(second.wait(30).code(), Some(78), "{}", second.log());
+    assert_eq!(second.wait().code(), Some(78), "{}", second.log());
     assert!(second.log().contains("another readside writes this replica"), "{}", second.log());
 
     first.signal(libc::SIGSTOP);
     let mut reader = scene.server.connect();
-    eventually("the lease runs out", 30, || {
+    eventually("the lease runs out", || {
         let held: bool = cmd("EXISTS").arg("shop:readside:lease").query(&mut reader).unwrap();
         (!held).then_some(())
     });
@@ -554,7 +554,7 @@ fn of_two_daemons_the_stale_one_stops() {
     assert!(scene.settles(&mut second));
     // Nothing is being written, and still it notices.
     first.signal(libc::SIGCONT);
-    assert_eq!(first.wait(30).code(), Some(78), "{}", first.log());
+    assert_eq!(first.wait().code(), Some(78), "{}", first.log());
     scene.produce(300);
     assert!(scene.settles(&mut second), "{}", second.log());
     assert_equal(&scene.server, &scene.history);
@@ -566,7 +566,7 @@ fn a_redis_that_may_evict_rows_is_refused() {
     let arguments = ["--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"];
     let Some(scene) = Scene::new("redis-evicts", &arguments, "") else { return };
     let mut daemon = scene.start();
-    assert_eq!(daemon.wait(30).code(), Some(78), "{}", daemon.log());
+    assert_eq!(daemon.wait().code(), Some(78), "{}", daemon.log());
     assert!(daemon.log().contains("maxmemory-policy"), "{}", daemon.log());
     let checked = run(scene.dir.path(), &["check"]);
     assert_eq!(checked.status.code(), Some(78), "{checked:?}");
@@ -579,7 +579,7 @@ fn a_server_that_is_not_there_is_waited_for_and_named_by_check() {
     let Some(mut scene) = Scene::new("redis-later", &["--appendonly", "yes"], "") else { return };
     scene.server.kill();
     let mut daemon = scene.start();
-    eventually("it says that it waits", 30, || {
+    eventually("it says that it waits", || {
         daemon.log().contains("the replica cannot be opened; trying again").then_some(())
     });
     let checked = run(scene.dir.path(), &["check", "--timeout", "2s"]);
@@ -619,10 +619,8 @@ fn the_shipped_users_are_enough_and_no_more() {
         assert!(run(scene.dir.path(), &["check"]).status.success());
         // Also for a second generation, and to remove the first.
         assert_eq!(daemon.post("/rebuild").unwrap().0, 202);
-        eventually("it has switched", 60, || {
-            (daemon.metric("readside_generation") == Some(2.0)).then_some(())
-        });
-        eventually("the first is gone", 60, || {
+        eventually("it has switched", || (daemon.metric("readside_generation") == Some(2.0)).then_some(()));
+        eventually("the first is gone", || {
             let mut admin = scene.server.connect();
             let dropped: String =
                 cmd("HGET").arg("shop:readside:meta").arg("dropped").query(&mut admin).unwrap();
@@ -696,7 +694,7 @@ fn the_demo_keeps_its_replica_in_a_redis_of_its_own() {
     };
     let mut running = demo(None);
     // The copy that serves in the end is another one than in the beginning.
-    eventually("it was built anew", 120, || {
+    eventually("it was built anew", || {
         let ended = running.try_wait().unwrap();
         assert!(ended.is_none(), "{ended:?} {} {}", read(&said), read(&complained));
         let mut command = Command::new(env!("CARGO_BIN_EXE_readside"));
@@ -705,13 +703,13 @@ fn the_demo_keeps_its_replica_in_a_redis_of_its_own() {
     });
     // SAFETY: a signal to the group of a child that nobody has reaped.
     unsafe { libc::kill(-(running.id() as i32), libc::SIGINT) };
-    let ended = eventually("it has ended", 60, || running.try_wait().unwrap());
+    let ended = eventually("it has ended", || running.try_wait().unwrap());
     assert_eq!(ended.code(), Some(0), "{} {}", read(&said), read(&complained));
     assert_eq!(read(&said).matches("every row equal").count(), 3, "{}", read(&said));
     assert!(!home.join("replica.db").exists() && !home.join("redis.sock").exists());
     // Where none is installed it says how to get one.
     let mut refused = demo(Some("/nowhere"));
-    let ended = eventually("it was refused", 60, || refused.try_wait().unwrap());
+    let ended = eventually("it was refused", || refused.try_wait().unwrap());
     assert_eq!(ended.code(), Some(69), "{} {}", read(&said), read(&complained));
     assert!(read(&complained).contains("apt-get install redis-server"), "{}", read(&complained));
 }

@@ -176,7 +176,7 @@ fn status(server: &RedisServer, field: &str) -> String {
 }
 
 fn serves(server: &RedisServer, wanted: u32) {
-    eventually("the new generation serves", 90, || {
+    eventually("the new generation serves", || {
         (status(server, "generation") == wanted.to_string()).then_some(())
     });
 }
@@ -207,7 +207,7 @@ fn nothing_is_left_of_others(server: &RedisServer) {
         let some: Vec<_> = left.iter().take(9).collect();
         format!("nothing of another generation is left, but {}: {some:?}", left.len())
     };
-    kafka::eventually_or(said, 120, || left().is_empty().then_some(()));
+    kafka::eventually_or(said, || left().is_empty().then_some(()));
 }
 
 fn command(daemon: &mut Daemon, arguments: &[&str]) -> Output {
@@ -240,9 +240,7 @@ fn a_changed_mapping_is_built_beside_the_old_copy_and_no_reader_notices() {
         daemon.started();
         broker.produce(&topic, (20_001..=20_500).map(user));
         serves(&server, 2);
-        eventually("events that came meanwhile", 30, || {
-            (status(&server, "users.rows") == "20500").then_some(())
-        });
+        eventually("events that came meanwhile", || (status(&server, "users.rows") == "20500").then_some(()));
         let looks = watcher.finish();
         assert!(looks.seen.contains_key("1: 2"), "{:?}", looks.seen);
         assert!(looks.seen.keys().all(|seen| ["1: 2", "2: 3"].contains(&seen.as_str())), "{:?}", looks.seen);
@@ -250,8 +248,8 @@ fn a_changed_mapping_is_built_beside_the_old_copy_and_no_reader_notices() {
         let live = status(&server, "live");
         assert_eq!(live, if nth == 1 { "shop:" } else { "shop:2:" });
         assert_eq!(indexes(&mut server.connect(), &live, "users").len(), 20_500);
-        eventually("live", 20, || (status(&server, "state") == "live").then_some(()));
-        eventually("the daemon has noticed, too", 20, || {
+        eventually("live", || (status(&server, "state") == "live").then_some(()));
+        eventually("the daemon has noticed, too", || {
             (daemon.metric("readside_generation") == Some(2.0)).then_some(())
         });
         assert_eq!(daemon.metric("readside_rebuilds_total{result=\"switched\"}"), Some(1.0));
@@ -371,7 +369,7 @@ fn a_rebuild_under_load_lets_nothing_go_back() {
             assert_eq!(wait_for(&mut daemon, &topic, last, "0s"), 200);
         }
         let end: i64 = (0..PARTITIONS).map(|partition| broker.end_offset(&topic, partition)).sum();
-        eventually("everything is applied", 60, || {
+        eventually("everything is applied", || {
             let positions: BTreeMap<String, i64> =
                 cmd("HGETALL").arg("shop:readside:positions").query(&mut server.connect()).unwrap();
             (positions.values().sum::<i64>() == end).then_some(())
@@ -416,7 +414,7 @@ fn a_killed_rebuild_goes_on_where_it_was() {
         let switched = || status(&server, "generation") == "2";
         while !switched() && kills < 40 {
             let daemon = Daemon::start(dir.path(), &yaml);
-            eventually("a little more is built", 60, || {
+            eventually("a little more is built", || {
                 (switched() || built(&server, 2, !way.is_empty()) > Some(before + 2_000)).then_some(())
             });
             daemon.kill();
@@ -451,7 +449,7 @@ fn a_second_change_of_the_mapping_drops_what_was_half_built() {
     daemon.started();
     assert!(daemon.terminate().0.success());
     let daemon = Daemon::start(dir.path(), &format!("{head}{}", users(&topic, "name: text, email: 'text?'")));
-    eventually("it is being built", 60, || built(&server, 2, false).map(drop));
+    eventually("it is being built", || built(&server, 2, false).map(drop));
     daemon.kill();
     if status(&server, "generation") != "1" {
         // Faster than the kill: nothing is half-built.
@@ -460,7 +458,7 @@ fn a_second_change_of_the_mapping_drops_what_was_half_built() {
     // Back to the first mapping: it goes on as if nothing had been.
     let mut daemon = Daemon::start(dir.path(), &first);
     daemon.started();
-    eventually("live", 20, || (status(&server, "state") == "live").then_some(()));
+    eventually("live", || (status(&server, "state") == "live").then_some(()));
     nothing_is_left_of_others(&server);
     assert!(daemon.terminate().0.success());
     // Another encoding and another index are another mapping, too.
@@ -494,7 +492,7 @@ fn a_copy_that_has_lost_much_does_not_replace_a_fuller_one() {
     assert_eq!(status(&server, "users.rows"), "1000");
     // The live one has never stopped.
     broker.produce(&topic, [user(1_001)]);
-    eventually("it goes on", 20, || (status(&server, "users.rows") == "1001").then_some(()));
+    eventually("it goes on", || (status(&server, "users.rows") == "1001").then_some(()));
     nothing_is_left_of_others(&server);
 
     let accepted = command(&mut daemon, &["rebuild", "--wait", "--accept-loss"]);
@@ -521,8 +519,8 @@ fn a_rebuild_that_redis_has_no_memory_for_does_not_begin() {
     assert_eq!(daemon.status()["rebuild"]["last"]["result"], "refused");
     assert_eq!(daemon.metric("readside_rebuilds_total{result=\"refused\"}"), Some(1.0));
     broker.produce(&topic, [user(51)]);
-    eventually("the live one goes on", 20, || (status(&server, "users.rows") == "51").then_some(()));
-    eventually("live", 20, || (status(&server, "state") == "live").then_some(()));
+    eventually("the live one goes on", || (status(&server, "users.rows") == "51").then_some(()));
+    eventually("live", || (status(&server, "state") == "live").then_some(()));
 }
 
 #[test]
@@ -541,20 +539,18 @@ fn a_mapping_that_the_log_cannot_fill_waits_for_a_person() {
     let yaml = format!("{head}{}", users(&topic, "name: text, email: 'text?'"));
     let mut daemon = Daemon::start(dir.path(), &yaml);
     daemon.started();
-    eventually("it says that a person is needed", 60, || {
-        (status(&server, "state") == "stopped").then_some(())
-    });
+    eventually("it says that a person is needed", || (status(&server, "state") == "stopped").then_some(()));
     let reason = status(&server, "stopped");
     assert!(reason.contains("begins at offset 20") && reason.contains("readside rebuild"), "{reason}");
     assert_eq!(status(&server, "users.rows"), "50", "the old copy serves");
-    eventually("the metrics say it, too", 20, || {
+    eventually("the metrics say it, too", || {
         let series = "readside_state{state=\"stopped\",table=\"users\"}";
         (daemon.metric(series) == Some(1.0)).then_some(())
     });
     // It stays its own although nothing is written: longer than the lease lasts.
     let other = tempfile::tempdir().unwrap();
     let mut second = Daemon::start(other.path(), &yaml);
-    assert_eq!(second.wait(30).code(), Some(78), "{}", second.log());
+    assert_eq!(second.wait().code(), Some(78), "{}", second.log());
     assert!(second.log().contains("another readside writes this replica"), "{}", second.log());
     let begun = command(&mut daemon, &["rebuild", "--wait"]);
     assert_eq!(begun.status.code(), Some(0), "{begun:?}");
@@ -562,7 +558,7 @@ fn a_mapping_that_the_log_cannot_fill_waits_for_a_person() {
         (status(&server, "users.rows"), row(&server, 21)["email"].clone()),
         ("30".into(), "21@x.org".into())
     );
-    eventually("live", 20, || (status(&server, "state") == "live").then_some(()));
+    eventually("live", || (status(&server, "state") == "live").then_some(()));
 }
 
 #[test]
@@ -579,16 +575,16 @@ fn a_recreated_topic_is_built_anew_while_the_old_copy_serves() {
         let mut daemon = Daemon::start(dir.path(), &yaml);
         daemon.started();
         broker.delete_topic(&topic);
-        eventually("the topic is made again", 60, || {
+        eventually("the topic is made again", || {
             std::panic::catch_unwind(|| broker.create_topic(&topic, 1, &[])).ok()
         });
         broker.produce(&topic, (51..=120).map(user));
         serves(&server, 2);
-        eventually("the rows of the new topic", 30, || (status(&server, "users.rows") == "70").then_some(()));
+        eventually("the rows of the new topic", || (status(&server, "users.rows") == "70").then_some(()));
         assert!(row(&server, 7).is_empty() && !row(&server, 120).is_empty());
         assert_eq!(daemon.metric("readside_gaps_total{reason=\"recreated\"}"), Some(1.0));
         broker.produce(&topic, [user(121)]);
-        eventually("it goes on", 30, || (status(&server, "users.rows") == "71").then_some(()));
+        eventually("it goes on", || (status(&server, "users.rows") == "71").then_some(()));
         nothing_is_left_of_others(&server);
         assert!(daemon.terminate().0.success());
     }
@@ -655,7 +651,7 @@ fn struck_while_rebuilding(way: &str, arguments: &[&str], blows: &[Blow], seed: 
         broker.produce(&topic, history.take(600));
         let losses = daemon.metric("readside_replica_losses_total").unwrap();
         let some = random.below(5_000) as i64;
-        eventually("some of it is built, or it is over", 30, || {
+        eventually("some of it is built, or it is over", || {
             let over = || status(&server, "generation") == number.to_string();
             (over() || built(&server, number, !way.is_empty()) >= Some(some)).then_some(())
         });
@@ -667,7 +663,7 @@ fn struck_while_rebuilding(way: &str, arguments: &[&str], blows: &[Blow], seed: 
         }
         broker.produce(&topic, history.take(200));
         let end: i64 = (0..PARTITIONS).map(|partition| broker.end_offset(&topic, partition)).sum();
-        eventually("a whole copy has everything, and nothing is being built", 120, || {
+        eventually("a whole copy has everything, and nothing is being built", || {
             assert!(daemon.ended().is_none(), "stopped at {blow:?}:\n{}", daemon.log());
             let mut connection = server.try_connect(Default::default()).ok()?;
             let positions: BTreeMap<String, i64> =
@@ -677,7 +673,7 @@ fn struck_while_rebuilding(way: &str, arguments: &[&str], blows: &[Blow], seed: 
             let is_whole = positions.values().sum::<i64>() == end && complete.as_deref() == Some("1");
             (is_whole && daemon.metric("readside_rebuild_running")? == 0.0).then_some(())
         });
-        eventually("it is ready", 30, || (daemon.get("/readyz")?.0 == 200).then_some(()));
+        eventually("it is ready", || (daemon.get("/readyz")?.0 == 200).then_some(()));
         assert_equal(&server, &history);
         if *blow != Blow::KillDaemon {
             // Both generations notice a loss, and it is one nevertheless: to begin again while that has
@@ -738,7 +734,7 @@ fn without_leave_to_rebuild_another_mapping_is_refused() {
     assert!(daemon.terminate().0.success());
     let mut daemon =
         Daemon::start(dir.path(), &format!("{head}{}", users(&topic, "name: text, email: 'text?'")));
-    assert_eq!(daemon.wait(30).code(), Some(78), "{}", daemon.log());
+    assert_eq!(daemon.wait().code(), Some(78), "{}", daemon.log());
     assert!(daemon.log().contains("another mapping of users"), "{}", daemon.log());
     let offline = readside(dir.path(), &["status", "-o", "json"]);
     let offline: serde_json::Value = serde_json::from_slice(&offline.stdout).unwrap();
@@ -774,7 +770,7 @@ fn a_column_less_in_another_order_and_another_index_need_no_log() {
         daemon.started();
         serves(&server, 2);
         broker.produce(&topic, [user(3_001)]);
-        eventually("it goes on", 20, || (status(&server, "users.rows") == "3001").then_some(()));
+        eventually("it goes on", || (status(&server, "users.rows") == "3001").then_some(()));
         assert_eq!(row(&server, 3_001).len(), 3);
         let live = status(&server, "live");
         let entries = indexes(&mut server.connect(), &live, "users");
@@ -786,6 +782,6 @@ fn a_column_less_in_another_order_and_another_index_need_no_log() {
         // What needs the log is still refused.
         assert!(daemon.terminate().0.success());
         let mut daemon = Daemon::start(dir.path(), &yaml(after, users(&topic, "name: text, fresh: 'text?'")));
-        assert_eq!(daemon.wait(30).code(), Some(78), "{}", daemon.log());
+        assert_eq!(daemon.wait().code(), Some(78), "{}", daemon.log());
     }
 }

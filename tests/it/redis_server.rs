@@ -117,7 +117,7 @@ impl RedisServer {
             .stdout(Stdio::null())
             .stderr(Stdio::null());
         let mut child = children::spawn(&mut command).unwrap();
-        eventually("redis answers", 20, || {
+        eventually("redis answers", || {
             let log = || std::fs::read_to_string(dir.join("redis.log")).unwrap_or_default();
             assert!(child.try_wait().unwrap().is_none(), "redis ended:\n{}", log());
             let mut connection = match self.try_connect(RedisConnectionInfo::default()) {

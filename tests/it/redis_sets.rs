@@ -103,7 +103,7 @@ fn wait(daemon: &mut Daemon, broker: &Broker, topic: &str, partitions: i32) {
     for partition in 0..partitions {
         let last = broker.end_offset(topic, partition) - 1;
         let path = format!("/wait?topic={topic}&partition={partition}&offset={last}&timeout=60s");
-        let answer = eventually("an answer", 60, || daemon.admin(&path).filter(|(status, _)| *status != 503));
+        let answer = eventually("an answer", || daemon.admin(&path).filter(|(status, _)| *status != 503));
         assert_eq!(answer.0, 200, "{answer:?}\n{}", daemon.log());
     }
 }
@@ -140,7 +140,7 @@ fn snapshots_changed_keys_and_truncates_arrive_as_in_sqlite() {
     let mut connection = server.connect();
     assert_eq!(ids(&mut connection, "items"), set(&["1", "2", "3"]));
     broker.produce(&topic, [read(1, "first", 200), read(4, "last", 200)]);
-    eventually("ghosts go", 60, || (ids(&mut connection, "items") == set(&["1", "4"])).then_some(()));
+    eventually("ghosts go", || (ids(&mut connection, "items") == set(&["1", "4"])).then_some(()));
     // 4 becomes 5, which is read first, and its large value is left out.
     let sequence = r#""250","300""#;
     let here = change("c", "false", sequence, &row(5, "__debezium_unavailable_value"));

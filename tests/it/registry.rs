@@ -66,7 +66,7 @@ impl Registry {
                 .stdout(log.try_clone().expect("its log"))
                 .stderr(log);
             let mut process = children::spawn_for_all(command).expect("java");
-            let up = eventually("the registry answers", 90, || {
+            let up = eventually("the registry answers", || {
                 match request(address, "GET", &format!("{API}/subjects"), "") {
                     Some((200, _)) => Some(true),
                     _ => process.try_wait().expect("its state").map(|_| false),

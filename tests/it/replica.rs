@@ -35,7 +35,7 @@ fn rows_arrive_change_and_go() {
     let connection = reader(dir.path());
     assert_eq!(rows(&connection, "SELECT count(*), min(name), max(name) FROM users"), ["100|first|first"]);
     broker.produce(&topic, [user(7, "second"), Message::tombstone("8")]);
-    eventually("the change is visible", 10, || {
+    eventually("the change is visible", || {
         (rows(&connection, "SELECT * FROM users WHERE id IN (7, 8)") == ["7|second|NULL"]).then_some(())
     });
     // A lookup goes through the view to the key and to the declared index.
@@ -45,7 +45,7 @@ fn rows_arrive_change_and_go() {
     assert!(plan.contains("USING INDEX"), "{plan}");
     let (status, took) = daemon.terminate();
     assert!(status.success(), "{status}");
-    assert!(took < Duration::from_secs(3), "shutdown took {took:?}");
+    assert!(took < Duration::from_secs(10), "shutdown took {took:?}");
 }
 
 #[test]
@@ -63,7 +63,7 @@ fn a_reader_cannot_write_and_cannot_stop_the_writer() {
     long.execute_batch("BEGIN").unwrap();
     assert_eq!(rows(&long, "SELECT name FROM users"), ["first"]);
     broker.produce(&topic, [user(1, "second")]);
-    eventually("the writer goes on", 10, || {
+    eventually("the writer goes on", || {
         (rows(&reader(dir.path()), "SELECT name FROM users") == ["second"]).then_some(())
     });
     // One read transaction is one moment.
@@ -73,9 +73,7 @@ fn a_reader_cannot_write_and_cannot_stop_the_writer() {
     // Readers go on while the daemon is down, also after a kill.
     daemon.kill();
     assert_eq!(rows(&reader(dir.path()), "SELECT name FROM users"), ["second"]);
-    eventually("its death shows", 15, || {
-        (rows(&reader(dir.path()), STATE) == ["disconnected"]).then_some(())
-    });
+    eventually("its death shows", || (rows(&reader(dir.path()), STATE) == ["disconnected"]).then_some(()));
 }
 
 #[test]
@@ -106,7 +104,7 @@ fn the_first_copy_is_not_served_before_it_is_whole() {
             "  others:\n    topic: {other}\n    key: id\n    columns: {{ id: integer, name: text }}\n"
         );
     let mut daemon = Daemon::start(dir.path(), &(header(&broker.bootstrap(), dir.path()) + &tables));
-    eventually("the first topic is read", 20, || {
+    eventually("the first topic is read", || {
         let found =
             try_rows(&reader_if_there(dir.path())?, "SELECT sum(next_offset) FROM _readside_positions");
         (found.ok()?.first()? == "10").then_some(())
@@ -141,8 +139,8 @@ fn freshness_advances_when_idle_and_stands_still_when_the_broker_is_silent() {
     daemon.started();
     let connection = reader(dir.path());
     let fresh = || rows(&connection, FRESH)[0].parse::<i64>().ok();
-    let first = eventually("fresh", 10, fresh);
-    let second = eventually("fresher, although nothing happens", 10, || fresh().filter(|now| *now > first));
+    let first = eventually("fresh", fresh);
+    let second = eventually("fresher, although nothing happens", || fresh().filter(|now| *now > first));
     assert!(second <= now_ms());
     assert_eq!(rows(&connection, STATE), ["live"]);
     let lag = daemon.metric(&format!("readside_replication_lag_seconds{{topic=\"{topic}\"}}")).unwrap();
@@ -150,7 +148,7 @@ fn freshness_advances_when_idle_and_stands_still_when_the_broker_is_silent() {
 
     broker.freeze();
     // Longer than every request in flight may take: from then on nothing can be proven.
-    eventually("the silence shows", 30, || {
+    eventually("the silence shows", || {
         matches!(rows(&connection, STATE)[0].as_str(), "stale" | "disconnected").then_some(())
     });
     let frozen = fresh().unwrap();
@@ -162,8 +160,8 @@ fn freshness_advances_when_idle_and_stands_still_when_the_broker_is_silent() {
     assert_eq!(daemon.get("/livez").unwrap().0, 200);
     assert_eq!(daemon.get("/startupz").unwrap().0, 200, "latched");
     broker.thaw();
-    eventually("fresh again", 30, || fresh().filter(|now| *now > frozen));
-    eventually("live again", 30, || (rows(&connection, STATE) == ["live"]).then_some(()));
+    eventually("fresh again", || fresh().filter(|now| *now > frozen));
+    eventually("live again", || (rows(&connection, STATE) == ["live"]).then_some(()));
 }
 
 #[test]
@@ -192,7 +190,7 @@ fn an_open_transaction_holds_freshness_back_but_not_the_start() {
         std::thread::park_timeout(Duration::from_millis(50));
     }
     open.abort();
-    eventually("fresh after the abort, although its marker is the last record", 20, || {
+    eventually("fresh after the abort, although its marker is the last record", || {
         rows(&connection, FRESH)[0].parse::<i64>().ok().filter(|at| *at > committed_ms)
     });
     assert_eq!(rows(&connection, "SELECT id FROM users ORDER BY 1"), ["1", "3"]);
@@ -213,7 +211,7 @@ fn added_partitions_are_read_and_part_of_the_proof() {
     broker.produce(&topic, [user(1, "moved").to(2).at(2_000), user(2, "new").to(1).at(2_000)]);
     let acknowledged_ms = now_ms();
     let connection = reader(dir.path());
-    eventually("fresh as of after the growth", 30, || {
+    eventually("fresh as of after the growth", || {
         rows(&connection, FRESH)[0].parse::<i64>().ok().filter(|at| *at > acknowledged_ms)
     });
     assert_eq!(rows(&connection, "SELECT id, name FROM users ORDER BY 1"), ["1|moved", "2|new"]);
@@ -259,19 +257,19 @@ fn a_complete_copy_starts_without_a_broker_if_it_is_young_enough() {
     let yaml = header(&broker.bootstrap(), dir.path()) + &users(&topic);
     let mut daemon = Daemon::start(dir.path(), &yaml);
     daemon.started();
-    eventually("freshness is stored", 10, || rows(&reader(dir.path()), FRESH)[0].parse::<i64>().ok());
+    eventually("freshness is stored", || rows(&reader(dir.path()), FRESH)[0].parse::<i64>().ok());
     assert!(daemon.terminate().0.success());
     broker.kill();
     let mut daemon = Daemon::start(dir.path(), &yaml);
     daemon.started();
     assert_eq!(rows(&reader(dir.path()), "SELECT name FROM users"), ["x"]);
-    eventually("it says that nobody answers", 20, || {
+    eventually("it says that nobody answers", || {
         (rows(&reader(dir.path()), STATE) == ["disconnected"]).then_some(())
     });
     daemon.kill();
     // Too old: it waits for the broker.
     let mut daemon = Daemon::start(dir.path(), &(yaml + "startup: { max_age: 1ms }\n"));
-    eventually("it answers", 10, || daemon.get("/livez").filter(|(code, _)| *code == 200));
+    eventually("it answers", || daemon.get("/livez").filter(|(code, _)| *code == 200));
     assert_eq!(daemon.get("/startupz").unwrap().0, 503);
 }
 

@@ -8,10 +8,9 @@ use readside::domain::checkpoint::{Position, TopicPartition};
 use readside::source::kafka::{KafkaSource, probe};
 use readside::source::{Ends, Observation, Source, SourceEvent};
 
-use crate::kafka::{self, Broker, Message, Transaction};
+use crate::kafka::{self, Broker, Message, Transaction, WAIT_MAX};
 
 const INTERVAL: Duration = Duration::from_millis(50);
-const LIMIT: Duration = Duration::from_secs(40);
 
 /// An event that outlives its callback.
 #[derive(Debug, Clone, PartialEq)]
@@ -77,7 +76,7 @@ impl Reader {
                     _ => {}
                 }
             }
-            assert!(start.elapsed() < LIMIT, "not seen: {what}; records so far: {}", records.len());
+            assert!(start.elapsed() < WAIT_MAX, "not seen: {what}; records so far: {}", records.len());
             let seen = &mut self.seen;
             self.source.poll(Duration::from_millis(200), 1000, &mut |event| seen.push(own(event)));
         }
@@ -213,7 +212,7 @@ fn the_end_is_reached_behind_aborted_records_and_control_records() {
     let aborted = Transaction::begin(broker, &kafka::topic_name("transaction"));
     aborted.produce(&topic, numbered(5));
     aborted.abort();
-    kafka::eventually("both markers are written", 20, || (broker.end_offset(&topic, 0) == 10).then_some(()));
+    kafka::eventually("both markers are written", || (broker.end_offset(&topic, 0) == 10).then_some(()));
     let mut reader = Reader::start(&broker.bootstrap(), &[&topic]);
     reader.assign(0, 0, -1);
     let (records, end) = reader.until_end(0);
@@ -260,7 +259,7 @@ fn empty_and_compacted_partitions_reach_their_end() {
     ];
     let topic = topic(broker, "compacted", 2, &eager);
     broker.produce(&topic, (0..50).map(|nth| Message::new("same", nth.to_string()).to(0)));
-    let records = kafka::eventually("the log is compacted", 60, || {
+    let records = kafka::eventually("the log is compacted", || {
         // A new segment lets the old one be cleaned.
         broker.produce(&topic, [Message::new("same", "last").to(0)]);
         let mut reader = Reader::start(&broker.bootstrap(), &[&topic]);
@@ -653,7 +652,7 @@ fn partitions_advance_together_also_while_there_is_more_than_is_taken() {
     }
     let (mut taken, start) = ([0_i64; 4], Instant::now());
     while taken.iter().all(|&taken| taken < EACH / 2) {
-        assert!(start.elapsed() < LIMIT, "only {taken:?}");
+        assert!(start.elapsed() < WAIT_MAX, "only {taken:?}");
         // As somebody takes them who is slower than the broker: nothing is waited for here.
         std::thread::sleep(Duration::from_millis(2));
         reader.source.poll(Duration::from_millis(1), 100, &mut |event| {
@@ -683,7 +682,7 @@ fn a_partition_that_is_behind_does_not_wait_for_those_at_their_end() {
     (0..4).for_each(|partition| source.assign(at(partition), &Position::start()));
     let (begin, mut records, mut dry) = (Instant::now(), 0, 0);
     while records < COUNT {
-        assert!(begin.elapsed() < LIMIT, "{records} records");
+        assert!(begin.elapsed() < WAIT_MAX, "{records} records");
         // Half of what a broker waits that has nothing to give.
         let handed = source.poll(Duration::from_millis(125), 1_000, &mut |event| {
             records += usize::from(matches!(event, SourceEvent::Record(_)));

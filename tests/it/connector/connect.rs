@@ -144,12 +144,11 @@ impl Connect {
             drop(held);
             self.spawn(address, connectors);
             let process = self.process.as_mut().expect("spawned");
-            let is_up = eventually("Kafka Connect answers", 90, || {
-                match registry::request(address, "GET", "/", "") {
+            let is_up =
+                eventually("Kafka Connect answers", || match registry::request(address, "GET", "/", "") {
                     Some((200, body)) if body.contains("kafka_cluster_id") => Some(true),
                     _ => process.try_wait().unwrap().map(|_| false),
-                }
-            });
+                });
             if is_up {
                 return;
             }

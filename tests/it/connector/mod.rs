@@ -207,7 +207,7 @@ fn same_rows(postgres: &Postgres, dir: &Path, when: &str) {
                 }
                 text
             };
-            eventually_or(difference, 90, || (table.in_replica(connector, dir) == expected).then_some(()));
+            eventually_or(difference, || (table.in_replica(connector, dir) == expected).then_some(()));
         }
     }
 }
@@ -257,7 +257,7 @@ fn the_rows_of_a_database_whatever_is_killed() {
     let mut connect =
         Connect::start(connect_dir.path(), &broker.bootstrap(), &registry.origin(), &postgres, &CONNECTORS);
     let has_begun = || broker.topics().contains("plain.public.customers").then_some(());
-    eventually_or(|| format!("a snapshot begins:\n{}", connect.words()), 60, has_begun);
+    eventually_or(|| format!("a snapshot begins:\n{}", connect.words()), has_begun);
 
     // It dies within its first snapshots, or soon after them, and rows go meanwhile.
     connect.kill();
@@ -268,7 +268,7 @@ fn the_rows_of_a_database_whatever_is_killed() {
         followed.map(|connector| format!("{}.public.{}", connector.name, table.name))
     });
     let all: Vec<String> = all.collect();
-    eventually("all topics", 60, || {
+    eventually("all topics", || {
         let there = broker.topics();
         all.iter().all(|topic| there.contains(topic)).then_some(())
     });

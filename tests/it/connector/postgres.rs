@@ -95,11 +95,10 @@ impl Postgres {
             command.arg("-D").arg(self.data()).arg(format!("--port={}", self.port));
             command.stdin(Stdio::null()).stdout(out.try_clone().unwrap()).stderr(out);
             let mut child = children::spawn(&mut command).unwrap();
-            let is_up =
-                eventually("PostgreSQL answers", 60, || match self.psql("SELECT 1").status.success() {
-                    true => Some(true),
-                    false => child.try_wait().unwrap().map(|_| false),
-                });
+            let is_up = eventually("PostgreSQL answers", || match self.psql("SELECT 1").status.success() {
+                true => Some(true),
+                false => child.try_wait().unwrap().map(|_| false),
+            });
             self.process = Some(child);
             if is_up {
                 return;

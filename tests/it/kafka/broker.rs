@@ -143,7 +143,7 @@ impl Broker {
             .stderr(output);
         let child = children::spawn_for_all(command).map_err(|error| error.to_string())?;
         *self.process.lock().unwrap_or_else(PoisonError::into_inner) = Some(child);
-        let ended = super::eventually("kafka answers", 90, || {
+        let ended = super::eventually("kafka answers", || {
             if self.answers() {
                 return Some(false);
             }

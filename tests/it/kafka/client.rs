@@ -16,7 +16,7 @@ use rdkafka::{ClientConfig, ClientContext, Message as _, Offset, TopicPartitionL
 
 use super::Broker;
 
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// One record to write.
 #[derive(Debug, Clone, Default)]
@@ -161,7 +161,7 @@ impl Broker {
     fn end(&self, topic: &str, partition: i32, isolation: &str) -> i64 {
         let consumer: BaseConsumer =
             self.client_config().set("isolation.level", isolation).create().expect("a client");
-        super::eventually("the end offset", LIMIT.as_secs(), || {
+        super::eventually("the end offset", || {
             consumer.fetch_watermarks(topic, partition, LIMIT).ok().map(|(_, end)| end)
         })
     }
@@ -271,15 +271,13 @@ fn produce(
             record.headers = Some(headers);
         }
         let mut waiting = Some(record);
-        super::eventually("room in the producer's queue", LIMIT.as_secs(), || {
-            match producer.send(waiting.take()?) {
-                Ok(()) => Some(()),
-                Err((error, record)) => {
-                    assert_eq!(error.rdkafka_error_code(), Some(rdkafka::types::RDKafkaErrorCode::QueueFull));
-                    waiting = Some(record);
-                    producer.poll(Duration::from_millis(10));
-                    None
-                }
+        super::eventually("room in the producer's queue", || match producer.send(waiting.take()?) {
+            Ok(()) => Some(()),
+            Err((error, record)) => {
+                assert_eq!(error.rdkafka_error_code(), Some(rdkafka::types::RDKafkaErrorCode::QueueFull));
+                waiting = Some(record);
+                producer.poll(Duration::from_millis(10));
+                None
             }
         });
     }

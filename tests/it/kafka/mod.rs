@@ -10,6 +10,7 @@ mod client;
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use crate::children;
 
@@ -61,27 +62,25 @@ pub fn topic_name(about: &str) -> String {
     format!("{about}-{}", NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
-/// Asks again until `done` gives something; panics after `seconds`. Between two questions it lets
+/// After this a test gives up waiting for what has to come. Far more than any machine needs: it ends a
+/// test that hangs, and is no statement about speed.
+pub const WAIT_MAX: Duration = Duration::from_secs(180);
+
+/// Asks again until `done` gives something; panics after [`WAIT_MAX`]. Between two questions it lets
 /// other threads run: for states that nothing announces (a broker coming up, a log being cleaned).
-pub fn eventually<T>(what: &str, seconds: u64, done: impl FnMut() -> Option<T>) -> T {
-    eventually_or(|| what.to_owned(), seconds, done)
+pub fn eventually<T>(what: &str, done: impl FnMut() -> Option<T>) -> T {
+    eventually_or(|| what.to_owned(), done)
 }
 
 /// The same with words that are found when it has failed.
-pub fn eventually_or<T>(
-    what: impl FnOnce() -> String,
-    seconds: u64,
-    mut done: impl FnMut() -> Option<T>,
-) -> T {
-    let start = std::time::Instant::now();
+pub fn eventually_or<T>(what: impl FnOnce() -> String, mut done: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
     loop {
         if let Some(value) = done() {
             return value;
         }
-        if start.elapsed().as_secs() >= seconds {
-            panic!("not within {seconds} s: {}", what());
-        }
-        std::thread::park_timeout(std::time::Duration::from_millis(10));
+        assert!(start.elapsed() < WAIT_MAX, "not within {WAIT_MAX:?}: {}", what());
+        std::thread::park_timeout(Duration::from_millis(10));
     }
 }
 
@@ -106,7 +105,7 @@ mod tests {
         let aborted = Transaction::begin(broker, &topic_name("transaction"));
         aborted.produce(&topic, [Message::new("c", "3").to(0)]);
         aborted.abort();
-        eventually("the abort's marker takes an offset", 10, || {
+        eventually("the abort's marker takes an offset", || {
             (broker.end_offset(&topic, 0) == 3).then_some(())
         });
         broker.add_partitions(&topic, 3);
