@@ -65,7 +65,10 @@ impl Sweep {
     /// True when there is more.
     fn slice(&mut self, home: &Home) -> Result<bool, StoreError> {
         let pattern = format!("{}*", literal(&self.names.rows));
-        let (next, keys) = self.link.scan(&pattern, self.cursor, SLICE)?;
+        // After a failure it begins again: the server may be another process, to which the cursor of
+        // the last means nothing.
+        let cursor = std::mem::take(&mut self.cursor);
+        let (next, keys) = self.link.scan(&pattern, cursor, SLICE)?;
         let theirs = |key: &&Vec<u8>| self.begins.iter().any(|begin| key.starts_with(begin));
         let theirs: Vec<&Vec<u8>> = keys.iter().filter(theirs).collect();
         let theirs: Vec<Vec<u8>> = theirs.into_iter().cloned().collect();

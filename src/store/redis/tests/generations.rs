@@ -59,6 +59,44 @@ fn a_lost_answer_to_the_switch_is_found_out() {
     }
 }
 
+/// Cursors mean something to the process that gave them: with those of another one, keys were passed over
+/// and left for ever.
+#[test]
+fn what_is_out_of_use_goes_although_the_server_is_restarted_meanwhile() {
+    if !available() {
+        return;
+    }
+    let mut server = Server::start();
+    let settings = server.settings(RowEncoding::Hash);
+    let replica = RedisReplica::open(&settings).unwrap();
+    let mut live = replica.open_live(Arc::new(catalog())).unwrap();
+    live.apply(&moving(None, 10, batch((1..=8_000).map(|id| upsert(id, 10))))).unwrap();
+    live.complete().unwrap();
+    let rebuild = Rebuild { accepts_loss: true, ..asked_for() };
+    let mut next = replica.begin(Arc::new(catalog()), &rebuild).unwrap().unwrap();
+    next.apply(&moving(None, 10, batch([upsert(1, 20)]))).unwrap();
+    assert_eq!(next.complete().unwrap(), Completion::Done);
+    let left = |server: &Server| -> usize {
+        let pattern = format!("{}1:users:*", settings.redis.prefix);
+        redis::cmd("KEYS").arg(pattern).query::<Vec<String>>(&mut server.client()).unwrap().len()
+    };
+    while left(&server) > 5_000 {
+        assert!(next.maintain(NOW_MS).unwrap().more);
+    }
+    assert!(left(&server) > 3_000);
+    let () = redis::cmd("SAVE").query(&mut server.client()).unwrap();
+    server.restart();
+    loop {
+        match next.maintain(NOW_MS) {
+            Ok(maintenance) if maintenance.more => {}
+            Ok(_) => break,
+            Err(StoreError::Retry { .. }) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert_eq!(left(&server), 0);
+}
+
 #[test]
 fn a_right_that_is_missing_switches_nothing() {
     if !available() {

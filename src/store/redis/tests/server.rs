@@ -91,7 +91,7 @@ impl Server {
             });
         }
         self.process = Some(spawn_from_keeper(command).expect("redis-server starts"));
-        let until = Instant::now() + Duration::from_secs(10);
+        let until = Instant::now() + Duration::from_secs(60);
         while UnixStream::connect(self.socket()).is_err() {
             assert!(Instant::now() < until, "redis-server listens");
             if self.process.as_mut().is_none_or(|process| process.try_wait().is_ok_and(|end| end.is_some())) {
