@@ -287,6 +287,9 @@ impl BatchBuilder {
     /// Puts a whole row aside, if rows are put aside and this one is not under way otherwise. What else is
     /// known of its key is joined with it in the replica, in whichever order.
     fn shelve(&mut self, table: &Table, change: &Change, hash: u64) -> bool {
+        if self.batch.shelf.is_some() {
+            return false;
+        }
         let Some(shelving) = self.shelving.as_mut().filter(|shelving| shelving.is_on()) else { return false };
         if !matches!(change.operation, Operation::Write { .. })
             || self.open.contains_key(&hash)
@@ -342,6 +345,10 @@ impl BatchBuilder {
 
     /// Whether the batch should not be made longer.
     pub fn is_full(&self, records: u64, bytes: usize) -> bool {
+        // It has its shelf, and there is none for what comes.
+        if self.batch.shelf.is_some() {
+            return true;
+        }
         let of_batch = self.batch.records;
         let aside = self.shelving.as_ref().and_then(|shelving| shelving.is_full(of_batch));
         aside.unwrap_or(of_batch >= records) || self.batch.bytes >= bytes
@@ -566,6 +573,36 @@ mod tests {
             builder.go_live();
             assert_eq!(batch(&mut builder).shelf.is_some(), is_far_behind, "{stage:?}, then live");
         }
+    }
+
+    /// What was put aside before was forgotten for what was put aside behind it.
+    #[test]
+    fn a_batch_in_which_the_copy_becomes_live_keeps_what_was_put_aside() {
+        let shelves = (0..2).map(|_| Shelf::new(Box::new(Scrap::default()))).collect();
+        let (mut builder, catalog) = (BatchBuilder::default(), catalog());
+        builder.take_shelves(Shelves { shelves, stage: Stage::First, live_bytes_max: 0 });
+        builder.note_log(1, true);
+        push(&mut builder, &catalog, 1);
+        builder.go_live();
+        assert!(builder.is_full(100, usize::MAX));
+        push(&mut builder, &catalog, 2);
+        let sealed = builder.seal(Observed::default());
+        let mut found = Vec::new();
+        for entry in &sealed.entries {
+            match &entry.step {
+                Step::Shelved { set } => {
+                    let (mut merge, mut bytes) =
+                        (sealed.shelf.as_ref().unwrap().set(*set).unwrap(), Vec::new());
+                    while let Some(row) = merge.next(&mut bytes).unwrap() {
+                        found.push(row.packed().unpack().unwrap().0);
+                    }
+                }
+                Step::Row(row) => found.push(row.values.clone()),
+                _ => panic!("{entry:?}"),
+            }
+        }
+        assert_eq!(found, [1, 2].map(|key| vec![Value::Integer(key), Value::Integer(2)]));
+        assert!(!builder.is_full(100, usize::MAX));
     }
 
     /// Of a first copy whose integer keys come in this order, from so many partitions: the largest of the
