@@ -114,7 +114,8 @@ impl SqliteStore {
                 let table = &self.memory.tables[index];
                 (table.marks, table.prefix_marks)
             };
-            if marks + prefix_marks == 0 || left == 0 {
+            // What was appended is joined at the end only: until then a mark is all that is known of a delete.
+            if marks + prefix_marks == 0 || left == 0 || self.memory.tables[index].appending {
                 continue;
             }
             let shape = &self.catalog.tables[index];

@@ -1,5 +1,6 @@
 //! What only a file can do wrong; the rest is in the contract suite.
 
+mod appending;
 mod files;
 mod generations;
 mod readers;
