@@ -76,6 +76,9 @@ pub(super) fn lower(report: &mut Report, root: &Node) -> Option<Config> {
     let tables = root
         .require(report, "tables")
         .and_then(|node| tables::lower(report, node, &mut topics, &mut declared));
+    if let (Some(tables), Some((_, Target::Redis(_)))) = (&tables, &replica) {
+        tables.iter().for_each(|table| table.check_keys(report));
+    }
     topics.check(report, root.get("schema_registry").is_some());
     let personal = section(report, &root, "personal").and_then(|fields| personal::lower(report, &fields));
     if let (Some(personal), Some(letters)) = (&personal, &dead_letters) {

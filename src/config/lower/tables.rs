@@ -28,6 +28,8 @@ const INDEXES_MAX: usize = 64;
 /// A table whose topics are names yet, because indexes are known when all tables are read.
 pub(super) struct Draft {
     name: String,
+    /// Of its name.
+    place: Place,
     columns: Vec<Column>,
     key: Vec<usize>,
     indexes: Vec<Vec<usize>>,
@@ -95,6 +97,7 @@ fn lower_table(
     let delete_marks = fields.value(report, "delete_marks", duration);
     Some(Draft {
         name: entry.key.clone(),
+        place: entry.key_place.clone(),
         columns: columns.finish()?,
         key,
         indexes: indexes.unwrap_or_default(),
@@ -105,6 +108,38 @@ fn lower_table(
 }
 
 impl Draft {
+    /// Names that SQLite takes and keys in Redis do not.
+    pub fn check_keys(&self, report: &mut Report) {
+        let mut refuse = |name: &str, message: String| {
+            report.push(Problem::new(&self.place, message).about(name));
+        };
+        if self.name == "readside" {
+            refuse(
+                &self.name,
+                "the keys of this table would be those of readside's bookkeeping: rename it".into(),
+            );
+        }
+        for (nth, Column { name, .. }) in self.columns.iter().enumerate() {
+            if name == "_v" {
+                refuse(
+                    name,
+                    format!(
+                        "a row in Redis has its version under this name: rename the column of `{}`",
+                        self.name
+                    ),
+                );
+            }
+            if name.contains([',', ':']) && self.indexes.iter().flatten().any(|&indexed| indexed == nth) {
+                let message = format!(
+                    "keys of indexes in Redis join names of columns by `,` and end them with `:`: rename the column of \
+                     `{}`, or leave out its index",
+                    self.name
+                );
+                refuse(name, message);
+            }
+        }
+    }
+
     /// `topics` are all topics in ascending order.
     pub fn finish(
         self,
