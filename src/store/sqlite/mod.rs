@@ -111,6 +111,8 @@ pub struct SqliteStore {
     /// Outcome of the last batch whose commit was tried, in case that the reply gets lost.
     unconfirmed: Option<Unconfirmed>,
     pinned: Option<wal::Pinned>,
+    /// Of the write-ahead log, once it was there.
+    wal_inode: Option<u64>,
 }
 
 #[derive(Debug)]

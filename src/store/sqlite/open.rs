@@ -63,7 +63,7 @@ pub(super) fn generation(
     adopt_settings(&conn, &catalog, &settings, generation)?;
     let sql: Vec<TableSql> = catalog.tables.iter().map(|table| TableSql::new(table, generation)).collect();
     let memory = load(&conn, &catalog, &sql, generation)?;
-    let store = SqliteStore {
+    let mut store = SqliteStore {
         conn,
         path: home.path.clone(),
         home,
@@ -78,7 +78,9 @@ pub(super) fn generation(
         floors: Floors::default(),
         unconfirmed: None,
         pinned: None,
+        wal_inode: None,
     };
+    store.look_at_wal()?;
     if complete {
         store.adjust_indexes()?;
     }

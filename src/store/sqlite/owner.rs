@@ -1,11 +1,13 @@
 //! Whose file is it: everything that is asked before the first write.
 
 use std::ffi::OsString;
+use std::ffi::c_int;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rusqlite::ffi;
 use rusqlite::{Connection, OpenFlags};
 
 use super::error::{foreign, from_io, stop_io};
@@ -168,16 +170,32 @@ fn is_complete(path: &Path) -> bool {
     complete.unwrap_or(false)
 }
 
-/// Flushes a replica to the disk: the file, its WAL, and the directory that names them.
-pub(super) fn sync(path: &Path) -> Result<(), StoreError> {
-    for part in [path.to_owned(), sibling(path, "-wal")] {
-        match File::open(&part) {
-            Ok(file) => file.sync_all().map_err(|error| from_io(&error, &part))?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(from_io(&error, &part)),
-        }
-    }
+/// Flushes a replica to the disk: the file, its WAL, and the directory that names them. With SQLite's own
+/// descriptors: closing any other of the file gives up the locks that this process has on it
+/// (<https://sqlite.org/howtocorrupt.html>, section 2.2).
+pub(super) fn sync(conn: &Connection, path: &Path) -> Result<(), StoreError> {
+    sync_part(conn, ffi::SQLITE_FCNTL_FILE_POINTER)?;
+    sync_part(conn, ffi::SQLITE_FCNTL_JOURNAL_POINTER)?;
     sync_directory(path)
+}
+
+/// The file that this `SQLITE_FCNTL_…_POINTER` leads to.
+fn sync_part(conn: &Connection, pointer: c_int) -> Result<(), StoreError> {
+    let mut file: *mut ffi::sqlite3_file = std::ptr::null_mut();
+    // SAFETY: the connection is open, and its files live as long as it does. One that is not open has no
+    // methods.
+    let code = unsafe {
+        let code =
+            ffi::sqlite3_file_control(conn.handle(), c"main".as_ptr(), pointer, (&raw mut file).cast());
+        match file.as_ref().and_then(|file| file.pMethods.as_ref()).and_then(|methods| methods.xSync) {
+            Some(sync) if code == ffi::SQLITE_OK => sync(file, ffi::SQLITE_SYNC_FULL),
+            _ => code,
+        }
+    };
+    match code {
+        ffi::SQLITE_OK => Ok(()),
+        code => Err(rusqlite::Error::SqliteFailure(ffi::Error::new(code), None).into()),
+    }
 }
 
 fn sync_directory(path: &Path) -> Result<(), StoreError> {

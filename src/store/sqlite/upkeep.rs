@@ -26,7 +26,7 @@ impl SqliteStore {
         // From here on commits are ordered, and what was written before goes to the disk.
         self.conn.pragma_update(None, "synchronous", "FULL")?;
         self.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
-        owner::sync(&self.path)?;
+        owner::sync(&self.conn, &self.path)?;
 
         let tx = Transaction::new_unchecked(&self.conn, TransactionBehavior::Immediate)?;
         for sql in &self.sql {
@@ -77,6 +77,7 @@ impl SqliteStore {
                     .into(),
             ));
         }
+        self.look_at_wal()?;
         if !self.is_in_use()? {
             return Ok(Maintenance::default());
         }
@@ -197,7 +198,7 @@ impl Drop for SqliteStore {
             .conn
             .pragma_update(None, "synchronous", "FULL")
             .and_then(|()| self.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())));
-        if settled.is_ok() && owner::sync(&self.path).is_ok() {
+        if settled.is_ok() && owner::sync(&self.conn, &self.path).is_ok() {
             // If this fails, the copy is merely built again after a crash of the machine.
             let _ = self.home.lock().mark_clean();
         }

@@ -10,6 +10,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use super::error::stop_io;
 use super::{SqliteStore, owner};
 use crate::domain::retry::RetryReason;
 use crate::store::{LONG_READER, StoreError};
@@ -111,6 +112,23 @@ impl SqliteStore {
             .conn
             .prepare_cached(&format!("PRAGMA wal_checkpoint({mode})"))?
             .query_row([], |row| Ok((row.get(1)?, row.get(2)?)))?)
+    }
+
+    /// What is written into a log that has no name any more is seen by nobody, and gone with the process.
+    pub(super) fn look_at_wal(&mut self) -> Result<(), StoreError> {
+        use std::os::unix::fs::MetadataExt;
+        let inode = fs::metadata(owner::sibling(&self.path, "-wal")).map(|found| found.ino()).ok();
+        match self.wal_inode {
+            Some(known) if inode != Some(known) => Err(stop_io(
+                "its write-ahead log (-wal) was deleted or replaced while readside writes it; restart: what was \
+                 lost is read again from the log of Kafka"
+                    .into(),
+            )),
+            _ => {
+                self.wal_inode = inode;
+                Ok(())
+            }
+        }
     }
 
     pub(super) fn wal_bytes(&self) -> u64 {

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{Seek, SeekFrom, Write};
+use std::os::fd::AsRawFd as _;
 use std::time::Duration;
 
 use rusqlite::params;
@@ -98,6 +99,59 @@ fn tampering_stops() {
     stopped(store.apply(&batch([upsert(1, 3)])), StopCode::Io);
     store.conn.execute_batch("DROP TABLE _readside_g1_users").unwrap();
     stopped(store.apply(&batch([upsert(1, 6)])), StopCode::Io);
+}
+
+#[test]
+fn a_log_that_is_taken_away_stops() {
+    let bench = bench();
+    let mut store = bench.open();
+    store.apply(&batch([upsert(1, 1)])).unwrap();
+    store.maintain(NOW_MS).unwrap();
+    fs::remove_file(owner::sibling(&bench.path(), "-wal")).unwrap();
+    let message = stopped(store.maintain(NOW_MS), StopCode::Io);
+    assert!(message.contains("-wal"), "{message}");
+}
+
+const VISITS: &str = "READSIDE_TEST_VISITS";
+
+/// No test of its own: looks, as another program that opens the file for writing does when it closes it,
+/// whether anybody else has it open. Then the write-ahead log stays.
+#[test]
+fn another_process_that_visits() {
+    let Some(path) = std::env::var_os(VISITS) else { return };
+    let file = fs::OpenOptions::new().write(true).open(path).unwrap();
+    // The bytes that an open file has locked: <https://sqlite.org/src/file/src/os.h>, SHARED_FIRST.
+    let mut lock = libc::flock {
+        l_type: libc::F_WRLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0x4000_0002,
+        l_len: 510,
+        l_pid: 0,
+    };
+    // SAFETY: an open file, and a lock that outlives the call.
+    assert_eq!(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETLK, &raw mut lock) }, 0);
+    println!("it is {}", if lock.l_type == libc::F_UNLCK as libc::c_short { "free" } else { "in use" });
+}
+
+/// Closing a descriptor of our own, in order to flush the file, gave up the locks that tell others of us.
+#[test]
+fn a_file_whose_first_copy_was_completed_is_still_in_use() {
+    let bench = bench();
+    let visit = || {
+        let child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "store::sqlite::tests::trouble::another_process_that_visits", "--nocapture"])
+            .env(VISITS, bench.path())
+            .output()
+            .unwrap();
+        String::from_utf8(child.stdout).unwrap()
+    };
+    let mut store = bench.open();
+    store.apply(&batch([upsert(1, 1)])).unwrap();
+    assert!(visit().contains("it is in use"));
+    store.complete().unwrap();
+    assert!(visit().contains("it is in use"));
+    drop(store);
+    assert!(visit().contains("it is free"));
 }
 
 #[test]
