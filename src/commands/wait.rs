@@ -62,6 +62,7 @@ mod tests {
     use super::super::client::tests::{answering, response};
     use super::super::exit_code;
     use super::*;
+    use crate::testing::PATIENCE;
 
     fn target() -> Target {
         Target::Version { table: "users".to_owned(), key: r#"["a b"]"#.to_owned(), version: "+1".to_owned() }
@@ -70,9 +71,9 @@ mod tests {
     #[test]
     fn what_is_asked_survives_the_query() {
         let (endpoint, asked) = answering(response("200 OK", r#"{"outcome":"visible"}"#));
-        assert_eq!(run(&endpoint, &target(), Duration::from_millis(1500), false).unwrap(), DONE);
+        assert_eq!(run(&endpoint, &target(), Duration::from_millis(60_500), false).unwrap(), DONE);
         let asked = asked.join().unwrap();
-        let path = "GET /wait?table=users&key=%5B%22a%20b%22%5D&version=%2B1&timeout=1500ms ";
+        let path = "GET /wait?table=users&key=%5B%22a%20b%22%5D&version=%2B1&timeout=60500ms ";
         assert!(asked.starts_with(path), "{asked}");
         let offset = Target::Offset { topic: "a&b".to_owned(), partition: 3, offset: 9 };
         assert_eq!(offset.query(), "topic=a%26b&partition=3&offset=9");
@@ -89,7 +90,7 @@ mod tests {
             ("409 Conflict", FAILED),
         ] {
             let (endpoint, _asked) = answering(response(status, r#"{"message":"no"}"#));
-            let error = run(&endpoint, &target(), Duration::ZERO, true).unwrap_err();
+            let error = run(&endpoint, &target(), PATIENCE, true).unwrap_err();
             assert_eq!((exit_code(&error), error.to_string().as_str()), (code, "no"), "{status}");
         }
     }

@@ -53,7 +53,7 @@ const BUSY_WAIT: Duration = Duration::from_millis(1);
 /// Wait for the writer when nothing more fits.
 const FULL_WAIT: Duration = Duration::from_millis(20);
 /// How long a shutdown waits for the store to take what is complete.
-const FLUSH_MAX: Duration = Duration::from_millis(1500);
+const FLUSH_MAX: Duration = Duration::from_millis(if cfg!(test) { 15_000 } else { 1_500 });
 
 /// Wall clock, ms since 1970; an argument so that tests and simulations own time.
 pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;

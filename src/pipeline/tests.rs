@@ -24,6 +24,7 @@ use crate::mapping::Plan;
 use crate::metrics::Metrics;
 use crate::store::around::Around;
 use crate::store::{Fault, MemoryStore, Reader, RowLookup, StopCode, Store, StoreError};
+use crate::testing::PATIENCE;
 use support::{Daemon, Delivery, START_MS, Shared, at, config, memory_store};
 
 const USERS: &str = "
@@ -83,7 +84,7 @@ fn what_is_committed_does_not_wait_for_the_next_record_to_be_noticed() {
     shared.world().append(at(0, 0), "1", Some(&user(1, 1)));
     shared.world().deliver_all();
     daemon.settle(&shared).unwrap();
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + PATIENCE;
     while shared.world().wakes == before {
         assert!(Instant::now() < deadline, "nobody is told that the batch is done");
         std::thread::yield_now();
@@ -235,8 +236,7 @@ fn a_failure_while_the_store_refuses_still_ends_the_process() {
     shared.world().deliveries.push_back(Delivery::Observation(observation));
     let (sender, ended) = std::sync::mpsc::channel();
     std::thread::spawn(move || sender.send(daemon.run()));
-    let (outcome, _) =
-        ended.recv_timeout(Duration::from_secs(8)).expect("it ends although the store refuses");
+    let (outcome, _) = ended.recv_timeout(PATIENCE).expect("it ends although the store refuses");
     assert_eq!(outcome.unwrap_err().exit_code, 78);
 }
 

@@ -170,6 +170,14 @@ mod tests {
     use crate::commands::demo::shop::Shop;
     use std::fs;
 
+    /// A process that another test has just started holds what it inherits until it is another program.
+    /// This lets go for all who hold it, which closing does not.
+    impl Drop for Home {
+        fn drop(&mut self) {
+            let _ = self.config_file.unlock();
+        }
+    }
+
     fn addresses() -> Addresses<'static> {
         let loopback = |port| SocketAddr::from(([127, 0, 0, 1], port));
         Addresses { brokers: "127.0.0.1:9092", redis: None, http: loopback(9464), admin: loopback(9465) }

@@ -19,8 +19,8 @@ use super::{Kind, Reference, Registered, Schema};
 use crate::config::SchemaRegistry;
 use crate::metrics::RegistryOutcome;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-const TIMEOUT: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(if cfg!(test) { 60 } else { 2 });
+const TIMEOUT: Duration = Duration::from_secs(if cfg!(test) { 60 } else { 5 });
 /// A larger answer is no schema.
 const ANSWER_BYTES_MAX: u64 = 4 << 20;
 /// Schemas that one schema may refer to, directly or not.

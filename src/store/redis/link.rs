@@ -14,9 +14,9 @@ use super::words::{self, Command};
 use crate::domain::retry::RetryReason;
 use crate::store::StoreError;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(if cfg!(test) { 60 } else { 1 });
 /// Longer than a server that is busy with somebody's slow command usually needs.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(if cfg!(test) { 60 } else { 5 });
 
 const READ: &str = include_str!("read.lua");
 static READ_SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(READ));

@@ -1,5 +1,7 @@
 //! Lost answers, lost connections, lost data.
 
+use std::time::Instant;
+
 use super::proxy::Proxy;
 use super::*;
 use crate::store::{RowLookup, Store};
@@ -13,13 +15,13 @@ fn begun(bench: &InRedis) -> crate::store::RedisStore {
 
 /// Until the server is back; the first attempt finds the connection gone.
 fn insist(store: &mut crate::store::RedisStore, batch: &Batch) -> Result<crate::store::Applied, StoreError> {
-    for _ in 0..3 {
+    let until = Instant::now() + PATIENCE;
+    loop {
         match store.apply(batch) {
-            Err(StoreError::Retry { .. }) => {}
+            Err(StoreError::Retry { .. }) if Instant::now() < until => std::thread::yield_now(),
             other => return other,
         }
     }
-    store.apply(batch)
 }
 
 #[test]

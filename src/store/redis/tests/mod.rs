@@ -25,6 +25,7 @@ use crate::domain::batch::Batch;
 use crate::domain::change::{Change, IfMissing, Operation};
 use crate::store::contract::*;
 use crate::store::{RedisSettings, StopCode, StoreError};
+use crate::testing::{PATIENCE, skip_without};
 
 fn bench(settings: RedisSettings) -> InRedis {
     InRedis::at(settings, Arc::new(catalog()))

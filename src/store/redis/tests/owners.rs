@@ -40,7 +40,9 @@ fn a_living_writer_is_not_replaced() {
     if !available() {
         return;
     }
-    let bench = bench(quick(server::shared()));
+    // However long the first one is kept from renewing it.
+    let heartbeat_limit = Duration::from_secs(600);
+    let bench = bench(RedisSettings { heartbeat_limit, ..quick(server::shared()) });
     let mut first = bench.open();
     let (over, refused) = (AtomicBool::new(false), std::sync::mpsc::channel());
     std::thread::scope(|scope| {
@@ -118,7 +120,7 @@ fn a_server_that_drops_keys_is_refused() {
             redis::cmd("CONFIG").arg("SET").arg("maxmemory-policy").arg(policy).query(&mut client).unwrap();
         let message = stopped(bench.try_open(), StopCode::Foreign);
         assert!(message.contains(policy) && message.contains("noeviction"), "{message}");
-        stopped(redis_check(&bench.settings, Duration::from_secs(1)), StopCode::Foreign);
+        stopped(redis_check(&bench.settings, PATIENCE), StopCode::Foreign);
     }
     assert_eq!(redis::cmd("DBSIZE").query::<u64>(&mut client).unwrap(), 0);
 }
@@ -141,16 +143,15 @@ fn a_check_says_what_the_user_may_not_do() {
         cmd.arg("SETUSER").arg("writer").arg("reset").arg("on").arg(">secret");
         let () = cmd.arg(rules).query(&mut client).unwrap();
     };
-    let timeout = Duration::from_secs(1);
     let keys = format!("~{}*", settings.redis.prefix);
     allow(&[&keys, "+@all", "-hset", "-@dangerous", "+info"]);
-    let message = stopped(redis_check(&user, timeout), StopCode::Io);
+    let message = stopped(redis_check(&user, PATIENCE), StopCode::Io);
     assert!(message.contains("HSET") && !message.contains("HGET"), "{message}");
     // These are the rights of a writer.
     let rights =
         [&keys, "+@read", "+@write", "+@connection", "+@transaction", "+@scripting", "-@dangerous", "+info"];
     allow(&rights);
-    assert!(redis_check(&user, timeout).unwrap().starts_with("Redis "));
+    assert!(redis_check(&user, PATIENCE).unwrap().starts_with("Redis "));
     let bench = bench(user.clone());
     bench.open().apply(&moving(None, 10, batch([upsert(1, 10), delete(2, 10)]))).unwrap();
     assert_eq!(look(&bench, 1), visible(1, 10));
@@ -187,7 +188,7 @@ fn a_check_says_what_the_user_may_not_do() {
     }
     // Another prefix is not its own.
     let redis = Redis { prefix: "other:".into(), ..user.redis.clone() };
-    stopped(redis_check(&RedisSettings { redis, ..user.clone() }, timeout), StopCode::Io);
+    stopped(redis_check(&RedisSettings { redis, ..user.clone() }, PATIENCE), StopCode::Io);
     std::fs::write(file.path(), "wrong").unwrap();
-    assert!(matches!(redis_check(&user, timeout), Err(StoreError::Retry { .. })));
+    assert!(matches!(redis_check(&user, PATIENCE), Err(StoreError::Retry { .. })));
 }
