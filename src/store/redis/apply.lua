@@ -6,7 +6,7 @@
 -- KEYS: meta, status, positions, lease, alive
 -- ARGV: writer, epoch, sequence before, batch id ('' when this is not the end of a batch),
 --   lease ms, alive ms ('': leave it, '0': delete it), form,
---   '1' if whole rows are likely to be new, generation, role,
+--   '1' if whole rows are likely to be new, generation, role, sequence behind it,
 --   positions: n, n * (field, from ('' if it must be absent), to)
 --   types: n, n * (key, type)
 --   expected beginnings of rows that were read before: n, n * (key, beginning; '' if absent)
@@ -22,7 +22,7 @@
 local call, byte, sub, find, unpack, unpacked = redis.call, string.byte, string.sub, string.find, unpack, cmsgpack.unpack
 local meta, status, positions, lease, alive = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local ARGV = ARGV
-local at = 10
+local at = 11
 
 local function take()
   at = at + 1
@@ -303,7 +303,7 @@ if take() ~= '' then
   if there ~= '' then call('SELECT', here) end
 end
 
-call('HSET', meta, 'sequence', string.format('%d', tonumber(ARGV[3]) + 1))
+call('HSET', meta, 'sequence', ARGV[11])
 if ARGV[4] ~= '' then call('HSET', meta, 'last_batch', ARGV[4]) end
 call('SET', lease, ARGV[1], 'PX', ARGV[5])
 keep_alive(alive)

@@ -67,6 +67,14 @@ pub(super) fn rival() -> StoreError {
     )
 }
 
+/// Something else came first, and nothing was changed.
+pub(super) fn overtaken() -> StoreError {
+    StoreError::Retry {
+        reason: RetryReason::Busy,
+        message: "the replica was changed at the same moment".into(),
+    }
+}
+
 /// Stored bytes that are not what this program writes.
 pub(super) fn damaged(what: &str, of: &str) -> StoreError {
     foreign(format!(

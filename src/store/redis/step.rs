@@ -39,6 +39,8 @@ pub(super) struct Step<'a> {
     index: BTreeMap<Vec<u8>, Entries>,
     /// The same of [`TableNames::keys`], which are sorted.
     listed: BTreeMap<Vec<u8>, Entries>,
+    /// The sequence behind it, if that is not the next one.
+    pub leaves: Option<u64>,
     /// Set by the step that ends a batch.
     pub batch: Option<u64>,
     /// `Some(true)`: the copy follows the log at this moment, `Some(false)`: it does not.
@@ -291,6 +293,7 @@ impl Command for Told<'_> {
         words.word(if ledger.complete { b"0" } else { b"1" });
         words.number(ledger.generation);
         words.word(role.name().as_bytes());
+        words.number(step.leaves.unwrap_or(ledger.sequence + self.ahead + 1));
         words.number(step.positions.len());
         for (name, from, to) in &step.positions {
             for word in [name, from, to] {

@@ -29,22 +29,31 @@ impl RedisStore {
         step.set_fields(&self.names.status, fields.collect());
     }
 
-    /// Writes what readers may know of a replica that was just opened.
-    pub(super) fn show_status(&mut self) -> Result<(), StoreError> {
+    /// Writes what readers may know of a replica that was just opened, and leaves this sequence.
+    pub(super) fn show_status(&mut self, sequence: u64) -> Result<Answer, StoreError> {
         let next = self.known_ledger()?.clone();
-        let mut fields = next.status_fields(&self.catalog, &self.names);
-        for (shape, table) in self.catalog.tables.iter().zip(&next.tables) {
+        let mut step = Step::default();
+        step.leaves = Some(sequence);
+        step.set_fields(&self.names.status, self.shown(&next));
+        self.run(&step, next)
+    }
+
+    /// Readers look at the live database, where nothing else is while the first copy is built.
+    pub(super) fn show_elsewhere(&mut self) -> Result<(), StoreError> {
+        if !self.is_elsewhere() {
+            return Ok(());
+        }
+        let fields = self.shown(self.known_ledger()?);
+        let mut link = self.home.link(Spot::Live);
+        link.query(redis::cmd("HSET").arg(&self.names.status).arg(fields))
+    }
+
+    fn shown(&self, ledger: &Ledger) -> Vec<(String, String)> {
+        let mut fields = ledger.status_fields(&self.catalog, &self.names);
+        for (shape, table) in self.catalog.tables.iter().zip(&ledger.tables) {
             fields.push((format!("{}.rows", shape.name), table.rows.to_string()));
         }
-        let mut step = Step::default();
-        step.set_fields(&self.names.status, fields.clone());
-        self.do_it(&step, next)?;
-        if self.is_elsewhere() {
-            // Readers look at the live database, where nothing else is yet.
-            let mut link = self.home.link(Spot::Live);
-            link.query::<()>(redis::cmd("HSET").arg(&self.names.status).arg(fields))?;
-        }
-        Ok(())
+        fields
     }
 
     pub(super) fn finish_first_copy(&mut self) -> Result<(), StoreError> {
@@ -250,11 +259,11 @@ impl RedisStore {
         let answers = Step::run(steps, &mut self.link, replica)?;
         self.in_flight = 0;
         let mut heard = Vec::with_capacity(answers.len());
-        for answer in answers {
+        for (step, answer) in steps.iter().zip(answers) {
             // Those before it are done, and known to be once the bookkeeping is read again.
             let answer = answer?;
             if let Answer::Done(_) = answer {
-                self.sequence += 1;
+                self.sequence = step.leaves.unwrap_or(self.sequence + 1);
             }
             heard.push(answer);
         }

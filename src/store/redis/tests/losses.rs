@@ -2,17 +2,17 @@
 
 use super::proxy::Proxy;
 use super::*;
-use crate::store::{RowLookup, Store};
+use crate::store::{RedisStore, RowLookup, Store};
 
 /// A store that has just moved to 10.
-fn begun(bench: &InRedis) -> crate::store::RedisStore {
+fn begun(bench: &InRedis) -> RedisStore {
     let mut store = bench.open();
     store.apply(&moving(None, 10, batch([upsert(1, 10)]))).unwrap();
     store
 }
 
 /// Until the server is back; the first attempt finds the connection gone.
-fn insist(store: &mut crate::store::RedisStore, batch: &Batch) -> Result<crate::store::Applied, StoreError> {
+fn insist(store: &mut RedisStore, batch: &Batch) -> Result<crate::store::Applied, StoreError> {
     for _ in 0..3 {
         match store.apply(batch) {
             Err(StoreError::Retry { .. }) => {}
@@ -159,4 +159,56 @@ fn a_truncate_that_was_interrupted_is_finished() {
         assert_eq!(look(&bench, nth), RowLookup::Missing);
     }
     assert_eq!(look(&bench, 6), visible(6, 16));
+}
+
+/// Redis reads a large command piece by piece, and a small one of a new connection may be in between:
+/// what we gave up runs after we have looked.
+#[test]
+fn a_script_that_runs_after_it_was_given_up_is_no_loss() {
+    if !available() {
+        return;
+    }
+    let server = Server::start();
+    for encoding in ENCODINGS {
+        let direct = bench(server.settings(encoding));
+        let proxy = Proxy::before(&direct.settings);
+        let mut store = begun(&bench(proxy.settings.clone()));
+        for (id, answers) in (1..).zip([1, 1, 2, 3]) {
+            let from = 10 * id as i64;
+            let next = Batch { id, ..moving(Some(from), from + 10, batch([upsert(1, from + 10)])) };
+            proxy.deliver_late(1, answers);
+            insist(&mut store, &next).unwrap();
+            store.apply(&batch([])).unwrap();
+            assert_eq!(look(&direct, 1), visible(1, from + 10));
+            assert_eq!(store.checkpoint().unwrap().positions[&AT].next_offset, from + 10);
+        }
+    }
+}
+
+/// Of pieces that come late all are applied or none: the last one moves the positions.
+#[test]
+fn pieces_that_run_after_they_were_given_up_leave_no_row_out() {
+    if !available() {
+        return;
+    }
+    let server = Server::start();
+    for answers in 1..=4 {
+        let direct = bench(server.settings(RowEncoding::Hash));
+        let proxy = Proxy::before(&direct.settings);
+        let mut store = bench(proxy.settings.clone()).open();
+        store.apply(&moving(None, 10, batch([order(0, 1)]))).unwrap();
+        let next = Batch { id: 7, ..moving(Some(10), 20, batch((0..30).map(|nth| order(nth, 2)))) };
+        proxy.deliver_late(30usize.div_ceil(crate::store::redis::PIECE_ROWS), answers);
+        insist(&mut store, &next).unwrap();
+        store.apply(&batch([])).unwrap();
+        drop(store);
+        let reader = direct.reader();
+        for nth in 0..30 {
+            let found = reader.row(2, &key(&catalog().tables[2], nth)).unwrap();
+            assert!(
+                matches!(found, RowLookup::Visible { version, .. } if version == super::version(2, 0, 2))
+            );
+        }
+        assert_eq!(direct.open().figures().rows[2], 30);
+    }
 }
