@@ -33,9 +33,11 @@ pub(super) fn from_redis(error: &RedisError) -> StoreError {
     }
 }
 
-/// Whether the connection can be used on: the server answered.
-pub(super) fn is_answer(error: &RedisError) -> bool {
-    code(error).is_some()
+/// Whether the connection can be used on: the server answered, and is the one to ask. After a failover
+/// another one is behind the same address.
+pub(super) fn keeps_connection(error: &RedisError) -> bool {
+    let elsewhere = ["READONLY", "MASTERDOWN", "NOREPLICAS", "CLUSTERDOWN", "LOADING"];
+    code(error).is_some_and(|code| !elsewhere.contains(&code.as_str()))
 }
 
 /// The first word of the server's answer, also of one of several commands.

@@ -8,7 +8,7 @@ use redis::{
     RedisConnectionInfo, RedisResult, Script, TlsCertificates, Value,
 };
 
-use super::error::{foreign, from_redis, is_answer};
+use super::error::{foreign, from_redis, keeps_connection};
 use super::settings::{RedisServer, RedisSettings};
 use super::words::{self, Command};
 use crate::domain::retry::RetryReason;
@@ -172,7 +172,9 @@ impl Link {
             }
         }
         let answers = asked.map_err(|error| from_redis(&error))?;
-        self.conn = Some(conn);
+        if answers.iter().all(|answer| answer.as_ref().err().is_none_or(keeps_connection)) {
+            self.conn = Some(conn);
+        }
         let read = |answer: RedisResult<Value>| answer.and_then(|value| Ok(redis::from_redis_value(value)?));
         Ok(answers.into_iter().map(|answer| read(answer).map_err(|error| from_redis(&error))).collect())
     }
@@ -189,7 +191,7 @@ impl Link {
             }
             Err(error) => {
                 // After a timeout an answer may still be under way: such a connection is not used again.
-                if is_answer(&error) {
+                if keeps_connection(&error) {
                     self.conn = Some(conn);
                 }
                 Err(from_redis(&error))

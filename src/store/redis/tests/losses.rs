@@ -2,6 +2,7 @@
 
 use super::proxy::Proxy;
 use super::*;
+use crate::config::RedisServer;
 use crate::store::{RedisStore, RowLookup, Store};
 
 /// A store that has just moved to 10.
@@ -211,4 +212,30 @@ fn pieces_that_run_after_they_were_given_up_leave_no_row_out() {
         }
         assert_eq!(direct.open().figures().rows[2], 30);
     }
+}
+
+#[test]
+fn a_node_that_was_demoted_is_left() {
+    if !available() {
+        return;
+    }
+    let [(first, one), (second, other)] = [Server::start_on_a_port(), Server::start_on_a_port()];
+    let follow = |server: &Server, host: &str, port: &str| {
+        let () = redis::cmd("REPLICAOF").arg(host).arg(port).query(&mut server.client()).unwrap();
+    };
+    follow(&second, "127.0.0.1", &one.to_string());
+    let settings = first.settings(RowEncoding::Hash);
+    let proxy = Proxy::before(&settings);
+    let mut store = begun(&bench(proxy.settings.clone()));
+    // Until the other one has everything that was written before.
+    let mut client = first.client();
+    let () = redis::cmd("SET").arg("other").arg(1).query(&mut client).unwrap();
+    assert_eq!(redis::cmd("WAIT").arg(1).arg(0).query::<u64>(&mut client).unwrap(), 1);
+    follow(&second, "NO", "ONE");
+    follow(&first, "127.0.0.1", &other.to_string());
+    proxy.point_at(&second.socket());
+    insist(&mut store, &moving(Some(10), 20, batch([upsert(1, 20)]))).unwrap();
+    let mut there = settings.clone();
+    there.redis.url.server = RedisServer::Unix { path: second.socket() };
+    assert_eq!(look(&bench(there), 1), visible(1, 20));
 }
