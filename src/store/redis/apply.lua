@@ -10,8 +10,8 @@
 --   positions: n, n * (field, from ('' if it must be absent), to)
 --   types: n, n * (key, type)
 --   expected beginnings of rows that were read before: n, n * (key, beginning; '' if absent)
---   whole rows: groups, groups * (field of the row count, count ('': as it is), what the table hides
---     ('': nothing), bytes of a key before its text, n, n * (key, body))
+--   whole rows: groups, groups * (field of the row count, what the commands add to it, what the table
+--     hides ('': nothing), bytes of a key before its text, n, n * (key, body))
 --     a body is, by the form: a payload of RESTORE; the fields of HSET, packed; JSON
 --   commands: n, n * (words, '1' if its right is to be checked, words...)
 --   what is said of the live generation, which nobody else writes: '' or its meta, then its
@@ -135,7 +135,7 @@ local keys = {}
 for _ = 1, count() do
   at = at + 5
   local last = at + 2 * tonumber(ARGV[at])
-  samples[#samples + 1] = ARGV[at + 1]
+  if last > at then samples[#samples + 1] = ARGV[at + 1] end
   for i = at + 1, last, 2 do
     nth = nth + 1
     keys[nth] = ARGV[i]
@@ -253,10 +253,10 @@ end
 nth = 0
 at = rows_at
 for _ = 1, count() do
-  local field, known = take(), take()
+  local field, known = take(), count()
   at = at + 2
   local rows = count()
-  known = tonumber(known) or tonumber(call('HGET', status, field) or '0')
+  known = known + tonumber(call('HGET', status, field) or '0')
   for i = at + 1, at + 2 * rows, 2 do
     local key = ARGV[i]
     nth = nth + 1

@@ -92,7 +92,7 @@ pub(super) struct Replica<'r> {
     pub settings: &'r RedisSettings,
     pub form: Form,
     pub role: Role,
-    /// As it will be, apart from rows that the script inserts, with the sequence as it is.
+    /// As it will be, apart from rows that the scripts insert, with the sequence as it is.
     pub ledger: &'r Ledger,
 }
 
@@ -101,6 +101,8 @@ pub(super) struct Replica<'r> {
 pub(super) struct WholeRows<'a> {
     pub table: usize,
     pub rows: Vec<WholeRow<'a>>,
+    /// What the commands of the step do to the number of its rows.
+    pub joined: i64,
 }
 
 #[derive(Debug)]
@@ -315,11 +317,7 @@ impl Command for Told<'_> {
         for group in &step.whole {
             let shape = &catalog.tables[group.table];
             words.number(format_args!("{}.rows", shape.name));
-            // How many the steps before it have inserted is not known yet.
-            match self.ahead {
-                0 => words.number(ledger.tables[group.table].rows),
-                _ => words.word(b""),
-            }
+            words.number(group.joined);
             let hides = ledger.tables[group.table].hidden();
             words.word(if hides { tables[group.table].hidden.as_bytes() } else { b"" });
             words.number(tables[group.table].row.len());
