@@ -42,9 +42,9 @@ impl RedisStore {
             }
         }
         self.check_identity(batch)?;
-        self.finish_clearing()?;
-        self.finish_copying(&batch.observed)?;
         let mut pulse = Pulse::new(&batch.observed);
+        self.finish_clearing(&mut pulse)?;
+        self.finish_copying(&mut pulse)?;
         self.finish_cuts(&mut pulse)?;
 
         let mut applied = Applied::default();

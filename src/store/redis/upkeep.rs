@@ -1,6 +1,7 @@
 //! The end of the first copy, and what has to be done between batches.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::RedisStore;
 use super::change::Change;
@@ -219,8 +220,9 @@ impl RedisStore {
         if counts.rows == 0 {
             return if self.copying { self.kind_to_come(table) } else { Ok(None) };
         }
-        let mut cursor = 0u64;
+        let (mut cursor, mut told) = (0u64, Instant::now());
         loop {
+            self.keep_lease(&mut told)?;
             let (next, keys) = self.scan_rows(table, cursor)?;
             let keys: Vec<(usize, &[u8])> =
                 keys.iter().take(KEYS_TRIED).map(|key| (table, &key[..])).collect();

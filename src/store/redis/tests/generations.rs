@@ -1,5 +1,7 @@
 //! What a server can do to a switch, and to those who share it; the rest is in the contract.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::proxy::Proxy;
 use super::*;
 use crate::store::{Completion, Live, Rebuild, RedisReplica, RedisStore, RowLookup, Store};
@@ -130,6 +132,70 @@ fn a_right_that_is_missing_switches_nothing() {
         assert_eq!(next.complete().unwrap(), Completion::Done);
         assert_eq!(serving(&settings), 2);
     }
+}
+
+/// The live generation goes on while the place of the next one is cleared.
+#[test]
+fn the_live_writer_has_its_turn_while_a_place_is_cleared() {
+    if !available() {
+        return;
+    }
+    const KEYS: u64 = 30_000;
+    let server = Server::start();
+    let mut settings = server.settings(RowEncoding::Hash);
+    settings.redis.dedicated = true;
+    let replica = RedisReplica::open(&settings).unwrap();
+    let mut live = complete(&replica);
+    drop(begin(&replica));
+    replica.abandon().unwrap();
+    let mut client = server.client();
+    let () = redis::cmd("SELECT").arg(1).query(&mut client).unwrap();
+    let text = "for i = 1, ARGV[2] do redis.call('SET', ARGV[1] .. i, '') end";
+    let begin_of = format!("{}users:", settings.redis.prefix);
+    let () = redis::cmd("EVAL").arg(text).arg(0).arg(begin_of).arg(KEYS).query(&mut client).unwrap();
+    let mut next = begin(&replica);
+    let over = AtomicBool::new(false);
+    let mut amid = 0;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            next.apply(&moving(None, 10, batch([upsert(1, 20)]))).unwrap();
+            over.store(true, Ordering::Release);
+        });
+        while !over.load(Ordering::Acquire) {
+            live.apply(&batch([])).unwrap();
+            let left: u64 = redis::cmd("DBSIZE").query(&mut client).unwrap();
+            amid += u32::from((1_000..KEYS).contains(&left));
+        }
+    });
+    // The first may have been written before the other's turn began.
+    assert!(amid > 2, "{amid} batches meanwhile");
+}
+
+/// What was to be cleared has the names of the rows that come after it.
+#[test]
+fn what_is_cleared_late_takes_no_new_row() {
+    if !available() {
+        return;
+    }
+    let server = Server::start();
+    let mut settings = server.settings(RowEncoding::Hash);
+    settings.redis.dedicated = true;
+    let proxy = Proxy::before(&settings);
+    let replica = RedisReplica::open(&proxy.settings).unwrap();
+    let _live = complete(&replica);
+    drop(built(&replica));
+    replica.abandon().unwrap();
+    let mut next = begin(&replica);
+    // The bookkeeping is read and shown, the place is cleared and said to be, the row is written.
+    proxy.deliver_late(1, 5);
+    let rows = moving(None, 10, batch([upsert(1, 20)]));
+    assert!(matches!(next.apply(&rows), Err(StoreError::Retry { .. })));
+    next.apply(&rows).unwrap();
+    for _ in 0..3 {
+        next.apply(&batch([])).unwrap();
+    }
+    assert_eq!(next.complete().unwrap(), Completion::Done);
+    assert_eq!(look(&bench(settings), 1), visible(1, 20));
 }
 
 #[test]
