@@ -24,6 +24,7 @@ pub(super) fn from_redis(error: &RedisError) -> StoreError {
         Some("MISCONF" | "READONLY" | "MASTERDOWN" | "NOREPLICAS" | "CLUSTERDOWN" | "TRYAGAIN") => {
             retry(RetryReason::Io, "")
         }
+        _ if is_full(error) => retry(RetryReason::Io, "; raise maxclients"),
         Some("WRONGTYPE") => foreign(format!(
             "{error}; a key that begins with the replica's prefix belongs to another program: choose another \
              replica.redis.prefix or delete the key"
@@ -37,7 +38,12 @@ pub(super) fn from_redis(error: &RedisError) -> StoreError {
 /// another one is behind the same address.
 pub(super) fn keeps_connection(error: &RedisError) -> bool {
     let elsewhere = ["READONLY", "MASTERDOWN", "NOREPLICAS", "CLUSTERDOWN", "LOADING"];
-    code(error).is_some_and(|code| !elsewhere.contains(&code.as_str()))
+    code(error).is_some_and(|code| !elsewhere.contains(&code.as_str())) && !is_full(error)
+}
+
+/// It says so and hangs up, without a code of its own.
+fn is_full(error: &RedisError) -> bool {
+    error.detail().is_some_and(|detail| detail.starts_with("max number of clients"))
 }
 
 /// The first word of the server's answer, also of one of several commands.

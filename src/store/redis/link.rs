@@ -202,9 +202,13 @@ impl Link {
     fn connect(&self) -> Result<Connection, StoreError> {
         let client = self.client()?;
         let connect = || {
-            let conn = client.get_connection_with_timeout(self.connect_timeout)?;
+            let mut conn = client.get_connection_with_timeout(self.connect_timeout)?;
             conn.set_read_timeout(Some(self.answer_timeout))?;
             conn.set_write_timeout(Some(self.answer_timeout))?;
+            if self.database != 0 {
+                // The client would not tell why this is refused: for now, or because there is none.
+                let () = redis::cmd("SELECT").arg(self.database).query(&mut conn)?;
+            }
             Ok(conn)
         };
         connect().map_err(|error| from_redis(&error))
@@ -221,7 +225,7 @@ impl Link {
             }
         };
         // Naming the client's library needs a right, and Redis 7.2.
-        let mut login = RedisConnectionInfo::default().set_db(self.database).set_skip_set_lib_name();
+        let mut login = RedisConnectionInfo::default().set_skip_set_lib_name();
         if let Some(username) = &self.settings.redis.username {
             login = login.set_username(username);
         }

@@ -2,8 +2,9 @@
 
 use super::proxy::Proxy;
 use super::*;
-use crate::config::RedisServer;
-use crate::store::{RedisStore, RowLookup, Store};
+use crate::config::{RedisServer, RedisUrl};
+use crate::domain::retry::RetryReason;
+use crate::store::{RedisStore, RowLookup, Store, redis_check};
 
 /// A store that has just moved to 10.
 fn begun(bench: &InRedis) -> RedisStore {
@@ -238,4 +239,61 @@ fn a_node_that_was_demoted_is_left() {
     let mut there = settings.clone();
     there.redis.url.server = RedisServer::Unix { path: second.socket() };
     assert_eq!(look(&bench(there), 1), visible(1, 20));
+}
+
+fn retried<T: std::fmt::Debug>(result: Result<T, StoreError>) -> RetryReason {
+    match result {
+        Err(StoreError::Retry { reason, .. }) => reason,
+        other => panic!("not retried: {other:?}"),
+    }
+}
+
+#[test]
+fn a_server_that_takes_no_more_clients_is_asked_again() {
+    if !available() {
+        return;
+    }
+    let (server, port) = Server::start_on_a_port();
+    let mut settings = server.settings(RowEncoding::Hash);
+    settings.redis.url.server = RedisServer::Tcp { host: "127.0.0.1".into(), port, tls: false };
+    let mut client = server.client();
+    let mut at_most = |clients: u32| {
+        let () = redis::cmd("CONFIG").arg("SET").arg("maxclients").arg(clients).query(&mut client).unwrap();
+    };
+    let mut store = begun(&bench(settings.clone()));
+    for database in [0, 1] {
+        at_most(1);
+        let mut settings = settings.clone();
+        settings.redis.url.database = database;
+        assert_eq!(retried(bench(settings.clone()).try_open()), RetryReason::Io);
+        at_most(100);
+        settings.redis.prefix = format!("again{database}:");
+        bench(settings).open();
+    }
+    store.apply(&moving(Some(10), 20, batch([upsert(1, 20)]))).unwrap();
+}
+
+#[test]
+fn a_server_that_is_busy_with_a_script_is_asked_again_in_any_database() {
+    if !available() {
+        return;
+    }
+    let server = Server::start_with(["--busy-reply-threshold", "1"].map(str::to_owned).to_vec());
+    let mut settings = server.settings(RowEncoding::Hash);
+    settings.redis.url.database = 1;
+    let mut client = server.client();
+    let mut busy = std::os::unix::net::UnixStream::connect(server.socket()).unwrap();
+    std::io::Write::write_all(&mut busy, b"EVAL \"while true do end\" 0\r\n").unwrap();
+    while redis::cmd("PING").query::<String>(&mut client).is_ok() {}
+    assert_eq!(retried(bench(settings.clone()).try_open()), RetryReason::Busy);
+    let () = redis::cmd("SCRIPT").arg("KILL").query(&mut client).unwrap();
+    bench(settings.clone()).open();
+    // One that is not there is not waited for.
+    settings.redis.url = RedisUrl { database: 99, ..settings.redis.url };
+    for message in [
+        stopped(bench(settings.clone()).try_open(), StopCode::Io),
+        stopped(redis_check(&settings, std::time::Duration::from_secs(1)), StopCode::Io),
+    ] {
+        assert!(message.contains("out of range"), "{message}");
+    }
 }
