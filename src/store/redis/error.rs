@@ -15,7 +15,8 @@ pub(super) fn from_redis(error: &RedisError) -> StoreError {
     }
     match code(error).as_deref() {
         Some("OOM") => retry(RetryReason::OutOfMemory, "; Redis is at its maxmemory: raise it or make room"),
-        Some("BUSY" | "LOADING") => retry(RetryReason::Busy, ""),
+        // A script that was forgotten behind the first of several: the next attempt brings it.
+        Some("BUSY" | "LOADING" | "NOSCRIPT") => retry(RetryReason::Busy, ""),
         Some("NOAUTH" | "WRONGPASS") => {
             retry(RetryReason::Io, "; correct the user or the password file, which is read each time")
         }

@@ -143,6 +143,32 @@ fn a_wrong_number_of_rows_keeps_nothing_from_starting() {
 }
 
 #[test]
+fn a_server_that_forgets_the_script_between_two_pieces_gets_it_again() {
+    if !available() {
+        return;
+    }
+    let server = Server::start();
+    let settings = server.settings(RowEncoding::Hash);
+    let proxy = Proxy::before(&settings);
+    let mut store = bench(proxy.settings.clone()).open();
+    store.apply(&orders(0..10, 1, None, 10)).unwrap();
+    let meta = format!("{}readside:meta", settings.redis.prefix);
+    let mut client = server.client();
+    let mut sequence =
+        move || -> u64 { redis::cmd("HGET").arg(&meta).arg("sequence").query(&mut client).unwrap() };
+    let (before, mut other) = (sequence(), server.client());
+    proxy.between(1, move || {
+        while sequence() == before {}
+        let () = redis::cmd("SCRIPT").arg("FLUSH").query(&mut other).unwrap();
+    });
+    let next = orders(5..30, 2, Some(10), 20);
+    let failed = store.apply(&next);
+    assert!(matches!(failed, Err(StoreError::Retry { .. })), "{failed:?}");
+    store.apply(&next).unwrap();
+    assert_eq!(store.figures().rows[2], 30);
+}
+
+#[test]
 fn a_server_that_forgot_the_script_gets_it_again() {
     if !available() {
         return;
