@@ -167,6 +167,10 @@ impl RedisStore {
             return Ok(());
         }
         self.ledger = None;
+        if !self.link.is_connected() {
+            // It may be another server, or another one's configuration.
+            check_server(&mut self.link)?;
+        }
         let (spot, ledger) = self.locate()?;
         if spot != self.spot {
             // The answer to the exchange of databases or names was lost.

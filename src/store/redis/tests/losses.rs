@@ -297,3 +297,26 @@ fn a_server_that_is_busy_with_a_script_is_asked_again_in_any_database() {
         assert!(message.contains("out of range"), "{message}");
     }
 }
+
+/// Somebody may change the policy of a server that runs, or start another one in its place.
+#[test]
+fn a_server_that_has_begun_to_drop_keys_is_noticed_when_it_is_connected_to() {
+    if !available() {
+        return;
+    }
+    let server = Server::start();
+    let bench = bench(server.settings(RowEncoding::Hash));
+    let mut store = begun(&bench);
+    let mut client = server.client();
+    let policy = |client: &mut redis::Connection, policy: &str| {
+        let () = redis::cmd("CONFIG").arg("SET").arg("maxmemory-policy").arg(policy).query(client).unwrap();
+    };
+    policy(&mut client, "allkeys-lru");
+    let kill = ["KILL", "TYPE", "normal", "SKIPME", "yes"];
+    let _: i64 = redis::cmd("CLIENT").arg(&kill[..]).query(&mut client).unwrap();
+    let next = moving(Some(10), 20, batch([upsert(1, 20)]));
+    let message = stopped(insist(&mut store, &next), StopCode::Foreign);
+    assert!(message.contains("allkeys-lru") && message.contains("noeviction"), "{message}");
+    policy(&mut client, "noeviction");
+    insist(&mut store, &next).unwrap();
+}
