@@ -161,9 +161,13 @@ impl RedisStore {
             let key = self.tables[table].cleared.clone();
             let (cursor, marks) = self.scan_hash(&key, self.cursors[table].prefix_marks)?;
             *left = left.saturating_sub(marks.len().max(1));
-            let old = |bytes: &[u8]| codec::from_mark(bytes).is_some_and(|(_, made)| made < before_ms);
-            let old: Vec<Vec<u8>> =
-                marks.into_iter().filter(|(_, bytes)| old(bytes)).map(|(text, _)| text).collect();
+            // What is still being taken away is known by its mark.
+            let cutting = self.known_ledger()?.tables[table].cutting.clone();
+            let old = |(text, bytes): &(Vec<u8>, Vec<u8>)| {
+                cutting.as_ref() != Some(text)
+                    && codec::from_mark(bytes).is_some_and(|(_, made)| made < before_ms)
+            };
+            let old: Vec<Vec<u8>> = marks.into_iter().filter(old).map(|(text, _)| text).collect();
             dropped += old.len() as u64;
             self.forget_marks(table, old)?;
             self.cursors[table].prefix_marks = cursor;

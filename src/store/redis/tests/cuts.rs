@@ -95,6 +95,29 @@ fn a_prefix_whose_rows_were_not_all_gone_is_finished() {
     }
 }
 
+/// What it takes away is known by its mark, which may be old by the time the process is back.
+#[test]
+fn the_mark_of_a_prefix_stays_until_its_rows_are_gone() {
+    if !available() {
+        return;
+    }
+    let bench = lines(server::shared().settings(RowEncoding::Hash));
+    let mut store = bench.open();
+    let catalog = with_prefixes();
+    fill(&mut store, &catalog, (0..200).map(|nth| line(nth % 2, nth, 10)));
+    store.apply(&of(&catalog, [cleared(7, 10)])).unwrap();
+    let text = crate::store::redis::names::prefix_text(&line(1, 0, 0).values[..2]);
+    store.begin_cut(LINES, text, version(10, 0, 10), NOW_MS).unwrap();
+    std::mem::forget(store);
+    let_lease_expire(server::shared(), &bench.settings);
+    let mut store = bench.open();
+    // The other one goes.
+    assert_eq!(store.maintain(NOW_MS + 60_001).unwrap().delete_marks_dropped, 1);
+    store.apply(&moving(None, 20, of(&catalog, []))).unwrap();
+    assert_eq!((store.figures().rows[LINES], store.figures().delete_marks[LINES]), (100, 1));
+    assert_eq!(store.maintain(NOW_MS + 60_001).unwrap().delete_marks_dropped, 1);
+}
+
 /// Looking for what has to go takes as long as the database is large, however little is found.
 #[test]
 fn there_is_a_sign_of_life_for_every_page_that_is_looked_at() {
