@@ -134,6 +134,38 @@ fn a_right_that_is_missing_switches_nothing() {
     }
 }
 
+/// Who shares a database has no right to leave it.
+#[test]
+fn a_shared_replica_needs_no_right_to_select() {
+    if !available() {
+        return;
+    }
+    let server = Server::start();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "secret\n").unwrap();
+    let mut settings = server.settings(RowEncoding::Hash);
+    settings.redis.username = Some("writer".into());
+    settings.redis.password_file = Some(file.path().to_owned());
+    let mut cmd = redis::cmd("ACL");
+    let user = ["SETUSER", "writer", "on", ">secret", "~*", "+@all", "-select"];
+    let () = cmd.arg(&user[..]).query(&mut server.client()).unwrap();
+    let replica = RedisReplica::open(&settings).unwrap();
+    let mut live = complete(&replica);
+    drop(built(&replica));
+    replica.abandon().unwrap();
+    while live.maintain(NOW_MS).unwrap().more {}
+    let mut next = built(&replica);
+    crate::store::Replica::keep(&replica).unwrap();
+    assert_eq!(next.complete().unwrap(), Completion::Done);
+    while next.maintain(NOW_MS).unwrap().more {}
+    assert_eq!(leftovers_of(&server, &server_settings(&settings)), 0);
+}
+
+fn server_settings(settings: &RedisSettings) -> RedisSettings {
+    let redis = Redis { username: None, password_file: None, ..settings.redis.clone() };
+    RedisSettings { redis, ..settings.clone() }
+}
+
 /// The live generation goes on while the place of the next one is cleared.
 #[test]
 fn the_live_writer_has_its_turn_while_a_place_is_cleared() {
