@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::proxy::Proxy;
 use super::*;
+use crate::domain::batch::BatchBuilder;
+use crate::domain::value::{ColumnType, Value};
 use crate::store::{Completion, Live, Rebuild, RedisReplica, RedisStore, RowLookup, Store};
 
 fn begin(replica: &RedisReplica) -> RedisStore {
@@ -164,6 +166,48 @@ fn a_shared_replica_needs_no_right_to_select() {
 fn server_settings(settings: &RedisSettings) -> RedisSettings {
     let redis = Redis { username: None, password_file: None, ..settings.redis.clone() };
     RedisSettings { redis, ..settings.clone() }
+}
+
+/// In a dedicated Redis the rows of another mapping, or in another encoding, have the same names.
+#[test]
+fn a_row_of_another_mapping_is_no_damage() {
+    if !available() {
+        return;
+    }
+    let mut other = catalog();
+    other.tables[0].columns[3].ty = ColumnType::Text;
+    other.fingerprint = "another".into();
+    let other = Arc::new(other);
+    let server = Server::start();
+    for [before, after] in
+        [[RowEncoding::Hash; 2], [RowEncoding::Json; 2], ENCODINGS, [RowEncoding::Json, RowEncoding::Hash]]
+    {
+        let mut settings = server.settings(before);
+        settings.redis.dedicated = true;
+        drop(complete(&RedisReplica::open(&settings).unwrap()));
+        let reader = bench(settings.clone()).reader();
+        let key = key(&catalog().tables[0], 1);
+        assert!(matches!(reader.row(0, &key).unwrap(), RowLookup::Visible { .. }));
+        settings.redis.encoding = after;
+        let replica = RedisReplica::open(&settings).unwrap();
+        let rebuild = Rebuild { live_is_frozen: true, ..asked_for() };
+        let mut next = replica.begin(Arc::clone(&other), &rebuild).unwrap().unwrap();
+        let mut change = upsert(1, 20);
+        change.values[3] = Value::Text("no number".into());
+        let mut builder = BatchBuilder::default();
+        builder.push(&other, change);
+        next.apply(&moving(None, 10, builder.seal(observed()))).unwrap();
+        assert_eq!(next.complete().unwrap(), Completion::Done);
+        for _ in 0..2 {
+            let found = reader.row(0, &key);
+            assert!(
+                matches!(&found, Err(StoreError::Retry { message, .. }) if message.contains("replaced")),
+                "{found:?}"
+            );
+        }
+        drop((next, replica));
+        let () = redis::cmd("FLUSHALL").query(&mut server.client()).unwrap();
+    }
 }
 
 /// The live generation goes on while the place of the next one is cleared.
