@@ -6,12 +6,12 @@
 -- KEYS: meta, status, positions, lease, alive
 -- ARGV: writer, epoch, sequence before, batch id ('' when this is not the end of a batch),
 --   lease ms, alive ms ('': leave it, '0': delete it), form,
---   '1' if whole rows are likely to be new, generation, role,
+--   '1' if whole rows are likely to be new, generation, role, sequence behind it,
 --   positions: n, n * (field, from ('' if it must be absent), to)
 --   types: n, n * (key, type)
 --   expected beginnings of rows that were read before: n, n * (key, beginning; '' if absent)
---   whole rows: groups, groups * (field of the row count, count ('': as it is), what the table hides
---     ('': nothing), bytes of a key before its text, n, n * (key, body))
+--   whole rows: groups, groups * (field of the row count, what the commands add to it, what the table
+--     hides ('': nothing), bytes of a key before its text, n, n * (key, body))
 --     a body is, by the form: a payload of RESTORE; the fields of HSET, packed; JSON
 --   commands: n, n * (words, '1' if its right is to be checked, words...)
 --   what is said of the live generation, which nobody else writes: '' or its meta, then its
@@ -22,7 +22,7 @@
 local call, byte, sub, find, unpack, unpacked = redis.call, string.byte, string.sub, string.find, unpack, cmsgpack.unpack
 local meta, status, positions, lease, alive = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local ARGV = ARGV
-local at = 10
+local at = 11
 
 local function take()
   at = at + 1
@@ -135,7 +135,7 @@ local keys = {}
 for _ = 1, count() do
   at = at + 5
   local last = at + 2 * tonumber(ARGV[at])
-  samples[#samples + 1] = ARGV[at + 1]
+  if last > at then samples[#samples + 1] = ARGV[at + 1] end
   for i = at + 1, last, 2 do
     nth = nth + 1
     keys[nth] = ARGV[i]
@@ -253,10 +253,10 @@ end
 nth = 0
 at = rows_at
 for _ = 1, count() do
-  local field, known = take(), take()
+  local field, known = take(), count()
   at = at + 2
   local rows = count()
-  known = tonumber(known) or tonumber(call('HGET', status, field) or '0')
+  known = known + tonumber(call('HGET', status, field) or '0')
   for i = at + 1, at + 2 * rows, 2 do
     local key = ARGV[i]
     nth = nth + 1
@@ -303,7 +303,7 @@ if take() ~= '' then
   if there ~= '' then call('SELECT', here) end
 end
 
-call('HSET', meta, 'sequence', string.format('%d', tonumber(ARGV[3]) + 1))
+call('HSET', meta, 'sequence', ARGV[11])
 if ARGV[4] ~= '' then call('HSET', meta, 'last_batch', ARGV[4]) end
 call('SET', lease, ARGV[1], 'PX', ARGV[5])
 keep_alive(alive)

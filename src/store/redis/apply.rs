@@ -42,9 +42,9 @@ impl RedisStore {
             }
         }
         self.check_identity(batch)?;
-        self.finish_clearing()?;
-        self.finish_copying(&batch.observed)?;
         let mut pulse = Pulse::new(&batch.observed);
+        self.finish_clearing(&mut pulse)?;
+        self.finish_copying(&mut pulse)?;
         self.finish_cuts(&mut pulse)?;
 
         let mut applied = Applied::default();
@@ -203,8 +203,9 @@ impl RedisStore {
             let name = &catalog.tables[index].name;
             let mut fields = Vec::new();
             // The script counts what it inserts.
-            if !step.whole.iter().any(|group| group.table == index) {
-                fields.push((format!("{name}.rows"), table.rows.to_string()));
+            match step.whole.iter_mut().find(|group| group.table == index) {
+                Some(group) => group.joined = table.rows - before[index].rows,
+                None => fields.push((format!("{name}.rows"), table.rows.to_string())),
             }
             if part.finish.is_none() && before[index].counts() != table.counts() {
                 let counts = table.counts().into_iter();
@@ -389,17 +390,20 @@ impl Tries {
 }
 
 /// A step as several that follow each other, where nobody sees the one without the other: only whole
-/// rows of a copy that is being built. Everything else comes with the last.
+/// rows of a copy that is being built. Everything else comes with the last, and counts there: the
+/// others stay if that is never heard of.
 fn in_pieces(mut step: Step<'_>, complete: bool) -> Vec<Step<'_>> {
     let mut pieces = Vec::new();
     if !complete {
         let mut piece = Step::default();
+        let mut joined = Vec::new();
         for group in std::mem::take(&mut step.whole) {
+            joined.push((group.table, group.joined));
             let mut rows = group.rows.into_iter().peekable();
             while rows.peek().is_some() {
                 let room = PIECE_ROWS - piece.whole_rows();
                 let some = rows.by_ref().take(room).collect();
-                piece.whole.push(WholeRows { table: group.table, rows: some });
+                piece.whole.push(WholeRows { table: group.table, rows: some, joined: 0 });
                 if piece.whole_rows() == PIECE_ROWS {
                     pieces.push(std::mem::take(&mut piece));
                 }
@@ -409,6 +413,12 @@ fn in_pieces(mut step: Step<'_>, complete: bool) -> Vec<Step<'_>> {
             true => pieces.pop().map(|piece: Step| piece.whole).unwrap_or_default(),
             false => piece.whole,
         };
+        for (table, joined) in joined.into_iter().filter(|(_, joined)| *joined != 0) {
+            match step.whole.iter_mut().find(|group| group.table == table) {
+                Some(group) => group.joined = joined,
+                None => step.whole.push(WholeRows { table, rows: Vec::new(), joined }),
+            }
+        }
     }
     pieces.push(step);
     pieces

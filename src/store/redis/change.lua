@@ -56,12 +56,16 @@ end
 
 -- What the user may not do must not be found when half of it is done. Rights are given by prefix: one
 -- command of each kind stands for all.
-local commands, first, seen = tonumber(take()), at, {}
+local commands, first, seen, there = tonumber(take()), at, {}, here
 for _ = 1, commands do
   local words = tonumber(take())
   local verb = ARGV[at + 1]
-  if not seen[verb] and not redis.acl_check_cmd(unpack(ARGV, at + 1, at + words)) then return { 'denied', verb } end
-  seen[verb] = true
+  local stays = verb == 'SELECT' and ARGV[at + 2] == there
+  if not stays and not seen[verb] then
+    if not redis.acl_check_cmd(unpack(ARGV, at + 1, at + words)) then return { 'denied', verb } end
+    seen[verb] = true
+  end
+  if verb == 'SELECT' then there = ARGV[at + 2] end
   at = at + words
 end
 at = first

@@ -4,9 +4,8 @@ use std::sync::LazyLock;
 
 use redis::Script;
 
-use super::error::{damaged, foreign, lost, rival, stop_io};
+use super::error::{damaged, foreign, lost, overtaken, rival, stop_io};
 use super::link::Link;
-use crate::domain::retry::RetryReason;
 use crate::store::{StopCode, StoreError};
 
 const TEXT: &str = include_str!("change.lua");
@@ -120,10 +119,7 @@ impl Change {
             "epoch" => rival(),
             "generation" if word(2).parse().is_ok_and(|found: u32| found >= number) => retired(number),
             "generation" => lost("went back to an older state (restored or failed over)"),
-            "sequence" => StoreError::Retry {
-                reason: RetryReason::Busy,
-                message: "the replica was changed at the same moment".into(),
-            },
+            "sequence" => overtaken(),
             "type" => foreign(format!(
                 "key {:?} holds something that readside did not put there; nothing was changed: delete the key, or \
                  choose another replica.redis.prefix",

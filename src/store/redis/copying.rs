@@ -17,6 +17,7 @@ use super::known::{self, Known};
 use super::ledger::{Ledger, cutting_field, snapshot_field};
 use super::link::Link;
 use super::names::{Names, Spot, TableNames, literal, to_hex};
+use super::pulse::Pulse;
 use super::replica::{Home, Inside};
 use super::settings::RowEncoding;
 use super::step::Step;
@@ -188,8 +189,9 @@ impl RedisStore {
         let mut source = Source::open(&self.home, &self.catalog)?;
         let names = &source.tables[source.from[table].0];
         let (pattern, begin) = (names.pattern.clone(), names.row.clone());
-        let mut cursor = 0u64;
+        let (mut cursor, mut told) = (0u64, Instant::now());
         loop {
+            self.keep_lease(&mut told)?;
             let (next, keys) = source.link.scan(&pattern, cursor, SLICE)?;
             let keys: Vec<&[u8]> = keys.iter().filter_map(|key| key.strip_prefix(&begin[..])).collect();
             let keys = &keys[..keys.len().min(1)];
@@ -204,10 +206,11 @@ impl RedisStore {
     }
 
     /// Rows of the live generation come before anything else.
-    pub(super) fn finish_copying(&mut self, observed: &Observed) -> Result<(), StoreError> {
+    pub(super) fn finish_copying(&mut self, pulse: &mut Pulse<'_>) -> Result<(), StoreError> {
         if !self.copying {
             return Ok(());
         }
+        let observed = pulse.observed();
         let mut source = Source::open(&self.home, &self.catalog)?;
         let run: String = source.link.query(redis::cmd("INFO").arg("server"))?;
         let run =
@@ -232,8 +235,8 @@ impl RedisStore {
             }
         }
         for table in 0..self.catalog.tables.len() {
-            self.copy_hidden(&mut source, table)?;
-            self.copy_marks(&mut source, table)?;
+            self.copy_hidden(&mut source, table, pulse)?;
+            self.copy_marks(&mut source, table, pulse)?;
         }
         let mut step = Step::default();
         step.command([b"HDEL", self.names.meta.as_bytes(), b"copying"]);
@@ -284,12 +287,18 @@ impl RedisStore {
     }
 
     /// Delete marks, and patches that wait for their row.
-    fn copy_hidden(&mut self, source: &mut Source, table: usize) -> Result<(), StoreError> {
+    fn copy_hidden(
+        &mut self,
+        source: &mut Source,
+        table: usize,
+        pulse: &mut Pulse<'_>,
+    ) -> Result<(), StoreError> {
         let (old, from) = source.from[table].clone();
         let shape = self.catalog.clone().tables[table].clone();
         let before = source.catalog.tables[old].clone();
         let mut cursor = 0u64;
         loop {
+            self.beat(pulse)?;
             let mut cmd = redis::cmd("HSCAN");
             cmd.arg(&source.tables[old].hidden).arg(cursor).arg("COUNT").arg(SLICE);
             let (next, flat): (u64, Vec<Vec<u8>>) = source.link.query(&cmd)?;
@@ -322,13 +331,19 @@ impl RedisStore {
     }
 
     /// Marks of prefixes.
-    fn copy_marks(&mut self, source: &mut Source, table: usize) -> Result<(), StoreError> {
+    fn copy_marks(
+        &mut self,
+        source: &mut Source,
+        table: usize,
+        pulse: &mut Pulse<'_>,
+    ) -> Result<(), StoreError> {
         let old = source.from[table].0;
         if self.catalog.tables[table].prefixes.is_empty() || source.catalog.tables[old].prefixes.is_empty() {
             return Ok(());
         }
         let mut cursor = 0u64;
         loop {
+            self.beat(pulse)?;
             let mut cmd = redis::cmd("HSCAN");
             cmd.arg(&source.tables[old].cleared).arg(cursor).arg("COUNT").arg(SLICE);
             let (next, flat): (u64, Vec<Vec<u8>>) = source.link.query(&cmd)?;

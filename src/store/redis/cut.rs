@@ -237,6 +237,7 @@ impl RedisStore {
     fn cut_scanned(&mut self, table: usize, mark: Version, pulse: &mut Pulse<'_>) -> Result<(), StoreError> {
         let mut cursor = 0u64;
         loop {
+            self.beat(pulse)?;
             let (next, keys) = self.scan_rows(table, cursor)?;
             let keys: Vec<(usize, &[u8])> = keys.iter().map(|key| (table, &key[..])).collect();
             for keys in keys.chunks(ROWS_AT_ONCE) {

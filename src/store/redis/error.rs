@@ -15,7 +15,8 @@ pub(super) fn from_redis(error: &RedisError) -> StoreError {
     }
     match code(error).as_deref() {
         Some("OOM") => retry(RetryReason::OutOfMemory, "; Redis is at its maxmemory: raise it or make room"),
-        Some("BUSY" | "LOADING") => retry(RetryReason::Busy, ""),
+        // A script that was forgotten behind the first of several: the next attempt brings it.
+        Some("BUSY" | "LOADING" | "NOSCRIPT") => retry(RetryReason::Busy, ""),
         Some("NOAUTH" | "WRONGPASS") => {
             retry(RetryReason::Io, "; correct the user or the password file, which is read each time")
         }
@@ -24,6 +25,7 @@ pub(super) fn from_redis(error: &RedisError) -> StoreError {
         Some("MISCONF" | "READONLY" | "MASTERDOWN" | "NOREPLICAS" | "CLUSTERDOWN" | "TRYAGAIN") => {
             retry(RetryReason::Io, "")
         }
+        _ if is_full(error) => retry(RetryReason::Io, "; raise maxclients"),
         Some("WRONGTYPE") => foreign(format!(
             "{error}; a key that begins with the replica's prefix belongs to another program: choose another \
              replica.redis.prefix or delete the key"
@@ -33,9 +35,16 @@ pub(super) fn from_redis(error: &RedisError) -> StoreError {
     }
 }
 
-/// Whether the connection can be used on: the server answered.
-pub(super) fn is_answer(error: &RedisError) -> bool {
-    code(error).is_some()
+/// Whether the connection can be used on: the server answered, and is the one to ask. After a failover
+/// another one is behind the same address.
+pub(super) fn keeps_connection(error: &RedisError) -> bool {
+    let elsewhere = ["READONLY", "MASTERDOWN", "NOREPLICAS", "CLUSTERDOWN", "LOADING"];
+    code(error).is_some_and(|code| !elsewhere.contains(&code.as_str())) && !is_full(error)
+}
+
+/// It says so and hangs up, without a code of its own.
+fn is_full(error: &RedisError) -> bool {
+    error.detail().is_some_and(|detail| detail.starts_with("max number of clients"))
 }
 
 /// The first word of the server's answer, also of one of several commands.
@@ -65,6 +74,14 @@ pub(super) fn rival() -> StoreError {
          replica.redis.prefix"
             .into(),
     )
+}
+
+/// Something else came first, and nothing was changed.
+pub(super) fn overtaken() -> StoreError {
+    StoreError::Retry {
+        reason: RetryReason::Busy,
+        message: "the replica was changed at the same moment".into(),
+    }
 }
 
 /// Stored bytes that are not what this program writes.

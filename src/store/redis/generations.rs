@@ -13,6 +13,7 @@ use super::lease;
 use super::ledger::Ledger;
 use super::names::{Names, Spot, literal};
 use super::open::check_catalog;
+use super::pulse::Pulse;
 use super::replica::{Home, Inside, RedisReplica};
 use super::room;
 use crate::domain::batch::Observed;
@@ -293,9 +294,11 @@ impl RedisStore {
             home.turns.let_go();
             return Ok(Completion::Done);
         }
-        self.finish_clearing()?;
         let heartbeat_ms = self.known_ledger()?.heartbeat_ms.unwrap_or(0);
-        self.finish_copying(&Observed { heartbeat_ms, connected: true, ..Observed::default() })?;
+        let observed = Observed { heartbeat_ms, connected: true, ..Observed::default() };
+        let mut pulse = Pulse::new(&observed);
+        self.finish_clearing(&mut pulse)?;
+        self.finish_copying(&mut pulse)?;
         let mut inside = home.inside();
         let names = home.names(inside.live);
         let live = Ledger::read(&mut home.link(inside.live), &names, None)?;

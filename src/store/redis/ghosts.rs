@@ -108,6 +108,7 @@ impl RedisStore {
     ) -> Result<(), StoreError> {
         let mut cursor = 0u64;
         loop {
+            self.beat(pulse)?;
             let (next, keys) = self.scan_older(table, begin, cursor)?;
             for keys in keys.chunks(ROWS_AT_ONCE) {
                 self.beat(pulse)?;

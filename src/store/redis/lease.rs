@@ -16,6 +16,8 @@ use crate::store::StoreError;
 const TEXT: &str = include_str!("open.lua");
 static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(TEXT));
 
+/// What `PTTL` says of a key without expiry.
+const NEVER: i64 = -1;
 const POLL: Duration = Duration::from_millis(100);
 /// A server that does not answer does not keep the process from ending.
 const GIVE_BACK_MAX: Duration = Duration::from_millis(500);
@@ -42,6 +44,13 @@ pub(super) fn take(home: &Home, spot: Spot) -> Result<Option<u64>, StoreError> {
             "foreign" => return Err(foreign_field(&home.settings, word(1), word(2))),
             "held" => {
                 let left: i64 = word(2).parse().unwrap_or(0);
+                if left == NEVER {
+                    return Err(foreign(format!(
+                        "key {:?} names a writer and does not expire: if no other readside writes this replica, \
+                         delete it",
+                        names.lease
+                    )));
+                }
                 // Time only takes from a lease; a living writer gives to it.
                 if left_before.is_some_and(|before| left > before) {
                     return Err(foreign(

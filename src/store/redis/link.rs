@@ -8,7 +8,7 @@ use redis::{
     RedisConnectionInfo, RedisResult, Script, TlsCertificates, Value,
 };
 
-use super::error::{foreign, from_redis, is_answer};
+use super::error::{foreign, from_redis, keeps_connection};
 use super::settings::{RedisServer, RedisSettings};
 use super::words::{self, Command};
 use crate::domain::retry::RetryReason;
@@ -172,7 +172,9 @@ impl Link {
             }
         }
         let answers = asked.map_err(|error| from_redis(&error))?;
-        self.conn = Some(conn);
+        if answers.iter().all(|answer| answer.as_ref().err().is_none_or(keeps_connection)) {
+            self.conn = Some(conn);
+        }
         let read = |answer: RedisResult<Value>| answer.and_then(|value| Ok(redis::from_redis_value(value)?));
         Ok(answers.into_iter().map(|answer| read(answer).map_err(|error| from_redis(&error))).collect())
     }
@@ -189,7 +191,7 @@ impl Link {
             }
             Err(error) => {
                 // After a timeout an answer may still be under way: such a connection is not used again.
-                if is_answer(&error) {
+                if keeps_connection(&error) {
                     self.conn = Some(conn);
                 }
                 Err(from_redis(&error))
@@ -200,9 +202,13 @@ impl Link {
     fn connect(&self) -> Result<Connection, StoreError> {
         let client = self.client()?;
         let connect = || {
-            let conn = client.get_connection_with_timeout(self.connect_timeout)?;
+            let mut conn = client.get_connection_with_timeout(self.connect_timeout)?;
             conn.set_read_timeout(Some(self.answer_timeout))?;
             conn.set_write_timeout(Some(self.answer_timeout))?;
+            if self.database != 0 {
+                // The client would not tell why this is refused: for now, or because there is none.
+                let () = redis::cmd("SELECT").arg(self.database).query(&mut conn)?;
+            }
             Ok(conn)
         };
         connect().map_err(|error| from_redis(&error))
@@ -219,7 +225,7 @@ impl Link {
             }
         };
         // Naming the client's library needs a right, and Redis 7.2.
-        let mut login = RedisConnectionInfo::default().set_db(self.database).set_skip_set_lib_name();
+        let mut login = RedisConnectionInfo::default().set_skip_set_lib_name();
         if let Some(username) = &self.settings.redis.username {
             login = login.set_username(username);
         }

@@ -9,7 +9,7 @@ use tracing::info;
 use super::change::{self, Change};
 use super::codec::{Form, RESERVED};
 use super::described::{self, Described, Role};
-use super::error::{foreign, lost, rival};
+use super::error::{foreign, lost, overtaken, rival};
 use super::ledger::Ledger;
 use super::link::Link;
 use super::names::{Names, Spot, TableNames};
@@ -18,10 +18,11 @@ use super::prepared::Prepared;
 use super::replica::{Home, RedisReplica};
 use super::settings::RedisSettings;
 use super::settings::RowEncoding;
+use super::step::Answer;
 use super::{Cursors, HiddenMet, RedisStore};
 use crate::domain::catalog::{Catalog, Table};
-use crate::store::StoreError;
 use crate::store::rules::Floors;
+use crate::store::{StopCode, StoreError};
 
 /// The first version whose scripts can be refused as a whole when memory is out.
 const REDIS_MIN: u32 = 7;
@@ -159,13 +160,17 @@ impl RedisStore {
     }
 
     /// Makes sure that what is kept in memory is what Redis has. After a lost connection the
-    /// bookkeeping is read again, and must be as it was left, or one step further if the last
-    /// answer was lost.
+    /// bookkeeping is read again, and must be as it was left, or further by the steps whose answers
+    /// were lost.
     pub(super) fn ready(&mut self) -> Result<(), StoreError> {
         if self.ledger.is_some() && self.link.is_connected() {
             return Ok(());
         }
         self.ledger = None;
+        if !self.link.is_connected() {
+            // It may be another server, or another one's configuration.
+            check_server(&mut self.link)?;
+        }
         let (spot, ledger) = self.locate()?;
         if spot != self.spot {
             // The answer to the exchange of databases or names was lost.
@@ -235,15 +240,26 @@ impl RedisStore {
         }
     }
 
+    /// Shows what was read. A step that was given up may still be on its way, over the connection that
+    /// it was sent on: Redis reads a large command piece by piece, and others in between. Behind this
+    /// none of them finds the sequence that it expects, whichever would be the next.
     fn settle(&mut self, ledger: Ledger) -> Result<(), StoreError> {
+        let (heard, further) = (self.sequence, self.in_flight);
         self.sequence = ledger.sequence;
-        self.in_flight = 0;
         self.ledger = Some(Ledger {
             replica: self.settings.replica_name.clone(),
             heartbeat_limit_ms: self.settings.heartbeat_limit_ms(),
             rebuilding: self.role == Role::Live && self.home.rebuilding.load(Ordering::Acquire),
             ..ledger
         });
-        self.show_status()
+        let error = match self.show_status(heard + further + 1) {
+            Ok(Answer::Done(_)) => return self.show_elsewhere(),
+            // One of them came in between: the next look finds what it did.
+            Ok(_) | Err(StoreError::Stop { exit: StopCode::Lost, .. }) => overtaken(),
+            Err(error) => error,
+        };
+        self.sequence = heard;
+        self.in_flight += further;
+        Err(error)
     }
 }

@@ -187,7 +187,8 @@ impl RedisStore {
         plan.joined.sort_unstable();
         // What depends on two rows is there twice.
         plan.joined.dedup();
-        plan.whole = groups.into_iter().map(|(table, rows)| WholeRows { table, rows }).collect();
+        let whole = |(table, rows)| WholeRows { table, rows, joined: 0 };
+        plan.whole = groups.into_iter().map(whole).collect();
         Ok(plan)
     }
 }

@@ -16,12 +16,23 @@ pub(super) struct Pulse<'o> {
     observed: &'o Observed,
     started: Instant,
     told: Instant,
+    every: Duration,
 }
 
-impl Pulse<'_> {
+impl<'o> Pulse<'o> {
     pub fn new(observed: &Observed) -> Pulse<'_> {
         let now = Instant::now();
-        Pulse { observed, started: now, told: now }
+        Pulse { observed, started: now, told: now, every: HEARTBEAT }
+    }
+
+    /// Each beat is heard.
+    #[cfg(test)]
+    pub fn loud(observed: &Observed) -> Pulse<'_> {
+        Pulse { every: Duration::ZERO, ..Pulse::new(observed) }
+    }
+
+    pub fn observed(&self) -> &'o Observed {
+        self.observed
     }
 
     /// The time of the batch, which goes on.
@@ -38,7 +49,7 @@ impl RedisStore {
     /// that this one is there.
     pub(super) fn beat(&mut self, pulse: &mut Pulse<'_>) -> Result<(), StoreError> {
         self.home.turns.give_way(self.role == Role::Live);
-        if pulse.told.elapsed() < HEARTBEAT {
+        if pulse.told.elapsed() < pulse.every {
             return Ok(());
         }
         pulse.told = Instant::now();
@@ -50,6 +61,20 @@ impl RedisStore {
         step.set_fields(&self.names.status, vec![heartbeat]);
         self.say_alive(&mut step, &observed);
         self.do_it(&step, next)
+    }
+
+    /// The same before anything is known of the log, outside of a turn: the lease is kept.
+    pub(super) fn keep_lease(&mut self, told: &mut Instant) -> Result<(), StoreError> {
+        if told.elapsed() < HEARTBEAT {
+            return Ok(());
+        }
+        *told = Instant::now();
+        let next = self.known_ledger()?.clone();
+        self.do_it(&Step::default(), next)?;
+        match self.role {
+            Role::Next { carries_live: true } => self.home.keep_lease(),
+            _ => Ok(()),
+        }
     }
 
     /// Of this generation, or of the live one in its name.

@@ -35,7 +35,7 @@ struct Open {
 }
 
 /// What has to be known of a generation to read a row of it.
-#[derive(Clone, PartialEq)]
+#[derive(PartialEq)]
 struct Asked {
     /// `None`: none is where readers look.
     generation: Option<String>,
@@ -66,8 +66,8 @@ impl RedisReader {
         let text = joined(&parts);
         // Another generation may take its place between two looks, and hardly again between the next.
         for _ in 0..3 {
-            let asked = match &open.asked {
-                Some(asked) => asked.clone(),
+            let asked = match open.asked.take() {
+                Some(asked) => asked,
                 None => self.find(&mut open.link)?,
             };
             let names = Names::new(&self.settings.redis, Spot::Live, asked.rows.clone());
@@ -75,26 +75,33 @@ impl RedisReader {
             let row_key = names.row_key(&text);
             let generation: &[&[u8]] = &[b"HGET", self.names.meta.as_bytes(), b"generation"];
             let hidden: &[&[u8]] = &[b"HGET", names.hidden.as_bytes(), &text];
-            let (now, row, hidden): (Option<String>, _, Option<Vec<u8>>) = match asked.encoding {
+            type Read<R> = (Option<String>, R, Option<Vec<u8>>);
+            let read = match asked.encoding {
                 RowEncoding::Hash => {
                     let mut words: Vec<&[u8]> = vec![b"HMGET", &row_key, RESERVED.as_bytes()];
                     words.extend(shape.columns.iter().map(|column| column.name.as_bytes()));
-                    let (now, fields, hidden): (_, Vec<Option<Vec<u8>>>, _) =
-                        open.link.read(&[generation, &words, hidden])?;
-                    (now, codec::row_of_fields(shape, fields)?, hidden)
+                    let read = open.link.read(&[generation, &words, hidden]);
+                    read.map(|(now, fields, hidden): Read<_>| {
+                        (now, codec::row_of_fields(shape, fields), hidden)
+                    })
                 }
                 RowEncoding::Json => {
-                    let (now, json, hidden): (_, Option<Vec<u8>>, _) =
-                        open.link.read(&[generation, &[b"GET", &row_key], hidden])?;
-                    (now, json.map(|json| codec::row_of_json(shape, &json)).transpose()?, hidden)
+                    let read = open.link.read(&[generation, &[b"GET", &row_key], hidden]);
+                    read.map(|(now, json, hidden): Read<Option<Vec<u8>>>| {
+                        (now, json.map(|json| codec::row_of_json(shape, &json)).transpose(), hidden)
+                    })
                 }
             };
-            if now != asked.generation {
-                open.asked = None;
-                continue;
+            match read {
+                Ok((now, row, hidden)) if now == asked.generation => {
+                    open.asked = Some(asked);
+                    return kept(shape, key, row?, hidden);
+                }
+                Ok(_) => {}
+                // What another one has under the same name may be of another type.
+                Err(StoreError::Stop { .. }) if self.find(&mut open.link)? != asked => {}
+                Err(error) => return Err(error),
             }
-            open.asked = Some(asked);
-            return kept(shape, key, row, hidden);
         }
         Err(replaced())
     }

@@ -141,6 +141,16 @@ impl FrozenLive {
 }
 
 impl Home {
+    /// Of the live generation.
+    pub fn keep_lease(&self) -> Result<(), StoreError> {
+        let inside = self.inside();
+        let live = self.live(&inside)?;
+        let mut change = Change::default().by(self.owner(inside.live, live.number, Role::Live));
+        change.select(self.database(inside.live));
+        lease::renew(self, &mut change);
+        change.run(&mut self.link(inside.live))
+    }
+
     /// What the heartbeat of the generation in `spot` says of the live one.
     pub fn carry(&self, spot: Spot, observed: &Observed) -> Option<Carried> {
         let mut inside = self.inside();
@@ -362,15 +372,7 @@ impl Replica for RedisReplica {
     }
 
     fn keep(&self) -> Result<(), StoreError> {
-        let keep = || {
-            let inside = self.home.inside();
-            let live = self.home.live(&inside)?;
-            let mut change = Change::default().by(self.home.owner(inside.live, live.number, Role::Live));
-            change.select(self.home.database(inside.live));
-            lease::renew(&self.home, &mut change);
-            change.run(&mut self.home.link(inside.live))
-        };
-        self.at(keep())
+        self.at(self.home.keep_lease())
     }
 
     fn let_go(&self) {

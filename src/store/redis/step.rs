@@ -39,6 +39,8 @@ pub(super) struct Step<'a> {
     index: BTreeMap<Vec<u8>, Entries>,
     /// The same of [`TableNames::keys`], which are sorted.
     listed: BTreeMap<Vec<u8>, Entries>,
+    /// The sequence behind it, if that is not the next one.
+    pub leaves: Option<u64>,
     /// Set by the step that ends a batch.
     pub batch: Option<u64>,
     /// `Some(true)`: the copy follows the log at this moment, `Some(false)`: it does not.
@@ -90,7 +92,7 @@ pub(super) struct Replica<'r> {
     pub settings: &'r RedisSettings,
     pub form: Form,
     pub role: Role,
-    /// As it will be, apart from rows that the script inserts, with the sequence as it is.
+    /// As it will be, apart from rows that the scripts insert, with the sequence as it is.
     pub ledger: &'r Ledger,
 }
 
@@ -99,6 +101,8 @@ pub(super) struct Replica<'r> {
 pub(super) struct WholeRows<'a> {
     pub table: usize,
     pub rows: Vec<WholeRow<'a>>,
+    /// What the commands of the step do to the number of its rows.
+    pub joined: i64,
 }
 
 #[derive(Debug)]
@@ -291,6 +295,7 @@ impl Command for Told<'_> {
         words.word(if ledger.complete { b"0" } else { b"1" });
         words.number(ledger.generation);
         words.word(role.name().as_bytes());
+        words.number(step.leaves.unwrap_or(ledger.sequence + self.ahead + 1));
         words.number(step.positions.len());
         for (name, from, to) in &step.positions {
             for word in [name, from, to] {
@@ -312,11 +317,7 @@ impl Command for Told<'_> {
         for group in &step.whole {
             let shape = &catalog.tables[group.table];
             words.number(format_args!("{}.rows", shape.name));
-            // How many the steps before it have inserted is not known yet.
-            match self.ahead {
-                0 => words.number(ledger.tables[group.table].rows),
-                _ => words.word(b""),
-            }
+            words.number(group.joined);
             let hides = ledger.tables[group.table].hidden();
             words.word(if hides { tables[group.table].hidden.as_bytes() } else { b"" });
             words.number(tables[group.table].row.len());

@@ -7,6 +7,7 @@ use super::change::{Change, Owner};
 use super::described::{Described, Role, numbers};
 use super::link::Link;
 use super::names::{Names, Spot, literal};
+use super::pulse::Pulse;
 use super::replica::Home;
 use crate::store::{StopCode, StoreError};
 
@@ -134,7 +135,7 @@ impl RedisStore {
     }
 
     /// Rows of an earlier generation that are in the place of this one go before it gets its first.
-    pub(super) fn finish_clearing(&mut self) -> Result<(), StoreError> {
+    pub(super) fn finish_clearing(&mut self, pulse: &mut Pulse<'_>) -> Result<(), StoreError> {
         if !self.clearing {
             return Ok(());
         }
@@ -142,9 +143,13 @@ impl RedisStore {
         let pattern = format!("{}*", literal(&self.names.prefix));
         let mut cursor = 0;
         loop {
+            self.beat(pulse)?;
             let (next, keys) = self.link.scan(&pattern, cursor, SLICE)?;
             let keys: Vec<&Vec<u8>> = keys.iter().filter(|key| !key.starts_with(&keep)).collect();
-            let owned = || Change::default().by(self.home.owner(self.spot, self.generation, self.role));
+            // The rows that are to come may have the same names: a change that was given up must not
+            // run among them.
+            let owner = self.home.owner(self.spot, self.generation, self.role);
+            let owned = || Change::default().by(Owner { sequence: Some(self.sequence), ..owner.clone() });
             for keys in keys.chunks(REMOVED_AT_ONCE) {
                 let mut change = owned();
                 change.command(std::iter::once(&b"UNLINK"[..]).chain(keys.iter().map(|key| key.as_slice())));

@@ -1,6 +1,7 @@
 //! The end of the first copy, and what has to be done between batches.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::RedisStore;
 use super::change::Change;
@@ -29,22 +30,31 @@ impl RedisStore {
         step.set_fields(&self.names.status, fields.collect());
     }
 
-    /// Writes what readers may know of a replica that was just opened.
-    pub(super) fn show_status(&mut self) -> Result<(), StoreError> {
+    /// Writes what readers may know of a replica that was just opened, and leaves this sequence.
+    pub(super) fn show_status(&mut self, sequence: u64) -> Result<Answer, StoreError> {
         let next = self.known_ledger()?.clone();
-        let mut fields = next.status_fields(&self.catalog, &self.names);
-        for (shape, table) in self.catalog.tables.iter().zip(&next.tables) {
+        let mut step = Step::default();
+        step.leaves = Some(sequence);
+        step.set_fields(&self.names.status, self.shown(&next));
+        self.run(&step, next)
+    }
+
+    /// Readers look at the live database, where nothing else is while the first copy is built.
+    pub(super) fn show_elsewhere(&mut self) -> Result<(), StoreError> {
+        if !self.is_elsewhere() {
+            return Ok(());
+        }
+        let fields = self.shown(self.known_ledger()?);
+        let mut link = self.home.link(Spot::Live);
+        link.query(redis::cmd("HSET").arg(&self.names.status).arg(fields))
+    }
+
+    fn shown(&self, ledger: &Ledger) -> Vec<(String, String)> {
+        let mut fields = ledger.status_fields(&self.catalog, &self.names);
+        for (shape, table) in self.catalog.tables.iter().zip(&ledger.tables) {
             fields.push((format!("{}.rows", shape.name), table.rows.to_string()));
         }
-        let mut step = Step::default();
-        step.set_fields(&self.names.status, fields.clone());
-        self.do_it(&step, next)?;
-        if self.is_elsewhere() {
-            // Readers look at the live database, where nothing else is yet.
-            let mut link = self.home.link(Spot::Live);
-            link.query::<()>(redis::cmd("HSET").arg(&self.names.status).arg(fields))?;
-        }
-        Ok(())
+        fields
     }
 
     pub(super) fn finish_first_copy(&mut self) -> Result<(), StoreError> {
@@ -151,9 +161,13 @@ impl RedisStore {
             let key = self.tables[table].cleared.clone();
             let (cursor, marks) = self.scan_hash(&key, self.cursors[table].prefix_marks)?;
             *left = left.saturating_sub(marks.len().max(1));
-            let old = |bytes: &[u8]| codec::from_mark(bytes).is_some_and(|(_, made)| made < before_ms);
-            let old: Vec<Vec<u8>> =
-                marks.into_iter().filter(|(_, bytes)| old(bytes)).map(|(text, _)| text).collect();
+            // What is still being taken away is known by its mark.
+            let cutting = self.known_ledger()?.tables[table].cutting.clone();
+            let old = |(text, bytes): &(Vec<u8>, Vec<u8>)| {
+                cutting.as_ref() != Some(text)
+                    && codec::from_mark(bytes).is_some_and(|(_, made)| made < before_ms)
+            };
+            let old: Vec<Vec<u8>> = marks.into_iter().filter(old).map(|(text, _)| text).collect();
             dropped += old.len() as u64;
             self.forget_marks(table, old)?;
             self.cursors[table].prefix_marks = cursor;
@@ -210,16 +224,18 @@ impl RedisStore {
         if counts.rows == 0 {
             return if self.copying { self.kind_to_come(table) } else { Ok(None) };
         }
-        let mut cursor = 0u64;
+        let (mut cursor, mut told) = (0u64, Instant::now());
         loop {
+            self.keep_lease(&mut told)?;
             let (next, keys) = self.scan_rows(table, cursor)?;
             let keys: Vec<(usize, &[u8])> =
                 keys.iter().take(KEYS_TRIED).map(|key| (table, &key[..])).collect();
             if let Some(row) = self.read_rows(&keys)?.into_iter().flatten().next() {
                 return Ok(kind(&row));
             }
+            // They may have been counted wrong, which keeps nobody from going on.
             if next == 0 {
-                return Err(damaged("the number of rows", &self.catalog.tables[table].name));
+                return Ok(None);
             }
             cursor = next;
         }
@@ -250,11 +266,11 @@ impl RedisStore {
         let answers = Step::run(steps, &mut self.link, replica)?;
         self.in_flight = 0;
         let mut heard = Vec::with_capacity(answers.len());
-        for answer in answers {
+        for (step, answer) in steps.iter().zip(answers) {
             // Those before it are done, and known to be once the bookkeeping is read again.
             let answer = answer?;
             if let Answer::Done(_) = answer {
-                self.sequence += 1;
+                self.sequence = step.leaves.unwrap_or(self.sequence + 1);
             }
             heard.push(answer);
         }

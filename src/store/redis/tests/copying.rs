@@ -111,6 +111,31 @@ fn it_is_the_same_as_one_that_was_built_under_the_new_mapping() {
 }
 
 #[test]
+fn there_is_a_sign_of_life_for_every_page_of_what_is_hidden() {
+    if !available() {
+        return;
+    }
+    let server = Server::start();
+    let settings = server.settings(RowEncoding::Hash);
+    let (wide, narrow) = (Arc::new(described()), Arc::new(narrowed()));
+    let mut live = RedisReplica::open(&settings).unwrap().open_live(Arc::clone(&wide)).unwrap();
+    let mut builder = crate::domain::batch::BatchBuilder::default();
+    (0..2_000).for_each(|nth| builder.push(&wide, delete(nth, 10)));
+    live.apply(&moving(None, 10, builder.seal(observed()))).unwrap();
+    live.complete().unwrap();
+    drop(live);
+    let replica = RedisReplica::open(&settings).unwrap();
+    let mut copied = replica.begin(Arc::clone(&narrow), &of_the_live_one()).unwrap().unwrap();
+    let before = copied.sequence;
+    let observed = observed();
+    copied.ready().unwrap();
+    copied.finish_copying(&mut crate::store::redis::pulse::Pulse::loud(&observed)).unwrap();
+    // Pages of 500 are written, and between two of them there is a beat.
+    assert!(copied.sequence - before >= 2 * 4, "{} steps", copied.sequence - before);
+    assert_eq!(copied.figures().delete_marks[0], 2_000);
+}
+
+#[test]
 fn another_index_needs_no_log_and_is_whole_when_it_is_seen() {
     if !available() {
         return;

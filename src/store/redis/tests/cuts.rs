@@ -10,6 +10,7 @@ use crate::domain::catalog::Catalog;
 use crate::domain::change::{Change, Cleared, Operation};
 use crate::domain::snapshot::Phase;
 use crate::domain::value::Value;
+use crate::store::redis::pulse::Pulse;
 use crate::store::{MemoryStore, RedisStore, Store};
 
 const LINES: usize = 4;
@@ -92,6 +93,69 @@ fn a_prefix_whose_rows_were_not_all_gone_is_finished() {
         store.apply(&moving(Some(20), 30, of(&catalog, []))).unwrap();
         assert_eq!((store.figures().rows[LINES], store.figures().delete_marks[LINES]), (150, 1));
     }
+}
+
+/// What it takes away is known by its mark, which may be old by the time the process is back.
+#[test]
+fn the_mark_of_a_prefix_stays_until_its_rows_are_gone() {
+    if !available() {
+        return;
+    }
+    let bench = lines(server::shared().settings(RowEncoding::Hash));
+    let mut store = bench.open();
+    let catalog = with_prefixes();
+    fill(&mut store, &catalog, (0..200).map(|nth| line(nth % 2, nth, 10)));
+    store.apply(&of(&catalog, [cleared(7, 10)])).unwrap();
+    let text = crate::store::redis::names::prefix_text(&line(1, 0, 0).values[..2]);
+    store.begin_cut(LINES, text, version(10, 0, 10), NOW_MS).unwrap();
+    std::mem::forget(store);
+    let_lease_expire(server::shared(), &bench.settings);
+    let mut store = bench.open();
+    // The other one goes.
+    assert_eq!(store.maintain(NOW_MS + 60_001).unwrap().delete_marks_dropped, 1);
+    store.apply(&moving(None, 20, of(&catalog, []))).unwrap();
+    assert_eq!((store.figures().rows[LINES], store.figures().delete_marks[LINES]), (100, 1));
+    assert_eq!(store.maintain(NOW_MS + 60_001).unwrap().delete_marks_dropped, 1);
+}
+
+/// Looking for what has to go takes as long as the database is large, however little is found.
+#[test]
+fn there_is_a_sign_of_life_for_every_page_that_is_looked_at() {
+    if !available() {
+        return;
+    }
+    let server = Server::start();
+    let bench = bench(server.settings(RowEncoding::Hash));
+    let mut client = server.client();
+    let text = "for i = 1, 20000 do redis.call('SET', 'other:' .. i, '') end";
+    let () = redis::cmd("EVAL").arg(text).arg(0).query(&mut client).unwrap();
+    let meta = format!("{}readside:meta", bench.settings.redis.prefix);
+    let mut steps = |work: &mut dyn FnMut()| -> u64 {
+        let mut sequence =
+            || -> u64 { redis::cmd("HGET").arg(&meta).arg("sequence").query(&mut client).unwrap() };
+        let before = sequence();
+        work();
+        sequence() - before
+    };
+    // A scan looks at 500 keys.
+    let pages = 20_000 / 500 - 4;
+    let mut store = bench.open();
+    let listed = (0..90).map(|nth| upsert(nth, 20)).chain([heard(20, Phase::Listed)]);
+    store.apply(&of(&catalog(), (85..95).map(|nth| upsert(nth, 10)).chain(listed))).unwrap();
+    let observed = observed();
+    let mut pulse = Pulse::loud(&observed);
+    let sweep = Sweep { begin: version(20, 0, 0).first_of_its_kind(), is_whole: true };
+    // Counted first, and then taken away.
+    let steps_taken = steps(&mut || {
+        let swept = store.sweep_ghosts(0, sweep, &mut pulse).unwrap().unwrap();
+        assert_eq!((swept.rows, swept.snapshot.phase), (5, Phase::Swept));
+    });
+    assert!(steps_taken >= 2 * pages, "{steps_taken} steps");
+    let nothing = Vec::new();
+    store.begin_cut(0, nothing, version(30, 0, 30), NOW_MS).unwrap();
+    let steps_taken = steps(&mut || store.finish_cuts(&mut pulse).unwrap());
+    assert!(steps_taken >= pages, "{steps_taken} steps");
+    assert_eq!(store.figures().rows[0], 0);
 }
 
 /// Everything that commands do to a server, as lines of `MONITOR`.

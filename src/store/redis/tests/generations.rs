@@ -1,7 +1,11 @@
 //! What a server can do to a switch, and to those who share it; the rest is in the contract.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::proxy::Proxy;
 use super::*;
+use crate::domain::batch::BatchBuilder;
+use crate::domain::value::{ColumnType, Value};
 use crate::store::{Completion, Live, Rebuild, RedisReplica, RedisStore, RowLookup, Store};
 
 fn begin(replica: &RedisReplica) -> RedisStore {
@@ -130,6 +134,144 @@ fn a_right_that_is_missing_switches_nothing() {
         assert_eq!(next.complete().unwrap(), Completion::Done);
         assert_eq!(serving(&settings), 2);
     }
+}
+
+/// Who shares a database has no right to leave it.
+#[test]
+fn a_shared_replica_needs_no_right_to_select() {
+    if !available() {
+        return;
+    }
+    let server = Server::start();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "secret\n").unwrap();
+    let mut settings = server.settings(RowEncoding::Hash);
+    settings.redis.username = Some("writer".into());
+    settings.redis.password_file = Some(file.path().to_owned());
+    let mut cmd = redis::cmd("ACL");
+    let user = ["SETUSER", "writer", "on", ">secret", "~*", "+@all", "-select"];
+    let () = cmd.arg(&user[..]).query(&mut server.client()).unwrap();
+    let replica = RedisReplica::open(&settings).unwrap();
+    let mut live = complete(&replica);
+    drop(built(&replica));
+    replica.abandon().unwrap();
+    while live.maintain(NOW_MS).unwrap().more {}
+    let mut next = built(&replica);
+    crate::store::Replica::keep(&replica).unwrap();
+    assert_eq!(next.complete().unwrap(), Completion::Done);
+    while next.maintain(NOW_MS).unwrap().more {}
+    assert_eq!(leftovers_of(&server, &server_settings(&settings)), 0);
+}
+
+fn server_settings(settings: &RedisSettings) -> RedisSettings {
+    let redis = Redis { username: None, password_file: None, ..settings.redis.clone() };
+    RedisSettings { redis, ..settings.clone() }
+}
+
+/// In a dedicated Redis the rows of another mapping, or in another encoding, have the same names.
+#[test]
+fn a_row_of_another_mapping_is_no_damage() {
+    if !available() {
+        return;
+    }
+    let mut other = catalog();
+    other.tables[0].columns[3].ty = ColumnType::Text;
+    other.fingerprint = "another".into();
+    let other = Arc::new(other);
+    let server = Server::start();
+    for [before, after] in
+        [[RowEncoding::Hash; 2], [RowEncoding::Json; 2], ENCODINGS, [RowEncoding::Json, RowEncoding::Hash]]
+    {
+        let mut settings = server.settings(before);
+        settings.redis.dedicated = true;
+        drop(complete(&RedisReplica::open(&settings).unwrap()));
+        let reader = bench(settings.clone()).reader();
+        let key = key(&catalog().tables[0], 1);
+        assert!(matches!(reader.row(0, &key).unwrap(), RowLookup::Visible { .. }));
+        settings.redis.encoding = after;
+        let replica = RedisReplica::open(&settings).unwrap();
+        let rebuild = Rebuild { live_is_frozen: true, ..asked_for() };
+        let mut next = replica.begin(Arc::clone(&other), &rebuild).unwrap().unwrap();
+        let mut change = upsert(1, 20);
+        change.values[3] = Value::Text("no number".into());
+        let mut builder = BatchBuilder::default();
+        builder.push(&other, change);
+        next.apply(&moving(None, 10, builder.seal(observed()))).unwrap();
+        assert_eq!(next.complete().unwrap(), Completion::Done);
+        for _ in 0..2 {
+            let found = reader.row(0, &key);
+            assert!(
+                matches!(&found, Err(StoreError::Retry { message, .. }) if message.contains("replaced")),
+                "{found:?}"
+            );
+        }
+        drop((next, replica));
+        let () = redis::cmd("FLUSHALL").query(&mut server.client()).unwrap();
+    }
+}
+
+/// The live generation goes on while the place of the next one is cleared.
+#[test]
+fn the_live_writer_has_its_turn_while_a_place_is_cleared() {
+    if !available() {
+        return;
+    }
+    const KEYS: u64 = 30_000;
+    let server = Server::start();
+    let mut settings = server.settings(RowEncoding::Hash);
+    settings.redis.dedicated = true;
+    let replica = RedisReplica::open(&settings).unwrap();
+    let mut live = complete(&replica);
+    drop(begin(&replica));
+    replica.abandon().unwrap();
+    let mut client = server.client();
+    let () = redis::cmd("SELECT").arg(1).query(&mut client).unwrap();
+    let text = "for i = 1, ARGV[2] do redis.call('SET', ARGV[1] .. i, '') end";
+    let begin_of = format!("{}users:", settings.redis.prefix);
+    let () = redis::cmd("EVAL").arg(text).arg(0).arg(begin_of).arg(KEYS).query(&mut client).unwrap();
+    let mut next = begin(&replica);
+    let over = AtomicBool::new(false);
+    let mut amid = 0;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            next.apply(&moving(None, 10, batch([upsert(1, 20)]))).unwrap();
+            over.store(true, Ordering::Release);
+        });
+        while !over.load(Ordering::Acquire) {
+            live.apply(&batch([])).unwrap();
+            let left: u64 = redis::cmd("DBSIZE").query(&mut client).unwrap();
+            amid += u32::from((1_000..KEYS).contains(&left));
+        }
+    });
+    // The first may have been written before the other's turn began.
+    assert!(amid > 2, "{amid} batches meanwhile");
+}
+
+/// What was to be cleared has the names of the rows that come after it.
+#[test]
+fn what_is_cleared_late_takes_no_new_row() {
+    if !available() {
+        return;
+    }
+    let server = Server::start();
+    let mut settings = server.settings(RowEncoding::Hash);
+    settings.redis.dedicated = true;
+    let proxy = Proxy::before(&settings);
+    let replica = RedisReplica::open(&proxy.settings).unwrap();
+    let _live = complete(&replica);
+    drop(built(&replica));
+    replica.abandon().unwrap();
+    let mut next = begin(&replica);
+    // The bookkeeping is read and shown, the place is cleared and said to be, the row is written.
+    proxy.deliver_late(1, 5);
+    let rows = moving(None, 10, batch([upsert(1, 20)]));
+    assert!(matches!(next.apply(&rows), Err(StoreError::Retry { .. })));
+    next.apply(&rows).unwrap();
+    for _ in 0..3 {
+        next.apply(&batch([])).unwrap();
+    }
+    assert_eq!(next.complete().unwrap(), Completion::Done);
+    assert_eq!(look(&bench(settings), 1), visible(1, 20));
 }
 
 #[test]

@@ -60,6 +60,23 @@ fn a_living_writer_is_not_replaced() {
     first.apply(&batch([upsert(1, 10)])).unwrap();
 }
 
+/// As after `PERSIST`, or a tool that moves keys without their expiry.
+#[test]
+fn a_lease_that_does_not_expire_is_not_waited_for() {
+    if !available() {
+        return;
+    }
+    let bench = bench(quick(server::shared()));
+    std::mem::forget(bench.open());
+    let lease = format!("{}readside:lease", bench.settings.redis.prefix);
+    let mut client = server::shared().client();
+    let () = redis::cmd("SET").arg(&lease).arg("somebody").query(&mut client).unwrap();
+    let message = stopped(bench.try_open(), StopCode::Foreign);
+    assert!(message.contains(&lease) && message.contains("delete"), "{message}");
+    let () = redis::cmd("DEL").arg(&lease).query(&mut client).unwrap();
+    bench.open();
+}
+
 #[test]
 fn a_replica_of_another_name_or_mapping_is_not_touched() {
     if !available() {

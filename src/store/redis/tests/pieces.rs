@@ -85,6 +85,89 @@ fn users_hidden(nth: i64, number: i64) -> Change {
     Change { table: 1, topic: 0, values, version: version(number, 0, number), ..order(nth, number) }
 }
 
+/// What is joined comes with the last piece, and counts then: not again with each attempt.
+#[test]
+fn a_connection_that_breaks_at_any_byte_leaves_counts_of_what_is_joined() {
+    if !available() {
+        return;
+    }
+    let server = Server::start();
+    let gone = |table: usize, nth: i64, change: Change| {
+        let values = key_row(&catalog().tables[table], nth);
+        Change { operation: Operation::Delete, values, ..change }
+    };
+    let mut cuts = 0;
+    for encoding in ENCODINGS {
+        for cut in (1..).step_by(97) {
+            let direct = bench(server.settings(encoding));
+            let proxy = Proxy::before(&direct.settings);
+            let mut store = bench(proxy.settings.clone()).open();
+            let before = (0..4).map(|nth| users_hidden(nth, 1)).chain((0..10).map(|nth| order(nth, 1)));
+            store.apply(&moving(None, 10, batch(before))).unwrap();
+            // Rows of the one table end before the last piece, those of the other begin behind the first.
+            let changes = (4..10).map(|nth| users_hidden(nth, 2)).chain((10..30).map(|nth| order(nth, 2)));
+            let deletes = (0..2).map(|nth| gone(1, nth, users_hidden(nth, 2)));
+            let deletes = deletes.chain((0..5).map(|nth| gone(2, nth, order(nth, 2))));
+            let next = Batch { id: 7, ..moving(Some(10), 20, batch(changes.chain(deletes))) };
+            let failed = proxy.apply_cut_after(cut, &mut store, &next);
+            cuts += failed;
+            assert_eq!(store.figures().rows[1..3], [8, 25], "cut after {cut} bytes");
+            assert_eq!(store.figures().delete_marks[1..3], [2, 5]);
+            let reader = RedisReader::new(&direct.settings, Arc::new(catalog()));
+            let status = crate::store::Reader::status(&reader, NOW_MS).unwrap();
+            assert_eq!([1, 2].map(|table| status.tables[table].rows), [8, 25], "cut after {cut} bytes");
+            store.apply(&orders(0..30, 3, Some(20), 30)).unwrap();
+            assert_eq!(store.figures().rows[2], 30);
+            if failed == 0 {
+                break;
+            }
+        }
+    }
+    assert!(cuts > 40, "{cuts} cuts only");
+}
+
+/// A copy of which an earlier readside has counted too many rows.
+#[test]
+fn a_wrong_number_of_rows_keeps_nothing_from_starting() {
+    if !available() {
+        return;
+    }
+    let bench = bench(server::shared().settings(RowEncoding::Hash));
+    let mut store = bench.open();
+    store.apply(&moving(None, 10, batch([]))).unwrap();
+    drop(store);
+    let status = format!("{}readside:status", bench.settings.redis.prefix);
+    let mut client = server::shared().client();
+    let () = redis::cmd("HSET").arg(status).arg("Order.rows").arg(-3).query(&mut client).unwrap();
+    assert_eq!(bench.open().version_kinds().unwrap(), [None; 4]);
+}
+
+#[test]
+fn a_server_that_forgets_the_script_between_two_pieces_gets_it_again() {
+    if !available() {
+        return;
+    }
+    let server = Server::start();
+    let settings = server.settings(RowEncoding::Hash);
+    let proxy = Proxy::before(&settings);
+    let mut store = bench(proxy.settings.clone()).open();
+    store.apply(&orders(0..10, 1, None, 10)).unwrap();
+    let meta = format!("{}readside:meta", settings.redis.prefix);
+    let mut client = server.client();
+    let mut sequence =
+        move || -> u64 { redis::cmd("HGET").arg(&meta).arg("sequence").query(&mut client).unwrap() };
+    let (before, mut other) = (sequence(), server.client());
+    proxy.between(1, move || {
+        while sequence() == before {}
+        let () = redis::cmd("SCRIPT").arg("FLUSH").query(&mut other).unwrap();
+    });
+    let next = orders(5..30, 2, Some(10), 20);
+    let failed = store.apply(&next);
+    assert!(matches!(failed, Err(StoreError::Retry { .. })), "{failed:?}");
+    store.apply(&next).unwrap();
+    assert_eq!(store.figures().rows[2], 30);
+}
+
 #[test]
 fn a_server_that_forgot_the_script_gets_it_again() {
     if !available() {

@@ -1,6 +1,7 @@
 //! A private Redis on a unix socket in a temporary directory.
 
 use std::io;
+use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
@@ -63,6 +64,16 @@ impl Server {
         let directory = tempfile::Builder::new().prefix("readside-redis").tempdir().expect("a directory");
         let mut server = Server { directory, process: None, more };
         server.launch().then_some(server)
+    }
+
+    /// One that listens on a port, too.
+    pub fn start_on_a_port() -> (Server, u16) {
+        // Free a moment ago; whoever was faster is asked again.
+        let start = || {
+            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            Some((Server::try_start_with(vec!["--port".into(), port.to_string()])?, port))
+        };
+        (0..9).find_map(|_| start()).expect("redis-server listens")
     }
 
     /// Kills it, and starts one without its data.
