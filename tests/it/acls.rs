@@ -9,7 +9,7 @@ use rdkafka::producer::{BaseProducer, Producer};
 use rdkafka_sys as rdsys;
 use rdsys::rd_kafka_AclOperation_t as Right;
 
-use crate::daemon::{Daemon, header, reader, rows};
+use crate::daemon::{Daemon, header, output, reader, rows, said};
 use crate::kafka::{self, Broker, Message, eventually};
 
 const READ: [Right; 2] = [Right::RD_KAFKA_ACL_OPERATION_READ, Right::RD_KAFKA_ACL_OPERATION_DESCRIBE];
@@ -77,13 +77,10 @@ fn the_listed_rights_are_enough_and_needed() {
     let config = dir.path().join("readside.yaml");
     std::fs::write(&config, &yaml).unwrap();
     let check = || {
-        let done = Command::new(env!("CARGO_BIN_EXE_readside"))
-            .args(["check", "--timeout", "10s", "--config"])
-            .arg(&config)
-            .output()
-            .unwrap();
-        let said = [done.stdout, done.stderr].concat();
-        (done.status.code(), String::from_utf8_lossy(&said).into_owned())
+        let mut command = Command::new(env!("CARGO_BIN_EXE_readside"));
+        let (code, said) =
+            said(&output(command.args(["check", "--timeout", "60s", "--config"]).arg(&config)));
+        (Some(code), said)
     };
     let (code, said) = check();
     assert!(code == Some(69) && said.contains(&topic), "{code:?} {said}");
@@ -92,7 +89,7 @@ fn the_listed_rights_are_enough_and_needed() {
     let mut daemon = Daemon::start_with(dir.path(), &config, &[]);
     daemon.started();
     assert_eq!(rows(&reader(dir.path()), "SELECT count(*) FROM users"), ["3"]);
-    assert_eq!(daemon.metric("readside_kafka_connected"), Some(1.0));
+    eventually("it is connected", || (daemon.metric("readside_kafka_connected") == Some(1.0)).then_some(()));
     daemon.terminate();
 
     // To a dead-letter topic, Write; to read from one topic and write to another is not the same.
@@ -110,5 +107,5 @@ fn the_listed_rights_are_enough_and_needed() {
     broker.produce(&topic, [Message::new("k", "broken")]);
     let mut daemon = Daemon::start_with(dir.path(), &config, &[]);
     daemon.started();
-    eventually("it is produced", || (broker.end_offset(&dead, 0) == 1).then_some(()));
+    eventually("it is produced", || (broker.end_offset(&dead, 0) >= 1).then_some(()));
 }

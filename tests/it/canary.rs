@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::daemon::{Daemon, reader, replica, rows};
+use crate::daemon::{Daemon, output, reader, replica, rows};
 use crate::kafka::{self, Message, eventually};
 
 const SECRET: &str = "canary-7d1f-secret";
@@ -12,12 +12,8 @@ const VALUE: &str = "canary-93ab-value";
 
 /// Both streams of a command of ours.
 fn said(dir: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> String {
-    let done = Command::new(env!("CARGO_BIN_EXE_readside"))
-        .args(arguments)
-        .current_dir(dir)
-        .envs(variables.iter().copied())
-        .output()
-        .unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_readside"));
+    let done = output(command.args(arguments).current_dir(dir).envs(variables.iter().copied()));
     format!("{}{}", String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr))
 }
 

@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::children;
@@ -194,8 +194,28 @@ pub fn header(brokers: &str, dir: &Path) -> String {
     )
 }
 
+/// Runs a command to its end, which has to come.
+pub fn output(command: &mut Command) -> Output {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    output_of(child, &format!("{command:?}"))
+}
+
+/// What a process leaves when it has ended; `what` names it where it does not.
+pub fn output_of(child: Child, what: &str) -> Output {
+    let pid = child.id() as i32;
+    let (ended, waiting) = std::sync::mpsc::channel();
+    std::thread::spawn(move || ended.send(child.wait_with_output()));
+    let Ok(output) = waiting.recv_timeout(WAIT_MAX) else {
+        // SAFETY: a signal to a child that nobody has reaped: its waiter is still at it.
+        unsafe { libc::kill(pid, libc::SIGKILL) };
+        panic!("still running after {WAIT_MAX:?}: {what}");
+    };
+    output.unwrap()
+}
+
 /// Exit code of a command, and what it said to both sides.
-pub fn said(output: &std::process::Output) -> (i32, String) {
+pub fn said(output: &Output) -> (i32, String) {
     let [out, err] = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes));
     (output.status.code().unwrap(), format!("{out}{err}"))
 }
@@ -204,7 +224,7 @@ pub fn said(output: &std::process::Output) -> (i32, String) {
 pub fn reader(dir: &Path) -> rusqlite::Connection {
     let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
     let connection = rusqlite::Connection::open_with_flags(replica(dir), flags).unwrap();
-    connection.busy_timeout(Duration::from_secs(5)).unwrap();
+    connection.busy_timeout(WAIT_MAX).unwrap();
     connection
 }
 
@@ -235,8 +255,8 @@ pub fn try_rows(connection: &rusqlite::Connection, sql: &str) -> rusqlite::Resul
 }
 
 fn request(address: SocketAddr, method: &str, path: &str) -> Option<(u16, String)> {
-    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2)).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(60))).ok()?;
+    let mut stream = TcpStream::connect_timeout(&address, WAIT_MAX).ok()?;
+    stream.set_read_timeout(Some(WAIT_MAX)).ok()?;
     write!(stream, "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").ok()?;
     let mut reply = String::new();
     stream.read_to_string(&mut reply).ok()?;

@@ -1,7 +1,7 @@
 //! The rows of other databases, as their change events come, against a real broker: Debezium's with and
 //! without an envelope, Maxwell's and Canal's.
 
-use crate::daemon::{Daemon, header, reader, rows, said};
+use crate::daemon::{Daemon, header, output, reader, rows, said};
 use crate::examples::{dead_letters, example, feed, start};
 use crate::kafka::{self, Message, eventually};
 
@@ -54,7 +54,8 @@ fn what_a_second_snapshot_does_not_list_goes_from_all_partitions() {
     feed(&mut daemon, broker, topic, again);
     let expected = ["1|one", "5|five again", "6|six", "7|seven"];
     eventually("ghosts go", || (rows(&connection, items) == expected).then_some(()));
-    assert_eq!(daemon.metric("readside_rows_swept_total{table=\"items\"}"), Some(3.0));
+    let swept = "readside_rows_swept_total{table=\"items\"}";
+    eventually("they are counted", || (daemon.metric(swept) == Some(3.0)).then_some(()));
     let unfinished = "readside_snapshot_unfinished{table=\"items\"}";
     eventually("all of it was read", || (daemon.metric(unfinished) == Some(0.0)).then_some(()));
     assert_eq!(rows(&connection, "SELECT snapshot FROM _readside_tables"), ["swept"]);
@@ -314,12 +315,9 @@ fn debezium_events_of_mysql_in_the_order_of_the_log() {
     let columns = "SELECT id, name, price, seen, opened, born, active, doc FROM customers";
     eventually("another order is another copy", || (rows(&connection, columns) == expected).then_some(()));
     assert_eq!(dead_letters(dir.path()), [""; 0]);
-    let explained = std::process::Command::new(env!("CARGO_BIN_EXE_readside"))
-        .args(["explain", "customers", "3", "--config"])
-        .arg(dir.path().join("readside.yaml"))
-        .output()
-        .unwrap();
-    let (_, text) = said(&explained);
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_readside"));
+    command.args(["explain", "customers", "3", "--config"]).arg(dir.path().join("readside.yaml"));
+    let (_, text) = said(&output(&mut command));
     assert!(text.contains("ordered by position in the log"), "{text}");
     daemon.terminate();
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::daemon::{Daemon, header, reader, rows};
+use crate::daemon::{Daemon, header, output, reader, rows};
 use crate::kafka::{self, Message, eventually};
 use crate::redis_server;
 
@@ -20,14 +20,9 @@ impl Ended {
 }
 
 fn dead_letters(target: &[&str], arguments: &[&str]) -> Ended {
-    let output = Command::new(env!("CARGO_BIN_EXE_readside"))
-        .arg("dead-letters")
-        .args(arguments)
-        .args(target)
-        .env_remove("READSIDE_CONFIG")
-        .env_remove("READSIDE_ADMIN_URL")
-        .output()
-        .unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_readside"));
+    command.arg("dead-letters").args(arguments).args(target);
+    let output = output(command.env_remove("READSIDE_CONFIG").env_remove("READSIDE_ADMIN_URL"));
     Ended {
         code: output.status.code(),
         stdout: String::from_utf8(output.stdout).unwrap(),

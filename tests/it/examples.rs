@@ -28,7 +28,7 @@ pub fn start(dir: &Path, config: &Path, brokers: &str, more: &[(&str, &str)]) ->
 pub fn feed(daemon: &mut Daemon, broker: &Broker, topic: &str, messages: impl IntoIterator<Item = Message>) {
     let ends: BTreeMap<i32, i64> = broker.produce(topic, messages).into_iter().collect();
     for (partition, offset) in ends {
-        let path = format!("/wait?topic={topic}&partition={partition}&offset={offset}&timeout=30s");
+        let path = format!("/wait?topic={topic}&partition={partition}&offset={offset}&timeout=170s");
         let (status, body) = daemon.admin(&path).expect("an answer");
         // 409: it is among the dead letters, which is where it belongs.
         assert!(matches!(status, 200 | 409), "{topic}: {body}");

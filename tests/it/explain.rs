@@ -1,26 +1,20 @@
 //! `readside explain` against both stores, while the daemon runs and after it: which events made a row.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use serde_json::Value;
 
-use crate::daemon::{Daemon, header, said};
+use crate::daemon::{Daemon, header, output, said};
 use crate::examples::feed;
 use crate::kafka::{self, Broker, Message};
 use crate::redis_server;
 
 /// Exit code and what was said.
 fn explain(dir: &Path, arguments: &[&str]) -> (i32, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_readside"))
-        .arg("explain")
-        .args(arguments)
-        .arg("--config")
-        .arg(dir.join("readside.yaml"))
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    said(&output)
+    let mut command = Command::new(env!("CARGO_BIN_EXE_readside"));
+    command.arg("explain").args(arguments).arg("--config").arg(dir.join("readside.yaml"));
+    said(&output(&mut command))
 }
 
 fn json(dir: &Path, arguments: &[&str]) -> Value {

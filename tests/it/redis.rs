@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use redis::{Connection, cmd};
 
 use crate::children;
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, output};
 use crate::history::{self, History, PARTITIONS, Random, TABLES};
-use crate::kafka::{self, Broker, Message, eventually};
+use crate::kafka::{self, Broker, Message, WAIT_MAX, eventually};
 use crate::redis_server::{self, RedisServer, indexes, keys};
 
 const PREFIX: &str = "shop:";
@@ -91,19 +92,15 @@ fn caught_up(daemon: &mut Daemon, broker: &Broker, topic: &str, partitions: i32)
         if end == 0 {
             continue;
         }
-        let path = format!("/wait?topic={topic}&partition={partition}&offset={}&timeout=60s", end - 1);
+        let path = format!("/wait?topic={topic}&partition={partition}&offset={}&timeout=170s", end - 1);
         let answer = daemon.admin(&path);
         assert!(matches!(answer, Some((200, _))), "{answer:?}\n{}", daemon.log());
     }
 }
 
 fn run(dir: &Path, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_readside"))
-        .args(arguments)
-        .arg("--config")
-        .arg(dir.join("readside.yaml"))
-        .output()
-        .unwrap()
+    let mut command = Command::new(env!("CARGO_BIN_EXE_readside"));
+    output(command.args(arguments).arg("--config").arg(dir.join("readside.yaml")))
 }
 
 fn rows_come_change_and_go(encoding: Encoding, more: &str) {
@@ -176,7 +173,7 @@ fn rows_come_change_and_go(encoding: Encoding, more: &str) {
     assert_eq!(status.0, 200, "{status:?}");
     let status: serde_json::Value = serde_json::from_str(&status.1).unwrap();
     assert_eq!((&status["tables"][0]["rows"], &status["complete"]), (&1.into(), &true.into()), "{status}");
-    let checked = run(dir.path(), &["check"]);
+    let checked = run(dir.path(), &["check", "--timeout", "60s"]);
     assert!(checked.status.success(), "{checked:?}");
     let (ended, _) = daemon.terminate();
     assert!(ended.success());
@@ -235,13 +232,17 @@ fn assert_equal(server: &RedisServer, history: &History) {
     }
 }
 
+/// Rows that a reader has to see.
+const SEEN_LEAST: u64 = 100;
+
 /// Looks at random rows of both tables in one step until told to stop: a reader that sees them
-/// differ has seen half a batch. Returns how often it saw a row.
+/// differ has seen half a batch. Returns how often it saw a row, which is [`SEEN_LEAST`] at least: if need
+/// be it goes on for that.
 fn watch(login: impl Fn() -> Option<Connection>, keys: u64, stop: &AtomicBool) -> u64 {
     let mut random = Random(7);
-    let mut looks = 0;
+    let (mut looks, begin) = (0, Instant::now());
     let mut connection = None;
-    while !stop.load(Ordering::Relaxed) {
+    while !stop.load(Ordering::Relaxed) || (looks < SEEN_LEAST && begin.elapsed() < WAIT_MAX) {
         std::thread::park_timeout(std::time::Duration::from_millis(1));
         // The server comes and goes.
         let Some(reader) = connection.as_mut() else {
@@ -325,7 +326,7 @@ fn fifteen_kills_leave_exactly_the_expected_rows() {
         caught_up(&mut daemon, broker, &topic, PARTITIONS);
         assert!(daemon.terminate().0.success());
     });
-    assert!(looks > 100, "the reader saw {looks} rows only");
+    assert!(looks >= SEEN_LEAST, "the reader saw {looks} rows only");
     assert_equal(&server, &history);
 }
 
@@ -427,7 +428,7 @@ fn what_redis_survives_the_copy_survives() {
             assert_equal(&scene.server, &scene.history);
         }
     });
-    assert!(looks > 100, "the reader saw {looks} rows only");
+    assert!(looks >= SEEN_LEAST, "the reader saw {looks} rows only");
     assert!(daemon.terminate().0.success());
 }
 
@@ -487,7 +488,7 @@ fn what_redis_forgets_is_noticed_and_never_mixed() {
         }
     });
     assert_eq!(daemon.log().matches("the replica lost data").count(), losses as usize);
-    assert!(looks > 100, "the reader saw {looks} rows only");
+    assert!(looks >= SEEN_LEAST, "the reader saw {looks} rows only");
     assert!(daemon.terminate().0.success());
 }
 
@@ -535,6 +536,8 @@ fn without_memory_batches_are_retried_and_seen() {
 #[test]
 fn of_two_daemons_the_stale_one_stops() {
     let Some(mut scene) = Scene::new("redis-two", &[], "") else { return };
+    // A lease of ten seconds, which is renewed every three: seven before it is lost.
+    scene.yaml = scene.yaml.replace(FRESHNESS, "freshness: { interval: 3s }\n");
     let mut first = scene.start();
     first.started();
     scene.produce(300);
@@ -568,7 +571,7 @@ fn a_redis_that_may_evict_rows_is_refused() {
     let mut daemon = scene.start();
     assert_eq!(daemon.wait().code(), Some(78), "{}", daemon.log());
     assert!(daemon.log().contains("maxmemory-policy"), "{}", daemon.log());
-    let checked = run(scene.dir.path(), &["check"]);
+    let checked = run(scene.dir.path(), &["check", "--timeout", "60s"]);
     assert_eq!(checked.status.code(), Some(78), "{checked:?}");
     assert!(String::from_utf8_lossy(&checked.stdout).contains("maxmemory-policy"), "{checked:?}");
     assert!(keys(&mut scene.server.connect(), "*").is_empty());
@@ -616,7 +619,7 @@ fn the_shipped_users_are_enough_and_no_more() {
         daemon.started();
         scene.produce(200);
         assert!(scene.settles(&mut daemon), "{}", daemon.log());
-        assert!(run(scene.dir.path(), &["check"]).status.success());
+        assert!(run(scene.dir.path(), &["check", "--timeout", "60s"]).status.success());
         // Also for a second generation, and to remove the first.
         assert_eq!(daemon.post("/rebuild").unwrap().0, 202);
         eventually("it has switched", || (daemon.metric("readside_generation") == Some(2.0)).then_some(()));
@@ -699,7 +702,7 @@ fn the_demo_keeps_its_replica_in_a_redis_of_its_own() {
         assert!(ended.is_none(), "{ended:?} {} {}", read(&said), read(&complained));
         let mut command = Command::new(env!("CARGO_BIN_EXE_readside"));
         command.args(["rebuild", "--wait", "--config"]).arg(home.join("readside.yaml"));
-        command.output().unwrap().status.success().then_some(())
+        output(&mut command).status.success().then_some(())
     });
     // SAFETY: a signal to the group of a child that nobody has reaped.
     unsafe { libc::kill(-(running.id() as i32), libc::SIGINT) };

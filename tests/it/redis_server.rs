@@ -91,7 +91,7 @@ impl RedisServer {
         // It answers by going away.
         let _ = cmd("SHUTDOWN").arg("NOSAVE").query::<()>(&mut self.connect());
         if let Some(mut process) = self.process.take() {
-            process.wait().unwrap();
+            eventually("redis has ended", || process.try_wait().unwrap());
         }
     }
 

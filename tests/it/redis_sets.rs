@@ -102,7 +102,7 @@ fn lists_are_replaced(encoding: &str) {
 fn wait(daemon: &mut Daemon, broker: &Broker, topic: &str, partitions: i32) {
     for partition in 0..partitions {
         let last = broker.end_offset(topic, partition) - 1;
-        let path = format!("/wait?topic={topic}&partition={partition}&offset={last}&timeout=60s");
+        let path = format!("/wait?topic={topic}&partition={partition}&offset={last}&timeout=170s");
         let answer = eventually("an answer", || daemon.admin(&path).filter(|(status, _)| *status != 503));
         assert_eq!(answer.0, 200, "{answer:?}\n{}", daemon.log());
     }

@@ -45,7 +45,7 @@ fn rows_arrive_change_and_go() {
     assert!(plan.contains("USING INDEX"), "{plan}");
     let (status, took) = daemon.terminate();
     assert!(status.success(), "{status}");
-    assert!(took < Duration::from_secs(10), "shutdown took {took:?}");
+    assert!(took < Duration::from_secs(60), "shutdown took {took:?}");
 }
 
 #[test]
@@ -142,25 +142,25 @@ fn freshness_advances_when_idle_and_stands_still_when_the_broker_is_silent() {
     let first = eventually("fresh", fresh);
     let second = eventually("fresher, although nothing happens", || fresh().filter(|now| *now > first));
     assert!(second <= now_ms());
-    assert_eq!(rows(&connection, STATE), ["live"]);
-    let lag = daemon.metric(&format!("readside_replication_lag_seconds{{topic=\"{topic}\"}}")).unwrap();
-    assert!((0.0..5.0).contains(&lag), "{lag}");
+    eventually("live", || (rows(&connection, STATE) == ["live"]).then_some(()));
+    let lag = format!("readside_replication_lag_seconds{{topic=\"{topic}\"}}");
+    eventually("little lag", || daemon.metric(&lag).filter(|lag| (0.0..5.0).contains(lag)));
 
     broker.freeze();
+    let frozen_ms = now_ms();
     // Longer than every request in flight may take: from then on nothing can be proven.
     eventually("the silence shows", || {
         matches!(rows(&connection, STATE)[0].as_str(), "stale" | "disconnected").then_some(())
     });
-    let frozen = fresh().unwrap();
     let until = now_ms() + 2_000;
     while now_ms() < until {
-        assert_eq!(fresh(), Some(frozen), "freshness moved without a broker");
+        assert!(fresh().is_some_and(|fresh| fresh <= frozen_ms), "a proof without a broker");
         std::thread::park_timeout(Duration::from_millis(50));
     }
     assert_eq!(daemon.get("/livez").unwrap().0, 200);
     assert_eq!(daemon.get("/startupz").unwrap().0, 200, "latched");
     broker.thaw();
-    eventually("fresh again", || fresh().filter(|now| *now > frozen));
+    eventually("fresh again", || fresh().filter(|now| *now > frozen_ms));
     eventually("live again", || (rows(&connection, STATE) == ["live"]).then_some(()));
 }
 
@@ -289,15 +289,15 @@ fn a_service_reads_its_own_writes() {
     let value = |seq: u32| format!(r#"{{"id":1,"name":"n{seq}","seq":{seq}}}"#);
     let written = broker.produce(&topic, [Message::new("1", value(5))])[0];
     let (code, body) = daemon
-        .admin(&format!("/wait?topic={topic}&partition={}&offset={}&timeout=10s", written.0, written.1))
+        .admin(&format!("/wait?topic={topic}&partition={}&offset={}&timeout=170s", written.0, written.1))
         .unwrap();
     assert_eq!(code, 200, "{body}");
     assert_eq!(rows(&reader(dir.path()), "SELECT name FROM users"), ["n5"]);
-    let (code, body) = daemon.admin("/wait?table=users&key=%5B1%5D&version=5&timeout=10s").unwrap();
+    let (code, body) = daemon.admin("/wait?table=users&key=%5B1%5D&version=5&timeout=170s").unwrap();
     assert_eq!(code, 200, "{body}");
     let (code, _) = daemon.admin("/wait?table=users&key=%5B1%5D&version=6&timeout=100ms").unwrap();
     assert_eq!(code, 504);
     broker.produce(&topic, [Message::new("1", value(7))]);
-    let (code, body) = daemon.admin("/wait?table=users&key=%5B1%5D&version=6&timeout=10s").unwrap();
+    let (code, body) = daemon.admin("/wait?table=users&key=%5B1%5D&version=6&timeout=170s").unwrap();
     assert_eq!(code, 200, "{body}");
 }

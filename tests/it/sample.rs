@@ -1,21 +1,15 @@
 //! `readside check --sample`: real records become fixtures that hold at once.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use crate::daemon::{header, said};
+use crate::daemon::{header, output, said};
 use crate::formats::Avro;
 use crate::kafka::{self, Message};
 use crate::registry;
 
 fn readside(dir: &Path, arguments: &[&str]) -> (i32, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_readside"))
-        .args(arguments)
-        .current_dir(dir)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    said(&output)
+    said(&output(Command::new(env!("CARGO_BIN_EXE_readside")).args(arguments).current_dir(dir)))
 }
 
 #[test]

@@ -2,23 +2,17 @@
 //! it reads?
 
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use serde_json::Value;
 
-use crate::daemon::{header, said};
+use crate::daemon::{header, output, said};
 use crate::kafka;
 use crate::registry;
 
 pub fn check(file: &Path, arguments: &[&str]) -> (i32, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_readside"))
-        .args(["check", "--timeout", "20s", "--config"])
-        .arg(file)
-        .args(arguments)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    said(&output)
+    let mut command = Command::new(env!("CARGO_BIN_EXE_readside"));
+    said(&output(command.args(["check", "--timeout", "60s", "--config"]).arg(file).args(arguments)))
 }
 
 fn record(fields: &str) -> String {

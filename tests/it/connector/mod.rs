@@ -12,7 +12,7 @@ use std::process::Command;
 use self::connect::{Connect, Connector, Converter};
 use self::postgres::Postgres;
 use self::work::Work;
-use crate::daemon::{Daemon, header, reader, rows, said};
+use crate::daemon::{Daemon, header, output, reader, rows, said};
 use crate::kafka::{self, eventually, eventually_or};
 use crate::registry;
 
@@ -180,8 +180,17 @@ fn configuration(brokers: &str, registry: &str, dir: &Path) -> String {
     )
 }
 
+/// A new row in each table: who has it has all that came before, also what changed nothing to see.
+const MARK: &str = "
+INSERT INTO customers (id, name, active)
+  SELECT greatest(max(id), 1000000) + 1, 'mark ' || clock_timestamp(), true FROM customers;
+INSERT INTO lines (tenant, no, sku)
+  SELECT 'mark', coalesce(max(no), 0) + 1, 'mark ' || clock_timestamp() FROM lines;
+";
+
 /// Waits until the replica holds what PostgreSQL does, in each form in which it was sent.
 fn same_rows(postgres: &Postgres, dir: &Path, when: &str) {
+    postgres.run(MARK);
     for table in &TABLES {
         for connector in CONNECTORS.iter().filter(|connector| table.is_followed_by(connector)) {
             let expected = table.in_postgres(connector, postgres);
@@ -192,18 +201,12 @@ fn same_rows(postgres: &Postgres, dir: &Path, when: &str) {
                 let wrong = found.iter().find(|row| !expected.contains(row));
                 if let Some(key) = wrong.and_then(|row| row.split('|').next()) {
                     // With one column as key.
-                    let explained = Command::new(env!("CARGO_BIN_EXE_readside"))
-                        .args([
-                            "explain",
-                            &format!("{}_{}", connector.name, table.name),
-                            key,
-                            "--fetch",
-                            "--config",
-                        ])
-                        .arg(dir.join("readside.yaml"))
-                        .output()
-                        .unwrap();
-                    text.push_str(&said(&explained).1);
+                    let mut command = Command::new(env!("CARGO_BIN_EXE_readside"));
+                    let name = format!("{}_{}", connector.name, table.name);
+                    command
+                        .args(["explain", &name, key, "--fetch", "--config"])
+                        .arg(dir.join("readside.yaml"));
+                    text.push_str(&said(&output(&mut command)).1);
                 }
                 text
             };

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use crate::children;
+use crate::daemon::output_of;
 use crate::kafka::eventually;
 
 pub const USER: &str = "shop";
@@ -80,7 +81,7 @@ impl Postgres {
             .spawn()
             .unwrap();
         psql.stdin.take().unwrap().write_all(sql.as_bytes()).unwrap();
-        psql.wait_with_output().unwrap()
+        output_of(psql, "psql")
     }
 
     /// Returns when it answers. Its port can be taken by somebody else before it binds it.

@@ -17,6 +17,8 @@ pub const PASSWORD: &str = "secret-canary";
 
 pub struct Broker {
     dir: PathBuf,
+    /// Locked as long as this process lives: by that leftovers are told, since process ids come again.
+    _lock: fs::File,
     port: u16,
     sasl_port: u16,
     hidden_port: Option<u16>,
@@ -74,9 +76,23 @@ impl Broker {
         self.end_with(libc::SIGKILL);
     }
 
-    /// Stops it in its tracks: connections stay open, nothing answers.
+    /// Stops it in its tracks, and returns when no thread of it runs any more: connections stay open,
+    /// nothing answers.
     pub fn freeze(&self) {
         self.signal(libc::SIGSTOP);
+        let process = self.process.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(process) = process.as_ref() else { return };
+        let tasks = Path::new("/proc").join(process.id().to_string()).join("task");
+        super::eventually("every thread of the broker has stopped", || {
+            let stopped = |task: fs::DirEntry| {
+                let stat = fs::read_to_string(task.path().join("stat")).ok()?;
+                // The state is behind the name, which may hold anything.
+                Some(stat.rsplit_once(") ")?.1.starts_with(['T', 'Z', 'X']))
+            };
+            let mut tasks = fs::read_dir(&tasks).ok()?.flatten();
+            // A task that is gone does not run.
+            tasks.all(|task| stopped(task) != Some(false)).then_some(())
+        });
     }
 
     pub fn thaw(&self) {
@@ -111,8 +127,14 @@ impl Broker {
     fn format(advertised: Option<u16>) -> Broker {
         static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let nth = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let dir = brokers_dir().join(format!("{}-{nth}", std::process::id()));
-        fs::create_dir_all(&dir).expect("the broker's directory");
+        let (dir, lock) = {
+            let _turn = turn();
+            let dir = tempfile::Builder::new().prefix("broker-").tempdir_in(brokers_dir());
+            let dir = dir.expect("the broker's directory").keep();
+            let lock = fs::File::open(&dir).expect("the broker's directory");
+            lock.lock().expect("a lock on it");
+            (dir, lock)
+        };
         // Held together, so that they differ.
         let held = [free_port(), free_port(), free_port(), free_port()];
         let [port, sasl_port, controller, hidden_port] = held.each_ref().map(local_port);
@@ -127,7 +149,7 @@ impl Broker {
             .expect("java");
         assert!(formatted.status.success(), "kafka format: {}", String::from_utf8_lossy(&formatted.stderr));
         let hidden_port = hidden.map(|(port, _)| port);
-        Broker { dir, port, sasl_port, hidden_port, process: Mutex::new(None) }
+        Broker { dir, _lock: lock, port, sasl_port, hidden_port, process: Mutex::new(None) }
     }
 
     /// Returns when it answers, or what it said before it ended.
@@ -224,15 +246,23 @@ fn brokers_dir() -> PathBuf {
 
 /// Directories of test processes that were killed.
 fn remove_leftovers() {
+    let _turn = turn();
     let Ok(entries) = fs::read_dir(brokers_dir()) else { return };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let Some((process, _)) = name.to_str().and_then(|name| name.split_once('-')) else { continue };
-        if !Path::new("/proc").join(process).exists() {
-            // Another process may be removing it at the same time.
-            let _ = fs::remove_dir_all(entry.path());
+    for path in entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()) {
+        let is_left = fs::File::open(&path).is_ok_and(|dir| dir.try_lock().is_ok());
+        if is_left {
+            // A broker that is being discarded may be removing it itself.
+            let _ = fs::remove_dir_all(&path);
         }
     }
+}
+
+/// One process at a time makes or removes directories; it ends when it is dropped.
+fn turn() -> fs::File {
+    fs::create_dir_all(brokers_dir()).expect("a directory for brokers");
+    let turn = fs::File::create(brokers_dir().join("turn")).expect("a file to lock");
+    turn.lock().expect("a lock");
+    turn
 }
 
 fn java() -> Command {

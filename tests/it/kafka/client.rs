@@ -73,12 +73,30 @@ impl Broker {
         for result in wait(self.admin().create_topics([&new], &options())).expect("create topics") {
             result.unwrap_or_else(|error| panic!("create topic: {error:?}"));
         }
+        self.shows(topic, Some(partitions as usize));
     }
 
     pub fn delete_topic(&self, topic: &str) {
         for result in wait(self.admin().delete_topics(&[topic], &options())).expect("delete topics") {
             result.unwrap_or_else(|error| panic!("delete topic: {error:?}"));
         }
+        self.shows(topic, None);
+    }
+
+    /// Waits until the broker shows the topic with so many partitions that have a leader, or not at all:
+    /// it hears later than the controller what was done.
+    fn shows(&self, topic: &str, partitions: Option<usize>) {
+        let consumer: BaseConsumer = self.client_config().create().expect("a client");
+        super::eventually_or(
+            || format!("topic {topic} with partitions: {partitions:?}"),
+            || {
+                let metadata = consumer.fetch_metadata(None, LIMIT).ok()?;
+                let found = metadata.topics().iter().find(|found| found.name() == topic).map(|found| {
+                    found.partitions().iter().filter(|partition| partition.leader() >= 0).count()
+                });
+                (found == partitions).then_some(())
+            },
+        );
     }
 
     /// Sets the topic's configuration to exactly this.
@@ -90,6 +108,15 @@ impl Broker {
         for result in wait(self.admin().alter_configs([&all], &options())).expect("alter configs") {
             result.unwrap_or_else(|error| panic!("alter topic: {error:?}"));
         }
+        let specifier = ResourceSpecifier::Topic(topic);
+        super::eventually("the topic's new configuration shows", || {
+            let described = wait(self.admin().describe_configs([&specifier], &options())).ok()?;
+            let described = described.into_iter().next()?.ok()?;
+            let is_there = |(name, value): &(&str, &str)| {
+                described.get(name).and_then(|entry| entry.value.as_deref()) == Some(*value)
+            };
+            configs.iter().all(is_there).then_some(())
+        });
     }
 
     /// Lets [`super::STRANGER`] read the topic, and nothing else.
@@ -134,13 +161,24 @@ impl Broker {
         for result in wait(self.admin().create_partitions([&new], &options())).expect("create partitions") {
             result.unwrap_or_else(|error| panic!("add partitions: {error:?}"));
         }
+        self.shows(topic, Some(total));
     }
 
     /// Moves the start of the log to `before`, as retention does.
     pub fn delete_records(&self, topic: &str, partition: i32, before: i64) {
         let mut upto = TopicPartitionList::new();
         upto.add_partition_offset(topic, partition, Offset::Offset(before)).expect("an offset");
-        wait(self.admin().delete_records(&upto, &options())).expect("delete records");
+        let consumer: BaseConsumer = self.client_config().create().expect("a client");
+        let answer = std::cell::RefCell::new(String::new());
+        super::eventually_or(
+            || format!("the log begins at {before}: {}", answer.borrow()),
+            || {
+                // Refused while the partition's leader does not know yet that its topic deletes.
+                *answer.borrow_mut() = format!("{:?}", wait(self.admin().delete_records(&upto, &options())));
+                let (start, _) = consumer.fetch_watermarks(topic, partition, LIMIT).ok()?;
+                (start >= before).then_some(())
+            },
+        );
     }
 
     /// Writes the messages, in order, and returns (partition, offset) of each.
@@ -169,14 +207,14 @@ impl Broker {
     /// Names of all topics.
     pub fn topics(&self) -> BTreeSet<String> {
         let consumer: BaseConsumer = self.client_config().create().expect("a client");
-        let metadata = consumer.fetch_metadata(None, LIMIT).expect("the list of topics");
+        let metadata = super::eventually("the list of topics", || consumer.fetch_metadata(None, LIMIT).ok());
         metadata.topics().iter().map(|topic| topic.name().to_owned()).collect()
     }
 
     /// Names of all consumer groups.
     pub fn groups(&self) -> Vec<String> {
         let consumer: BaseConsumer = self.client_config().create().expect("a client");
-        let list = consumer.fetch_group_list(None, LIMIT).expect("the list of groups");
+        let list = super::eventually("the list of groups", || consumer.fetch_group_list(None, LIMIT).ok());
         list.groups().iter().map(|group| group.name().to_owned()).collect()
     }
 
