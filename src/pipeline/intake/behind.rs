@@ -134,7 +134,7 @@ impl Intake {
                 if fresh.is_some_and(|at| at >= self.connected_ms) {
                     return None;
                 }
-                Some(seen.asked_ms.saturating_sub(fresh.or(self.reading_since_ms)?))
+                Some(seen.asked_ms.saturating_sub(fresh.unwrap_or(partition.reading_since_ms)))
             });
             if let Some(behind_ms) = behind.max().filter(|behind_ms| *behind_ms > kept_ms) {
                 gone.push(Gap::Tombstones { topic: *topic, behind_ms, kept_ms });
@@ -238,7 +238,7 @@ impl Intake {
     fn resume(&mut self, at: TopicPartition, mut position: Position, newer_ms: i64) {
         let Some(partition) = self.partitions.get_mut(&at) else {
             // A new one, which this very round could not start.
-            self.partitions.insert(at, super::Partition::new(position, false, None));
+            self.partitions.insert(at, super::Partition::new(position, false, None, self.now_ms));
             return;
         };
         let max_timestamp_ms = partition.position.memory.max_timestamp_ms.saturating_add(newer_ms);
