@@ -37,12 +37,16 @@ impl Intake {
             self.context.metrics.events_skipped(record.at.topic, Skip::Duplicate, 1);
             return Ok(());
         }
+        let memory = &mut partition.position.memory;
         let outcome = match too_large {
             Some(rejection) => {
-                partition.position.memory.leave_unlisted(None);
+                // Looked at or not, it has its place in the order: what comes behind it is newer.
+                memory.max_timestamp_ms = memory.max_timestamp_ms.max(record.timestamp_ms.unwrap_or(0));
+                memory.after_delete = None;
+                memory.leave_unlisted(None);
                 Outcome::Rejected(rejection)
             }
-            None => self.plan.translate(record, &mut partition.position.memory, &mut self.changes),
+            None => self.plan.translate(record, memory, &mut self.changes),
         };
         for table in self.plan.take_incomplete() {
             self.context.metrics.moved_row_incomplete(table);
