@@ -138,6 +138,23 @@ fn a_retried_record_that_was_too_large_never_overwrites_what_is_newer() {
 }
 
 #[test]
+fn a_record_that_is_not_passed_changes_nothing_of_its_partition() {
+    let text = format!("{USERS}defaults: {{ on_error: stop }}\n");
+    let (_, shared, store, daemon) = live_with(&text, 1);
+    shared.advance_clock(1_000);
+    shared.world().append(at(0, 0), "0", Some(&user(0, 1)));
+    shared.advance_clock(60_000);
+    shared.world().append(at(0, 0), "0", Some("no json"));
+    shared.world().deliver_all();
+    assert_eq!(daemon.run().0.unwrap_err().exit_code, 1);
+    let positions = crate::store::Store::checkpoint(&mut store.clone()).unwrap().positions;
+    let position = &positions[&at(0, 0)];
+    assert_eq!(position.next_offset, 2);
+    assert_eq!(position.memory.max_timestamp_ms, START_MS + 1_000);
+    assert_eq!(position.memory.unlisted, None);
+}
+
+#[test]
 fn the_place_of_a_dead_letter_in_its_partition_is_kept() {
     let (_, shared, store, mut daemon) = live();
     shared.advance_clock(1_000);
