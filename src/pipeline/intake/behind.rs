@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use tracing::{debug, warn};
 
 use super::Intake;
-use crate::domain::batch::{AfterGap, BatchBuilder};
+use crate::domain::batch::{AfterGap, Step};
 use crate::domain::checkpoint::{Position, TopicPartition};
 use crate::domain::freshness::PartitionFreshness;
 use crate::metrics::SourceErrorKind;
@@ -145,7 +145,17 @@ impl Intake {
 
     /// Forgets what was taken and not handed over yet.
     fn discard(&mut self) {
-        self.builder = BatchBuilder::default();
+        let dropped = self.builder.discard();
+        for letter in &dropped.dead_letters {
+            self.limits.remove(letter.kept());
+        }
+        for entry in &dropped.entries {
+            if let Step::Sweep(sweep) = &entry.step {
+                self.sweeps.put_back(entry.table, sweep.begin, self.now_ms);
+            }
+        }
+        // Whoever waits for them hears that nothing came of it.
+        drop(self.take_errands());
         self.plan.drop_news();
         for partition in self.partitions.values_mut() {
             partition.position.clone_from(&partition.sealed);

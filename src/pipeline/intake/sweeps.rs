@@ -95,6 +95,12 @@ impl Sweeps {
         tables.into_iter().filter_map(|table| Some((table, self.listed.remove(&table)?.begin))).collect()
     }
 
+    /// One that was due, in a batch that was dropped: it is due still.
+    pub fn put_back(&mut self, table: usize, begin: Version, now_ms: i64) {
+        let ends = Some(Positions::new());
+        self.listed.entry(table).or_insert(Listed { begin, since_ms: now_ms, ends });
+    }
+
     /// Offsets mean something else from now on.
     pub fn forget_ends(&mut self) {
         for listed in self.listed.values_mut() {

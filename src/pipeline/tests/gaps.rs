@@ -1,5 +1,6 @@
 //! Each gap under each policy, with the scripted log.
 
+use std::sync::mpsc::TryRecvError;
 use std::time::Duration;
 
 use super::support::{Daemon, Delivery, Shared, at, memory_store};
@@ -7,6 +8,7 @@ use super::{USERS, fresh_as_of_ms, live_with, user};
 use crate::config::Config;
 use crate::domain::state::State;
 use crate::domain::value::Value;
+use crate::pipeline::letters::Work;
 use crate::pipeline::{Ended, Failure, Halt};
 use crate::source::Cleanup;
 use crate::store::{MemoryStore, Reader, Status, Store};
@@ -377,6 +379,40 @@ fn records_with_an_older_epoch_are_not_taken() {
     run.rounds(3).unwrap();
     assert_eq!((run.position(0), run.n_of(0)), (10, Some(Value::Integer(19))));
     run.ends_incomplete("recreated");
+}
+
+/// Dead letters that are read again counted twice, and a retry was answered as if it were applied.
+#[test]
+fn of_a_batch_that_is_dropped_nothing_counts_as_done() {
+    let (config, shared) = (super::support::config(&with_another("continue")), Shared::new());
+    shared.world().add_partition(at(0, 0));
+    shared.world().add_partition(at(1, 0));
+    let store = memory_store(&config);
+    let daemon = Daemon::start(&config, &shared, store.clone());
+    let mut run = Run { config, shared, store, daemon };
+    run.rounds(3).unwrap();
+    {
+        let mut world = run.shared.world();
+        for _ in 0..2 {
+            world.append(at(1, 0), "k", Some("no json"));
+        }
+        world.recreate(0, "another", 1);
+        world.details = true;
+        let seen = world.ask();
+        world.deliveries.push_back(Delivery::Records(at(1, 0), 2));
+        world.deliveries.push_back(Delivery::Observation(seen));
+    }
+    run.daemon.progress.letters.open();
+    let dropped = run.daemon.progress.letters.ask(Work::Drop(Vec::new())).unwrap();
+    run.daemon.settle_or_halt(&run.shared).unwrap();
+    assert_eq!(dropped.try_recv(), Err(TryRecvError::Disconnected));
+    run.rounds(2).unwrap();
+    assert_eq!(run.store.dead_letters().len(), 2);
+    // Three are allowed.
+    run.shared.world().append(at(1, 0), "k", Some("no json"));
+    run.rounds(2).unwrap();
+    assert_eq!(run.store.dead_letters().len(), 3);
+    run.daemon.kill();
 }
 
 /// Found by the simulation: what came in the same poll as the round that decided was taken from
