@@ -331,6 +331,7 @@ impl Intake {
             }
             self.counted_ms.retain(|_, asked_ms| *asked_ms <= now_ms);
             self.connected_ms = self.connected_ms.min(now_ms);
+            self.sweeps.clock_set_back(now_ms);
         }
         self.now_ms = now_ms;
     }

@@ -101,6 +101,13 @@ impl Sweeps {
         self.listed.entry(table).or_insert(Listed { begin, since_ms: now_ms, ends });
     }
 
+    /// The clock says less than it did: nothing waits until it has made that up.
+    pub fn clock_set_back(&mut self, now_ms: i64) {
+        for listed in self.listed.values_mut() {
+            listed.since_ms = listed.since_ms.min(now_ms);
+        }
+    }
+
     /// Offsets mean something else from now on.
     pub fn forget_ends(&mut self) {
         for listed in self.listed.values_mut() {
@@ -228,6 +235,16 @@ mod tests {
         sweeps.observe(&catalog, &seen(80_000, &[8, 9]));
         assert_eq!(sweeps.take_due(&positions(&[8, 9])), [(0, snapshot(1, Phase::Listed).begin)]);
         assert_eq!(sweeps.take_due(&positions(&[8, 9])), []);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_holds_nothing_up() {
+        let mut sweeps = Sweeps::default();
+        sweeps.hear(0, snapshot(1, Phase::Listed), 3_600_000);
+        sweeps.clock_set_back(1_000);
+        assert!(sweeps.hold_start(1_000) && !sweeps.hold_start(1_000 + START_WAITS_MS));
+        sweeps.observe(&catalog(), &seen(1_000 + SETTLES_MS, &[5]));
+        assert_eq!(sweeps.take_due(&positions(&[5])).len(), 1);
     }
 
     #[test]
