@@ -531,7 +531,7 @@ impl std::hash::Hash for KeyHash<'_> {
 mod tests {
     use super::*;
     use crate::domain::change::IfMissing;
-    use crate::domain::shelf::Scrap;
+    use crate::domain::shelf::{Scrap, Spill};
     use crate::domain::shelving::Stage;
     use crate::domain::tests::table;
     use crate::domain::version::VersionKind;
@@ -629,6 +629,39 @@ mod tests {
         let first = merge.next(&mut bytes).unwrap().map(|row| row.packed().unpack().unwrap().0);
         assert_eq!(first, Some(vec![Value::Integer(2), Value::Integer(2)]));
         assert!(merge.next(&mut bytes).unwrap().is_none() && sealed.entries.len() == 1);
+    }
+
+    /// Rows stay in memory when there is nothing left to put them on; no batch could be made otherwise.
+    #[test]
+    fn without_a_shelf_that_can_be_used_again_batches_are_made_in_memory() {
+        let shelves = (0..2).map(|_| Shelf::new(Box::new(Uncleared(Scrap::default())))).collect();
+        let mut builder = BatchBuilder::default();
+        builder.take_shelves(Shelves { shelves, stage: Stage::First, live_bytes_max: 0 });
+        builder.note_log(1, true);
+        let sealed: Vec<Batch> = (0..2).map(|_| batch(&mut builder)).collect();
+        assert!(builder.is_full(100, usize::MAX), "both are being written");
+        sealed.into_iter().for_each(|batch| builder.give_back(batch.shelf.unwrap()));
+        assert!(!builder.is_full(100, usize::MAX) && builder.room(100) == 100);
+        let sealed = batch(&mut builder);
+        assert!(sealed.shelf.is_none() && sealed.entries.len() == 1);
+    }
+
+    /// It cannot be emptied.
+    #[derive(Debug)]
+    struct Uncleared(Scrap);
+
+    impl Spill for Uncleared {
+        fn append(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+            self.0.append(bytes)
+        }
+
+        fn read(&self, at: u64, into: &mut [u8]) -> std::io::Result<()> {
+            self.0.read(at, into)
+        }
+
+        fn clear(&mut self) -> std::io::Result<()> {
+            Err(std::io::ErrorKind::StorageFull.into())
+        }
     }
 
     /// Of a first copy whose integer keys come in this order, from so many partitions: the largest of the
