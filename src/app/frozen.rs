@@ -7,7 +7,7 @@ use crate::config::{Config, Gate};
 use crate::domain::checkpoint::TopicPartition;
 use crate::domain::state::Facts;
 use crate::metrics::Sizes;
-use crate::pipeline::progress::Progress;
+use crate::pipeline::progress::{Loops, Progress};
 use crate::store::{Status, heartbeat_limit};
 
 /// How often its figures are published.
@@ -49,9 +49,8 @@ impl Frozen {
     /// Publishes what the replica says of itself, now and then. `building` tells how far the
     /// generation is that will take its place; its threads are the ones that have to be alive.
     pub fn keep_up(&mut self, building: Option<&Progress>, now_ms: i64) {
-        let tick = building.map_or(now_ms, Progress::last_tick_ms);
-        self.serving.progress.tick_pipeline(tick);
-        self.serving.progress.tick_writer(tick);
+        let nobody = Loops { pipeline_ms: now_ms, writer_ms: now_ms, in_store: false };
+        self.serving.progress.tick_as(building.map_or(nobody, Progress::loops));
         if self.looked.is_some_and(|at| at.elapsed() < LOOK_EVERY) {
             return;
         }

@@ -21,6 +21,8 @@ pub struct Progress {
     /// When the pipeline's loop and the writer's loop last came round, ms since 1970.
     pipeline_tick_ms: AtomicI64,
     writer_tick_ms: AtomicI64,
+    /// The writer is inside a call of the store since its last tick.
+    in_store: AtomicBool,
     shared: Mutex<Shared>,
     /// Where dead letters are retried and dropped.
     pub letters: LetterDesk,
@@ -45,6 +47,15 @@ pub struct Shared {
     pub long_reader: Option<LongReader>,
     /// Set when the daemon stopped applying for good.
     pub stopped: Option<String>,
+}
+
+/// When the loops last came round, ms since 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Loops {
+    pub pipeline_ms: i64,
+    pub writer_ms: i64,
+    /// The writer is inside a call of the store since then.
+    pub in_store: bool,
 }
 
 /// A transaction of a producer that holds a partition back.
@@ -87,6 +98,7 @@ impl Default for Progress {
             started: AtomicBool::new(false),
             pipeline_tick_ms: AtomicI64::new(0),
             writer_tick_ms: AtomicI64::new(0),
+            in_store: AtomicBool::new(false),
             shared: Mutex::new(Shared::default()),
             letters: LetterDesk::default(),
             commits: watch::Sender::new(0),
@@ -133,6 +145,33 @@ impl Progress {
 
     pub fn tick_writer(&self, now_ms: i64) {
         self.writer_tick_ms.store(now_ms, Ordering::Relaxed);
+    }
+
+    /// The writer calls the store, which may take long, or is back.
+    pub fn enter_store(&self, now_ms: i64) {
+        self.tick_writer(now_ms);
+        self.in_store.store(true, Ordering::Relaxed);
+    }
+
+    pub fn leave_store(&self, now_ms: i64) {
+        self.tick_writer(now_ms);
+        self.in_store.store(false, Ordering::Relaxed);
+    }
+
+    /// How the two loops stand.
+    pub fn loops(&self) -> Loops {
+        Loops {
+            pipeline_ms: self.pipeline_tick_ms.load(Ordering::Relaxed),
+            writer_ms: self.writer_tick_ms.load(Ordering::Relaxed),
+            in_store: self.in_store.load(Ordering::Relaxed),
+        }
+    }
+
+    /// The loops of another one stand for its own.
+    pub fn tick_as(&self, loops: Loops) {
+        self.pipeline_tick_ms.store(loops.pipeline_ms, Ordering::Relaxed);
+        self.writer_tick_ms.store(loops.writer_ms, Ordering::Relaxed);
+        self.in_store.store(loops.in_store, Ordering::Relaxed);
     }
 
     /// The older of the two loops' last rounds, ms since 1970.
