@@ -23,6 +23,8 @@ pub struct Progress {
     writer_tick_ms: AtomicI64,
     /// The writer is inside a call of the store since its last tick.
     in_store: AtomicBool,
+    /// See [`Progress::note_switched`].
+    switched: AtomicBool,
     shared: Mutex<Shared>,
     /// Where dead letters are retried and dropped.
     pub letters: LetterDesk,
@@ -99,6 +101,7 @@ impl Default for Progress {
             pipeline_tick_ms: AtomicI64::new(0),
             writer_tick_ms: AtomicI64::new(0),
             in_store: AtomicBool::new(false),
+            switched: AtomicBool::new(false),
             shared: Mutex::new(Shared::default()),
             letters: LetterDesk::default(),
             commits: watch::Sender::new(0),
@@ -139,8 +142,23 @@ impl Progress {
         });
     }
 
+    /// The store has made this generation the one that readers see. The writer says so itself, because
+    /// its pipeline may have ended while the store was at it.
+    pub fn note_switched(&self) {
+        self.switched.store(true, Ordering::Release);
+    }
+
+    pub fn has_switched(&self) -> bool {
+        self.switched.load(Ordering::Acquire)
+    }
+
     pub fn tick_pipeline(&self, now_ms: i64) {
         self.pipeline_tick_ms.store(now_ms, Ordering::Relaxed);
+    }
+
+    /// Its loop has ended and does not hang, however long the writer is inside the store yet.
+    pub fn end_pipeline(&self) {
+        self.tick_pipeline(i64::MAX);
     }
 
     pub fn tick_writer(&self, now_ms: i64) {

@@ -209,7 +209,13 @@ impl<T: Store> WriterLoop<T> {
             Work::Batch(batch) if self.failed => self.note_stop(*batch),
             Work::Batch(batch) => self.apply(batch),
             Work::Complete if self.failed => Ok(Some(Done::Dropped)),
-            Work::Complete => Ok(self.retrying(|store| store.complete())?.map(Done::Completed)),
+            Work::Complete => {
+                let completed = self.retrying(|store| store.complete())?;
+                if completed == Some(Completion::Done) {
+                    self.context.progress.note_switched();
+                }
+                Ok(completed.map(Done::Completed))
+            }
         }
     }
 

@@ -53,6 +53,9 @@ impl Supervisor {
             self.mind_the_room();
             return Ok(());
         }
+        if self.unwritten {
+            self.go_on()?;
+        }
         if matches!(self.live, Live::Applying(_)) {
             return Ok(());
         }
@@ -70,23 +73,23 @@ impl Supervisor {
 
     /// Also if others fill the volume meanwhile.
     fn mind_the_room(&mut self) {
+        let Some(next) = self.next.as_ref().filter(|next| next.given_up.is_none()) else { return };
         let Ok(Some(lack)) = self.replica.lacks_room() else { return };
-        let Some(next) = self.next.take() else { return };
         let message = format!("{lack}: what was built is dropped");
         error!(generation = next.build.generation, "the rebuild is given up: {message}");
-        next.build.stop();
-        self.ended(Some(next.build.generation), RebuildResult::Failed, Some(message));
-        self.ending.push(next.build);
-        self.abandon();
         if matches!(self.live, Live::Frozen(_)) {
-            let rebuild = Rebuild {
-                reason: next.reason,
-                may_go_back: next.may_go_back,
-                accepts_loss: false,
-                live_is_frozen: true,
-                from_live: false,
-            };
+            let rebuild = Rebuild { accepts_loss: false, live_is_frozen: true, ..next.rebuild.clone() };
             self.wanted = Some(Wanted { rebuild, only_if_whole: false, again: Instant::now() + AGAIN });
+        }
+        self.give_up(message);
+    }
+
+    /// Has the one that is being built end. The store may be about to switch to it, which nothing can
+    /// keep it from: what becomes of it is seen when it has ended.
+    pub(super) fn give_up(&mut self, why: String) {
+        if let Some(next) = &mut self.next {
+            next.build.stop();
+            next.given_up.get_or_insert(why);
         }
     }
 
@@ -117,6 +120,8 @@ impl Supervisor {
     pub(super) fn answer(&mut self, request: Request) {
         let answer = if let Some(next) = &self.next {
             Answer::Running(next.build.generation)
+        } else if self.unwritten {
+            Answer::Refused("the copy that serves is being opened: ask again in a moment".into())
         } else {
             let frozen = matches!(self.live, Live::Frozen(_));
             let earlier = self.wanted.as_ref().map(|wanted| &wanted.rebuild);
@@ -178,8 +183,7 @@ impl Supervisor {
         };
         let generation = build.generation;
         info!(generation, reason = rebuild.reason, "rebuilding beside the copy that serves");
-        let Rebuild { reason, may_go_back, .. } = rebuild;
-        self.next = Some(NextBuild { build, reason, may_go_back, since_ms: (self.clock)() });
+        self.next = Some(NextBuild { build, rebuild, since_ms: (self.clock)(), given_up: None });
         Ok(Ok(generation))
     }
 

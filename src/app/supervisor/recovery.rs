@@ -82,6 +82,7 @@ impl Supervisor {
             old.stop();
             self.ending.push(old);
         }
+        self.unwritten = false;
         self.desk.update(|status| status.frozen = None);
         self.serving.send_replace(self.live.serving(&Place::of(&self.config)));
         Ok(())
