@@ -16,6 +16,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 pub struct Frozen {
     pub serving: admin::Context,
     pub generation: u32,
+    /// Its positions mean nothing in the log of now; see [`crate::store::Rebuild::may_go_back`].
+    pub may_go_back: bool,
     heartbeat_limit: Duration,
     looked: Option<Instant>,
 }
@@ -23,8 +25,13 @@ pub struct Frozen {
 impl Frozen {
     /// A copy that this process has not written to. The start-up gate opens as it would for one that
     /// is: at once if the copy is young enough, unless the configuration wants it caught up.
-    pub fn new(config: &Config, serving: admin::Context, generation: u32, now_ms: i64) -> Frozen {
-        let mut frozen = Frozen::going_on(config, serving, generation);
+    pub fn new(
+        config: &Config,
+        serving: admin::Context,
+        (generation, may_go_back): (u32, bool),
+        now_ms: i64,
+    ) -> Frozen {
+        let mut frozen = Frozen::going_on(config, serving, generation, may_go_back);
         if let Some(status) = frozen.look(now_ms) {
             let oldest = now_ms - config.startup.max_age.as_millis() as i64;
             let young = status.complete && status.fresh_as_of_ms.is_some_and(|at| at >= oldest);
@@ -36,9 +43,9 @@ impl Frozen {
     }
 
     /// A copy whose pipeline has just ended.
-    pub fn going_on(config: &Config, serving: admin::Context, generation: u32) -> Frozen {
+    pub fn going_on(config: &Config, serving: admin::Context, generation: u32, may_go_back: bool) -> Frozen {
         let heartbeat_limit = heartbeat_limit(config.freshness.interval);
-        Frozen { serving, generation, heartbeat_limit, looked: None }
+        Frozen { serving, generation, may_go_back, heartbeat_limit, looked: None }
     }
 
     /// Looks at the replica again with the next round.

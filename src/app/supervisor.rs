@@ -141,12 +141,13 @@ impl Start<'_> {
                     needs_log && self.config.replica.rebuild_when_mapping_changes == RebuildPolicy::Auto;
                 wanted = Some(Wanted { rebuild, only_if_whole, again: Instant::now() });
                 info!(generation, "the copy that serves is left as it is: it is to be replaced by a new one");
+                let may_go_back = next.as_ref().is_some_and(|(_, next)| next.may_go_back);
                 let (metrics, progress) = match self.kept.take() {
                     Some((metrics, progress)) => (metrics.beside(&catalog), progress),
                     None => (Metrics::new(&catalog), Arc::default()),
                 };
                 let serving = admin::Context { catalog, metrics: Arc::new(metrics), progress, reader };
-                Live::Frozen(Frozen::new(self.config, serving, generation, now_ms))
+                Live::Frozen(Frozen::new(self.config, serving, (generation, may_go_back), now_ms))
             }
         };
         let next = match next {
@@ -352,13 +353,11 @@ impl Supervisor {
                 warn!(reason = %gap, "the log has changed under the rebuild: beginning again");
                 self.ended(Some(generation), RebuildResult::Failed, Some(gap));
                 self.abandon();
-                let rebuild = Rebuild {
-                    may_go_back: true,
-                    accepts_loss: false,
-                    live_is_frozen: frozen,
-                    from_live: false,
-                    ..rebuild
-                };
+                if let Live::Frozen(frozen) = &mut self.live {
+                    frozen.may_go_back = true;
+                }
+                let rebuild =
+                    Rebuild { may_go_back: true, live_is_frozen: frozen, from_live: false, ..rebuild };
                 self.wanted = Some(Wanted { rebuild, only_if_whole: false, again: Instant::now() + AGAIN });
             }
             Err(failure) if frozen => return Err(failure),
@@ -376,20 +375,16 @@ impl Supervisor {
         let Live::Applying(build) = &self.live else { return Ok(()) };
         warn!(reason, "the copy is served as it is while a new one is built");
         let serving = build.serving(Place::of(&self.config).reader(&build.catalog));
-        let frozen = Frozen::going_on(&self.config, serving, build.generation);
+        let frozen = Frozen::going_on(&self.config, serving, build.generation, true);
         self.replica.freeze(None)?;
         if let Live::Applying(build) = std::mem::replace(&mut self.live, Live::Frozen(frozen)) {
             build.join();
         }
         // It was begun as if the live one went on.
         self.give_up("the copy that serves cannot be gone on with".into());
-        let rebuild = Rebuild {
-            reason,
-            may_go_back: true,
-            accepts_loss: false,
-            live_is_frozen: true,
-            from_live: false,
-        };
+        let accepts_loss = self.next.as_ref().is_some_and(|next| next.rebuild.accepts_loss);
+        let rebuild =
+            Rebuild { reason, may_go_back: true, accepts_loss, live_is_frozen: true, from_live: false };
         self.wanted = Some(Wanted { rebuild, only_if_whole: false, again: Instant::now() });
         Ok(())
     }
@@ -481,6 +476,11 @@ impl Supervisor {
 }
 
 impl Live {
+    /// See [`Rebuild::may_go_back`].
+    fn may_go_back(&self) -> bool {
+        matches!(self, Live::Frozen(frozen) if frozen.may_go_back)
+    }
+
     fn metrics(&self) -> &Metrics {
         match self {
             Live::Applying(build) => &build.metrics,

@@ -78,7 +78,7 @@ impl Supervisor {
         let message = format!("{lack}: what was built is dropped");
         error!(generation = next.build.generation, "the rebuild is given up: {message}");
         if matches!(self.live, Live::Frozen(_)) {
-            let rebuild = Rebuild { accepts_loss: false, live_is_frozen: true, ..next.rebuild.clone() };
+            let rebuild = Rebuild { live_is_frozen: true, ..next.rebuild.clone() };
             self.wanted = Some(Wanted { rebuild, only_if_whole: false, again: Instant::now() + AGAIN });
         }
         self.give_up(message);
@@ -127,7 +127,7 @@ impl Supervisor {
             let earlier = self.wanted.as_ref().map(|wanted| &wanted.rebuild);
             let rebuild = Rebuild {
                 reason: "asked for".into(),
-                may_go_back: earlier.is_some_and(|rebuild| rebuild.may_go_back),
+                may_go_back: self.live.may_go_back() || earlier.is_some_and(|rebuild| rebuild.may_go_back),
                 accepts_loss: request.accepts_loss,
                 live_is_frozen: frozen,
                 from_live: false,

@@ -13,12 +13,13 @@ use crate::domain::retry::RetryReason;
 use crate::domain::value::Value;
 use crate::source::kafka::mock::{MockBroker, Outgoing};
 use crate::store::around::Around;
-use crate::store::{RowLookup, StoreError, Survey};
+use crate::store::{Completion, RowLookup, StoreError, Survey};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What a generation does before it becomes whole.
+/// What a generation does instead of becoming whole, or before it.
 enum Whole {
+    Refused,
     /// Tells that it is about to be, and waits until the other end is dropped.
     Held(SyncSender<()>, Receiver<()>),
 }
@@ -81,6 +82,7 @@ impl Replica for Scripted {
         let Ok(store) = self.replica.begin(catalog, rebuild)? else { panic!("there is room") };
         let mut whole = self.script.whole.lock().unwrap().pop_front();
         let store = Around::new(store).before_complete(move || match whole.take()? {
+            Whole::Refused => Some(Completion::Refused { reason: "as planned".into() }),
             Whole::Held(tell, held) => {
                 tell.send(()).unwrap();
                 // Nothing is ever sent.
@@ -204,6 +206,14 @@ impl Stage {
         });
     }
 
+    /// As a pipeline does that finds a gap.
+    fn meet_gap(&mut self) {
+        if let Live::Applying(build) = &self.supervisor().live {
+            build.stop();
+        }
+        self.supervisor().freeze("the log was truncated".into()).unwrap();
+    }
+
     fn end(&mut self) {
         if let Some(supervisor) = self.supervisor.take() {
             supervisor.close(Ok(())).unwrap();
@@ -239,4 +249,30 @@ fn a_generation_that_switches_while_it_is_given_up_is_gone_on_with() {
         stage.until("all that ended is gone", |supervisor| supervisor.ending.is_empty());
         stage.end();
     }
+}
+
+/// As the message of the refusal advises. Before the log has grown past where the copy stood no copy of it
+/// can get there.
+#[test]
+fn a_rebuild_that_a_person_asks_for_behind_a_truncated_log_may_go_back() {
+    let mut stage = Stage::new();
+    stage.script.whole.lock().unwrap().push_back(Whole::Refused);
+    let (whole, release) = stage.hold();
+    stage.meet_gap();
+    let refused =
+        |supervisor: &Supervisor| supervisor.desk.status().last.is_some_and(|last| last.result == "refused");
+    stage.until("it is refused", refused);
+    drop(stage.supervisor().desk.ask(true));
+    stage.until("it is about to be whole", |_| whole.try_recv().is_ok());
+    let begun = stage.script.begun.lock().unwrap().clone();
+    assert!(begun[0].may_go_back && !begun[0].accepts_loss);
+    assert!(begun[1].may_go_back && begun[1].accepts_loss, "{begun:?}");
+    // One that is begun again is what it was.
+    let progress = Arc::clone(&stage.supervisor().next.as_ref().unwrap().build.progress);
+    stage.script.lacks_room.store(true, Ordering::SeqCst);
+    stage.until("its pipeline has ended", |_| !progress.letters.is_open());
+    let wanted = stage.supervisor().wanted.as_ref().map(|wanted| wanted.rebuild.clone());
+    assert_eq!(wanted, Some(begun[1].clone()));
+    drop(release);
+    stage.end();
 }
