@@ -54,6 +54,8 @@ pub struct Supervisor {
     /// Builds that are out of use and still end.
     ending: Vec<Build>,
     wanted: Option<Wanted>,
+    /// What the replica did not take when it was told, and is told again.
+    owed: Owed,
     /// After the room that a rebuild takes, and whether the replica is still ours.
     looked: Instant,
     /// Times the replica lost data since it was last whole.
@@ -74,6 +76,14 @@ struct NextBuild {
     since_ms: i64,
     /// It was told to end, and why. Whether it has switched meanwhile is known when it has ended.
     given_up: Option<String>,
+}
+
+#[derive(Default)]
+struct Owed {
+    /// See [`Replica::freeze`].
+    freeze: Option<Option<String>>,
+    /// See [`Replica::abandon`].
+    abandon: bool,
 }
 
 /// A rebuild that has to come and has not begun.
@@ -213,6 +223,7 @@ impl Supervisor {
             unwritten: false,
             ending: Vec::new(),
             wanted,
+            owed: Owed::default(),
             looked: Instant::now(),
             losses: recovery::patience(),
             asked: None,
@@ -376,7 +387,7 @@ impl Supervisor {
         warn!(reason, "the copy is served as it is while a new one is built");
         let serving = build.serving(Place::of(&self.config).reader(&build.catalog));
         let frozen = Frozen::going_on(&self.config, serving, build.generation, true);
-        self.replica.freeze(None)?;
+        self.say(None)?;
         if let Live::Applying(build) = std::mem::replace(&mut self.live, Live::Frozen(frozen)) {
             build.join();
         }
@@ -404,7 +415,7 @@ impl Supervisor {
             }
             Live::Frozen(old) => old.serving.progress.open_gate(),
         }
-        (self.wanted, self.unwritten) = (None, false);
+        (self.wanted, self.owed, self.unwritten) = (None, Owed::default(), false);
         self.desk.update(|status| status.frozen = None);
         self.serving.send_replace(self.live.serving(&Place::of(&self.config)));
     }

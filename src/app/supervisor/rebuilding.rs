@@ -49,6 +49,15 @@ impl Supervisor {
             return Ok(());
         }
         self.looked = Instant::now();
+        if let Some(stopped) = self.owed.freeze.take()
+            && let Err(error) = self.say(stopped)
+        {
+            // Whether the replica is still ours is looked at below.
+            warn!(%error, "readers are not told that the copy is left as it is");
+        }
+        if self.owed.abandon && self.next.is_none() {
+            self.abandon();
+        }
         if self.next.is_some() {
             self.mind_the_room();
             return Ok(());
@@ -158,10 +167,11 @@ impl Supervisor {
             }
             Err(error) => return Err(error.into()),
         };
+        self.owed.abandon = false;
         if matches!(self.live, Live::Frozen(_))
-            && let Err(error) = self.replica.freeze(None)
+            && let Err(error) = self.say(None)
         {
-            warn!(%error, "readers are not told yet that a rebuild runs");
+            warn!(%error, "readers are not told that a rebuild runs");
         }
         let metrics = Arc::new(self.live.metrics().beside(plan.catalog()));
         let mut start = Start {
@@ -187,18 +197,39 @@ impl Supervisor {
         Ok(Ok(generation))
     }
 
-    pub(super) fn abandon(&self) {
-        if let Err(error) = self.replica.abandon() {
+    /// Drops what was built; tried again until it is.
+    pub(super) fn abandon(&mut self) {
+        let abandoned = self.replica.abandon();
+        self.owed.abandon = matches!(abandoned, Err(StoreError::Retry { .. }));
+        if let Err(error) = abandoned {
             warn!(%error, "what was built is not dropped yet");
+        }
+    }
+
+    /// Tells readers of the copy that is left as it is that it is, and why if a person is needed; tried
+    /// again until they are told.
+    pub(super) fn say(&mut self, stopped: Option<String>) -> Result<(), StoreError> {
+        match self.replica.freeze(stopped.as_deref()) {
+            Err(StoreError::Retry { message, .. }) => {
+                warn!(error = %message, "readers are not told yet that the copy is left as it is");
+                self.owed.freeze = Some(stopped);
+                Ok(())
+            }
+            said => {
+                self.owed.freeze = None;
+                said
+            }
         }
     }
 
     /// Readers of a copy that is left as it is are told why.
     pub(super) fn say_stopped(&mut self, reason: &str) {
+        if matches!(self.live, Live::Frozen(_))
+            && let Err(error) = self.say(Some(reason.to_owned()))
+        {
+            warn!(%error, "readers are not told why nothing is applied");
+        }
         if let Live::Frozen(frozen) = &mut self.live {
-            if let Err(error) = self.replica.freeze(Some(reason)) {
-                warn!(%error, "readers are not told why nothing is applied");
-            }
             frozen.look_soon();
         }
         self.desk.update(|status| status.frozen = Some(reason.to_owned()));

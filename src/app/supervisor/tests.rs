@@ -276,3 +276,21 @@ fn a_rebuild_that_a_person_asks_for_behind_a_truncated_log_may_go_back() {
     drop(release);
     stage.end();
 }
+
+#[test]
+fn what_the_replica_does_not_take_at_once_it_is_told_again() {
+    let mut stage = Stage::new();
+    stage.script.whole.lock().unwrap().push_back(Whole::Refused);
+    stage.script.freeze_fails.store(3, Ordering::SeqCst);
+    stage.script.abandon_fails.store(1, Ordering::SeqCst);
+    stage.meet_gap();
+    // That it is left as it is, and that a rebuild of it has begun; then, that a person is needed.
+    stage.until("readers are told", |supervisor| {
+        let reader = supervisor.serving.borrow().reader.clone();
+        let status = reader.status((supervisor.clock)()).unwrap();
+        status.stopped.is_some_and(|reason| reason.contains("--accept-loss"))
+    });
+    let script = Arc::clone(&stage.script);
+    stage.until("what was built is dropped", |_| script.abandons.load(Ordering::SeqCst) >= 2);
+    stage.end();
+}
