@@ -7,7 +7,7 @@ use crate::config::{Config, Gate};
 use crate::domain::checkpoint::TopicPartition;
 use crate::domain::state::Facts;
 use crate::metrics::Sizes;
-use crate::pipeline::progress::{Loops, Progress};
+use crate::pipeline::progress::{Loops, Progress, Shared};
 use crate::store::{Status, heartbeat_limit};
 
 /// How often its figures are published.
@@ -61,26 +61,19 @@ impl Frozen {
         if self.looked.is_some_and(|at| at.elapsed() < LOOK_EVERY) {
             return;
         }
-        if let Some(building) = building {
-            let (build, connected, failing, open) = building.read(|shared| {
-                (
-                    shared.build,
-                    shared.connected,
-                    shared.store_failing.clone(),
-                    shared.open_transactions.clone(),
-                )
-            });
-            self.serving.metrics.kafka_connected(connected);
-            self.serving.metrics.store_connected(failing.is_none());
-            // Those of its own pipeline's rounds.
-            self.serving.metrics.forget_open_transactions();
-            self.serving.progress.update(|shared| {
-                shared.build = build;
-                shared.connected = connected;
-                shared.store_failing = failing;
-                shared.open_transactions = open;
-            });
-        }
+        // Where nothing is built nobody asks the brokers.
+        let known = building.map(|building| building.read(Shared::clone)).unwrap_or_default();
+        let Shared { build, connected, store_failing, open_transactions, .. } = known;
+        self.serving.metrics.kafka_connected(connected);
+        self.serving.metrics.store_connected(store_failing.is_none());
+        // Those of its own pipeline's rounds.
+        self.serving.metrics.forget_open_transactions();
+        self.serving.progress.update(|shared| {
+            shared.build = build;
+            shared.connected = connected;
+            shared.store_failing = store_failing;
+            shared.open_transactions = open_transactions;
+        });
         self.look(now_ms);
     }
 

@@ -212,6 +212,8 @@ impl Stage {
             build.stop();
         }
         self.supervisor().freeze("the log was truncated".into()).unwrap();
+        // The brokers have told of it.
+        self.supervisor().live.progress().update(|shared| shared.connected = true);
     }
 
     fn end(&mut self) {
@@ -262,6 +264,9 @@ fn a_rebuild_that_a_person_asks_for_behind_a_truncated_log_may_go_back() {
     let refused =
         |supervisor: &Supervisor| supervisor.desk.status().last.is_some_and(|last| last.result == "refused");
     stage.until("it is refused", refused);
+    stage.until("nobody asks the brokers", |supervisor| {
+        !supervisor.live.progress().read(|shared| shared.connected)
+    });
     drop(stage.supervisor().desk.ask(true));
     stage.until("it is about to be whole", |_| whole.try_recv().is_ok());
     let begun = stage.script.begun.lock().unwrap().clone();
