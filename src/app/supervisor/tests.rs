@@ -13,7 +13,7 @@ use crate::domain::retry::RetryReason;
 use crate::domain::value::Value;
 use crate::source::kafka::mock::{MockBroker, Outgoing};
 use crate::store::around::Around;
-use crate::store::{Completion, RowLookup, StoreError, Survey};
+use crate::store::{Completion, RowLookup, StoreError, Survey, redis_server};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -125,6 +125,8 @@ struct Stage {
     supervisor: Option<Supervisor>,
     sent: i64,
     directory: TempDir,
+    /// Instead of a file.
+    redis: Option<redis_server::Server>,
     /// Behind its clients.
     broker: MockBroker,
 }
@@ -132,11 +134,16 @@ struct Stage {
 impl Stage {
     /// With a copy that is whole.
     fn new() -> Stage {
+        Stage::with(None)
+    }
+
+    fn with(redis: Option<redis_server::Server>) -> Stage {
         let mut stage = Stage {
             script: Arc::default(),
             supervisor: None,
             sent: 0,
             directory: TempDir::new().unwrap(),
+            redis,
             broker: MockBroker::start(&[("users", 1)]).unwrap(),
         };
         stage.start("n: integer");
@@ -146,15 +153,18 @@ impl Stage {
     }
 
     fn start(&mut self, columns: &str) {
-        let (brokers, path) = (self.broker.bootstrap(), self.directory.path().join("replica.db"));
+        let brokers = self.broker.bootstrap();
+        let target = match &self.redis {
+            None => format!("sqlite: {{ path: {} }}", self.directory.path().join("replica.db").display()),
+            Some(server) => format!("redis: {{ url: 'unix:{}' }}", server.socket().display()),
+        };
         let text = format!(
             "kafka: {{ brokers: '{brokers}' }}\n\
              freshness: {{ interval: 100ms }}\n\
-             replica: {{ name: test, sqlite: {{ path: {} }} }}\n\
+             replica: {{ name: test, {target} }}\n\
              rebuild_when_mapping_changes: always\n\
              topics:\n  users: {{ format: json }}\n\
-             tables:\n  users: {{ topic: users, key: id, columns: {{ id: integer, {columns} }} }}\n",
-            path.display()
+             tables:\n  users: {{ topic: users, key: id, columns: {{ id: integer, {columns} }} }}\n"
         );
         let config = match crate::config::parse(&text, "test.yaml", std::iter::empty()) {
             Ok(loaded) => loaded.config,
@@ -227,8 +237,19 @@ impl Stage {
 /// served and nothing was applied to it.
 #[test]
 fn a_generation_that_switches_while_it_is_given_up_is_gone_on_with() {
+    it_is_gone_on_with(&|| None);
+}
+
+#[test]
+fn so_is_one_in_redis() {
+    if redis_server::available() {
+        it_is_gone_on_with(&|| Some(redis_server::Server::start()));
+    }
+}
+
+fn it_is_gone_on_with(redis: &dyn Fn() -> Option<redis_server::Server>) {
     for mapping_changes in [false, true] {
-        let mut stage = Stage::new();
+        let mut stage = Stage::with(redis());
         let (whole, release) = stage.hold();
         stage.script.abandon_fails.store(1, Ordering::SeqCst);
         if mapping_changes {
