@@ -13,9 +13,10 @@ const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// A loop that has not come round for so long hangs.
 const HANGS_AFTER_MS: i64 = 30_000;
-/// While the first copy is built one step may take long (indexes of a large table are made at its
-/// end), and the start-up probe has its own budget.
-const HANGS_AFTER_WHILE_BUILDING_MS: i64 = 15 * 60_000;
+/// One step of the store may take long: indexes of a large table are made at the end of its copy. So it
+/// is while the first copy is built, when the start-up probe has its own budget, and for a writer that is
+/// inside of such a step.
+const STEP_MAX_MS: i64 = 15 * 60_000;
 
 pub(super) async fn metrics(State(server): OfServer) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, TEXT_FORMAT)], server.context().metrics.render(now_ms()))
@@ -94,12 +95,16 @@ pub(super) async fn readyz(State(server): OfServer) -> Response {
 pub(super) async fn livez(State(server): OfServer) -> Response {
     let context = server.context();
     let progress = &context.progress;
-    let limit_ms = if progress.is_gate_open() { HANGS_AFTER_MS } else { HANGS_AFTER_WHILE_BUILDING_MS };
-    // Before the first round the loops are as old as the server.
-    let silent_ms = now_ms() - progress.last_tick_ms().max(server.started_ms);
-    if silent_ms > limit_ms {
-        let message = format!("a loop has not come round for {} s", silent_ms / 1000);
-        return refusal(StatusCode::SERVICE_UNAVAILABLE, "hangs", &message);
+    let limit_ms = if progress.is_gate_open() { HANGS_AFTER_MS } else { STEP_MAX_MS };
+    let loops = progress.loops();
+    let writer_limit_ms = if loops.in_store { STEP_MAX_MS } else { limit_ms };
+    for (tick_ms, limit_ms) in [(loops.pipeline_ms, limit_ms), (loops.writer_ms, writer_limit_ms)] {
+        // Before the first round the loops are as old as the server.
+        let silent_ms = now_ms() - tick_ms.max(server.started_ms);
+        if silent_ms > limit_ms {
+            let message = format!("a loop has not come round for {} s", silent_ms / 1000);
+            return refusal(StatusCode::SERVICE_UNAVAILABLE, "hangs", &message);
+        }
     }
     Json(serde_json::json!({ "live": true })).into_response()
 }

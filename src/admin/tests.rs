@@ -345,6 +345,15 @@ async fn a_loop_that_hangs_is_not_live_but_may_take_long_while_building() {
     assert_eq!(live().await, 200);
     progress.update(|shared| shared.connected = false);
     assert_eq!(live().await, 200, "a lost broker is no reason to be restarted");
+    progress.tick_writer(now_ms() - 60_000);
+    assert_eq!(live().await, 503, "the writer hangs");
+    progress.enter_store(now_ms() - 60_000);
+    assert_eq!(live().await, 200, "an index of a large table is made");
+    progress.enter_store(now_ms() - 16 * 60_000);
+    assert_eq!(live().await, 503, "no index takes so long");
+    progress.enter_store(now_ms() - 60_000);
+    progress.tick_pipeline(now_ms() - 60_000);
+    assert_eq!(live().await, 503, "the pipeline has nothing to do with it");
 }
 
 #[test]

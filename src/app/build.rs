@@ -87,12 +87,14 @@ impl Build {
         let mut writer = start_writer(store, context).map_err(no_thread)?;
         let pipeline = Pipeline::new(config, plan, source, checkpoint, &mut writer);
         let telling = Telling { build: id, outcome: None, reports };
+        let shown = Arc::clone(&progress);
         let thread = std::thread::Builder::new()
             .name("pipeline".into())
             .stack_size(crate::jq::THREAD_STACK)
             .spawn(move || {
                 let mut telling = telling;
                 let outcome = pipeline.run();
+                shown.end_pipeline();
                 // The store is closed when the writer has ended.
                 writer.join();
                 telling.outcome = Some(outcome);
@@ -104,6 +106,11 @@ impl Build {
     /// Asks both loops to commit what is complete and end.
     pub fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether [`Build::join`] would wait for nothing.
+    pub fn has_ended(&self) -> bool {
+        self.thread.is_finished()
     }
 
     pub fn join(self) {

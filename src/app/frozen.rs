@@ -7,7 +7,7 @@ use crate::config::{Config, Gate};
 use crate::domain::checkpoint::TopicPartition;
 use crate::domain::state::Facts;
 use crate::metrics::Sizes;
-use crate::pipeline::progress::Progress;
+use crate::pipeline::progress::{Loops, Progress, Shared};
 use crate::store::{Status, heartbeat_limit};
 
 /// How often its figures are published.
@@ -16,6 +16,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 pub struct Frozen {
     pub serving: admin::Context,
     pub generation: u32,
+    /// Its positions mean nothing in the log of now; see [`crate::store::Rebuild::may_go_back`].
+    pub may_go_back: bool,
     heartbeat_limit: Duration,
     looked: Option<Instant>,
 }
@@ -23,8 +25,13 @@ pub struct Frozen {
 impl Frozen {
     /// A copy that this process has not written to. The start-up gate opens as it would for one that
     /// is: at once if the copy is young enough, unless the configuration wants it caught up.
-    pub fn new(config: &Config, serving: admin::Context, generation: u32, now_ms: i64) -> Frozen {
-        let mut frozen = Frozen::going_on(config, serving, generation);
+    pub fn new(
+        config: &Config,
+        serving: admin::Context,
+        (generation, may_go_back): (u32, bool),
+        now_ms: i64,
+    ) -> Frozen {
+        let mut frozen = Frozen::going_on(config, serving, generation, may_go_back);
         if let Some(status) = frozen.look(now_ms) {
             let oldest = now_ms - config.startup.max_age.as_millis() as i64;
             let young = status.complete && status.fresh_as_of_ms.is_some_and(|at| at >= oldest);
@@ -36,9 +43,9 @@ impl Frozen {
     }
 
     /// A copy whose pipeline has just ended.
-    pub fn going_on(config: &Config, serving: admin::Context, generation: u32) -> Frozen {
+    pub fn going_on(config: &Config, serving: admin::Context, generation: u32, may_go_back: bool) -> Frozen {
         let heartbeat_limit = heartbeat_limit(config.freshness.interval);
-        Frozen { serving, generation, heartbeat_limit, looked: None }
+        Frozen { serving, generation, may_go_back, heartbeat_limit, looked: None }
     }
 
     /// Looks at the replica again with the next round.
@@ -49,32 +56,24 @@ impl Frozen {
     /// Publishes what the replica says of itself, now and then. `building` tells how far the
     /// generation is that will take its place; its threads are the ones that have to be alive.
     pub fn keep_up(&mut self, building: Option<&Progress>, now_ms: i64) {
-        let tick = building.map_or(now_ms, Progress::last_tick_ms);
-        self.serving.progress.tick_pipeline(tick);
-        self.serving.progress.tick_writer(tick);
+        let nobody = Loops { pipeline_ms: now_ms, writer_ms: now_ms, in_store: false };
+        self.serving.progress.tick_as(building.map_or(nobody, Progress::loops));
         if self.looked.is_some_and(|at| at.elapsed() < LOOK_EVERY) {
             return;
         }
-        if let Some(building) = building {
-            let (build, connected, failing, open) = building.read(|shared| {
-                (
-                    shared.build,
-                    shared.connected,
-                    shared.store_failing.clone(),
-                    shared.open_transactions.clone(),
-                )
-            });
-            self.serving.metrics.kafka_connected(connected);
-            self.serving.metrics.store_connected(failing.is_none());
-            // Those of its own pipeline's rounds.
-            self.serving.metrics.forget_open_transactions();
-            self.serving.progress.update(|shared| {
-                shared.build = build;
-                shared.connected = connected;
-                shared.store_failing = failing;
-                shared.open_transactions = open;
-            });
-        }
+        // Where nothing is built nobody asks the brokers.
+        let known = building.map(|building| building.read(Shared::clone)).unwrap_or_default();
+        let Shared { build, connected, store_failing, open_transactions, .. } = known;
+        self.serving.metrics.kafka_connected(connected);
+        self.serving.metrics.store_connected(store_failing.is_none());
+        // Those of its own pipeline's rounds.
+        self.serving.metrics.forget_open_transactions();
+        self.serving.progress.update(|shared| {
+            shared.build = build;
+            shared.connected = connected;
+            shared.store_failing = store_failing;
+            shared.open_transactions = open_transactions;
+        });
         self.look(now_ms);
     }
 

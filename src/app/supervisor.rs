@@ -5,6 +5,8 @@
 
 mod rebuilding;
 mod recovery;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,10 +24,10 @@ use crate::config::{Config, RebuildPolicy};
 use crate::domain::retry::Backoff;
 use crate::mapping::Plan;
 use crate::metrics::{Metrics, RebuildResult};
-use crate::pipeline::progress::Progress;
+use crate::pipeline::progress::{Loops, Progress};
 use crate::pipeline::rebuild::{RebuildDesk, Running};
 use crate::pipeline::{Clock, Ended, Failure};
-use crate::store::{Next, Rebuild, Replica, Store};
+use crate::store::{Next, Rebuild, Replica, Store, StoreError};
 
 const ROUND: Duration = Duration::from_millis(200);
 /// Between two attempts to find out what the log holds, or to begin a rebuild that is needed.
@@ -47,9 +49,13 @@ pub struct Supervisor {
     replica: Box<dyn Replica>,
     live: Live,
     next: Option<NextBuild>,
+    /// The build of the generation that serves has ended, not with a failure: another has to go on.
+    unwritten: bool,
     /// Builds that are out of use and still end.
     ending: Vec<Build>,
     wanted: Option<Wanted>,
+    /// What the replica did not take when it was told, and is told again.
+    owed: Owed,
     /// After the room that a rebuild takes, and whether the replica is still ours.
     looked: Instant,
     /// Times the replica lost data since it was last whole.
@@ -65,9 +71,19 @@ enum Live {
 
 struct NextBuild {
     build: Build,
-    reason: String,
-    may_go_back: bool,
+    /// Why and how it was begun.
+    rebuild: Rebuild,
     since_ms: i64,
+    /// It was told to end, and why. Whether it has switched meanwhile is known when it has ended.
+    given_up: Option<String>,
+}
+
+#[derive(Default)]
+struct Owed {
+    /// See [`Replica::freeze`].
+    freeze: Option<Option<String>>,
+    /// See [`Replica::abandon`].
+    abandon: bool,
 }
 
 /// A rebuild that has to come and has not begun.
@@ -135,23 +151,26 @@ impl Start<'_> {
                     needs_log && self.config.replica.rebuild_when_mapping_changes == RebuildPolicy::Auto;
                 wanted = Some(Wanted { rebuild, only_if_whole, again: Instant::now() });
                 info!(generation, "the copy that serves is left as it is: it is to be replaced by a new one");
+                let may_go_back = next.as_ref().is_some_and(|(_, next)| next.may_go_back);
                 let (metrics, progress) = match self.kept.take() {
                     Some((metrics, progress)) => (metrics.beside(&catalog), progress),
                     None => (Metrics::new(&catalog), Arc::default()),
                 };
                 let serving = admin::Context { catalog, metrics: Arc::new(metrics), progress, reader };
-                Live::Frozen(Frozen::new(self.config, serving, generation, now_ms))
+                Live::Frozen(Frozen::new(self.config, serving, (generation, may_go_back), now_ms))
             }
         };
         let next = match next {
             None => None,
-            Some((store, Next { reason, may_go_back, .. })) => {
+            Some((store, Next { reason, may_go_back, live_is_frozen, .. })) => {
                 wanted = None;
                 let plan = Plan::compile(self.config);
                 info!(generation = store.generation(), reason, "going on with the rebuild");
                 let metrics = Arc::new(live.metrics().beside(plan.catalog()));
                 let build = self.build(plan, store, metrics, Arc::default())?;
-                Some(NextBuild { build, reason, may_go_back, since_ms: (self.clock)() })
+                let rebuild =
+                    Rebuild { reason, may_go_back, accepts_loss: false, live_is_frozen, from_live: false };
+                Some(NextBuild { build, rebuild, since_ms: (self.clock)(), given_up: None })
             }
         };
         Ok(TakenUp { live, next, wanted })
@@ -201,8 +220,10 @@ impl Supervisor {
             replica,
             live,
             next,
+            unwritten: false,
             ending: Vec::new(),
             wanted,
+            owed: Owed::default(),
             looked: Instant::now(),
             losses: recovery::patience(),
             asked: None,
@@ -217,67 +238,107 @@ impl Supervisor {
             if self.stop.load(Ordering::Relaxed) {
                 break Ok(());
             }
-            let report = self.reports.1.recv_timeout(ROUND).ok();
-            if let Some(report) = report
-                && let Err(failure) = self.take(report)
-            {
+            if let Err(failure) = self.round() {
                 break Err(failure);
             }
-            // A switch comes first: what is asked for then is asked of the new one.
-            if self.next.as_ref().is_some_and(|next| next.build.progress.is_gate_open()) {
-                self.promote();
-            }
-            for request in self.desk.take_requests() {
-                self.answer(request);
-            }
-            self.want();
-            if let Err(failure) = self.look_after() {
-                break Err(failure);
-            }
-            self.publish();
         };
         self.close(outcome)
     }
 
+    fn round(&mut self) -> Result<(), Failure> {
+        if let Ok(report) = self.reports.1.recv_timeout(ROUND) {
+            self.take(report)?;
+        }
+        // A switch comes first: what is asked for then is asked of the new one.
+        if self.next.as_ref().is_some_and(|next| next.build.progress.is_gate_open()) {
+            self.promote();
+        }
+        for request in self.desk.take_requests() {
+            self.answer(request);
+        }
+        self.want();
+        self.look_after()?;
+        self.publish();
+        Ok(())
+    }
+
     /// What follows from the end of a build.
     fn take(&mut self, report: Report) -> Result<(), Failure> {
-        if let Some(at) = self.ending.iter().position(|build| build.id == report.build) {
-            self.ending.swap_remove(at).join();
-            return Ok(());
-        }
         if self.next.as_ref().is_some_and(|next| next.build.id == report.build) {
             return self.next_ended(report.outcome);
         }
         if !matches!(&self.live, Live::Applying(build) if build.id == report.build) {
-            // Of one that was ended and waited for: a loss ends both builds, and each tells of it.
+            // Of one that is out of use: nothing follows from its end.
             return Ok(());
         }
         match report.outcome {
             Ok(Ended::Rebuild { reason }) => self.freeze(reason),
             Ok(Ended::Lost { reason }) => self.start_over(&reason),
-            // Told to stop; or the next one has taken over, which is about to be noticed.
-            Ok(Ended::Stopped | Ended::Retired | Ended::Refused { .. }) => Ok(()),
+            // The next one has taken over, which is about to be noticed unless it ends with that; or
+            // this one did so while it was told to end.
+            Ok(Ended::Stopped | Ended::Retired | Ended::Refused { .. }) => {
+                self.unwritten = true;
+                Ok(())
+            }
             Err(failure) => Err(failure),
         }
     }
 
+    /// Another build goes on with the generation that serves, whose own has ended.
+    fn go_on(&mut self) -> Result<(), Failure> {
+        let admin::Context { metrics, progress, .. } = self.live.serving(&Place::of(&self.config));
+        let plan = Plan::compile(&self.config);
+        let store = match self.replica.open_live(Arc::clone(plan.catalog())) {
+            Ok(store) => store,
+            Err(StoreError::Retry { message, .. }) => {
+                warn!(error = %message, "the generation that serves cannot be opened; trying again");
+                let now_ms = (self.clock)();
+                progress.tick_as(Loops { pipeline_ms: now_ms, writer_ms: now_ms, in_store: false });
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        };
+        info!(generation = store.generation(), "going on with the generation that serves");
+        let mut start = Start {
+            config: &self.config,
+            clock: &self.clock,
+            reports: &self.reports.0,
+            builds: self.builds,
+            kept: None,
+        };
+        let build = start.build(plan, store, metrics, progress)?;
+        self.builds = start.builds;
+        if let Live::Applying(ended) = std::mem::replace(&mut self.live, Live::Applying(build)) {
+            self.ending.push(ended);
+        }
+        self.unwritten = false;
+        self.serving.send_replace(self.live.serving(&Place::of(&self.config)));
+        Ok(())
+    }
+
     fn next_ended(&mut self, outcome: Result<Ended, Failure>) -> Result<(), Failure> {
-        let Some(NextBuild { build, reason, .. }) = self.next.take() else { return Ok(()) };
-        let generation = build.generation;
-        let has_switched = build.progress.is_gate_open();
-        let frozen = matches!(self.live, Live::Frozen(_));
-        if has_switched {
+        if self.next.as_ref().is_some_and(|next| next.build.progress.has_switched()) {
             // It serves: its end is that of the live generation.
-            self.next = Some(NextBuild { build, reason, may_go_back: false, since_ms: 0 });
             self.promote();
             return match outcome {
                 Ok(Ended::Rebuild { reason }) => self.freeze(reason),
                 Ok(Ended::Lost { reason }) => self.start_over(&reason),
-                Ok(_) => Ok(()),
+                Ok(_) => {
+                    self.unwritten = true;
+                    Ok(())
+                }
                 Err(failure) => Err(failure),
             };
         }
+        let Some(NextBuild { build, rebuild, given_up, .. }) = self.next.take() else { return Ok(()) };
+        let generation = build.generation;
+        let frozen = matches!(self.live, Live::Frozen(_));
         build.join();
+        if let Some(why) = given_up {
+            self.ended(Some(generation), RebuildResult::Failed, Some(why));
+            self.abandon();
+            return Ok(());
+        }
         match outcome {
             Ok(Ended::Stopped | Ended::Retired) => {}
             Ok(Ended::Lost { reason: why }) => {
@@ -303,13 +364,11 @@ impl Supervisor {
                 warn!(reason = %gap, "the log has changed under the rebuild: beginning again");
                 self.ended(Some(generation), RebuildResult::Failed, Some(gap));
                 self.abandon();
-                let rebuild = Rebuild {
-                    reason,
-                    may_go_back: true,
-                    accepts_loss: false,
-                    live_is_frozen: frozen,
-                    from_live: false,
-                };
+                if let Live::Frozen(frozen) = &mut self.live {
+                    frozen.may_go_back = true;
+                }
+                let rebuild =
+                    Rebuild { may_go_back: true, live_is_frozen: frozen, from_live: false, ..rebuild };
                 self.wanted = Some(Wanted { rebuild, only_if_whole: false, again: Instant::now() + AGAIN });
             }
             Err(failure) if frozen => return Err(failure),
@@ -326,25 +385,17 @@ impl Supervisor {
     fn freeze(&mut self, reason: String) -> Result<(), Failure> {
         let Live::Applying(build) = &self.live else { return Ok(()) };
         warn!(reason, "the copy is served as it is while a new one is built");
-        self.replica.freeze(None)?;
         let serving = build.serving(Place::of(&self.config).reader(&build.catalog));
-        let frozen = Frozen::going_on(&self.config, serving, build.generation);
+        let frozen = Frozen::going_on(&self.config, serving, build.generation, true);
+        self.say(None)?;
         if let Live::Applying(build) = std::mem::replace(&mut self.live, Live::Frozen(frozen)) {
             build.join();
         }
-        if let Some(next) = self.next.take() {
-            // It was begun as if the live one went on.
-            next.build.stop();
-            self.ending.push(next.build);
-            self.abandon();
-        }
-        let rebuild = Rebuild {
-            reason,
-            may_go_back: true,
-            accepts_loss: false,
-            live_is_frozen: true,
-            from_live: false,
-        };
+        // It was begun as if the live one went on.
+        self.give_up("the copy that serves cannot be gone on with".into());
+        let accepts_loss = self.next.as_ref().is_some_and(|next| next.rebuild.accepts_loss);
+        let rebuild =
+            Rebuild { reason, may_go_back: true, accepts_loss, live_is_frozen: true, from_live: false };
         self.wanted = Some(Wanted { rebuild, only_if_whole: false, again: Instant::now() });
         Ok(())
     }
@@ -353,6 +404,8 @@ impl Supervisor {
     fn promote(&mut self) {
         let Some(NextBuild { build, .. }) = self.next.take() else { return };
         info!(generation = build.generation, "the new generation serves");
+        // Its pipeline may have ended before it could.
+        build.progress.open_gate();
         self.ended(Some(build.generation), RebuildResult::Switched, None);
         match std::mem::replace(&mut self.live, Live::Applying(build)) {
             Live::Applying(old) => {
@@ -362,12 +415,15 @@ impl Supervisor {
             }
             Live::Frozen(old) => old.serving.progress.open_gate(),
         }
-        self.wanted = None;
+        (self.wanted, self.owed, self.unwritten) = (None, Owed::default(), false);
         self.desk.update(|status| status.frozen = None);
         self.serving.send_replace(self.live.serving(&Place::of(&self.config)));
     }
 
     fn publish(&mut self) {
+        for ended in self.ending.extract_if(.., |build| build.has_ended()) {
+            ended.join();
+        }
         let now_ms = (self.clock)();
         let building = self.next.as_ref();
         if let Live::Frozen(frozen) = &mut self.live {
@@ -375,7 +431,7 @@ impl Supervisor {
         }
         let running = building.map(|next| Running {
             generation: next.build.generation,
-            reason: next.reason.clone(),
+            reason: next.rebuild.reason.clone(),
             since_ms: next.since_ms,
             build: next.build.progress.read(|shared| shared.build),
         });
@@ -431,6 +487,11 @@ impl Supervisor {
 }
 
 impl Live {
+    /// See [`Rebuild::may_go_back`].
+    fn may_go_back(&self) -> bool {
+        matches!(self, Live::Frozen(frozen) if frozen.may_go_back)
+    }
+
     fn metrics(&self) -> &Metrics {
         match self {
             Live::Applying(build) => &build.metrics,

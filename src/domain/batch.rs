@@ -461,6 +461,15 @@ impl BatchBuilder {
             && self.batch.produced.is_empty()
     }
 
+    /// Drops what was collected and starts anew; gives back what that was, without what was put aside.
+    pub fn discard(&mut self) -> Batch {
+        let mut dropped = self.seal(Observed::default());
+        if let Some(shelf) = dropped.shelf.take() {
+            self.give_back(shelf);
+        }
+        dropped
+    }
+
     /// Hands over what was collected and starts anew.
     pub fn seal(&mut self, observed: Observed) -> Batch {
         self.open.clear();
@@ -522,7 +531,7 @@ impl std::hash::Hash for KeyHash<'_> {
 mod tests {
     use super::*;
     use crate::domain::change::IfMissing;
-    use crate::domain::shelf::Scrap;
+    use crate::domain::shelf::{Scrap, Spill};
     use crate::domain::shelving::Stage;
     use crate::domain::tests::table;
     use crate::domain::version::VersionKind;
@@ -603,6 +612,56 @@ mod tests {
         }
         assert_eq!(found, [1, 2].map(|key| vec![Value::Integer(key), Value::Integer(2)]));
         assert!(!builder.is_full(100, usize::MAX));
+    }
+
+    /// Where rows are put aside was forgotten with them.
+    #[test]
+    fn of_what_is_dropped_nothing_stays_aside_and_the_shelf_is_used_again() {
+        let shelves = vec![Shelf::new(Box::new(Scrap::default()))];
+        let (mut builder, catalog) = (BatchBuilder::default(), catalog());
+        builder.take_shelves(Shelves { shelves, stage: Stage::First, live_bytes_max: 0 });
+        builder.note_log(1, true);
+        push(&mut builder, &catalog, 1);
+        builder.discard();
+        push(&mut builder, &catalog, 2);
+        let sealed = builder.seal(Observed::default());
+        let (mut merge, mut bytes) = (sealed.shelf.as_ref().unwrap().set(0).unwrap(), Vec::new());
+        let first = merge.next(&mut bytes).unwrap().map(|row| row.packed().unpack().unwrap().0);
+        assert_eq!(first, Some(vec![Value::Integer(2), Value::Integer(2)]));
+        assert!(merge.next(&mut bytes).unwrap().is_none() && sealed.entries.len() == 1);
+    }
+
+    /// Rows stay in memory when there is nothing left to put them on; no batch could be made otherwise.
+    #[test]
+    fn without_a_shelf_that_can_be_used_again_batches_are_made_in_memory() {
+        let shelves = (0..2).map(|_| Shelf::new(Box::new(Uncleared(Scrap::default())))).collect();
+        let mut builder = BatchBuilder::default();
+        builder.take_shelves(Shelves { shelves, stage: Stage::First, live_bytes_max: 0 });
+        builder.note_log(1, true);
+        let sealed: Vec<Batch> = (0..2).map(|_| batch(&mut builder)).collect();
+        assert!(builder.is_full(100, usize::MAX), "both are being written");
+        sealed.into_iter().for_each(|batch| builder.give_back(batch.shelf.unwrap()));
+        assert!(!builder.is_full(100, usize::MAX) && builder.room(100) == 100);
+        let sealed = batch(&mut builder);
+        assert!(sealed.shelf.is_none() && sealed.entries.len() == 1);
+    }
+
+    /// It cannot be emptied.
+    #[derive(Debug)]
+    struct Uncleared(Scrap);
+
+    impl Spill for Uncleared {
+        fn append(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+            self.0.append(bytes)
+        }
+
+        fn read(&self, at: u64, into: &mut [u8]) -> std::io::Result<()> {
+            self.0.read(at, into)
+        }
+
+        fn clear(&mut self) -> std::io::Result<()> {
+            Err(std::io::ErrorKind::StorageFull.into())
+        }
     }
 
     /// Of a first copy whose integer keys come in this order, from so many partitions: the largest of the

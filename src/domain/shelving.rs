@@ -85,6 +85,8 @@ pub(super) struct Shelving {
     /// For the batch in the making.
     shelf: Option<Shelf>,
     spare: Vec<Shelf>,
+    /// All that can be used, those of batches that are written included.
+    usable: usize,
     /// Whether keys come again, and in which order.
     sample: Sample,
     order: Order,
@@ -103,6 +105,7 @@ impl Shelving {
             is_far_behind: false,
             partitions: 0,
             pace: Pace::new(live_bytes_max),
+            usable: spare.len(),
             shelf: Some(spare.pop()?),
             spare,
             sample: Sample::default(),
@@ -167,7 +170,8 @@ impl Shelving {
         match shelf.emptied() {
             Ok(shelf) if self.shelf.is_none() => self.shelf = Some(shelf),
             Ok(shelf) => self.spare.push(shelf),
-            Err(_) => self.failed = true,
+            // What was on it is written; rows stay in memory when it was the last.
+            Err(_) => self.usable -= 1,
         }
         self.rest();
     }
@@ -197,6 +201,9 @@ impl Shelving {
 
     /// When the shelf is full, if rows are put aside.
     fn fill(&self) -> Option<Fill> {
+        if self.usable == 0 {
+            return None;
+        }
         match self.stage {
             Stage::First if self.sample.is_often_again() => Some(Fill::Bytes(BYTES_MAX)),
             Stage::First if self.order.is_none() => Some(Fill::Bytes(BYTES_NO_ORDER)),

@@ -51,6 +51,15 @@ pub struct Producing {
     from: usize,
 }
 
+/// Dead letters that the topic does not have.
+struct Waiting {
+    /// Those of one round.
+    letters: Vec<Letter>,
+    /// How many come before the first of them.
+    from: usize,
+    count: usize,
+}
+
 /// What a dead letter is written as.
 struct Sending {
     id: LetterId,
@@ -79,18 +88,11 @@ impl Producing {
         if let Err(round) = self.note(sides) {
             return Ok(round);
         }
-        let filter = LetterFilter { produced: Some(false), ..LetterFilter::default() };
-        let query = LetterQuery { filter, after: None, limit: LETTERS_PER_PAGE_MAX, bytes: false };
-        let mut letters = sides.reader.dead_letters(&query)?.letters;
-        letters.retain(|letter| letter_id(sides.catalog, letter).is_some());
-        let waiting = letters.len();
+        let Waiting { letters, from, count: waiting } = self.look(sides)?;
         sides.metrics.dead_letters_unproduced(waiting as u64);
         if letters.is_empty() {
             return Ok(Round::Done);
         }
-        let from = self.from % waiting;
-        letters.rotate_left(from);
-        letters.truncate(ROUND_MAX);
         let (sending, mut trouble) = self.find(sides, replica, log, letters)?;
         let mut written = 0;
         for (id, result) in write(sending, outlet) {
@@ -112,6 +114,35 @@ impl Producing {
         sides.metrics.dead_letters_unproduced((waiting - written) as u64);
         self.from = if trouble.is_some() { from + ROUND_MAX } else { 0 };
         Ok(trouble.map_or(Round::More, Round::Failed))
+    }
+
+    /// All that wait are counted, and those of this round kept: the next ones, and behind the last the
+    /// first.
+    fn look(&self, sides: &Sides<'_>) -> Result<Waiting, StoreError> {
+        let filter = LetterFilter { produced: Some(false), ..LetterFilter::default() };
+        let mut query = LetterQuery { filter, after: None, limit: LETTERS_PER_PAGE_MAX, bytes: false };
+        let (mut first, mut next, mut count) = (Vec::new(), Vec::new(), 0);
+        loop {
+            let page = sides.reader.dead_letters(&query)?;
+            query.after = page.letters.last().filter(|_| page.more).map(Letter::cursor);
+            for letter in page.letters {
+                if letter_id(sides.catalog, &letter).is_none() {
+                    continue;
+                }
+                let place = if count < self.from { &mut first } else { &mut next };
+                if place.len() < ROUND_MAX {
+                    place.push(letter);
+                }
+                count += 1;
+            }
+            if query.after.is_none() {
+                break;
+            }
+        }
+        let from = if next.is_empty() { 0 } else { self.from };
+        first.truncate(ROUND_MAX - next.len());
+        next.append(&mut first);
+        Ok(Waiting { letters: next, from, count })
     }
 
     /// The records of dead letters, as they are to be written; those that could not be looked for are

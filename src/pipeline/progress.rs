@@ -21,6 +21,10 @@ pub struct Progress {
     /// When the pipeline's loop and the writer's loop last came round, ms since 1970.
     pipeline_tick_ms: AtomicI64,
     writer_tick_ms: AtomicI64,
+    /// The writer is inside a call of the store since its last tick.
+    in_store: AtomicBool,
+    /// See [`Progress::note_switched`].
+    switched: AtomicBool,
     shared: Mutex<Shared>,
     /// Where dead letters are retried and dropped.
     pub letters: LetterDesk,
@@ -45,6 +49,15 @@ pub struct Shared {
     pub long_reader: Option<LongReader>,
     /// Set when the daemon stopped applying for good.
     pub stopped: Option<String>,
+}
+
+/// When the loops last came round, ms since 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Loops {
+    pub pipeline_ms: i64,
+    pub writer_ms: i64,
+    /// The writer is inside a call of the store since then.
+    pub in_store: bool,
 }
 
 /// A transaction of a producer that holds a partition back.
@@ -87,6 +100,8 @@ impl Default for Progress {
             started: AtomicBool::new(false),
             pipeline_tick_ms: AtomicI64::new(0),
             writer_tick_ms: AtomicI64::new(0),
+            in_store: AtomicBool::new(false),
+            switched: AtomicBool::new(false),
             shared: Mutex::new(Shared::default()),
             letters: LetterDesk::default(),
             commits: watch::Sender::new(0),
@@ -127,12 +142,54 @@ impl Progress {
         });
     }
 
+    /// The store has made this generation the one that readers see. The writer says so itself, because
+    /// its pipeline may have ended while the store was at it.
+    pub fn note_switched(&self) {
+        self.switched.store(true, Ordering::Release);
+    }
+
+    pub fn has_switched(&self) -> bool {
+        self.switched.load(Ordering::Acquire)
+    }
+
     pub fn tick_pipeline(&self, now_ms: i64) {
         self.pipeline_tick_ms.store(now_ms, Ordering::Relaxed);
     }
 
+    /// Its loop has ended and does not hang, however long the writer is inside the store yet.
+    pub fn end_pipeline(&self) {
+        self.tick_pipeline(i64::MAX);
+    }
+
     pub fn tick_writer(&self, now_ms: i64) {
         self.writer_tick_ms.store(now_ms, Ordering::Relaxed);
+    }
+
+    /// The writer calls the store, which may take long, or is back.
+    pub fn enter_store(&self, now_ms: i64) {
+        self.tick_writer(now_ms);
+        self.in_store.store(true, Ordering::Relaxed);
+    }
+
+    pub fn leave_store(&self, now_ms: i64) {
+        self.tick_writer(now_ms);
+        self.in_store.store(false, Ordering::Relaxed);
+    }
+
+    /// How the two loops stand.
+    pub fn loops(&self) -> Loops {
+        Loops {
+            pipeline_ms: self.pipeline_tick_ms.load(Ordering::Relaxed),
+            writer_ms: self.writer_tick_ms.load(Ordering::Relaxed),
+            in_store: self.in_store.load(Ordering::Relaxed),
+        }
+    }
+
+    /// The loops of another one stand for its own.
+    pub fn tick_as(&self, loops: Loops) {
+        self.pipeline_tick_ms.store(loops.pipeline_ms, Ordering::Relaxed);
+        self.writer_tick_ms.store(loops.writer_ms, Ordering::Relaxed);
+        self.in_store.store(loops.in_store, Ordering::Relaxed);
     }
 
     /// The older of the two loops' last rounds, ms since 1970.

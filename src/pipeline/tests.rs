@@ -13,6 +13,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use super::progress::Loops;
 use super::writer::{Done, Work, Writer};
 use super::{Context, Ended};
 use crate::config::Config;
@@ -346,6 +347,35 @@ fn each_batch_is_prepared_before_its_turn() {
     daemon.kill();
     let applied = applied.lock().unwrap();
     assert!(applied.len() >= 4 && applied.iter().all(|was_prepared| *was_prepared), "{applied:?}");
+}
+
+/// Else a step that takes long would look like a loop that hangs, and be killed and begun again for ever.
+#[test]
+fn a_writer_that_is_inside_the_store_says_so() {
+    let (config, shared, store, daemon) = live();
+    daemon.kill();
+    let (entered, inside) = std::sync::mpsc::channel();
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let store = Around::new(store).before_apply(move |_| {
+        entered.send(()).unwrap();
+        // Nobody waits any more at the end.
+        let _ = released.recv();
+        Ok(())
+    });
+    let mut daemon = Daemon::start(&config, &shared, store);
+    shared.world().append(at(0, 0), "1", Some(&user(1, 1)));
+    shared.world().deliver_all();
+    daemon.pipeline.round().unwrap();
+    let entered_ms = shared.now_ms();
+    inside.recv().unwrap();
+    shared.advance_clock(60_000);
+    daemon.pipeline.round().unwrap();
+    let loops = Loops { pipeline_ms: shared.now_ms(), writer_ms: entered_ms, in_store: true };
+    assert_eq!(daemon.progress.loops(), loops);
+    drop(release);
+    daemon.settle(&shared).unwrap();
+    assert_eq!(daemon.progress.loops().writer_ms, shared.now_ms());
+    daemon.kill();
 }
 
 /// Batches go on being taken by a file that was deleted, where nobody sees them: found by a run in which

@@ -209,7 +209,13 @@ impl<T: Store> WriterLoop<T> {
             Work::Batch(batch) if self.failed => self.note_stop(*batch),
             Work::Batch(batch) => self.apply(batch),
             Work::Complete if self.failed => Ok(Some(Done::Dropped)),
-            Work::Complete => Ok(self.retrying(|store| store.complete())?.map(Done::Completed)),
+            Work::Complete => {
+                let completed = self.retrying(|store| store.complete())?;
+                if completed == Some(Completion::Done) {
+                    self.context.progress.note_switched();
+                }
+                Ok(completed.map(Done::Completed))
+            }
         }
     }
 
@@ -256,7 +262,7 @@ impl<T: Store> WriterLoop<T> {
         let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX);
         let mut logged: Option<Instant> = None;
         loop {
-            match call(&mut self.store) {
+            match self.in_store(&mut call) {
                 Ok(result) => {
                     if backoff.attempts() > 0 {
                         info!(attempts = backoff.attempts(), "the store takes batches again");
@@ -287,9 +293,20 @@ impl<T: Store> WriterLoop<T> {
         }
     }
 
+    /// While it is inside the store it is not the loop that hangs, whatever that takes: an index of a
+    /// large table, many rows that go.
+    fn in_store<R>(&mut self, call: impl FnOnce(&mut T) -> R) -> R {
+        let Context { progress, clock, .. } = &self.context;
+        progress.enter_store(clock());
+        let result = call(&mut self.store);
+        progress.leave_store(clock());
+        result
+    }
+
     fn maintain(&mut self) {
         self.maintained = Instant::now();
-        match self.store.maintain(self.context.now_ms()) {
+        let now_ms = self.context.now_ms();
+        match self.in_store(|store| store.maintain(now_ms)) {
             Ok(done) => {
                 self.context.metrics.delete_marks_dropped(done.delete_marks_dropped);
                 self.note_reader(&done);
@@ -338,7 +355,7 @@ impl<T: Store> WriterLoop<T> {
     }
 
     fn publish_figures(&mut self) {
-        let figures = self.store.figures();
+        let figures = self.in_store(|store| store.figures());
         let metrics = &self.context.metrics;
         metrics.sizes(Sizes {
             rows: &figures.rows,

@@ -8,18 +8,26 @@ use crate::domain::version::VersionKind;
 
 type BeforeApply = dyn FnMut(&Batch) -> Result<(), StoreError> + Send;
 type BeforeMaintain = dyn FnMut() -> Result<(), StoreError> + Send;
+type BeforeComplete = dyn FnMut() -> Option<Completion> + Send;
 
 pub(crate) struct Around<S> {
     store: S,
     before_apply: Box<BeforeApply>,
     before_maintain: Box<BeforeMaintain>,
+    before_complete: Box<BeforeComplete>,
     preparer: Option<Preparer>,
 }
 
 impl<S: Store> Around<S> {
     pub fn new(store: S) -> Around<S> {
         let preparer = store.preparer();
-        Around { store, before_apply: Box::new(|_| Ok(())), before_maintain: Box::new(|| Ok(())), preparer }
+        Around {
+            store,
+            before_apply: Box::new(|_| Ok(())),
+            before_maintain: Box::new(|| Ok(())),
+            before_complete: Box::new(|| None),
+            preparer,
+        }
     }
 
     /// An error takes the place of what would have been done.
@@ -30,6 +38,11 @@ impl<S: Store> Around<S> {
     /// The same of housekeeping.
     pub fn before_maintain(self, before: impl FnMut() -> Result<(), StoreError> + Send + 'static) -> Self {
         Around { before_maintain: Box::new(before), ..self }
+    }
+
+    /// What it says takes the place of what would have been done.
+    pub fn before_complete(self, before: impl FnMut() -> Option<Completion> + Send + 'static) -> Self {
+        Around { before_complete: Box::new(before), ..self }
     }
 
     /// Another one than the store has.
@@ -57,7 +70,10 @@ impl<S: Store> Store for Around<S> {
     }
 
     fn complete(&mut self) -> Result<Completion, StoreError> {
-        self.store.complete()
+        match (self.before_complete)() {
+            Some(completion) => Ok(completion),
+            None => self.store.complete(),
+        }
     }
 
     fn maintain(&mut self, now_ms: i64) -> Result<Maintenance, StoreError> {

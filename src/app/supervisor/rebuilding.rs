@@ -49,9 +49,21 @@ impl Supervisor {
             return Ok(());
         }
         self.looked = Instant::now();
+        if let Some(stopped) = self.owed.freeze.take()
+            && let Err(error) = self.say(stopped)
+        {
+            // Whether the replica is still ours is looked at below.
+            warn!(%error, "readers are not told that the copy is left as it is");
+        }
+        if self.owed.abandon && self.next.is_none() {
+            self.abandon();
+        }
         if self.next.is_some() {
             self.mind_the_room();
             return Ok(());
+        }
+        if self.unwritten {
+            self.go_on()?;
         }
         if matches!(self.live, Live::Applying(_)) {
             return Ok(());
@@ -70,23 +82,23 @@ impl Supervisor {
 
     /// Also if others fill the volume meanwhile.
     fn mind_the_room(&mut self) {
+        let Some(next) = self.next.as_ref().filter(|next| next.given_up.is_none()) else { return };
         let Ok(Some(lack)) = self.replica.lacks_room() else { return };
-        let Some(next) = self.next.take() else { return };
         let message = format!("{lack}: what was built is dropped");
         error!(generation = next.build.generation, "the rebuild is given up: {message}");
-        next.build.stop();
-        self.ended(Some(next.build.generation), RebuildResult::Failed, Some(message));
-        self.ending.push(next.build);
-        self.abandon();
         if matches!(self.live, Live::Frozen(_)) {
-            let rebuild = Rebuild {
-                reason: next.reason,
-                may_go_back: next.may_go_back,
-                accepts_loss: false,
-                live_is_frozen: true,
-                from_live: false,
-            };
+            let rebuild = Rebuild { live_is_frozen: true, ..next.rebuild.clone() };
             self.wanted = Some(Wanted { rebuild, only_if_whole: false, again: Instant::now() + AGAIN });
+        }
+        self.give_up(message);
+    }
+
+    /// Has the one that is being built end. The store may be about to switch to it, which nothing can
+    /// keep it from: what becomes of it is seen when it has ended.
+    pub(super) fn give_up(&mut self, why: String) {
+        if let Some(next) = &mut self.next {
+            next.build.stop();
+            next.given_up.get_or_insert(why);
         }
     }
 
@@ -117,12 +129,14 @@ impl Supervisor {
     pub(super) fn answer(&mut self, request: Request) {
         let answer = if let Some(next) = &self.next {
             Answer::Running(next.build.generation)
+        } else if self.unwritten {
+            Answer::Refused("the copy that serves is being opened: ask again in a moment".into())
         } else {
             let frozen = matches!(self.live, Live::Frozen(_));
             let earlier = self.wanted.as_ref().map(|wanted| &wanted.rebuild);
             let rebuild = Rebuild {
                 reason: "asked for".into(),
-                may_go_back: earlier.is_some_and(|rebuild| rebuild.may_go_back),
+                may_go_back: self.live.may_go_back() || earlier.is_some_and(|rebuild| rebuild.may_go_back),
                 accepts_loss: request.accepts_loss,
                 live_is_frozen: frozen,
                 from_live: false,
@@ -153,10 +167,11 @@ impl Supervisor {
             }
             Err(error) => return Err(error.into()),
         };
+        self.owed.abandon = false;
         if matches!(self.live, Live::Frozen(_))
-            && let Err(error) = self.replica.freeze(None)
+            && let Err(error) = self.say(None)
         {
-            warn!(%error, "readers are not told yet that a rebuild runs");
+            warn!(%error, "readers are not told that a rebuild runs");
         }
         let metrics = Arc::new(self.live.metrics().beside(plan.catalog()));
         let mut start = Start {
@@ -178,23 +193,43 @@ impl Supervisor {
         };
         let generation = build.generation;
         info!(generation, reason = rebuild.reason, "rebuilding beside the copy that serves");
-        let Rebuild { reason, may_go_back, .. } = rebuild;
-        self.next = Some(NextBuild { build, reason, may_go_back, since_ms: (self.clock)() });
+        self.next = Some(NextBuild { build, rebuild, since_ms: (self.clock)(), given_up: None });
         Ok(Ok(generation))
     }
 
-    pub(super) fn abandon(&self) {
-        if let Err(error) = self.replica.abandon() {
+    /// Drops what was built; tried again until it is.
+    pub(super) fn abandon(&mut self) {
+        let abandoned = self.replica.abandon();
+        self.owed.abandon = matches!(abandoned, Err(StoreError::Retry { .. }));
+        if let Err(error) = abandoned {
             warn!(%error, "what was built is not dropped yet");
+        }
+    }
+
+    /// Tells readers of the copy that is left as it is that it is, and why if a person is needed; tried
+    /// again until they are told.
+    pub(super) fn say(&mut self, stopped: Option<String>) -> Result<(), StoreError> {
+        match self.replica.freeze(stopped.as_deref()) {
+            Err(StoreError::Retry { message, .. }) => {
+                warn!(error = %message, "readers are not told yet that the copy is left as it is");
+                self.owed.freeze = Some(stopped);
+                Ok(())
+            }
+            said => {
+                self.owed.freeze = None;
+                said
+            }
         }
     }
 
     /// Readers of a copy that is left as it is are told why.
     pub(super) fn say_stopped(&mut self, reason: &str) {
+        if matches!(self.live, Live::Frozen(_))
+            && let Err(error) = self.say(Some(reason.to_owned()))
+        {
+            warn!(%error, "readers are not told why nothing is applied");
+        }
         if let Live::Frozen(frozen) = &mut self.live {
-            if let Err(error) = self.replica.freeze(Some(reason)) {
-                warn!(%error, "readers are not told why nothing is applied");
-            }
             frozen.look_soon();
         }
         self.desk.update(|status| status.frozen = Some(reason.to_owned()));

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tracing::{error, warn};
 
-use super::{Live, Start, Supervisor, TakenUp};
+use super::{Live, Owed, Start, Supervisor, TakenUp};
 use crate::app::replica::{Found, Place};
 use crate::config::{Config, OnGap};
 use crate::domain::retry::Backoff;
@@ -82,6 +82,7 @@ impl Supervisor {
             old.stop();
             self.ending.push(old);
         }
+        (self.owed, self.unwritten) = (Owed::default(), false);
         self.desk.update(|status| status.frozen = None);
         self.serving.send_replace(self.live.serving(&Place::of(&self.config)));
         Ok(())

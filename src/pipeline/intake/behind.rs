@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use tracing::{debug, warn};
 
 use super::Intake;
-use crate::domain::batch::{AfterGap, BatchBuilder};
+use crate::domain::batch::{AfterGap, Step};
 use crate::domain::checkpoint::{Position, TopicPartition};
 use crate::domain::freshness::PartitionFreshness;
 use crate::metrics::SourceErrorKind;
@@ -134,7 +134,7 @@ impl Intake {
                 if fresh.is_some_and(|at| at >= self.connected_ms) {
                     return None;
                 }
-                Some(seen.asked_ms.saturating_sub(fresh.or(self.reading_since_ms)?))
+                Some(seen.asked_ms.saturating_sub(fresh.unwrap_or(partition.reading_since_ms)))
             });
             if let Some(behind_ms) = behind.max().filter(|behind_ms| *behind_ms > kept_ms) {
                 gone.push(Gap::Tombstones { topic: *topic, behind_ms, kept_ms });
@@ -145,7 +145,17 @@ impl Intake {
 
     /// Forgets what was taken and not handed over yet.
     fn discard(&mut self) {
-        self.builder = BatchBuilder::default();
+        let dropped = self.builder.discard();
+        for letter in &dropped.dead_letters {
+            self.limits.remove(letter.kept());
+        }
+        for entry in &dropped.entries {
+            if let Step::Sweep(sweep) = &entry.step {
+                self.sweeps.put_back(entry.table, sweep.begin, self.now_ms);
+            }
+        }
+        // Whoever waits for them hears that nothing came of it.
+        drop(self.take_errands());
         self.plan.drop_news();
         for partition in self.partitions.values_mut() {
             partition.position.clone_from(&partition.sealed);
@@ -238,7 +248,7 @@ impl Intake {
     fn resume(&mut self, at: TopicPartition, mut position: Position, newer_ms: i64) {
         let Some(partition) = self.partitions.get_mut(&at) else {
             // A new one, which this very round could not start.
-            self.partitions.insert(at, super::Partition::new(position, false, None));
+            self.partitions.insert(at, super::Partition::new(position, false, None, self.now_ms));
             return;
         };
         let max_timestamp_ms = partition.position.memory.max_timestamp_ms.saturating_add(newer_ms);

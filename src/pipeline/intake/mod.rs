@@ -111,8 +111,6 @@ pub struct Intake {
     counted_ms: BTreeMap<usize, i64>,
     /// `asked_ms` of the first round since the brokers were reached.
     connected_ms: i64,
-    /// Of partitions that were never fresh: since when they are being read, as far as is known.
-    reading_since_ms: Option<i64>,
     /// What becomes of old records, by topic, where the brokers told.
     cleanups: BTreeMap<usize, Cleanup>,
     /// Topics of which it was said that tombstones may be missing.
@@ -134,6 +132,9 @@ struct Partition {
     /// The store knows the partition, or will with what was sealed.
     stored: bool,
     freshness: PartitionFreshness,
+    /// Since when it is being read, as far as is known: what stands for its freshness while that is
+    /// unknown.
+    reading_since_ms: i64,
     end: Option<i64>,
     watchdog: Watchdog,
     /// The record at `position` cannot be read before its schema was fetched.
@@ -164,12 +165,18 @@ struct Lost {
 }
 
 impl Partition {
-    fn new(position: Position, stored: bool, fresh_as_of_ms: Option<i64>) -> Partition {
+    fn new(
+        position: Position,
+        stored: bool,
+        fresh_as_of_ms: Option<i64>,
+        reading_since_ms: i64,
+    ) -> Partition {
         Partition {
             sealed: position.clone(),
             position,
             stored,
             freshness: PartitionFreshness::restored(fresh_as_of_ms),
+            reading_since_ms,
             end: None,
             watchdog: Watchdog::default(),
             waits_for: None,
@@ -203,6 +210,17 @@ impl Partition {
             self.position.leader_epoch = ends.leader_epoch;
             self.moved = true;
         }
+    }
+
+    /// The clock says less than it did. True when the claim was dropped; it was read until now all the
+    /// same, or a clock that was set back would look like an absence.
+    fn clock_set_back(&mut self, now_ms: i64) -> bool {
+        let is_dropped = self.freshness.clock_set_back(now_ms);
+        self.reading_since_ms = if is_dropped { now_ms } else { self.reading_since_ms.min(now_ms) };
+        if let Some(lost) = &mut self.lost {
+            lost.since_ms = lost.since_ms.min(now_ms);
+        }
+        is_dropped
     }
 
     /// Nothing more is taken from it until it is clear where it goes on.
@@ -239,9 +257,10 @@ impl Intake {
         let identity = Identity::restored(&checkpoint);
         let committed: Positions =
             checkpoint.positions.iter().map(|(at, position)| (*at, position.next_offset)).collect();
+        let heartbeat_ms = checkpoint.heartbeat_ms.unwrap_or_else(|| context.now_ms());
         let known = checkpoint.positions.into_iter().map(|(at, position)| {
             let fresh = checkpoint.fresh_as_of_ms.get(&at).copied();
-            (at, Partition::new(position, true, fresh))
+            (at, Partition::new(position, true, fresh, heartbeat_ms))
         });
         let mut intake = Intake {
             plan,
@@ -278,7 +297,6 @@ impl Intake {
             doubt: false,
             counted_ms: BTreeMap::new(),
             connected_ms: i64::MAX,
-            reading_since_ms: checkpoint.heartbeat_ms,
             cleanups: BTreeMap::new(),
             tombstones_told: BTreeSet::new(),
             // Whatever the clock said to an earlier process.
@@ -306,16 +324,14 @@ impl Intake {
     pub fn look_at_clock(&mut self, now_ms: i64) {
         if now_ms < self.now_ms {
             for (at, partition) in &mut self.partitions {
-                if partition.freshness.clock_set_back(now_ms) {
+                if partition.clock_set_back(now_ms) {
                     self.news.freshness_lost.insert(*at);
                     self.news.any = true;
-                }
-                if let Some(lost) = &mut partition.lost {
-                    lost.since_ms = lost.since_ms.min(now_ms);
                 }
             }
             self.counted_ms.retain(|_, asked_ms| *asked_ms <= now_ms);
             self.connected_ms = self.connected_ms.min(now_ms);
+            self.sweeps.clock_set_back(now_ms);
         }
         self.now_ms = now_ms;
     }

@@ -37,16 +37,34 @@ impl Intake {
             self.context.metrics.events_skipped(record.at.topic, Skip::Duplicate, 1);
             return Ok(());
         }
+        let before = partition.position.memory.clone();
+        let memory = &mut partition.position.memory;
         let outcome = match too_large {
             Some(rejection) => {
-                partition.position.memory.leave_unlisted(None);
+                // Looked at or not, it has its place in the order: what comes behind it is newer.
+                memory.max_timestamp_ms = memory.max_timestamp_ms.max(record.timestamp_ms.unwrap_or(0));
+                memory.after_delete = None;
+                memory.leave_unlisted(None);
                 Outcome::Rejected(rejection)
             }
-            None => self.plan.translate(record, &mut partition.position.memory, &mut self.changes),
+            None => self.plan.translate(record, memory, &mut self.changes),
         };
         for table in self.plan.take_incomplete() {
             self.context.metrics.moved_row_incomplete(table);
         }
+        let passed = self.take_outcome(record, outcome);
+        if passed.is_err()
+            && let Some(partition) = self.partitions.get_mut(&record.at)
+        {
+            // What was read before it is still to be stored, at the position that it did not pass.
+            partition.position.memory = before;
+        }
+        passed
+    }
+
+    /// Does what a record's outcome asks for and moves its partition past it, unless it has to stay.
+    fn take_outcome(&mut self, record: &Record<'_>, outcome: Outcome) -> Result<(), Failure> {
+        let Some(partition) = self.partitions.get_mut(&record.at) else { return Ok(()) };
         match outcome {
             Outcome::Changes => {
                 for change in self.changes.drain(..) {
@@ -90,8 +108,7 @@ impl Intake {
             }
         }
         self.changes.clear();
-        let partition = self.partitions.get_mut(&record.at);
-        if let Some(partition) = partition {
+        if let Some(partition) = self.partitions.get_mut(&record.at) {
             partition.position.next_offset = record.offset + 1;
             if record.leader_epoch >= 0 {
                 partition.position.leader_epoch = record.leader_epoch;

@@ -22,7 +22,6 @@ impl Intake {
         self.connected = true;
         self.outage_told = false;
         self.context.metrics.kafka_connected(true);
-        self.reading_since_ms.get_or_insert(seen.asked_ms);
         for (topic, observed) in &seen.topics {
             if let Some(cleanup) = &observed.cleanup {
                 self.cleanups.insert(*topic, cleanup.clone());
@@ -109,7 +108,7 @@ impl Intake {
             if self.gate.is_complete() {
                 info!(topic = %self.catalog.topics[at.topic], partition = at.partition, "new partition");
             }
-            self.partitions.insert(at, Partition::new(position, false, fresh));
+            self.partitions.insert(at, Partition::new(position, false, fresh, asked_ms));
             self.assign(at);
         }
         if let Some(partition) = self.partitions.get_mut(&at)

@@ -95,6 +95,19 @@ impl Sweeps {
         tables.into_iter().filter_map(|table| Some((table, self.listed.remove(&table)?.begin))).collect()
     }
 
+    /// One that was due, in a batch that was dropped: it is due still.
+    pub fn put_back(&mut self, table: usize, begin: Version, now_ms: i64) {
+        let ends = Some(Positions::new());
+        self.listed.entry(table).or_insert(Listed { begin, since_ms: now_ms, ends });
+    }
+
+    /// The clock says less than it did: nothing waits until it has made that up.
+    pub fn clock_set_back(&mut self, now_ms: i64) {
+        for listed in self.listed.values_mut() {
+            listed.since_ms = listed.since_ms.min(now_ms);
+        }
+    }
+
     /// Offsets mean something else from now on.
     pub fn forget_ends(&mut self) {
         for listed in self.listed.values_mut() {
@@ -222,6 +235,16 @@ mod tests {
         sweeps.observe(&catalog, &seen(80_000, &[8, 9]));
         assert_eq!(sweeps.take_due(&positions(&[8, 9])), [(0, snapshot(1, Phase::Listed).begin)]);
         assert_eq!(sweeps.take_due(&positions(&[8, 9])), []);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_holds_nothing_up() {
+        let mut sweeps = Sweeps::default();
+        sweeps.hear(0, snapshot(1, Phase::Listed), 3_600_000);
+        sweeps.clock_set_back(1_000);
+        assert!(sweeps.hold_start(1_000) && !sweeps.hold_start(1_000 + START_WAITS_MS));
+        sweeps.observe(&catalog(), &seen(1_000 + SETTLES_MS, &[5]));
+        assert_eq!(sweeps.take_due(&positions(&[5])).len(), 1);
     }
 
     #[test]

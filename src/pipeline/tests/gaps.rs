@@ -1,5 +1,6 @@
 //! Each gap under each policy, with the scripted log.
 
+use std::sync::mpsc::TryRecvError;
 use std::time::Duration;
 
 use super::support::{Daemon, Delivery, Shared, at, memory_store};
@@ -7,12 +8,19 @@ use super::{USERS, fresh_as_of_ms, live_with, user};
 use crate::config::Config;
 use crate::domain::state::State;
 use crate::domain::value::Value;
+use crate::pipeline::letters::Work;
 use crate::pipeline::{Ended, Failure, Halt};
 use crate::source::Cleanup;
 use crate::store::{MemoryStore, Reader, Status, Store};
 
 fn with(policy: &str) -> String {
     format!("{USERS}defaults: {{ on_gap: {policy} }}\n")
+}
+
+/// The same with a second topic and its table.
+fn with_another(policy: &str) -> String {
+    let text = with(policy).replace("tables:", "  z: { format: json }\ntables:");
+    text.replace("defaults:", "  z: { topic: z, key: id, columns: { id: integer, n: integer } }\ndefaults:")
 }
 
 struct Run {
@@ -373,6 +381,40 @@ fn records_with_an_older_epoch_are_not_taken() {
     run.ends_incomplete("recreated");
 }
 
+/// Dead letters that are read again counted twice, and a retry was answered as if it were applied.
+#[test]
+fn of_a_batch_that_is_dropped_nothing_counts_as_done() {
+    let (config, shared) = (super::support::config(&with_another("continue")), Shared::new());
+    shared.world().add_partition(at(0, 0));
+    shared.world().add_partition(at(1, 0));
+    let store = memory_store(&config);
+    let daemon = Daemon::start(&config, &shared, store.clone());
+    let mut run = Run { config, shared, store, daemon };
+    run.rounds(3).unwrap();
+    {
+        let mut world = run.shared.world();
+        for _ in 0..2 {
+            world.append(at(1, 0), "k", Some("no json"));
+        }
+        world.recreate(0, "another", 1);
+        world.details = true;
+        let seen = world.ask();
+        world.deliveries.push_back(Delivery::Records(at(1, 0), 2));
+        world.deliveries.push_back(Delivery::Observation(seen));
+    }
+    run.daemon.progress.letters.open();
+    let dropped = run.daemon.progress.letters.ask(Work::Drop(Vec::new())).unwrap();
+    run.daemon.settle_or_halt(&run.shared).unwrap();
+    assert_eq!(dropped.try_recv(), Err(TryRecvError::Disconnected));
+    run.rounds(2).unwrap();
+    assert_eq!(run.store.dead_letters().len(), 2);
+    // Three are allowed.
+    run.shared.world().append(at(1, 0), "k", Some("no json"));
+    run.rounds(2).unwrap();
+    assert_eq!(run.store.dead_letters().len(), 3);
+    run.daemon.kill();
+}
+
 /// Found by the simulation: what came in the same poll as the round that decided was taken from
 /// where the source stood, behind records that had been left out while nothing was decided.
 #[test]
@@ -538,6 +580,65 @@ fn brokers_that_were_away_for_longer_than_tombstones_are_kept() {
     run.shared.advance_clock(100_000);
     run.rounds(3).unwrap();
     run.ends_incomplete("tombstones");
+}
+
+/// It dropped the only claim of freshness, and the uptime took its place.
+#[test]
+fn a_clock_that_is_set_back_is_no_absence_however_long_the_daemon_has_run() {
+    let run = run(&with("stop"), 1);
+    run.shared.world().cleanups.insert(0, cleanup(true, Some(Duration::from_secs(60))));
+    let mut run = run.restart();
+    run.rounds(70).unwrap();
+    run.shared.advance_clock(-5_000);
+    run.rounds(3).unwrap();
+    assert_eq!((run.gaps("tombstones"), run.status().state), (0.0, State::Live));
+    // An absence that begins with it is one.
+    run.shared.world().deliveries.push_back(Delivery::Unreachable);
+    run.shared.advance_clock(-5_000);
+    run.daemon.settle(&run.shared).unwrap();
+    run.shared.advance_clock(100_000);
+    stopped(run.halt(), "compaction keeps tombstones for 60 s");
+    run.daemon.kill();
+}
+
+#[test]
+fn a_clock_that_was_set_back_while_the_daemon_was_away_hides_no_absence_that_it_still_shows() {
+    let run = run(&with("stop"), 1);
+    run.shared.world().cleanups.insert(0, cleanup(true, Some(Duration::from_secs(60))));
+    run.shared.advance_clock(100_000);
+    run.shared.advance_clock(-5_000);
+    let mut run = run.restart();
+    stopped(run.halt(), "compaction keeps tombstones for 60 s");
+    run.daemon.kill();
+}
+
+/// What comes about late is not read since the daemon was started.
+#[test]
+fn a_topic_that_is_made_late_was_not_away() {
+    let (config, shared) = (super::support::config(&with_another("stop")), Shared::new());
+    shared.world().add_partition(at(0, 0));
+    let store = memory_store(&config);
+    let daemon = Daemon::start(&config, &shared, store.clone());
+    let mut run = Run { config, shared, store, daemon };
+    for topic in [0, 1] {
+        run.shared.world().cleanups.insert(topic, cleanup(true, Some(Duration::from_secs(60))));
+    }
+    run.rounds(70).unwrap();
+    {
+        let mut world = run.shared.world();
+        world.add_partition(at(1, 0));
+        for n in 0..3 {
+            world.append(at(1, 0), "0", Some(&user(0, n)));
+        }
+    }
+    for _ in 0..3 {
+        run.shared.advance_clock(1_000);
+        run.shared.world().deliveries.push_back(Delivery::Records(at(1, 0), 1));
+        run.daemon.observe_or_halt(&run.shared).unwrap();
+    }
+    run.rounds(2).unwrap();
+    assert_eq!((run.gaps("tombstones"), run.status().state), (0.0, State::Live));
+    run.daemon.kill();
 }
 
 #[test]

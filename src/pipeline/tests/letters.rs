@@ -114,6 +114,46 @@ fn a_retried_record_never_overwrites_what_is_newer() {
     daemon.kill();
 }
 
+/// Its timestamp did not count for what came behind it, and counted for itself when it was retried.
+#[test]
+fn a_retried_record_that_was_too_large_never_overwrites_what_is_newer() {
+    let small = USERS.replace("'localhost:9092'", "'localhost:9092', max_record_bytes: 1KiB");
+    let (_, shared, store, mut daemon) = live_with(&small, 1);
+    let large = format!(r#"{{"id":7,"n":1,"note":"{}"}}"#, "x".repeat(2_000));
+    shared.advance_clock(5_000);
+    let lost = shared.world().append(at(0, 0), "7", Some(&large));
+    shared.world().append(at(0, 0), "7", Some(&user(7, 2)));
+    // A producer whose clock is behind.
+    shared.world().logs.get_mut(&at(0, 0)).unwrap().records.last_mut().unwrap().at_ms -= 2_000;
+    read_on(&mut daemon, &shared);
+    let order_ms = store.dead_letters()[0].origin.order_ms;
+    assert_eq!((rows(&store, 0), order_ms), (vec![(0, 0), (7, 2)], shared.now_ms()));
+    daemon.kill();
+    let mut daemon = Daemon::start(&config(USERS), &shared, store.clone());
+    daemon.observe(&shared).unwrap();
+    let outcomes = try_again(&mut daemon, &shared, vec![Found { order_ms, ..found(lost, &large) }]);
+    assert_eq!(outcomes, [Outcome::Superseded]);
+    assert_eq!(rows(&store, 0), [(0, 0), (7, 2)]);
+    daemon.kill();
+}
+
+#[test]
+fn a_record_that_is_not_passed_changes_nothing_of_its_partition() {
+    let text = format!("{USERS}defaults: {{ on_error: stop }}\n");
+    let (_, shared, store, daemon) = live_with(&text, 1);
+    shared.advance_clock(1_000);
+    shared.world().append(at(0, 0), "0", Some(&user(0, 1)));
+    shared.advance_clock(60_000);
+    shared.world().append(at(0, 0), "0", Some("no json"));
+    shared.world().deliver_all();
+    assert_eq!(daemon.run().0.unwrap_err().exit_code, 1);
+    let positions = crate::store::Store::checkpoint(&mut store.clone()).unwrap().positions;
+    let position = &positions[&at(0, 0)];
+    assert_eq!(position.next_offset, 2);
+    assert_eq!(position.memory.max_timestamp_ms, START_MS + 1_000);
+    assert_eq!(position.memory.unlisted, None);
+}
+
 #[test]
 fn the_place_of_a_dead_letter_in_its_partition_is_kept() {
     let (_, shared, store, mut daemon) = live();

@@ -28,7 +28,7 @@ struct Bench {
 
 impl Bench {
     fn new(letters: usize, more: &str) -> Bench {
-        let text = USERS.replace("{ max: 3 }", &format!("{{ max: 1000, max_rate: none{more} }}"));
+        let text = USERS.replace("{ max: 3 }", &format!("{{ max: 2000, max_rate: none{more} }}"));
         let (config, shared, store, mut daemon) = live_with(&text, 1);
         for n in 1..=letters {
             shared.world().append(at(0, 0), "k", Some(&format!("bad {n}")));
@@ -122,6 +122,28 @@ fn every_dead_letter_is_produced_with_where_it_was_and_why_and_then_no_more() {
         Round::Done
     );
     assert_eq!(sent.lock().unwrap().len(), 3);
+    bench.end();
+}
+
+/// A page of them was looked at, and what was in it had to go before anything behind it came through.
+#[test]
+fn behind_many_that_cannot_be_produced_one_that_can_comes_through() {
+    let bench = Bench::new(1_001, "");
+    let mut producing = Producing::default();
+    let outlet = |records: &[Outgoing]| {
+        let is_last = |record: &Outgoing| header(record, "readside.offset").as_deref() == Some("1001");
+        let failed = || Err(NotWritten::Failed("no".into()));
+        records.iter().map(|record| if is_last(record) { Ok(()) } else { failed() }).collect()
+    };
+    for _ in 0..11 {
+        assert_eq!(bench.round(&mut producing, as_they_are, outlet, false), Round::Failed("no".into()));
+        if bench.unproduced().len() == 1_000 {
+            break;
+        }
+        let text = bench.metrics.render(START_MS);
+        assert!(text.contains("readside_dead_letters_unproduced 1001\n"), "all of them are counted");
+    }
+    assert_eq!(bench.unproduced(), (1..=1_000).collect::<Vec<_>>());
     bench.end();
 }
 

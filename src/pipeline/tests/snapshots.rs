@@ -2,7 +2,7 @@
 
 use tempfile::TempDir;
 
-use super::support::{Daemon, Shared, at, catalog, config, memory_store, sqlite_settings};
+use super::support::{Daemon, Delivery, Shared, at, catalog, config, memory_store, sqlite_settings};
 use crate::config::Config;
 use crate::domain::snapshot::Phase;
 use crate::domain::value::Value;
@@ -51,7 +51,16 @@ struct Copy<'o, S> {
 impl<'o, S: Store + 'static> Copy<'o, S> {
     /// With the rows 1 to 6 of a first snapshot.
     fn begin(config: Config, open: &'o dyn Fn() -> S, reader: &'o dyn Reader) -> Copy<'o, S> {
-        let shared = Shared::new();
+        Copy::begin_in(Shared::new(), config, open, reader)
+    }
+
+    /// The same where there are other topics.
+    fn begin_in(
+        shared: Shared,
+        config: Config,
+        open: &'o dyn Fn() -> S,
+        reader: &'o dyn Reader,
+    ) -> Copy<'o, S> {
         (0..2).for_each(|partition| shared.world().add_partition(at(0, partition)));
         let mut copy = Copy { config, shared, open, reader, daemon: None };
         for id in 1..=6 {
@@ -190,6 +199,39 @@ fn nor_does_it_in_sqlite() {
         let open = || SqliteStore::open(&path, catalog.clone(), settings()).expect("a replica");
         has_a_row_that_cannot_be_applied(config.clone(), (&bad, true), (&open, &reader));
     }
+}
+
+/// A sweep that was due was forgotten with the batch that it was in.
+#[test]
+fn a_sweep_in_a_batch_that_is_dropped_is_due_still() {
+    let text = ITEMS.replace("debezium-json } }", "debezium-json }, z: { format: json } }")
+        + "  z: { topic: z, key: id, columns: { id: integer } }\ndefaults: { on_gap: continue }\n";
+    let config = config(&text);
+    let store = memory_store(&config);
+    let reader = store.reader();
+    let open = || store.clone();
+    let shared = Shared::new();
+    shared.world().add_partition(at(1, 0));
+    let mut copy = Copy::begin_in(shared, config, &open, &reader);
+    for id in [2, 6, 1, 3] {
+        copy.send(id, &row(id, "2", 20, "true"));
+    }
+    copy.send(5, &row(5, "2", 20, "last"));
+    copy.read();
+    copy.shared.advance_clock(3_000);
+    {
+        // Of two rounds in one poll the first makes it due.
+        let mut world = copy.shared.world();
+        world.details = true;
+        let first = world.ask();
+        world.recreate(1, "another", 1);
+        let second = world.ask();
+        world.deliveries.extend([first, second].map(Delivery::Observation));
+    }
+    copy.daemon.as_mut().unwrap().settle(&copy.shared).unwrap();
+    copy.settle();
+    assert_eq!(copy.rows(), [(1, 2), (2, 2), (3, 2), (5, 2), (6, 2)]);
+    assert_eq!(copy.phase(), Phase::Swept);
 }
 
 #[test]
