@@ -62,14 +62,7 @@ fn depends_on_columns(tx: &Connection, generation: i64, table: &Table) -> Result
 fn rearrange(tx: &Connection, generation: i64, change: &Change<'_>) -> Result<(), StoreError> {
     let Change { old, new, from } = change;
     tx.execute_batch(&layout::drop_view(&old.name))?;
-    // Their names tell columns by number, and what is declared is built when the copy is opened.
-    let secondary = layout::secondary_indexes(
-        &Catalog { topics: Vec::new(), tables: vec![(*old).clone()], fingerprint: String::new() },
-        generation,
-    );
-    for (name, _) in secondary {
-        tx.execute_batch(&format!("DROP INDEX IF EXISTS {}", quote(&name)))?;
-    }
+    drop_indexes(tx, generation, old)?;
     let before = TableSql::new(old, generation);
     let (main, hidden) =
         (layout::main_table(generation, &old.name), layout::hidden_table(generation, &old.name));
@@ -89,6 +82,16 @@ fn rearrange(tx: &Connection, generation: i64, change: &Change<'_>) -> Result<()
         }
     }
     tx.execute_batch(&TableSql::new(new, generation).view)?;
+    Ok(())
+}
+
+/// Those of the file: another list of indexes is adopted without a word in the stored catalog. Their
+/// names tell columns by number, and what is declared is built when the copy is opened.
+fn drop_indexes(tx: &Connection, generation: i64, table: &Table) -> Result<(), StoreError> {
+    let main = layout::main_table(generation, &table.name);
+    for name in layout::indexes_there(tx, generation, Some(&main))? {
+        tx.execute_batch(&format!("DROP INDEX {}", quote(&name)))?;
+    }
     Ok(())
 }
 
