@@ -27,7 +27,8 @@ pub(super) fn adapt(conn: &Connection, catalog: &Catalog) -> Result<bool, StoreE
         for name in layout::tables_of(generation, table) {
             tx.execute_batch(&format!("DROP TABLE {}", quote(&name)))?;
         }
-        for of in ["_readside_meta_tables", "_readside_meta_sources"] {
+        // Nobody could retry or drop its dead letters, and they would count against other tables.
+        for of in ["_readside_meta_tables", "_readside_meta_sources", "_readside_meta_dead_letters"] {
             let sql = format!("DELETE FROM {of} WHERE generation = ?1 AND table_name = ?2");
             tx.execute(&sql, params![generation, table.name])?;
         }

@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::domain::catalog::Catalog;
-use crate::domain::dead_letter::{DeadLetter, Origin, Reason, Rejection};
+use crate::domain::checkpoint::TopicPartition;
+use crate::domain::dead_letter::{DeadLetter, Kept, Origin, Reason, Rejection};
 use crate::store::sqlite::replica::SqliteReplica;
 use crate::store::{Completion, Live, Reader, Rebuild};
 
@@ -301,6 +302,28 @@ fn indexes_of_a_later_start_are_adapted_too() {
         assert_eq!(indexes(&bench), indexes(&fresh));
         assert_eq!(count(&bench, ROWS), 2);
     }
+}
+
+#[test]
+fn dead_letters_go_with_their_table() {
+    let (wide, narrow) = (Arc::new(described()), Arc::new(narrowed()));
+    let bench = bench();
+    let replica = replica(&bench);
+    let mut live = replica.open_live(Arc::clone(&wide)).unwrap();
+    live.complete().unwrap();
+    // `Order`, which is left out, and another table of its topic.
+    let letters = [None, Some(2), Some(3)].map(|table| DeadLetter {
+        at: TopicPartition { topic: 1, partition: 0 },
+        ..letter(table)
+    });
+    live.apply(&Batch { dead_letters: letters.to_vec(), ..batch([]) }).unwrap();
+    drop(live);
+    assert!(replica.adapt(&narrow).unwrap());
+    let mut adapted = replica.open_live(Arc::clone(&narrow)).unwrap();
+    assert_eq!(adapted.figures().dead_letters, [0, 2]);
+    let kept = |table| Kept { topic: 1, table, order_ms: 0 };
+    assert_eq!(adapted.checkpoint().unwrap().dead_letters, [kept(None), kept(Some(2))]);
+    assert_eq!(count(&bench, "SELECT COUNT(*) FROM _readside_dead_letters"), 2);
 }
 
 fn letter(table: Option<usize>) -> DeadLetter {
