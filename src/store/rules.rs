@@ -50,6 +50,14 @@ pub(super) fn letter_ms(first_seen_ms: i64, order_ms: i64) -> i64 {
     first_seen_ms.min(order_ms)
 }
 
+/// Whether a dead letter takes the place of one that is known at its coordinates: behind a gap the log
+/// may have another record there, and then the one before can never be read again.
+pub(super) fn takes_place_of(new: &DeadLetter, table: Option<usize>, known: Origin) -> bool {
+    let is_another = matches!((new.origin.digest, known.digest), (Some(new), Some(known)) if new != known);
+    // What went on behind a gap has another place in the order, even with the same bytes.
+    is_another || new.rejection.table == table && new.origin != known
+}
+
 /// The row of a key nobody has heard of. `values` has the key columns set.
 pub(super) fn nothing_known(table: &Table, values: &[Value]) -> RowState {
     let mut known = vec![Value::Absent; table.columns.len()];
