@@ -22,8 +22,9 @@ pub(super) const MARK_MARGIN_MS: i64 = 60_000;
 
 /// Delete marks made before this may go; `None`: none of them yet.
 ///
-/// A mark matters while an older event of its key can still arrive. Where the order is that of
-/// positions, all of those were committed before the mark was, and are in the replica once it is
+/// A mark matters while an older event of its key can still arrive. Where versions come from events,
+/// it may have been committed up to `delete_marks` later, and time in which nothing was read does not
+/// count: `delete_marks` goes by freshness, not by the clock. Where the order is that of positions, all of those were committed before the mark was, and are in the replica once it is
 /// fresh as of a later time, or among its dead letters: `oldest_letter_ms` is the time of the oldest
 /// of the table, for a retry is an old event that arrives late. No mark is kept for longer than
 /// `delete_marks` on their account; a retry after that is refused, see [`super::is_forgotten`].
@@ -33,11 +34,12 @@ pub(super) fn marks_before_ms(
     oldest_letter_ms: Option<i64>,
     now_ms: i64,
 ) -> Option<i64> {
+    let fresh_as_of_ms = fresh_as_of_ms?;
     let old = now_ms.saturating_sub(table.delete_marks_ms);
     if !table.ordered_by_position {
-        return Some(old);
+        return Some(old.min(fresh_as_of_ms.saturating_sub(table.delete_marks_ms)));
     }
-    let fresh = fresh_as_of_ms?.saturating_sub(MARK_MARGIN_MS);
+    let fresh = fresh_as_of_ms.saturating_sub(MARK_MARGIN_MS);
     Some(match oldest_letter_ms {
         Some(letter_ms) => fresh.min(letter_ms.saturating_sub(MARK_MARGIN_MS).max(old)),
         None => fresh,
@@ -359,6 +361,23 @@ pub(super) fn another_topic(topic: &str, stored: &str, seen: &str) -> StoreError
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What is old by the clock may be news to a source that has not been read meanwhile.
+    #[test]
+    fn delete_marks_of_events_with_versions_go_by_freshness() {
+        let table = &crate::store::contract::catalog().tables[0];
+        let (now_ms, kept_ms) = (1_000_000_000, table.delete_marks_ms);
+        assert!(!table.ordered_by_position);
+        for (fresh, before) in [
+            (None, None),
+            (Some(now_ms), Some(now_ms - kept_ms)),
+            (Some(now_ms + 5), Some(now_ms - kept_ms)),
+            (Some(3_000), Some(3_000 - kept_ms)),
+            (Some(i64::MIN), Some(i64::MIN)),
+        ] {
+            assert_eq!(marks_before_ms(table, fresh, None, now_ms), before, "fresh as of {fresh:?}");
+        }
+    }
 
     #[test]
     fn a_loss_is_suspicious_by_its_share_and_only_in_tables_of_some_size() {
