@@ -43,9 +43,10 @@ impl SqliteStore {
             [self.generation],
         )?;
         tx.commit()?;
-        self.complete = true;
         self.home.lock().mark_clean()?;
         self.conn.pragma_update(None, "synchronous", "NORMAL")?;
+        // Until here all of it is done again.
+        self.complete = true;
         Ok(())
     }
 
