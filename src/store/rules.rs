@@ -252,6 +252,15 @@ impl Floors {
         }
     }
 
+    /// The clock was set back, and these partitions' freshness lies in the future: so may what was taken
+    /// over, and proofs of now would be below it for as long.
+    pub fn forget(&mut self, lost: &BTreeSet<TopicPartition>) {
+        for at in lost {
+            self.partitions.remove(at);
+            self.topics.remove(&at.topic);
+        }
+    }
+
     /// These proofs are stored now.
     pub fn pass(&mut self, proofs: &BTreeMap<TopicPartition, i64>) {
         for (at, fresh) in proofs {

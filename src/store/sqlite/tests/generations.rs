@@ -258,6 +258,34 @@ fn columns_and_tables_that_are_left_out_or_moved_need_no_log() {
     assert_eq!(objects(&bench), objects(&fresh), "nothing of the old mapping is left");
 }
 
+/// It was proven of the copy before, by a clock that has been set back since.
+#[test]
+fn freshness_that_was_taken_over_and_lost_is_proven_anew() {
+    let bench = bench();
+    let replica = replica(&bench);
+    let added = TopicPartition { partition: 1, ..AT };
+    let fresh = |proofs: &[(TopicPartition, i64)]| {
+        let mut batch = batch([]);
+        batch.observed.topic_ids.insert(0, "one".into());
+        batch.observed.fresh_as_of_ms.extend(proofs.iter().copied());
+        batch
+    };
+    let mut live = complete(&replica, 1);
+    live.apply(&fresh(&[(AT, 1_000)])).unwrap();
+    let mut next = begin(&replica, &asked_for());
+    next.apply(&upserts(0..1, 1, None, 10)).unwrap();
+    next.apply(&fresh(&[(AT, 990)])).unwrap();
+    assert_eq!(next.complete().unwrap(), Completion::Done);
+    let stored = |store: &mut SqliteStore, at| store.checkpoint().unwrap().fresh_as_of_ms.get(&at).copied();
+    assert_eq!(stored(&mut next, AT), Some(1_000));
+    let mut lost = fresh(&[(AT, 500), (added, 510)]);
+    lost.observed.freshness_lost.insert(AT);
+    next.apply(&lost).unwrap();
+    assert_eq!((stored(&mut next, AT), stored(&mut next, added)), (Some(500), Some(510)));
+    next.apply(&fresh(&[(AT, 600)])).unwrap();
+    assert_eq!(stored(&mut next, AT), Some(600));
+}
+
 /// The stored catalog has the indexes that the copy was built with, not those of its last start.
 #[test]
 fn indexes_of_a_later_start_are_adapted_too() {
@@ -273,7 +301,8 @@ fn indexes_of_a_later_start_are_adapted_too() {
         Arc::new(catalog)
     };
     let indexes = |bench: &InSqlite| -> Vec<(String, String)> {
-        let sql = "SELECT name, sql FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL ORDER BY name";
+        let sql =
+            "SELECT name, sql FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL ORDER BY name";
         let reader = reading(&bench.path());
         let mut statement = reader.prepare(sql).unwrap();
         let found = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
@@ -312,10 +341,8 @@ fn dead_letters_go_with_their_table() {
     let mut live = replica.open_live(Arc::clone(&wide)).unwrap();
     live.complete().unwrap();
     // `Order`, which is left out, and another table of its topic.
-    let letters = [None, Some(2), Some(3)].map(|table| DeadLetter {
-        at: TopicPartition { topic: 1, partition: 0 },
-        ..letter(table)
-    });
+    let letters = [None, Some(2), Some(3)]
+        .map(|table| DeadLetter { at: TopicPartition { topic: 1, partition: 0 }, ..letter(table) });
     live.apply(&Batch { dead_letters: letters.to_vec(), ..batch([]) }).unwrap();
     drop(live);
     assert!(replica.adapt(&narrow).unwrap());
