@@ -286,6 +286,26 @@ fn freshness_that_was_taken_over_and_lost_is_proven_anew() {
     assert_eq!(stored(&mut next, AT), Some(600));
 }
 
+/// Its tables have rows already, and the switch makes no indexes.
+#[test]
+fn a_resumed_rebuild_has_the_indexes_of_now() {
+    let bench = bench();
+    let replica = replica(&bench);
+    let mut live = complete(&replica, 3);
+    begin(&replica, &asked_for()).apply(&upserts(0..3, 2, None, 10)).unwrap();
+    let mut changed = catalog();
+    changed.tables[0].indexes = vec![vec![3], vec![1, 2]];
+    let mut next = replica.resume(Arc::new(changed)).unwrap();
+    live.apply(&upserts(0..1, 3, Some(10), 11)).unwrap();
+    next.apply(&upserts(0..4, 4, Some(10), 11)).unwrap();
+    assert_eq!(next.complete().unwrap(), Completion::Done);
+    let reader = reading(&bench.path());
+    let sql = "SELECT name FROM sqlite_schema WHERE name LIKE '%g2i%' ORDER BY name";
+    let mut statement = reader.prepare(sql).unwrap();
+    let names: Vec<String> = statement.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+    assert_eq!(names, ["_readside_g2i1-2_users", "_readside_g2i3_users"]);
+}
+
 /// The stored catalog has the indexes that the copy was built with, not those of its last start.
 #[test]
 fn indexes_of_a_later_start_are_adapted_too() {
