@@ -621,9 +621,8 @@ fn a_dead_letter_of_another_record_takes_the_place(bench: &impl Bench) {
     drop(store);
     let mut store = bench.open();
     let letters = all_letters(bench);
-    let found = letters
-        .iter()
-        .map(|letter| (letter.offset, letter.table.as_deref(), letter.digest, letter.order_ms));
+    let found =
+        letters.iter().map(|letter| (letter.offset, letter.table.as_deref(), letter.digest, letter.order_ms));
     let hidden = Some("users_hidden");
     let expected = [
         (1, Some("users"), Some(1), 5),

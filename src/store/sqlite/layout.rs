@@ -422,7 +422,8 @@ fn definitions(table: &Table, generation: i64, main: &str, hidden: &str, columns
     all
 }
 
-/// SQLite knows a row's number as `rowid`, `oid` and `_rowid_`, unless a column has that name.
+/// SQLite knows a row's number as `rowid`, `oid` and `_rowid_`, unless a column has that name. One of them
+/// is free: the configuration is refused otherwise.
 pub(super) fn free_rowid_name(table: &Table) -> &'static str {
     let taken = |name: &str| table.columns.iter().any(|column| column.name.eq_ignore_ascii_case(name));
     ["rowid", "oid", "_rowid_"].into_iter().find(|name| !taken(name)).unwrap_or("rowid")
