@@ -366,6 +366,13 @@ pub(super) fn batch(changes: impl IntoIterator<Item = Change>) -> Batch {
     builder.seal(observed())
 }
 
+/// A batch that says of a partition only that nothing older is missing.
+pub(super) fn fresh_as_of(at: TopicPartition, fresh_as_of_ms: i64) -> Batch {
+    let mut batch = batch([]);
+    batch.observed.fresh_as_of_ms.insert(at, fresh_as_of_ms);
+    batch
+}
+
 pub(super) const AT: TopicPartition = TopicPartition { topic: 0, partition: 0 };
 
 pub(super) fn advance(from: Option<i64>, next_offset: i64) -> BTreeMap<TopicPartition, Advance> {

@@ -329,6 +329,12 @@ impl Replica {
             }
         }
         for letter in batch.dead_letters.iter().chain(&applied.dead_letters) {
+            let gives_way = |known: &DeadLetter| {
+                (known.at, known.offset) == (letter.at, letter.offset)
+                    && rules::takes_place_of(letter, known.rejection.table, known.origin)
+            };
+            let gone = self.dead_letters.extract_if(.., |_, known| gives_way(known));
+            applied.letters.removed.extend(gone.map(|(_, known)| known.kept()));
             self.keep(letter);
         }
     }

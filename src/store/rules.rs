@@ -22,8 +22,9 @@ pub(super) const MARK_MARGIN_MS: i64 = 60_000;
 
 /// Delete marks made before this may go; `None`: none of them yet.
 ///
-/// A mark matters while an older event of its key can still arrive. Where the order is that of
-/// positions, all of those were committed before the mark was, and are in the replica once it is
+/// A mark matters while an older event of its key can still arrive. Where versions come from events,
+/// it may have been committed up to `delete_marks` later, and time in which nothing was read does not
+/// count: `delete_marks` goes by freshness, not by the clock. Where the order is that of positions, all of those were committed before the mark was, and are in the replica once it is
 /// fresh as of a later time, or among its dead letters: `oldest_letter_ms` is the time of the oldest
 /// of the table, for a retry is an old event that arrives late. No mark is kept for longer than
 /// `delete_marks` on their account; a retry after that is refused, see [`super::is_forgotten`].
@@ -33,11 +34,12 @@ pub(super) fn marks_before_ms(
     oldest_letter_ms: Option<i64>,
     now_ms: i64,
 ) -> Option<i64> {
+    let fresh_as_of_ms = fresh_as_of_ms?;
     let old = now_ms.saturating_sub(table.delete_marks_ms);
     if !table.ordered_by_position {
-        return Some(old);
+        return Some(old.min(fresh_as_of_ms.saturating_sub(table.delete_marks_ms)));
     }
-    let fresh = fresh_as_of_ms?.saturating_sub(MARK_MARGIN_MS);
+    let fresh = fresh_as_of_ms.saturating_sub(MARK_MARGIN_MS);
     Some(match oldest_letter_ms {
         Some(letter_ms) => fresh.min(letter_ms.saturating_sub(MARK_MARGIN_MS).max(old)),
         None => fresh,
@@ -48,6 +50,14 @@ pub(super) fn marks_before_ms(
 /// applied after this.
 pub(super) fn letter_ms(first_seen_ms: i64, order_ms: i64) -> i64 {
     first_seen_ms.min(order_ms)
+}
+
+/// Whether a dead letter takes the place of one that is known at its coordinates: behind a gap the log
+/// may have another record there, and then the one before can never be read again.
+pub(super) fn takes_place_of(new: &DeadLetter, table: Option<usize>, known: Origin) -> bool {
+    let is_another = matches!((new.origin.digest, known.digest), (Some(new), Some(known)) if new != known);
+    // What went on behind a gap has another place in the order, even with the same bytes.
+    is_another || new.rejection.table == table && new.origin != known
 }
 
 /// The row of a key nobody has heard of. `values` has the key columns set.
@@ -242,6 +252,15 @@ impl Floors {
         }
     }
 
+    /// The clock was set back, and these partitions' freshness lies in the future: so may what was taken
+    /// over, and proofs of now would be below it for as long.
+    pub fn forget(&mut self, lost: &BTreeSet<TopicPartition>) {
+        for at in lost {
+            self.partitions.remove(at);
+            self.topics.remove(&at.topic);
+        }
+    }
+
     /// These proofs are stored now.
     pub fn pass(&mut self, proofs: &BTreeMap<TopicPartition, i64>) {
         for (at, fresh) in proofs {
@@ -351,6 +370,23 @@ pub(super) fn another_topic(topic: &str, stored: &str, seen: &str) -> StoreError
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What is old by the clock may be news to a source that has not been read meanwhile.
+    #[test]
+    fn delete_marks_of_events_with_versions_go_by_freshness() {
+        let table = &crate::store::contract::catalog().tables[0];
+        let (now_ms, kept_ms) = (1_000_000_000, table.delete_marks_ms);
+        assert!(!table.ordered_by_position);
+        for (fresh, before) in [
+            (None, None),
+            (Some(now_ms), Some(now_ms - kept_ms)),
+            (Some(now_ms + 5), Some(now_ms - kept_ms)),
+            (Some(3_000), Some(3_000 - kept_ms)),
+            (Some(i64::MIN), Some(i64::MIN)),
+        ] {
+            assert_eq!(marks_before_ms(table, fresh, None, now_ms), before, "fresh as of {fresh:?}");
+        }
+    }
 
     #[test]
     fn a_loss_is_suspicious_by_its_share_and_only_in_tables_of_some_size() {

@@ -76,8 +76,11 @@ pub(super) fn lower(report: &mut Report, root: &Node) -> Option<Config> {
     let tables = root
         .require(report, "tables")
         .and_then(|node| tables::lower(report, node, &mut topics, &mut declared));
-    if let (Some(tables), Some((_, Target::Redis(_)))) = (&tables, &replica) {
-        tables.iter().for_each(|table| table.check_keys(report));
+    if let (Some(tables), Some((_, target))) = (&tables, &replica) {
+        tables.iter().for_each(|table| match target {
+            Target::Redis(_) => table.check_keys(report),
+            Target::Sqlite(_) => table.check_row_numbers(report),
+        });
     }
     topics.check(report, root.get("schema_registry").is_some());
     let personal = section(report, &root, "personal").and_then(|fields| personal::lower(report, &fields));

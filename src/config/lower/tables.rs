@@ -108,6 +108,16 @@ fn lower_table(
 }
 
 impl Draft {
+    /// By one of these names the rows of a key are told apart where it is there more than once.
+    pub fn check_row_numbers(&self, report: &mut Report) {
+        let taken = |name: &&str| self.columns.iter().any(|column| column.name.eq_ignore_ascii_case(name));
+        if ["rowid", "oid", "_rowid_"].iter().all(taken) {
+            let message = "SQLite tells rows apart as `rowid`, `oid` or `_rowid_`, and this table has columns of all \
+                           three names: rename one";
+            report.push(Problem::new(&self.place, message).about(&self.name));
+        }
+    }
+
     /// Names that SQLite takes and keys in Redis do not.
     pub fn check_keys(&self, report: &mut Report) {
         let mut refuse = |name: &str, message: String| {

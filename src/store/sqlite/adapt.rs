@@ -27,7 +27,8 @@ pub(super) fn adapt(conn: &Connection, catalog: &Catalog) -> Result<bool, StoreE
         for name in layout::tables_of(generation, table) {
             tx.execute_batch(&format!("DROP TABLE {}", quote(&name)))?;
         }
-        for of in ["_readside_meta_tables", "_readside_meta_sources"] {
+        // Nobody could retry or drop its dead letters, and they would count against other tables.
+        for of in ["_readside_meta_tables", "_readside_meta_sources", "_readside_meta_dead_letters"] {
             let sql = format!("DELETE FROM {of} WHERE generation = ?1 AND table_name = ?2");
             tx.execute(&sql, params![generation, table.name])?;
         }
@@ -62,14 +63,7 @@ fn depends_on_columns(tx: &Connection, generation: i64, table: &Table) -> Result
 fn rearrange(tx: &Connection, generation: i64, change: &Change<'_>) -> Result<(), StoreError> {
     let Change { old, new, from } = change;
     tx.execute_batch(&layout::drop_view(&old.name))?;
-    // Their names tell columns by number, and what is declared is built when the copy is opened.
-    let secondary = layout::secondary_indexes(
-        &Catalog { topics: Vec::new(), tables: vec![(*old).clone()], fingerprint: String::new() },
-        generation,
-    );
-    for (name, _) in secondary {
-        tx.execute_batch(&format!("DROP INDEX IF EXISTS {}", quote(&name)))?;
-    }
+    drop_indexes(tx, generation, old)?;
     let before = TableSql::new(old, generation);
     let (main, hidden) =
         (layout::main_table(generation, &old.name), layout::hidden_table(generation, &old.name));
@@ -89,6 +83,16 @@ fn rearrange(tx: &Connection, generation: i64, change: &Change<'_>) -> Result<()
         }
     }
     tx.execute_batch(&TableSql::new(new, generation).view)?;
+    Ok(())
+}
+
+/// Those of the file: another list of indexes is adopted without a word in the stored catalog. Their
+/// names tell columns by number, and what is declared is built when the copy is opened.
+fn drop_indexes(tx: &Connection, generation: i64, table: &Table) -> Result<(), StoreError> {
+    let main = layout::main_table(generation, &table.name);
+    for name in layout::indexes_there(tx, generation, Some(&main))? {
+        tx.execute_batch(&format!("DROP INDEX {}", quote(&name)))?;
+    }
     Ok(())
 }
 

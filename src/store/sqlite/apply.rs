@@ -25,6 +25,7 @@ use crate::store::{Applied, LossLimit, StoreError, Swept, rules};
 impl SqliteStore {
     pub(super) fn apply_batch(&mut self, batch: &Batch) -> Result<Applied, StoreError> {
         self.bound_wal()?;
+        self.floors.forget(&batch.observed.freshness_lost);
         let home = Arc::clone(&self.home);
         let turn = home.turn(self.role);
         let tx = Transaction::new_unchecked(&self.conn, TransactionBehavior::Immediate)?;

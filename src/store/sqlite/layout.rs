@@ -2,6 +2,8 @@
 //!
 //! Everything a reader can touch works on SQLite 3.31 (2020): no `STRICT`, no newer functions.
 
+use rusqlite::{Connection, params};
+
 use super::direct::TOGETHER;
 use crate::domain::catalog::{Catalog, Table};
 use crate::domain::value::ColumnType;
@@ -420,7 +422,8 @@ fn definitions(table: &Table, generation: i64, main: &str, hidden: &str, columns
     all
 }
 
-/// SQLite knows a row's number as `rowid`, `oid` and `_rowid_`, unless a column has that name.
+/// SQLite knows a row's number as `rowid`, `oid` and `_rowid_`, unless a column has that name. One of them
+/// is free: the configuration is refused otherwise.
 pub(super) fn free_rowid_name(table: &Table) -> &'static str {
     let taken = |name: &str| table.columns.iter().any(|column| column.name.eq_ignore_ascii_case(name));
     ["rowid", "oid", "_rowid_"].into_iter().find(|name| !taken(name)).unwrap_or("rowid")
@@ -455,8 +458,23 @@ fn declared_type(ty: ColumnType) -> &'static str {
 }
 
 /// Names of secondary indexes begin with this.
-pub(super) fn index_prefix(generation: i64) -> String {
+fn index_prefix(generation: i64) -> String {
     format!("_readside_g{generation}i")
+}
+
+/// Secondary indexes that the file has, of one table or of all.
+pub(super) fn indexes_there(
+    conn: &Connection,
+    generation: i64,
+    table: Option<&str>,
+) -> Result<Vec<String>, rusqlite::Error> {
+    let prefix = index_prefix(generation);
+    conn.prepare(
+        "SELECT name FROM sqlite_schema WHERE type = 'index' AND substr(name, 1, ?2) = ?1 \
+         AND (?3 IS NULL OR tbl_name = ?3)",
+    )?
+    .query_map(params![prefix, prefix.len() as i64, table], |row| row.get(0))?
+    .collect()
 }
 
 /// Name and definition of every secondary index. The name says the columns, so that it changes

@@ -54,6 +54,9 @@ impl Work<'_> {
             }
         }
         for letter in batch.dead_letters.iter().chain(&applied.dead_letters) {
+            applied.letters.removed.extend(self.give_way(letter)?);
+        }
+        for letter in batch.dead_letters.iter().chain(&applied.dead_letters) {
             self.keep_dead_letter(letter)?;
         }
         Ok(())
@@ -92,6 +95,31 @@ impl Work<'_> {
             self.memory.dead_letter_bytes += record.map_or(0, |record| record.size() as i64);
         }
         Ok(())
+    }
+
+    /// Takes out those whose place a new one takes; see [`rules::takes_place_of`].
+    fn give_way(&mut self, new: &DeadLetter) -> Result<Vec<Kept>, StoreError> {
+        let mut there = self.conn.prepare_cached(
+            "SELECT table_name, order_ms, digest FROM _readside_meta_dead_letters WHERE generation = ?1 AND \
+             topic = ?2 AND \"partition\" = ?3 AND \"offset\" = ?4",
+        )?;
+        let topic = &self.catalog.topics[new.at.topic];
+        let mut rows = there.query(params![self.generation, topic, new.at.partition, new.offset])?;
+        let mut gone = Vec::new();
+        while let Some(row) = rows.next()? {
+            let name: String = row.get(0)?;
+            let table = self.catalog.tables.iter().position(|table| table.name == name);
+            let known = Origin { order_ms: row.get(1)?, digest: digest(row.get(2)?) };
+            if rules::takes_place_of(new, table, known) {
+                gone.push(LetterId { at: new.at, offset: new.offset, table });
+            }
+        }
+        drop(rows);
+        let mut removed = Vec::new();
+        for id in gone {
+            removed.extend(self.take_letter(id)?.map(|letter| letter.kept()));
+        }
+        Ok(removed)
     }
 
     fn table_name(&self, table: Option<usize>) -> &str {
@@ -146,7 +174,6 @@ fn letter(row: &Row<'_>, bytes: bool) -> rusqlite::Result<Letter> {
     let table: String = row.get(3)?;
     let first_seen_ms = row.get(7)?;
     let produced_ms: Option<i64> = row.get(13)?;
-    let digest: Option<Vec<u8>> = row.get(9)?;
     let record = match bytes {
         true => RecordBytes { key: row.get(10)?, value: row.get(11)?, headers: row.get(12)? },
         false => RecordBytes::default(),
@@ -163,9 +190,13 @@ fn letter(row: &Row<'_>, bytes: bool) -> rusqlite::Result<Letter> {
         first_seen_ms,
         produced: produced_ms.and_then(rules::rfc3339),
         order_ms: row.get(8)?,
-        digest: digest.and_then(|bytes| bytes.try_into().ok()).map(u128::from_be_bytes),
+        digest: digest(row.get(9)?),
         record: Some(record).filter(|record| *record != RecordBytes::default()),
     })
+}
+
+fn digest(bytes: Option<Vec<u8>>) -> Option<u128> {
+    bytes.and_then(|bytes| bytes.try_into().ok()).map(u128::from_be_bytes)
 }
 
 /// A page of the live generation's.

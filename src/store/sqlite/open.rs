@@ -81,7 +81,9 @@ pub(super) fn generation(
         wal_inode: None,
     };
     store.look_at_wal()?;
-    if complete {
+    // Of a rebuild that goes on, too: where somebody else writes, its indexes are made before its rows and
+    // not at the switch.
+    if complete || role == (Role::Next { carries_live: false }) {
         store.adjust_indexes()?;
     }
     Ok(store)

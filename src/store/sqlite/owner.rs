@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::ffi;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::error::{foreign, from_io, stop_io};
 use super::layout::APPLICATION_ID;
+use super::replica::BUSY_TIMEOUT;
 use crate::store::StoreError;
 
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
@@ -102,7 +103,7 @@ impl Lock {
                 Err(TryLockError::Error(error)) => return Err(from_io(&error, &lock_path)),
             }
         }
-        if is_interrupted(path)? && !is_complete(path) {
+        if is_interrupted(path)? && !is_complete(path)? {
             tracing::warn!(
                 path = %path.display(),
                 "the machine went down while the first copy was being built: starting over"
@@ -166,9 +167,14 @@ fn boot_id() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").map_or("unknown".into(), |id| id.trim().to_owned())
 }
 
-fn is_complete(path: &Path) -> bool {
+/// Whether there is a whole copy. What is damaged holds none; what cannot be read at the moment may.
+fn is_complete(path: &Path) -> Result<bool, StoreError> {
+    if !path.try_exists().map_err(|error| from_io(&error, path))? {
+        return Ok(false);
+    }
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let complete = Connection::open_with_flags(path, flags).and_then(|conn| {
+        conn.busy_timeout(BUSY_TIMEOUT)?;
         conn.query_row(
             "SELECT g.complete FROM _readside_meta_replica r JOIN _readside_meta_generations g \
              ON g.generation = r.live",
@@ -176,7 +182,10 @@ fn is_complete(path: &Path) -> bool {
             |row| row.get::<_, bool>(0),
         )
     });
-    complete.unwrap_or(false)
+    complete.or_else(|error| match error.sqlite_error_code() {
+        None | Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::Unknown) => Ok(false),
+        Some(_) => Err(error.into()),
+    })
 }
 
 /// Flushes a replica to the disk: the file, its WAL, and the directory that names them. With SQLite's own

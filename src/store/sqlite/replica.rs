@@ -21,7 +21,7 @@ use crate::store::turns::{Turn, Turns};
 use crate::store::{Live, Next, Rebuild, Replica, Store, StoreError, Survey};
 
 /// How long a statement waits for a lock of another program before the batch is retried.
-const BUSY_TIMEOUT: Duration = Duration::from_millis(200);
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// A replica's file, held by this process. See [`SqliteStore`] for its generations.
 #[derive(Debug, Clone)]

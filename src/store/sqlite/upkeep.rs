@@ -43,20 +43,16 @@ impl SqliteStore {
             [self.generation],
         )?;
         tx.commit()?;
-        self.complete = true;
         self.home.lock().mark_clean()?;
         self.conn.pragma_update(None, "synchronous", "NORMAL")?;
+        // Until here all of it is done again.
+        self.complete = true;
         Ok(())
     }
 
     /// Builds the secondary indexes that are declared and missing, drops those that are not declared.
     pub(super) fn adjust_indexes(&self) -> Result<(), StoreError> {
-        let prefix = layout::index_prefix(self.generation);
-        let existing: Vec<String> = self
-            .conn
-            .prepare("SELECT name FROM sqlite_schema WHERE type = 'index' AND substr(name, 1, ?2) = ?1")?
-            .query_map(params![prefix, prefix.len() as i64], |row| row.get(0))?
-            .collect::<Result<_, _>>()?;
+        let existing = layout::indexes_there(&self.conn, self.generation, None)?;
         let declared = layout::secondary_indexes(&self.catalog, self.generation);
         for name in existing.iter().filter(|name| !declared.iter().any(|(known, _)| known == *name)) {
             self.conn.execute_batch(&format!("DROP INDEX {}", layout::quote(name)))?;

@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
+
 use super::*;
 
 /// Everything in a directory, to show that nothing was touched.
@@ -202,4 +204,35 @@ fn a_first_copy_starts_over_after_the_machine_went_down() {
     let complete = crashed(&bench);
     fs::write(lock(&complete), "building another-boot").unwrap();
     assert_eq!(complete.open().checkpoint().unwrap().positions[&AT].next_offset, 10);
+
+    // It cannot be read at the moment: nobody knows that it is not complete.
+    let locked = crashed(&bench);
+    fs::write(lock(&locked), "building another-boot").unwrap();
+    let other = Connection::open(locked.path()).unwrap();
+    other.execute_batch("PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE").unwrap();
+    retried(locked.try_open(), RetryReason::Busy);
+    drop(other);
+    assert_eq!(locked.open().checkpoint().unwrap().positions[&AT].next_offset, 10);
+}
+
+/// The lock file says that the copy is whole, and commits are as fast as those of a live one.
+#[test]
+fn what_fails_behind_the_commit_of_a_first_copy_is_done_again() {
+    let bench = bench();
+    let mut store = bench.open();
+    store.apply(&batch([upsert(1, 10)])).unwrap();
+    let refuse = |context: AuthContext<'_>| match context.action {
+        AuthAction::Pragma { pragma_name: "synchronous", pragma_value: Some("'NORMAL'" | "NORMAL") } => {
+            Authorization::Deny
+        }
+        _ => Authorization::Allow,
+    };
+    store.conn.authorizer(Some(refuse)).unwrap();
+    store.complete().unwrap_err();
+    store.conn.authorizer(None::<fn(AuthContext<'_>) -> Authorization>).unwrap();
+    store.complete().unwrap();
+    let synchronous: i64 = store.conn.pragma_query_value(None, "synchronous", |row| row.get(0)).unwrap();
+    assert_eq!(synchronous, 1, "NORMAL");
+    assert_eq!(fs::read_to_string(owner::sibling(&bench.path(), ".lock")).unwrap(), "");
+    assert!(bench.reader().status(NOW_MS).unwrap().complete);
 }

@@ -1,6 +1,9 @@
 //! A generation beside the live one in a file; what holds for every store is in the contract.
 
 use super::*;
+use crate::domain::catalog::Catalog;
+use crate::domain::checkpoint::TopicPartition;
+use crate::domain::dead_letter::{DeadLetter, Kept, Origin, Reason, Rejection};
 use crate::store::sqlite::replica::SqliteReplica;
 use crate::store::{Completion, Live, Reader, Rebuild};
 
@@ -255,6 +258,134 @@ fn columns_and_tables_that_are_left_out_or_moved_need_no_log() {
     assert_eq!(objects(&bench), objects(&fresh), "nothing of the old mapping is left");
 }
 
+/// It was proven of the copy before, by a clock that has been set back since.
+#[test]
+fn freshness_that_was_taken_over_and_lost_is_proven_anew() {
+    let bench = bench();
+    let replica = replica(&bench);
+    let added = TopicPartition { partition: 1, ..AT };
+    let fresh = |proofs: &[(TopicPartition, i64)]| {
+        let mut batch = batch([]);
+        batch.observed.topic_ids.insert(0, "one".into());
+        batch.observed.fresh_as_of_ms.extend(proofs.iter().copied());
+        batch
+    };
+    let mut live = complete(&replica, 1);
+    live.apply(&fresh(&[(AT, 1_000)])).unwrap();
+    let mut next = begin(&replica, &asked_for());
+    next.apply(&upserts(0..1, 1, None, 10)).unwrap();
+    next.apply(&fresh(&[(AT, 990)])).unwrap();
+    assert_eq!(next.complete().unwrap(), Completion::Done);
+    let stored = |store: &mut SqliteStore, at| store.checkpoint().unwrap().fresh_as_of_ms.get(&at).copied();
+    assert_eq!(stored(&mut next, AT), Some(1_000));
+    let mut lost = fresh(&[(AT, 500), (added, 510)]);
+    lost.observed.freshness_lost.insert(AT);
+    next.apply(&lost).unwrap();
+    assert_eq!((stored(&mut next, AT), stored(&mut next, added)), (Some(500), Some(510)));
+    next.apply(&fresh(&[(AT, 600)])).unwrap();
+    assert_eq!(stored(&mut next, AT), Some(600));
+}
+
+/// Its tables have rows already, and the switch makes no indexes.
+#[test]
+fn a_resumed_rebuild_has_the_indexes_of_now() {
+    let bench = bench();
+    let replica = replica(&bench);
+    let mut live = complete(&replica, 3);
+    begin(&replica, &asked_for()).apply(&upserts(0..3, 2, None, 10)).unwrap();
+    let mut changed = catalog();
+    changed.tables[0].indexes = vec![vec![3], vec![1, 2]];
+    let mut next = replica.resume(Arc::new(changed)).unwrap();
+    live.apply(&upserts(0..1, 3, Some(10), 11)).unwrap();
+    next.apply(&upserts(0..4, 4, Some(10), 11)).unwrap();
+    assert_eq!(next.complete().unwrap(), Completion::Done);
+    let reader = reading(&bench.path());
+    let sql = "SELECT name FROM sqlite_schema WHERE name LIKE '%g2i%' ORDER BY name";
+    let mut statement = reader.prepare(sql).unwrap();
+    let names: Vec<String> = statement.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+    assert_eq!(names, ["_readside_g2i1-2_users", "_readside_g2i3_users"]);
+}
+
+/// The stored catalog has the indexes that the copy was built with, not those of its last start.
+#[test]
+fn indexes_of_a_later_start_are_adapted_too() {
+    let with = |columns: [usize; 4], left_out: usize, indexes: &[&[usize]]| {
+        let mut catalog = described();
+        let users = &mut catalog.tables[0];
+        let kept = &columns[..columns.len() - left_out];
+        users.columns = kept.iter().map(|&column| users.columns[column].clone()).collect();
+        users.indexes = indexes.iter().map(|index| index.to_vec()).collect();
+        let names: Vec<_> = users.columns.iter().map(|column| column.name.as_str()).collect();
+        users.fingerprint = format!("users:{}", names.join(","));
+        catalog.fingerprint.clone_from(&users.fingerprint);
+        Arc::new(catalog)
+    };
+    let indexes = |bench: &InSqlite| -> Vec<(String, String)> {
+        let sql =
+            "SELECT name, sql FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL ORDER BY name";
+        let reader = reading(&bench.path());
+        let mut statement = reader.prepare(sql).unwrap();
+        let found = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+        found.map(Result::unwrap).collect()
+    };
+    let build = |bench: &InSqlite, catalog: &Arc<Catalog>| {
+        let mut live = replica(bench).open_live(Arc::clone(catalog)).unwrap();
+        live.apply(&batch([upsert(1, 10), upsert(2, 11)])).unwrap();
+        live.complete().unwrap();
+    };
+    let first = with([0, 1, 2, 3], 0, &[]);
+    let then = with([0, 1, 2, 3], 0, &[&[2], &[3, 1]]);
+    let narrower = with([0, 1, 3, 2], 1, &[&[2]]);
+    // The second column is another one, and so is its index, whose name is the same.
+    let reordered = with([0, 3, 2, 1], 0, &[&[2], &[3, 1]]);
+    for last in [narrower, reordered] {
+        let (bench, fresh) = (bench(), self::bench());
+        build(&bench, &first);
+        let replica = replica(&bench);
+        drop(replica.open_live(Arc::clone(&then)).unwrap());
+        assert_eq!(count(&bench, "SELECT COUNT(*) FROM sqlite_schema WHERE name LIKE '%g1i%'"), 2);
+        assert!(replica.adapt(&last).unwrap());
+        drop(replica.open_live(Arc::clone(&last)).unwrap());
+        let mut built = self::replica(&fresh).open_live(Arc::clone(&last)).unwrap();
+        built.complete().unwrap();
+        assert_eq!(indexes(&bench), indexes(&fresh));
+        assert_eq!(count(&bench, ROWS), 2);
+    }
+}
+
+#[test]
+fn dead_letters_go_with_their_table() {
+    let (wide, narrow) = (Arc::new(described()), Arc::new(narrowed()));
+    let bench = bench();
+    let replica = replica(&bench);
+    let mut live = replica.open_live(Arc::clone(&wide)).unwrap();
+    live.complete().unwrap();
+    // `Order`, which is left out, and another table of its topic.
+    let letters = [None, Some(2), Some(3)]
+        .map(|table| DeadLetter { at: TopicPartition { topic: 1, partition: 0 }, ..letter(table) });
+    live.apply(&Batch { dead_letters: letters.to_vec(), ..batch([]) }).unwrap();
+    drop(live);
+    assert!(replica.adapt(&narrow).unwrap());
+    let mut adapted = replica.open_live(Arc::clone(&narrow)).unwrap();
+    assert_eq!(adapted.figures().dead_letters, [0, 2]);
+    let kept = |table| Kept { topic: 1, table, order_ms: 0 };
+    assert_eq!(adapted.checkpoint().unwrap().dead_letters, [kept(None), kept(Some(2))]);
+    assert_eq!(count(&bench, "SELECT COUNT(*) FROM _readside_dead_letters"), 2);
+}
+
+fn letter(table: Option<usize>) -> DeadLetter {
+    let (path, message) = (String::new(), "a number".into());
+    DeadLetter {
+        at: AT,
+        offset: 3,
+        rejection: Rejection { table, path, reason: Reason::WrongType, message },
+        first_seen_ms: NOW_MS,
+        origin: Origin::default(),
+        record: None,
+        produced_ms: None,
+    }
+}
+
 #[test]
 fn what_a_column_may_have_kept_away_needs_the_log() {
     let (wide, narrow) = (Arc::new(described()), narrowed());
@@ -276,21 +407,7 @@ fn what_a_column_may_have_kept_away_needs_the_log() {
         live.apply(&batch([patch(1, 5, 0b0100, IfMissing::Hold)])).unwrap();
     }));
     assert!(!prepared(&|live| {
-        let letter = crate::domain::dead_letter::DeadLetter {
-            at: AT,
-            offset: 3,
-            rejection: crate::domain::dead_letter::Rejection {
-                table: None,
-                path: String::new(),
-                reason: crate::domain::dead_letter::Reason::WrongType,
-                message: "a number".into(),
-            },
-            first_seen_ms: NOW_MS,
-            origin: Default::default(),
-            record: None,
-            produced_ms: None,
-        };
-        live.apply(&Batch { dead_letters: vec![letter], ..batch([]) }).unwrap();
+        live.apply(&Batch { dead_letters: vec![letter(None)], ..batch([]) }).unwrap();
     }));
     // A column more, another type, another topic.
     let bench = bench();
