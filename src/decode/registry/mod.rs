@@ -303,9 +303,13 @@ impl State {
         &mut self.wanted[at]
     }
 
+    fn take(&mut self, id: u32) -> Option<Wanted> {
+        let at = self.wanted.iter().position(|wanted| wanted.id == id)?;
+        self.wanted.remove(at)
+    }
+
     fn doubt(&mut self, id: u32, now: Instant) {
-        let known = self.wanted.iter().position(|wanted| wanted.id == id);
-        let Some(mut wanted) = known.and_then(|at| self.wanted.remove(at)) else { return };
+        let Some(mut wanted) = self.take(id) else { return };
         if wanted.doubted {
             if self.unknown.len() >= UNKNOWN_MAX {
                 self.unknown.clear();
@@ -340,6 +344,10 @@ impl Shared {
                     RegistryOutcome::Unknown
                 }
                 Err(failure) => {
+                    // The others first: it may be the only one that cannot be had.
+                    if let Some(wanted) = state.take(id) {
+                        state.wanted.push_back(wanted);
+                    }
                     self.failed(&mut state, &failure, now);
                     failure.outcome
                 }

@@ -279,3 +279,13 @@ fn what_is_kept_is_bounded() {
     }
     assert!(state.unknown.len() <= UNKNOWN_MAX && state.wanted.is_empty());
 }
+
+/// The registry cannot give one of its schemas: the others come.
+#[test]
+fn a_schema_that_fails_keeps_no_other_from_being_fetched() {
+    let (url, _asked) =
+        serve(false, |_, path, _| if path == "/schemas/ids/1" { (500, String::new()) } else { found(path) });
+    let registry = Registry::new(&settings(url));
+    assert!(matches!(registry.get(1, Duration::from_millis(10)), Answer::Pending { .. }));
+    assert_eq!(text(settled(&registry, 2)), "/schemas/ids/2");
+}
