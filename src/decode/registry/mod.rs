@@ -237,9 +237,15 @@ impl Registry {
         }
     }
 
-    /// Whether [`Registry::get`] would have an answer at once.
+    /// Whether who waits for a schema should [`get`](Registry::get) it: there is an answer, or there was
+    /// one that is forgotten again, so that nobody asks any more.
     pub fn is_settled(&self, id: u32) -> bool {
-        self.0.settings.is_none() || self.0.shared.lock().settled(id, Instant::now()).is_some()
+        if self.0.settings.is_none() {
+            return true;
+        }
+        let mut state = self.0.shared.lock();
+        let is_asked_for = state.wanted.iter().any(|wanted| wanted.id == id);
+        !is_asked_for || state.settled(id, Instant::now()).is_some()
     }
 
     fn start_thread(&self) {
