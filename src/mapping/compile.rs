@@ -209,6 +209,7 @@ impl Compiler<'_> {
             origin,
             filter,
             hears_snapshots,
+            sources: at.table.sources.len(),
             key: at.table.key.clone(),
         }
     }
