@@ -63,6 +63,7 @@ pub fn explode(value: &Val) -> ValR {
 pub fn implode(value: &Val) -> ValR {
     let mut text = String::new();
     for item in value.as_array()? {
+        spend_bytes(item.digits())?;
         let point = item.as_number()?.truncated().and_then(|number| u32::try_from(number).ok());
         text.push(point.and_then(char::from_u32).ok_or_else(|| flaw("a number that is no character"))?);
     }
