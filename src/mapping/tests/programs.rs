@@ -175,6 +175,15 @@ fn placeholders_are_not_calculated_with() {
     assert_eq!(feed.only().values, [text("7")]);
 }
 
+/// What a program reads is there when it runs.
+#[test]
+fn a_function_with_one_argument_less_reads_its_input() {
+    let columns =
+        ["id integer $key | tonumber", "first text? .lines | nth(0)", "any boolean? .lines | any(true)"];
+    let mut feed = Feed::new(topic("t", Format::Json), vec![table("t", 1, &columns)]);
+    assert_eq!(feed.row("1", r#"{"lines":["a","b"]}"#), [int(1), text("a"), int(1)]);
+}
+
 #[test]
 fn text_of_a_database_is_text_until_it_is_read() {
     let columns = ["id integer", "a json? .doc", "b json? .doc | fromjson | .x", "c json? .doc | ."];
