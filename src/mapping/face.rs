@@ -144,7 +144,10 @@ impl Face {
                 _ => types.find(given.decoder, inputs)?,
             };
             if let Found::Rules(_) = known {
-                id = self.new_id(given, inputs)?;
+                id = match &self.event_id {
+                    Some(id) if event.is_none() && id.source.reads_value() => None,
+                    _ => self.new_id(given, inputs)?,
+                };
                 self.rules(&known, given, (passage, inputs), &mut stamp)?;
                 if passage.changes.len() == start {
                     return Err(Outcome::Skipped(Skip::Filtered));
