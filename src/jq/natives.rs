@@ -76,6 +76,11 @@ fn own() -> Vec<Own> {
             let pattern = cv.0.pop_var();
             bome(text::matches(&cv.1, &pattern, &flags))
         }),
+        ("__pieces", v(2), |mut cv| {
+            let flags = cv.0.pop_var();
+            let pattern = cv.0.pop_var();
+            bome(text::pieces(&cv.1, &pattern, &flags))
+        }),
     ]
 }
 
@@ -227,7 +232,9 @@ fn indices(value: &Val, part: &Val) -> ValR {
     match (value, part) {
         (Val::Null, _) => return Ok(Val::Null),
         (Val::Str(text), Val::Str(part)) => {
-            spend(1 + text.len() as u64)?;
+            // At each place that it fits into it may be there but for its end.
+            let places = text.len().saturating_sub(part.len()) as u64;
+            spend(1 + text.len() as u64 + places.saturating_mul(part.len() as u64 / 32))?;
             if part.is_empty() {
                 return Ok(Val::Null);
             }

@@ -571,3 +571,28 @@ fn long_numbers_are_paid_for() {
     assert_eq!(run(".rate", &document), digits);
     assert_eq!(run("-.rate", &document), format!("-{digits}"));
 }
+
+#[test]
+fn many_matches_in_prose_are_affordable() {
+    let prose = "These  are words,\n and some more. ".repeat(60);
+    let document = serde_json::to_string(&prose).unwrap();
+    let once = prose.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert_eq!(run("gsub(\"\\\\s+\"; \" \") | rtrimstr(\" \")", &document), format!("{once:?}"));
+    assert_eq!(run("[scan(\"[a-z]+\")] | length", &document), "360");
+    assert_eq!(run("gsub(\"\\\\.\"; \"\") | length", &document), (prose.len() - 60).to_string());
+}
+
+/// What each match looks at beyond itself is paid for.
+#[test]
+fn patterns_and_texts_that_nearly_match_are_paid_for() {
+    for text in [
+        "(\"a\" * 20000) | [scan(\"a.*z|a\")] | length",
+        "(\"a\" * 20000) | [scan(\"a(.*z)?\")] | length",
+        "(\"a\" * 20000) | [scan(\"(a.*z)?a\")] | length",
+        "(\"a\" * 20000) | [scan(\"a+?\")] | length",
+        "(\"a\" * 20000) | index((\"a\" * 10000) + \"b\")",
+    ] {
+        let failure = program(text).run(&Input::default()).expect_err(text);
+        assert!(failure.is_limit, "{text}: {failure:?}");
+    }
+}
