@@ -41,9 +41,12 @@ impl Config {
         let of_topics = self.topics.iter().any(|topic| {
             let declared = topic.evolution.as_ref().map(|evolution| &evolution.version);
             let ids = topic.event_ids.as_ref().map(|ids| &ids.source);
+            let upcasts = topic.evolution.iter().flat_map(|evolution| &evolution.upcasts);
+            let upcast = upcasts.flat_map(Upcast::expressions);
             [declared, topic.version.as_ref(), topic.event_type.as_ref(), ids]
                 .into_iter()
                 .flatten()
+                .chain(upcast)
                 .any(is_version)
         });
         let of_rule = |rule: &Rule| rule.expressions().any(|(_, from)| is_version(from));
@@ -320,6 +323,15 @@ pub enum Unknown {
     Ignore,
     /// They are read as the current one.
     Accept,
+}
+
+impl Upcast {
+    pub fn expressions(&self) -> impl Iterator<Item = &Expression> {
+        self.rules.iter().filter_map(|rule| match &rule.change {
+            Change::Rename(_) => None,
+            Change::Default(from) | Change::Set(from) => Some(from),
+        })
+    }
 }
 
 impl Topic {

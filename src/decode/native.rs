@@ -23,6 +23,11 @@ pub enum Native<'a> {
     },
     /// A date, a time or a timestamp; never one of the decimals.
     Since(Logical, i64),
+    /// Since 1970; `nanos` are less than a second, and not negative.
+    Instant {
+        seconds: i64,
+        nanos: u32,
+    },
     /// Bytes of no known type, which stand for a value of whatever type the column has.
     Opaque(&'a [u8]),
 }
@@ -72,6 +77,9 @@ pub fn write_json(value: Native<'_>, out: &mut String) -> Result<(), Unwritable>
             write_string(&text, out);
         }
         Native::Since(logical, number) => write_string(&since(logical, number)?, out),
+        Native::Instant { seconds, nanos } => {
+            write_string(&time::timestamp_from_instant(seconds, nanos).map_err(unwritable)?, out);
+        }
         Native::Opaque(bytes) => {
             write_string(std::str::from_utf8(bytes).map_err(|_| Unwritable::NotText)?, out);
         }
@@ -98,10 +106,14 @@ fn since(logical: Logical, number: i64) -> Result<String, Unwritable> {
         Logical::Timestamp(unit) => time::timestamp_from_number(number, unit),
         Logical::Decimal { .. } | Logical::ScaledDecimal => return Ok(number.to_string()),
     };
-    read.map_err(|flaw| match flaw {
+    read.map_err(unwritable)
+}
+
+fn unwritable(flaw: Flaw) -> Unwritable {
+    match flaw {
         Flaw::Shape => Unwritable::Time("is no date or time"),
         Flaw::Range(why) => Unwritable::Time(why),
-    })
+    }
 }
 
 #[cfg(test)]
@@ -127,6 +139,7 @@ mod tests {
             (Native::Since(Logical::Date, 19_000), "\"2022-01-08\""),
             (Native::Since(Logical::Time(Encoding::Millis), 1_500), "\"00:00:01.500000\""),
             (Native::Since(Logical::Timestamp(Encoding::Micros), 1), "\"1970-01-01T00:00:00.000001Z\""),
+            (Native::Instant { seconds: -1, nanos: 1_000 }, "\"1969-12-31T23:59:59.000001Z\""),
         ];
         for (value, expected) in cases {
             assert_eq!(json(value).as_deref(), Ok(expected));
@@ -136,5 +149,6 @@ mod tests {
         assert_eq!(json(Native::Real(f64::NAN)), Err(Unwritable::NotFinite));
         assert_eq!(json(Native::Decimal { unscaled: &[], scale: 0 }), Err(Unwritable::TooLong));
         assert!(json(Native::Since(Logical::Date, i64::MAX)).is_err());
+        assert!(json(Native::Instant { seconds: 0, nanos: 1 }).is_err());
     }
 }

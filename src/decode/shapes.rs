@@ -20,6 +20,8 @@ pub enum Kind {
     Bytes,
     Decimal,
     Since(Logical),
+    /// A timestamp that is no number.
+    Instant,
     /// An object, a list or a map.
     Composite,
     /// A JSON number that may have a fraction.
@@ -44,7 +46,7 @@ impl Kind {
             Kind::Decimal => "a decimal",
             Kind::Since(Logical::Date) => "a date",
             Kind::Since(Logical::Time(_)) => "a time of day",
-            Kind::Since(_) => "a timestamp",
+            Kind::Since(_) | Kind::Instant => "a timestamp",
             Kind::Composite => "an object, a list or a map",
             Kind::JsonNumber => "a number",
             Kind::Anything => "anything",

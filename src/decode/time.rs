@@ -116,6 +116,11 @@ pub fn timestamp_from_number(number: i64, unit: Encoding) -> Result<String, Flaw
     print_timestamp(at_second(seconds)?, nanos)
 }
 
+/// Seconds and nanoseconds since 1970-01-01T00:00:00Z.
+pub fn timestamp_from_instant(seconds: i64, nanos: u32) -> Result<String, Flaw> {
+    print_timestamp(at_second(seconds)?, nanos)
+}
+
 fn per_second(unit: Encoding) -> Result<i64, Flaw> {
     match unit {
         Encoding::Seconds => Ok(1),

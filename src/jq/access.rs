@@ -75,7 +75,7 @@ impl ValT for Val {
             (Val::Null, Val::Null | Val::Str(_) | Val::Num(_)) => Ok(Val::Null),
             (Val::Obj(object), Val::Str(name)) => Ok(object.get(name).cloned().unwrap_or_default()),
             (Val::Arr(array), Val::Num(number)) => {
-                let at = position(number, array.len());
+                let at = position(number, array.len())?;
                 Ok(at.and_then(|at| array.get(at)).cloned().unwrap_or_default())
             }
             (Val::Null | Val::Arr(_) | Val::Str(_), Val::Obj(bounds)) => {
@@ -159,7 +159,7 @@ impl ValT for Val {
             }
             (value @ (Val::Null | Val::Arr(_)), Val::Num(number)) => {
                 let mut items = if matches!(value, Val::Null) { Vec::new() } else { value.into_items()? };
-                let Some(at) = position(number, items.len()) else {
+                let Some(at) = position(number, items.len())? else {
                     return Err(flaw("an index in front of the array").into());
                 };
                 match f(items.get(at).cloned().unwrap_or_default()).next() {
@@ -234,9 +234,11 @@ fn cannot_iterate(value: &Val) -> Error {
 }
 
 /// Where an index points, from the end if it is negative; `None`: in front of the first.
-fn position(number: &Num, len: usize) -> Option<usize> {
-    let at = number.truncated()?;
-    if at >= 0 { usize::try_from(at).ok() } else { len.checked_sub(usize::try_from(at.unsigned_abs()).ok()?) }
+fn position(number: &Num, len: usize) -> Result<Option<usize>, Error> {
+    spend_bytes(number.size())?;
+    let Some(at) = number.truncated() else { return Ok(None) };
+    let size = usize::try_from(at.unsigned_abs()).ok();
+    Ok(if at >= 0 { size } else { size.and_then(|size| len.checked_sub(size)) })
 }
 
 #[cold]
@@ -251,7 +253,7 @@ fn limits(range: &Range<&Val>, len: usize) -> Result<(usize, usize), Error> {
         Some(bound) => {
             let number = bound.as_number()?;
             // In front of the beginning is the beginning.
-            Ok(position(number, len).map_or(0, |at| at.min(len)))
+            Ok(position(number, len)?.map_or(0, |at| at.min(len)))
         }
     };
     let start = limit(range.start, 0)?;

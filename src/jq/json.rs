@@ -79,7 +79,9 @@ impl<'t> Reader<'t> {
             }
             Some(b'-' | b'0'..=b'9') => {
                 let text = self.word(|byte| matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E'));
-                Num::parse(text).map(Val::Num).ok_or(Unreadable::Malformed)
+                let number = Num::parse(text).ok_or(Unreadable::Malformed)?;
+                spend_bytes(number.size())?;
+                Ok(Val::Num(number))
             }
             _ => match self.word(|byte| byte.is_ascii_alphabetic()) {
                 "null" => Ok(Val::Null),
@@ -181,6 +183,7 @@ pub fn write(value: &Val, out: &mut String) -> Result<(), Error> {
         Val::Bool(true) => out.push_str("true"),
         Val::Bool(false) => out.push_str("false"),
         Val::Num(number) => {
+            spend_bytes(number.size())?;
             use std::fmt::Write as _;
             // Writing to a string cannot fail.
             let _ = write!(out, "{number}");

@@ -4,7 +4,7 @@ use jaq_core::box_iter::box_once;
 use jaq_core::native::{Fun, bome, unary, v};
 use jaq_core::{Cv, Native, RunPtr};
 
-use super::budget::{exhausted, flaw, spend, take};
+use super::budget::{exhausted, flaw, spend, spend_bytes, take};
 use super::number::{Num, Rounding};
 use super::value::{Error, Object, Val, ValR, an};
 use super::{Data, json, text};
@@ -48,7 +48,7 @@ fn own() -> Vec<Own> {
         ("ceil", v(0), |cv| bome(rounded(&cv.1, Rounding::Ceil))),
         ("round", v(0), |cv| bome(rounded(&cv.1, Rounding::Nearest))),
         ("trunc", v(0), |cv| bome(rounded(&cv.1, Rounding::Truncate))),
-        ("abs", v(0), |cv| bome(cv.1.as_number().map(|number| Val::Num(number.abs())))),
+        ("abs", v(0), |cv| bome(abs(&cv.1))),
         ("tonumber", v(0), |cv| bome(to_number(cv.1))),
         ("tostring", v(0), |cv| bome(to_text(cv.1))),
         ("tojson", v(0), |cv| bome(cv.1.json().and_then(|text| Val::text(&text)))),
@@ -76,6 +76,11 @@ fn own() -> Vec<Own> {
             let pattern = cv.0.pop_var();
             bome(text::matches(&cv.1, &pattern, &flags))
         }),
+        ("__pieces", v(2), |mut cv| {
+            let flags = cv.0.pop_var();
+            let pattern = cv.0.pop_var();
+            bome(text::pieces(&cv.1, &pattern, &flags))
+        }),
     ]
 }
 
@@ -95,7 +100,7 @@ fn length(value: &Val) -> ValR {
     Ok(match value {
         Val::Null => count(0),
         Val::Bool(_) => return Err(flaw("a boolean has no length")),
-        Val::Num(number) => Val::Num(number.abs()),
+        Val::Num(_) => abs(value)?,
         Val::Str(text) => {
             spend(text.len() as u64 / 32)?;
             count(text.chars().count())
@@ -103,6 +108,11 @@ fn length(value: &Val) -> ValR {
         Val::Arr(array) => count(array.len()),
         Val::Obj(object) => count(object.len()),
     })
+}
+
+fn abs(value: &Val) -> ValR {
+    spend_bytes(value.digits())?;
+    Ok(Val::Num(value.as_number()?.abs()))
 }
 
 fn keys(value: &Val) -> ValR {
@@ -117,6 +127,7 @@ fn has(value: &Val, key: &Val) -> Result<bool, Error> {
     match (value, key) {
         (Val::Obj(object), Val::Str(name)) => Ok(object.contains_key(name)),
         (Val::Arr(array), Val::Num(number)) => {
+            spend_bytes(number.size())?;
             let at = number.truncated().and_then(|at| usize::try_from(at).ok());
             Ok(at.is_some_and(|at| at < array.len()))
         }
@@ -169,7 +180,7 @@ fn add(value: Val) -> ValR {
         for item in &items {
             if !matches!(item, Val::Null) {
                 let text = item.as_str()?;
-                super::budget::spend_bytes(text.len())?;
+                spend_bytes(text.len())?;
                 sum.push_str(text);
             }
         }
@@ -195,6 +206,7 @@ fn reverse(value: Val) -> ValR {
 }
 
 fn flatten(value: Val, depth: Val) -> ValR {
+    spend_bytes(depth.digits())?;
     let depth = depth.as_number()?.truncated().unwrap_or(i64::MAX);
     if depth < 0 {
         return Err(flaw("a depth cannot be negative"));
@@ -220,7 +232,9 @@ fn indices(value: &Val, part: &Val) -> ValR {
     match (value, part) {
         (Val::Null, _) => return Ok(Val::Null),
         (Val::Str(text), Val::Str(part)) => {
-            spend(1 + text.len() as u64)?;
+            // At each place that it fits into it may be there but for its end.
+            let places = text.len().saturating_sub(part.len()) as u64;
+            spend(1 + text.len() as u64 + places.saturating_mul(part.len() as u64 / 32))?;
             if part.is_empty() {
                 return Ok(Val::Null);
             }
@@ -288,6 +302,7 @@ fn grouped(pairs: Val) -> ValR {
 }
 
 fn rounded(value: &Val, rounding: Rounding) -> ValR {
+    spend_bytes(value.digits())?;
     value.as_number()?.round(rounding).map(Val::Num).map_err(flaw)
 }
 
@@ -311,7 +326,7 @@ fn join(value: &Val, separator: &Val) -> ValR {
             item => to_text(item.clone())?,
         };
         let text = text.as_str()?;
-        super::budget::spend_bytes(text.len() + separator.len())?;
+        spend_bytes(text.len() + separator.len())?;
         if index > 0 {
             joined.push_str(separator);
         }

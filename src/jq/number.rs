@@ -35,6 +35,14 @@ impl Num {
         }
     }
 
+    /// Bytes that everything but passing it on has to look at.
+    pub fn size(&self) -> usize {
+        match self {
+            Num::Int(_) => 0,
+            Num::Text(text) => text.len(),
+        }
+    }
+
     /// A whole number of few digits, as for an index; what comes behind the point is cut.
     pub fn truncated(&self) -> Option<i64> {
         match self {

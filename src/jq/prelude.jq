@@ -71,14 +71,10 @@ def capture($re; $flags): match($re; $flags) | __captured;
 def capture($re): capture($re; null);
 def scan($re; $flags): match($re; __flags($flags; "g")) | if (.captures | length) > 0 then [.captures[].string] else .string end;
 def scan($re): scan($re; null);
-def sub($re; f; $flags): . as $text | [foreach (__matches($re; $flags)[], null) as $match ({at: 0};
-    if $match == null then {at, parts: [$text[.at:]]}
-    else {at: ($match.offset + $match.length), parts: [$text[.at:$match.offset], ($match | __captured | f)]} end; .parts[])]
-  | add // "";
+def sub($re; f; $flags): [__pieces($re; $flags)[] as [$before, $match] | $before, (if $match == null then empty else $match | __captured | f end)] | add // "";
 def sub($re; f): sub($re; f; null);
 def gsub($re; f; $flags): sub($re; f; __flags($flags; "g"));
 def gsub($re; f): gsub($re; f; null);
-def split($re; $flags): . as $text | [foreach (__matches($re; __flags($flags; "g"))[], null) as $match ({at: 0, part: null};
-    if $match == null then {at, part: $text[.at:]} else {at: ($match.offset + $match.length), part: $text[.at:$match.offset]} end; .part)];
+def split($re; $flags): [__pieces($re; __flags($flags; "g"))[] | .[0]];
 def splits($re; $flags): split($re; $flags)[];
 def splits($re): splits($re; null);

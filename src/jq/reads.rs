@@ -22,7 +22,7 @@ pub struct Reads {
 
 impl Reads {
     pub fn of(term: &Term<&str>) -> Reads {
-        let mut walk = Walk { reads: Reads::default(), bound: Vec::new() };
+        let mut walk = Walk { reads: Reads::default(), bound: Vec::new(), own: Vec::new() };
         let output = walk.flow(term, &At::Row(Vec::new()));
         walk.use_all(&output);
         walk.reads
@@ -50,11 +50,24 @@ enum At {
 struct Walk<'t> {
     reads: Reads,
     bound: Vec<(&'t str, At)>,
+    /// Names that the program defines somewhere: whatever else they are called, they are its own.
+    own: Vec<&'t str>,
 }
 
-/// Functions that look at their arguments alone, the first of which gives the values for the others.
-const OF_ARGUMENTS: [&str; 11] =
-    ["any", "all", "first", "last", "limit", "skip", "nth", "isempty", "add", "range", "error"];
+/// Functions that look at their arguments alone, and how many those are. The arguments are of the input.
+const OF_ARGUMENTS: [(&str, usize); 11] = [
+    ("first", 1),
+    ("last", 1),
+    ("limit", 2),
+    ("skip", 2),
+    ("nth", 2),
+    ("isempty", 1),
+    ("add", 1),
+    ("range", 1),
+    ("range", 2),
+    ("range", 3),
+    ("error", 1),
+];
 
 impl<'t> Walk<'t> {
     fn use_all(&mut self, at: &At) {
@@ -141,6 +154,8 @@ impl<'t> Walk<'t> {
             }
             Term::Def(defs, inner) => {
                 // Called from wherever: what they name by a variable is read, and calls use their input.
+                let names = defs.iter().flat_map(|def| def.args.iter().copied().chain([def.name]));
+                self.own.extend(names);
                 defs.iter().for_each(|def| self.used(&def.body, &At::Other));
                 return self.flow(inner, at);
             }
@@ -208,24 +223,29 @@ impl<'t> Walk<'t> {
 
     fn call(&mut self, name: &str, args: &[Term<&'t str>], at: &At) -> At {
         match (name, args) {
+            (name, args) if self.own.contains(&name) => self.call_any(args, at),
             ("empty" | "true" | "false" | "null", []) => {}
             ("select", [condition]) => {
                 self.used(condition, at);
                 return at.clone();
             }
-            (name, [first, rest @ ..]) if OF_ARGUMENTS.contains(&name) => {
+            // The second is of what the first gives.
+            ("any" | "all", [first, second]) => {
                 self.used(first, at);
-                // `limit(2; .a[])` and `any(.a[]; .b)` alike: on the input, or on what the first gives.
-                rest.iter().for_each(|arg| {
-                    self.used(arg, if name == "any" || name == "all" { &At::Other } else { at })
-                });
+                self.used(second, &At::Other);
             }
-            _ => {
-                self.use_all(at);
-                args.iter().for_each(|arg| self.used(arg, &At::Other));
+            (name, args) if OF_ARGUMENTS.contains(&(name, args.len())) => {
+                args.iter().for_each(|arg| self.used(arg, at));
             }
+            (_, args) => self.call_any(args, at),
         }
         At::Other
+    }
+
+    /// Of a function that may do anything with its input.
+    fn call_any(&mut self, args: &[Term<&'t str>], at: &At) {
+        self.use_all(at);
+        args.iter().for_each(|arg| self.used(arg, &At::Other));
     }
 
     fn variable(&mut self, name: &str) -> At {
@@ -324,6 +344,15 @@ mod tests {
             ("try .a catch .b", ".a"),
             ("..", "."),
             ("$event", "$event."),
+            (".lines | nth(0)", ".lines"),
+            (".lines | any(.n > 1)", ".lines"),
+            (".lines | all($event.x)", ".lines $event.x"),
+            ("nth(0; .lines[])", ".lines"),
+            ("def nth(a; b): .[0]; .lines | nth(0; 1)", ".lines"),
+            ("def first(f): .[0]; .lines | first(1)", ".lines"),
+            ("def select(f): .[0]; .lines | select(1)", ".lines"),
+            ("def null: .[0]; .lines | null", ".lines"),
+            ("def f(empty): $event | empty; f(.[0])", ". $event."),
         ] {
             assert_eq!(said(text), expected, "{text}");
         }

@@ -536,3 +536,63 @@ fn the_reference_lists_every_function() {
     there.retain(|name| !["true", "false", "null"].contains(name));
     assert_eq!(listed, there);
 }
+
+/// Numbers of any length can be passed on: what writes, compares or copies one pays for its digits.
+#[test]
+fn long_numbers_are_paid_for() {
+    let digits = "7".repeat(200_000);
+    let lines = vec![r#"{"sku":"a"}"#; 1_000].join(",");
+    let document = format!(r#"{{"rate":{digits},"lines":[{lines}]}}"#);
+    let row = read(&document).unwrap();
+    let mut input = Input { row: row.clone(), bytes: document.len(), ..Input::default() };
+    input.variables[0] = row;
+    for text in [
+        "[.lines[] | {sku, rate: $event.rate}]",
+        "[.lines[] | -$event.rate | 1]",
+        "[.lines[] | $event.rate | abs | 1]",
+        "[.lines[] | -$event.rate | length | 1]",
+        "[.lines[] | $event.rate > 1.5]",
+        "[.lines[] | [$event.rate] == [$event.rate]]",
+        "[.lines[] | try ($event.rate + 1) catch 1]",
+        "[.lines[] | .sku * $event.rate]",
+        "[.lines as $lines | .lines[] | $lines[$event.rate]]",
+        "[.lines as $lines | .lines[] | $lines | has($event.rate)]",
+        "[.lines[] | try ($event.rate | floor) catch 1]",
+        "[.lines[] | \"\\($event.rate)\" | 1]",
+    ] {
+        let outcome =
+            program(text).run(&input).and_then(|value| write(&value.unwrap_or_default(), document.len()));
+        assert!(
+            outcome.as_ref().is_err_and(|failure| failure.is_limit),
+            "{text}: {:?}",
+            outcome.map(|json| json.len())
+        );
+    }
+    assert_eq!(run(".rate", &document), digits);
+    assert_eq!(run("-.rate", &document), format!("-{digits}"));
+}
+
+#[test]
+fn many_matches_in_prose_are_affordable() {
+    let prose = "These  are words,\n and some more. ".repeat(60);
+    let document = serde_json::to_string(&prose).unwrap();
+    let once = prose.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert_eq!(run("gsub(\"\\\\s+\"; \" \") | rtrimstr(\" \")", &document), format!("{once:?}"));
+    assert_eq!(run("[scan(\"[a-z]+\")] | length", &document), "360");
+    assert_eq!(run("gsub(\"\\\\.\"; \"\") | length", &document), (prose.len() - 60).to_string());
+}
+
+/// What each match looks at beyond itself is paid for.
+#[test]
+fn patterns_and_texts_that_nearly_match_are_paid_for() {
+    for text in [
+        "(\"a\" * 20000) | [scan(\"a.*z|a\")] | length",
+        "(\"a\" * 20000) | [scan(\"a(.*z)?\")] | length",
+        "(\"a\" * 20000) | [scan(\"(a.*z)?a\")] | length",
+        "(\"a\" * 20000) | [scan(\"a+?\")] | length",
+        "(\"a\" * 20000) | index((\"a\" * 10000) + \"b\")",
+    ] {
+        let failure = program(text).run(&Input::default()).expect_err(text);
+        assert!(failure.is_limit, "{text}: {failure:?}");
+    }
+}

@@ -1,6 +1,7 @@
 //! Functions on strings.
 
 use std::cell::RefCell;
+use std::ops::Range;
 use std::rc::Rc;
 
 use base64::Engine;
@@ -22,11 +23,15 @@ pub fn split(value: &Val, separator: &Val) -> ValR {
 }
 
 pub fn starts_with(value: &Val, part: &Val) -> ValR {
-    Ok(Val::Bool(value.as_str()?.starts_with(&**part.as_str()?)))
+    let part = part.as_str()?;
+    spend(part.len() as u64 / 32)?;
+    Ok(Val::Bool(value.as_str()?.starts_with(&**part)))
 }
 
 pub fn ends_with(value: &Val, part: &Val) -> ValR {
-    Ok(Val::Bool(value.as_str()?.ends_with(&**part.as_str()?)))
+    let part = part.as_str()?;
+    spend(part.len() as u64 / 32)?;
+    Ok(Val::Bool(value.as_str()?.ends_with(&**part)))
 }
 
 /// What is not a string stays as it is, as in jq.
@@ -63,6 +68,7 @@ pub fn explode(value: &Val) -> ValR {
 pub fn implode(value: &Val) -> ValR {
     let mut text = String::new();
     for item in value.as_array()? {
+        spend_bytes(item.digits())?;
         let point = item.as_number()?.truncated().and_then(|number| u32::try_from(number).ok());
         text.push(point.and_then(char::from_u32).ok_or_else(|| flaw("a number that is no character"))?);
     }
@@ -104,6 +110,8 @@ struct Pattern {
     regex: Regex,
     all: bool,
     empty: bool,
+    /// A match is known where it ends, so that all matches together look at the text once.
+    stops: bool,
 }
 
 /// Why a pattern or its flags cannot be used.
@@ -130,28 +138,59 @@ impl Pattern {
         }
         let regex = builder.size_limit(1 << 20).build();
         let regex = regex.map_err(|error| format!("this pattern cannot be used: {error}"))?;
-        Ok(Pattern { regex, all, empty })
+        Ok(Pattern { regex, all, empty, stops: stops(pattern) })
     }
+}
+
+/// Whether nothing of a pattern but its last part may be there more or less often, or be one thing or the
+/// other: `\s+`, `[^a-z]`, `, *`. Said of some such patterns only.
+fn stops(pattern: &str) -> bool {
+    let repeated = pattern.strip_suffix(['+', '*', '?']).unwrap_or(pattern);
+    !repeated.contains(['+', '*', '?', '{', '|', '(', '$', '^']) || is_class(repeated)
+}
+
+/// A single class: `[^0-9+]`.
+fn is_class(pattern: &str) -> bool {
+    let inner = pattern.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    inner.is_some_and(|inner| !inner.contains(['[', ']', '\\']))
 }
 
 /// Every match as `{offset, length, string, captures}`.
 pub fn matches(value: &Val, pattern: &Val, flags: &Val) -> ValR {
+    let found = found(value.as_str()?, pattern, flags)?;
+    Val::array(found.into_iter().map(|(_, found)| found).collect())
+}
+
+/// Pairs of what is in front of a match and the match; behind the last one there is null.
+pub fn pieces(value: &Val, pattern: &Val, flags: &Val) -> ValR {
     let text = value.as_str()?;
+    let (mut pieces, mut from) = (Vec::new(), 0);
+    for (at, found) in found(text, pattern, flags)? {
+        pieces.push(Val::array(vec![Val::text(&text[from..at.start])?, found])?);
+        from = at.end;
+    }
+    pieces.push(Val::array(vec![Val::text(&text[from..])?, Val::Null])?);
+    Val::array(pieces)
+}
+
+fn found(text: &str, pattern: &Val, flags: &Val) -> Result<Vec<(Range<usize>, Val)>, Error> {
     let flags = match flags {
         Val::Null => "",
         flags => flags.as_str()?,
     };
     let pattern = compiled(pattern.as_str()?, flags)?;
-    // The engine goes over the text once, with all of the pattern at each byte.
-    let work = (text.len() as u64).saturating_mul(pattern.regex.as_str().len() as u64);
-    spend(1 + work / 16)?;
+    // The engine has all of the pattern at each byte that it looks at.
+    let work = |bytes: usize| 1 + (bytes as u64).saturating_mul(pattern.regex.as_str().len() as u64) / 16;
+    // All of the text, up to each match and behind the last.
+    spend(work(text.len()))?;
     let mut found = Vec::new();
     // How many characters are in front of a byte.
     let (mut byte, mut chars) = (0, 0);
     let names: Vec<Option<&str>> = pattern.regex.capture_names().skip(1).collect();
     for captures in pattern.regex.captures_iter(text) {
-        spend(1 + work / 16)?;
         let Some(whole) = captures.get(0) else { continue };
+        // Where it looks on from a match, it may do so to the end of the text, each time.
+        spend(work(if pattern.stops { 1 } else { text.len() - whole.start() }))?;
         if whole.is_empty() && !pattern.empty {
             continue;
         }
@@ -172,17 +211,18 @@ pub fn matches(value: &Val, pattern: &Val, flags: &Val) -> ValR {
                 ("name", name),
             ])?);
         }
-        found.push(object([
+        let all = object([
             ("offset", count(chars)),
             ("length", count(whole.as_str().chars().count())),
             ("string", Val::text(whole.as_str())?),
             ("captures", Val::array(groups)?),
-        ])?);
+        ])?;
+        found.push((whole.range(), all));
         if !pattern.all {
             break;
         }
     }
-    Val::array(found)
+    Ok(found)
 }
 
 fn compiled(pattern: &str, flags: &str) -> Result<Rc<Pattern>, Error> {

@@ -140,6 +140,11 @@ impl Val {
         }
     }
 
+    /// Bytes of a number to calculate with.
+    pub fn digits(&self) -> usize {
+        if let Val::Num(number) = self { number.size() } else { 0 }
+    }
+
     /// Its JSON text.
     pub fn json(&self) -> Result<String, Error> {
         let mut out = String::new();
@@ -204,7 +209,12 @@ impl Ord for Val {
             return Ordering::Equal;
         }
         match (self, other) {
-            (Val::Num(a), Val::Num(b)) => a.cmp(b),
+            (Val::Num(a), Val::Num(b)) => {
+                if !make(a.size() + b.size()) {
+                    return Ordering::Equal;
+                }
+                a.cmp(b)
+            }
             (Val::Str(a), Val::Str(b)) => {
                 make(a.len().min(b.len()));
                 a.cmp(b)
@@ -284,6 +294,10 @@ impl FromIterator<Val> for Val {
     }
 }
 
+fn pay_for_digits(a: &Val, b: &Val) -> Result<(), Error> {
+    spend_bytes(a.digits() + b.digits())
+}
+
 fn number(result: Result<Num, super::number::Flaw>) -> ValR {
     result.map(Val::Num).map_err(flaw)
 }
@@ -297,7 +311,7 @@ impl std::ops::Add for Val {
     type Output = ValR;
 
     fn add(self, other: Val) -> ValR {
-        spend(1)?;
+        pay_for_digits(&self, &other)?;
         match (self, other) {
             (Val::Null, value) | (value, Val::Null) => Ok(value),
             (Val::Num(a), Val::Num(b)) => number(a.add(&b)),
@@ -331,7 +345,7 @@ impl std::ops::Sub for Val {
     type Output = ValR;
 
     fn sub(self, other: Val) -> ValR {
-        spend(1)?;
+        pay_for_digits(&self, &other)?;
         match (self, other) {
             (Val::Num(a), Val::Num(b)) => number(a.sub(&b)),
             (a @ Val::Arr(_), Val::Arr(b)) => {
@@ -353,7 +367,7 @@ impl std::ops::Mul for Val {
     type Output = ValR;
 
     fn mul(self, other: Val) -> ValR {
-        spend(1)?;
+        pay_for_digits(&self, &other)?;
         match (self, other) {
             (Val::Num(a), Val::Num(b)) => number(a.mul(&b)),
             (Val::Str(text), Val::Num(times)) | (Val::Num(times), Val::Str(text)) => {
@@ -388,7 +402,7 @@ impl std::ops::Div for Val {
     type Output = ValR;
 
     fn div(self, other: Val) -> ValR {
-        spend(1)?;
+        pay_for_digits(&self, &other)?;
         match (self, other) {
             (Val::Num(a), Val::Num(b)) => number(a.div(&b)),
             (Val::Str(text), Val::Str(separator)) => split(&text, &separator),
@@ -413,7 +427,7 @@ impl std::ops::Rem for Val {
     type Output = ValR;
 
     fn rem(self, other: Val) -> ValR {
-        spend(1)?;
+        pay_for_digits(&self, &other)?;
         match (self, other) {
             (Val::Num(a), Val::Num(b)) => number(a.rem(&b)),
             (a, b) => Err(no_result("take the remainder of", &a, &b)),
@@ -425,7 +439,7 @@ impl std::ops::Neg for Val {
     type Output = ValR;
 
     fn neg(self) -> ValR {
-        spend(1)?;
+        spend_bytes(self.digits())?;
         Ok(Val::Num(self.as_number()?.negated()))
     }
 }

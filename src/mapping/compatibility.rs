@@ -475,6 +475,7 @@ impl<'c> Judge<'c> {
             Kind::Decimal => native(Native::Decimal { unscaled: &[1], scale: 0 }),
             Kind::Since(logical @ Logical::Date) => native(Native::Since(logical, 1)),
             Kind::Since(logical) => native(Native::Since(logical, 1_000)),
+            Kind::Instant => native(Native::Instant { seconds: 1, nanos: 0 }),
             Kind::Composite => convert(Field::Json("{}"), &target).is_ok(),
             Kind::JsonNumber => {
                 convert(Field::Json("1.5"), &target).is_ok() || convert(Field::Json("1"), &target).is_ok()

@@ -209,6 +209,7 @@ impl Compiler<'_> {
             origin,
             filter,
             hears_snapshots,
+            sources: at.table.sources.len(),
             key: at.table.key.clone(),
         }
     }
@@ -498,6 +499,7 @@ impl Compiler<'_> {
             topic: self.topic.name.clone(),
             row,
             event: (!reads.event.is_empty()).then(|| slot(&mut self.wanted.value, &root(Root::Event))),
+            row_is_event: self.topic.format.row_is_event(),
             key: match (reads.names("$key"), text_key) {
                 (false, _) => KeyAs::Nothing,
                 (true, true) => KeyAs::Text,

@@ -56,6 +56,8 @@ pub struct TableRows {
     pub filter: Option<Filter>,
     /// What a whole snapshot does not list is gone: no other topic feeds the table.
     pub hears_snapshots: bool,
+    /// All of the table.
+    pub sources: usize,
     /// Column indexes.
     pub key: Vec<usize>,
 }
@@ -142,7 +144,10 @@ impl Face {
                 _ => types.find(given.decoder, inputs)?,
             };
             if let Found::Rules(_) = known {
-                id = self.new_id(given, inputs)?;
+                id = match &self.event_id {
+                    Some(id) if event.is_none() && id.source.reads_value() => None,
+                    _ => self.new_id(given, inputs)?,
+                };
                 self.rules(&known, given, (passage, inputs), &mut stamp)?;
                 if passage.changes.len() == start {
                     return Err(Outcome::Skipped(Skip::Filtered));
@@ -198,6 +203,7 @@ impl Face {
                 }
                 (rows.deleted(inputs.key_bytes.is_some()), change::Operation::Delete)
             }
+            Some(EventKind::Truncate) if rows.sources > 1 => return Err(rows.truncated_in_part()),
             Some(EventKind::Truncate) => (&rows.delete, change::Operation::Truncate),
             None if self.version.is_of_record(inputs) => (&rows.delete, change::Operation::Delete),
             _ => (&rows.delete, change::Operation::Tombstone),
@@ -380,6 +386,17 @@ fn wants(
 }
 
 impl TableRows {
+    /// Rows do not say which source they are of: those of the others would go, too.
+    fn truncated_in_part(&self) -> Outcome {
+        let message = format!(
+            "is a TRUNCATE of one of the {} sources of this table, whose rows do not say which one they are of: none \
+             was removed; delete them with DELETE at the source, or give each source a table of its own",
+            self.sources
+        );
+        let table = Some(self.upsert.table);
+        Outcome::Rejected(Rejection { table, path: String::new(), reason: Reason::UnknownType, message })
+    }
+
     fn deleted(&self, has_key: bool) -> &Row {
         match &self.deleted {
             Some(row) if self.has_deleted || !has_key => row,

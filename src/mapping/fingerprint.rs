@@ -18,7 +18,7 @@ use crate::domain::change::IfMissing;
 use crate::domain::digest::Digest;
 
 /// Raised when this program makes other rows of the same events.
-const CONVERSIONS: u32 = 1;
+const CONVERSIONS: u32 = 2;
 
 /// Of one table: a digest of what concerns all its columns, then, behind a colon, one of each column
 /// in declared order, with commas. See [`keeps_rows`].

@@ -5,7 +5,7 @@ use super::convert::{
 };
 use crate::config::Encoding;
 use crate::decode::native::{Native, write_json};
-use crate::decode::{Logical, decimal};
+use crate::decode::{Logical, decimal, time};
 use crate::domain::dead_letter::Reason;
 use crate::domain::value::{ColumnType, Value};
 
@@ -54,6 +54,13 @@ pub fn convert(native: Native<'_>, target: &Target) -> Result<Value, Refusal> {
             };
             from_epoch(number, unit, &number.to_string(), target)
         }
+        (Native::Instant { seconds, nanos }, ColumnType::Timestamp) => {
+            let text = time::timestamp_from_instant(seconds, nanos);
+            text.map(Value::Text).map_err(|flaw| match flaw {
+                time::Flaw::Range(why) => Refusal::new(Reason::OutOfRange, why),
+                time::Flaw::Shape => wrong_type(native, target),
+            })
+        }
         _ => Err(wrong_type(native, target)),
     }
 }
@@ -89,6 +96,7 @@ fn describe(native: Native<'_>) -> String {
             _ => "a timestamp",
         }
         .to_owned(),
+        Native::Instant { .. } => "a timestamp".to_owned(),
     }
 }
 
@@ -118,6 +126,7 @@ mod tests {
         let noon = Native::Since(Logical::Time(Encoding::Millis), 43_200_000);
         let at = Native::Since(Logical::Timestamp(Encoding::Nanos), 1_000);
         let finer = Native::Since(Logical::Timestamp(Encoding::Nanos), 1);
+        let instant = Native::Instant { seconds: 1, nanos: 1_000 };
         let price = Native::Decimal { unscaled: &[0xFB, 0x2E], scale: 2 };
         let id = "6F9619FF-8B86-D011-B42D-00CF4FC964FF";
         for (native, ty, expected) in [
@@ -165,6 +174,10 @@ mod tests {
             (at, Timestamp, text("1970-01-01T00:00:00.000001Z")),
             (finer, Timestamp, Err(OutOfRange)),
             (finer, Integer, Ok(Value::Integer(1))),
+            (instant, Timestamp, text("1970-01-01T00:00:01.000001Z")),
+            (instant, Integer, Err(WrongType)),
+            (instant, Date, Err(WrongType)),
+            (Native::Instant { seconds: 1, nanos: 1 }, Timestamp, Err(OutOfRange)),
             (Native::Since(Logical::Date, i64::MAX), Date, Err(OutOfRange)),
             (Native::Opaque(b"5"), Integer, Ok(Value::Integer(5))),
             (Native::Opaque(b"five"), Integer, Err(WrongType)),

@@ -31,6 +31,8 @@ pub struct Around {
     pub row: RowAs,
     /// Slot of the whole event.
     pub event: Option<usize>,
+    /// Records have no envelope: `.` and `$event` are the same.
+    pub row_is_event: bool,
     pub key: KeyAs,
     /// Of formats that leave out what did not change.
     pub placeholder: Option<Placeholder>,
@@ -183,20 +185,18 @@ impl Calculated {
         let left_out = |row: &Val, name: &str| row.field(name).is_some_and(|value| is_in(value, placeholder));
         let any_left_out = |row: &Val| row.fields().any(|(_, value)| is_in(value, placeholder));
         let event = &input.variables[0];
-        let after = event.field("after");
-        let of_row = self.reads.row.iter().map(|place| match place.first() {
-            Some(name) => left_out(&input.row, name),
-            None => any_left_out(&input.row),
-        });
-        let of_event = self.reads.event.iter().map(|place| match (&place[..], after) {
-            ([], Some(after)) => any_left_out(after),
-            ([first, name, ..], Some(after)) if first == "after" => left_out(after, name),
-            ([first], Some(after)) if first == "after" => any_left_out(after),
-            _ => false,
-        });
-        let lacking = of_row.chain(of_event).filter(|lacks| *lacks).count();
-        let is_whole = |place: &Vec<String>| place.is_empty() || place.len() == 1 && place[0] == "after";
-        let wholes = self.reads.row.iter().any(Vec::is_empty) || self.reads.event.iter().any(is_whole);
+        let within = if self.around.row_is_event { Some(event) } else { event.field("after") };
+        let within = within.unwrap_or(&Val::Null);
+        let of_row = self.reads.row.iter().map(|place| (&input.row, &place[..]));
+        let of_event = self.reads.event.iter().filter_map(|place| Some((within, self.in_row(place)?)));
+        let (mut lacking, mut wholes) = (0, false);
+        for (row, place) in of_row.chain(of_event) {
+            wholes |= place.is_empty();
+            lacking += usize::from(match place.first() {
+                Some(name) => left_out(row, name),
+                None => any_left_out(row),
+            });
+        }
         if lacking == 0 {
             Ok(false)
         } else if lacking == self.reads.row.len() + self.reads.event.len()
@@ -207,6 +207,15 @@ impl Calculated {
         } else {
             let message = "reads a field that the source left out as unchanged, and others: what it gives cannot be known";
             Err(self.error(Reason::MissingValue, message.to_owned()))
+        }
+    }
+
+    /// A place from `$event` down as one in the row, which is a part of an envelope.
+    fn in_row<'p>(&self, place: &'p [String]) -> Option<&'p [String]> {
+        match place {
+            [] => Some(place),
+            _ if self.around.row_is_event => Some(place),
+            [first, rest @ ..] => (first == "after").then_some(rest),
         }
     }
 

@@ -39,11 +39,15 @@ fn from_text(text: &str) -> Result<(VersionKind, Integers), Refusal> {
         .or_else(|refusal| time_of(text).map_err(|_| refusal))
 }
 
-/// A timestamp of the format's own is an integer like any other: the number that was sent.
+/// A timestamp of the format's own is an integer like any other: the number that was sent. One that is
+/// sent as seconds and a part of them is a time.
 fn from_native(native: Native<'_>) -> Result<(VersionKind, Integers), Refusal> {
     match native {
         Native::Integer(number) | Native::Since(_, number) => {
             Ok((VersionKind::Integer, Integers::one(number)))
+        }
+        Native::Instant { seconds, nanos } => {
+            Ok((VersionKind::Time, Integers { len: 2, parts: [seconds, nanos.into(), 0, 0] }))
         }
         Native::Unsigned(number) => match i64::try_from(number) {
             Ok(number) => Ok((VersionKind::Integer, Integers::one(number))),

@@ -24,10 +24,11 @@ pub(super) const MARK_MARGIN_MS: i64 = 60_000;
 ///
 /// A mark matters while an older event of its key can still arrive. Where versions come from events,
 /// it may have been committed up to `delete_marks` later, and time in which nothing was read does not
-/// count: `delete_marks` goes by freshness, not by the clock. Where the order is that of positions, all of those were committed before the mark was, and are in the replica once it is
-/// fresh as of a later time, or among its dead letters: `oldest_letter_ms` is the time of the oldest
-/// of the table, for a retry is an old event that arrives late. No mark is kept for longer than
-/// `delete_marks` on their account; a retry after that is refused, see [`super::is_forgotten`].
+/// count: `delete_marks` goes by freshness, not by the clock. Where the order is that of positions, all of
+/// those were committed before the mark was, and are in the replica once it is fresh as of a later time, or
+/// among its dead letters: `oldest_letter_ms` is the time of the oldest of the table, for a retry is an old
+/// event that arrives late. No mark is kept for longer than `delete_marks` on their account; a retry after
+/// that is refused, see [`super::is_forgotten`].
 pub(super) fn marks_before_ms(
     table: &Table,
     fresh_as_of_ms: Option<i64>,

@@ -66,6 +66,13 @@ impl Schema {
     }
 }
 
+impl Upcasts {
+    /// What they read, and where each upcast is.
+    pub fn expressions(&self) -> impl Iterator<Item = (&Expression, &Place)> {
+        self.list.iter().flat_map(|(upcast, place)| upcast.expressions().map(move |from| (from, place)))
+    }
+}
+
 pub(super) fn lower_schema(report: &mut Report, node: &Node) -> Option<Given<Schema>> {
     let fields = Fields::open(report, node, &SCHEMA)?;
     let version = fields.require(report, "version").and_then(|node| {

@@ -364,7 +364,8 @@ impl Draft {
         let sources = [&self.event_type, &self.version, &self.event_id].into_iter().flatten();
         let sources = sources.map(|given| (&given.value, &given.place));
         let columns = self.uses.iter().flat_map(|used| &used.schema_facts);
-        let facts = declared.chain(sources).filter_map(|(from, place)| match from {
+        let upcasts = self.upcast.iter().flat_map(|given| given.value.expressions());
+        let facts = declared.chain(sources).chain(upcasts).filter_map(|(from, place)| match from {
             Expression::Path(Path { root: Root::Schema, fields }) => Some((fields.first()?, place)),
             _ => None,
         });

@@ -217,3 +217,18 @@ proptest! {
         }
     }
 }
+
+/// Nothing takes no bytes, and still is a value.
+#[test]
+fn nulls_that_nobody_wants_are_counted() {
+    let nulls: Vec<String> = (0..1_000).map(|n| format!(r#"{{"name":"n{n}","type":"null"}}"#)).collect();
+    let text = format!(
+        r#"{{"type":"array","items":{{"type":"record","name":"N","fields":[{}]}}}}"#,
+        nulls.join(",")
+    );
+    let schema = parse(&text, &[]).unwrap();
+    let mut record = Vec::new();
+    long(&mut record, 4_000);
+    long(&mut record, 0);
+    assert_eq!(Reader::new(&record).skip(&schema, schema.root), Err(Flaw::TooMany));
+}

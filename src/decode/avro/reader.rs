@@ -143,7 +143,8 @@ impl<'a> Reader<'a> {
     pub fn skip(&mut self, schema: &Schema, node: NodeId) -> Result<(), Flaw> {
         // Most fields that nobody wants are plain.
         match &schema.nodes[node].ty {
-            Type::Null => return Ok(()),
+            // It takes no bytes.
+            Type::Null => return self.count(),
             Type::Int | Type::Long => return self.long().map(drop),
             Type::Bytes | Type::String => return self.bytes().map(drop),
             _ => {}

@@ -1,6 +1,6 @@
 //! Avro schemas (specification 1.12, "Schema Declaration"): JSON text in, a checked list of nodes out.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Value};
 
@@ -13,6 +13,9 @@ pub type NodeId = usize;
 const NODES_MAX: usize = 100_000;
 /// Nesting of the schema's own text.
 const DEPTH_MAX: usize = 64;
+/// Values, with the branches of unions that are tried, of all defaults together.
+const DEFAULT_STEPS_MAX: usize = 1_000_000;
+const TOO_LONG: &str = "takes too long to look at";
 
 #[derive(Debug)]
 pub struct Schema {
@@ -88,8 +91,9 @@ pub fn parse(text: &str, references: &[&str]) -> Result<Schema, SchemaError> {
     }
     let root = parser.attempt(text)?;
     let schema = Schema { nodes: parser.finish()?, root };
+    let mut steps = DEFAULT_STEPS_MAX;
     for (node, default) in &parser.defaults {
-        if let Err(why) = check_default(&schema, *node, &default.value, 0) {
+        if let Err(why) = check_default(&schema, *node, &default.value, 0, &mut steps) {
             return wrong(format!("the default of {} {why}", default.of));
         }
     }
@@ -261,11 +265,12 @@ impl Parser {
             return wrong(format!("the record {name} has no list of fields"));
         };
         let mut fields: Vec<Field> = Vec::with_capacity(list.len());
+        let mut names: HashSet<&str> = HashSet::with_capacity(list.len());
         for field in list {
             let (Some(Value::String(field_name)), Some(ty)) = (field.get("name"), field.get("type")) else {
                 return wrong(format!("a field of the record {name} has no name or no type"));
             };
-            if fields.iter().any(|known| known.name == *field_name) {
+            if !names.insert(field_name) {
                 return wrong(format!("the record {name} has the field {field_name} twice"));
             }
             let node = self.node(ty, &inner, depth + 1)?;
@@ -373,11 +378,27 @@ fn meaning(object: &Map<String, Value>, ty: &Type) -> Option<Meaning> {
 
 /// Whether a default is a value of its type. Nothing here uses it (a field that the writer left out
 /// is absent), but a schema with a wrong one was not made by anything that can write its records.
-fn check_default(schema: &Schema, node: NodeId, value: &Value, depth: usize) -> Result<(), &'static str> {
+fn check_default(
+    schema: &Schema,
+    node: NodeId,
+    value: &Value,
+    depth: usize,
+    steps: &mut usize,
+) -> Result<(), &'static str> {
     if depth > DEPTH_MAX {
         return Err("nests too deep");
     }
     let Some(Node { ty, .. }) = schema.nodes.get(node) else { return Ok(()) };
+    let more = match (ty, value) {
+        (Type::Enum { symbols }, _) => symbols.len(),
+        (Type::Record { fields, .. }, _) => fields.len(),
+        (Type::Fixed { .. }, Value::String(text)) => text.len(),
+        _ => 0,
+    };
+    *steps = steps.saturating_sub(1 + more / 64);
+    if *steps == 0 {
+        return Err(TOO_LONG);
+    }
     let fits = match (ty, value) {
         (Type::Null, Value::Null) | (Type::Boolean, Value::Bool(_)) => true,
         (Type::Int, Value::Number(number)) => {
@@ -393,18 +414,24 @@ fn check_default(schema: &Schema, node: NodeId, value: &Value, depth: usize) -> 
         (Type::Fixed { size }, Value::String(text)) => text.chars().count() == *size,
         (Type::Enum { symbols }, Value::String(text)) => symbols.contains(text),
         (Type::Array { items }, Value::Array(list)) => {
-            return list.iter().try_for_each(|item| check_default(schema, *items, item, depth + 1));
+            return list.iter().try_for_each(|item| check_default(schema, *items, item, depth + 1, steps));
         }
         (Type::Map { values }, Value::Object(object)) => {
-            return object.values().try_for_each(|value| check_default(schema, *values, value, depth + 1));
+            let mut each = object.values();
+            return each.try_for_each(|value| check_default(schema, *values, value, depth + 1, steps));
         }
         // Of the first branch; any branch since 1.12.
         (Type::Union { branches }, value) => {
-            branches.iter().any(|branch| check_default(schema, *branch, value, depth + 1).is_ok())
+            let fits =
+                branches.iter().any(|branch| check_default(schema, *branch, value, depth + 1, steps).is_ok());
+            if !fits && *steps == 0 {
+                return Err(TOO_LONG);
+            }
+            fits
         }
         (Type::Record { fields, .. }, Value::Object(object)) => {
             return fields.iter().try_for_each(|field| match object.get(&field.name) {
-                Some(value) => check_default(schema, field.node, value, depth + 1),
+                Some(value) => check_default(schema, field.node, value, depth + 1, steps),
                 // It may have a default of its own.
                 None => Ok(()),
             });

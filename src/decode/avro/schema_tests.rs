@@ -131,3 +131,28 @@ fn defaults_have_to_be_values_of_their_types() {
         assert_eq!(with(ty, default), fits, "{ty} {default}");
     }
 }
+
+/// Each level of this default fits either branch, until the last fits none.
+#[test]
+fn a_default_is_looked_at_for_so_many_steps() {
+    let union = r#"["null","A","B"]"#;
+    let record = |name: &str, of: &str| {
+        format!(r#"{{"type":"record","name":"{name}","fields":[{{"name":"n","type":{of}}}]}}"#)
+    };
+    let b = record("B", union);
+    let a = record("A", &format!(r#"["null","A",{b}]"#));
+    let default = format!("{}1{}", r#"{"n":"#.repeat(22), "}".repeat(22));
+    let text = format!(
+        r#"{{"type":"record","name":"R","fields":[{{"name":"a","type":{a}}},{{"name":"x","type":{union},"default":{default}}}]}}"#
+    );
+    assert!(error(&text).contains("takes too long to look at"), "{}", error(&text));
+}
+
+#[test]
+fn a_record_of_very_many_fields_is_read() {
+    let fields: Vec<String> = (0..50_000).map(|n| format!(r#"{{"name":"f{n}","type":"int"}}"#)).collect();
+    let with =
+        |more: &str| format!(r#"{{"type":"record","name":"R","fields":[{}{more}]}}"#, fields.join(","));
+    assert!(parse(&with(""), &[]).is_ok());
+    assert!(error(&with(r#",{"name":"f7","type":"int"}"#)).contains("field f7 twice"));
+}

@@ -1,10 +1,9 @@
 //! What a mapping reads of a message; other fields are passed over.
 
-use crate::config::Encoding;
 use crate::decode::native::{self, Native, Unwritable};
 use crate::decode::scratch::Scratch;
 use crate::decode::wanted::{Tree, WantedNode};
-use crate::decode::{DecodeError, Field, Logical, TYPE_FIELD};
+use crate::decode::{DecodeError, Field, TYPE_FIELD};
 use crate::domain::dead_letter::Reason;
 
 use super::schema::{self, Known, MessageId, Schema, Type};
@@ -375,25 +374,14 @@ impl<'a> Walk<'_, 'a, '_> {
     fn known(&mut self, id: MessageId, bytes: &'a [u8], path: &str) -> Result<Option<Native<'a>>, Stop> {
         let message = &self.schema.messages[id];
         let Some(known) = message.known else { return Ok(None) };
-        let out_of_range = |why: &'static str| Stop::Unwritable(Unwritable::Time(why), path.to_owned());
         Ok(Some(match known {
             Known::Timestamp => {
                 let [seconds, nanos] = self.numbers(message, bytes)?;
-                match (
-                    nanos % 1000,
-                    seconds.checked_mul(1_000_000_000).and_then(|all| all.checked_add(nanos)),
-                ) {
-                    (0, _) => {
-                        let micros =
-                            seconds.checked_mul(1_000_000).and_then(|all| all.checked_add(nanos / 1000));
-                        let micros =
-                            micros.ok_or_else(|| out_of_range("lies outside the years 0001 to 9999"))?;
-                        Native::Since(Logical::Timestamp(Encoding::Micros), micros)
-                    }
-                    // The column says that it is too fine.
-                    (_, Some(nanos)) => Native::Since(Logical::Timestamp(Encoding::Nanos), nanos),
-                    (_, None) => return Err(out_of_range("is finer than a microsecond")),
-                }
+                // Nanos outside of a second are nobody's, and mean the same in the seconds.
+                let seconds = seconds.checked_add(nanos.div_euclid(1_000_000_000));
+                let why = Unwritable::Time("lies outside the years 0001 to 9999");
+                let seconds = seconds.ok_or_else(|| Stop::Unwritable(why, path.to_owned()))?;
+                Native::Instant { seconds, nanos: nanos.rem_euclid(1_000_000_000) as u32 }
             }
             Known::Duration => {
                 let [seconds, nanos] = self.numbers(message, bytes)?;

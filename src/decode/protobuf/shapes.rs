@@ -94,7 +94,7 @@ impl Shapes {
         let found = &self.schema.messages[message];
         Shape::of(match found.known {
             None => Kind::Composite,
-            Some(Known::Timestamp) => Kind::Since(Logical::Timestamp(Encoding::Nanos)),
+            Some(Known::Timestamp) => Kind::Instant,
             Some(Known::Date) => Kind::Since(Logical::Date),
             Some(Known::TimeOfDay) => Kind::Since(Logical::Time(Encoding::Nanos)),
             Some(Known::Duration) => Kind::Text,

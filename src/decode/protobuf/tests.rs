@@ -1,9 +1,8 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::Encoding;
+use crate::decode::TYPE_FIELD;
 use crate::decode::native::Native;
-use crate::decode::{Logical, TYPE_FIELD};
 use crate::domain::dead_letter::Reason;
 use crate::testing::cpu_time;
 
@@ -181,7 +180,7 @@ fn every_type_is_read() {
         ("inner.x", native(Native::Integer(4))),
         ("inner.tags", json(r#"["a","b"]"#)),
         ("inner.next.x", absent()),
-        ("at", native(Native::Since(Logical::Timestamp(Encoding::Micros), 1_500_000))),
+        ("at", native(Native::Instant { seconds: 1, nanos: 500_000_000 })),
         ("at.seconds", native(Native::Integer(1))),
         ("took", native(Native::Text("-1.5s"))),
         ("wrapped", native(Native::Integer(5))),

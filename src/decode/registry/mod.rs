@@ -237,9 +237,15 @@ impl Registry {
         }
     }
 
-    /// Whether [`Registry::get`] would have an answer at once.
+    /// Whether who waits for a schema should [`get`](Registry::get) it: there is an answer, or there was
+    /// one that is forgotten again, so that nobody asks any more.
     pub fn is_settled(&self, id: u32) -> bool {
-        self.0.settings.is_none() || self.0.shared.lock().settled(id, Instant::now()).is_some()
+        if self.0.settings.is_none() {
+            return true;
+        }
+        let mut state = self.0.shared.lock();
+        let is_asked_for = state.wanted.iter().any(|wanted| wanted.id == id);
+        !is_asked_for || state.settled(id, Instant::now()).is_some()
     }
 
     fn start_thread(&self) {
@@ -303,9 +309,13 @@ impl State {
         &mut self.wanted[at]
     }
 
+    fn take(&mut self, id: u32) -> Option<Wanted> {
+        let at = self.wanted.iter().position(|wanted| wanted.id == id)?;
+        self.wanted.remove(at)
+    }
+
     fn doubt(&mut self, id: u32, now: Instant) {
-        let known = self.wanted.iter().position(|wanted| wanted.id == id);
-        let Some(mut wanted) = known.and_then(|at| self.wanted.remove(at)) else { return };
+        let Some(mut wanted) = self.take(id) else { return };
         if wanted.doubted {
             if self.unknown.len() >= UNKNOWN_MAX {
                 self.unknown.clear();
@@ -340,6 +350,10 @@ impl Shared {
                     RegistryOutcome::Unknown
                 }
                 Err(failure) => {
+                    // The others first: it may be the only one that cannot be had.
+                    if let Some(wanted) = state.take(id) {
+                        state.wanted.push_back(wanted);
+                    }
                     self.failed(&mut state, &failure, now);
                     failure.outcome
                 }

@@ -121,7 +121,6 @@ fn reason_with(word: &str, registry: &Registry) -> String {
 fn a_schema_is_fetched_once() {
     let (url, asked) = serve(false, |_, path, _| found(path));
     let registry = Registry::new(&settings(url));
-    assert!(!registry.is_settled(7));
     for _ in 0..3 {
         assert_eq!(text(registry.get(7, LONG)), "/schemas/ids/7");
     }
@@ -178,6 +177,7 @@ fn a_registry_that_hangs_holds_nobody() {
     assert!(!reason(registry.get(1, Duration::from_millis(50))).is_empty());
     for _ in 0..100 {
         assert!(matches!(registry.get(1, LONG), Answer::Pending { .. }));
+        assert!(!registry.is_settled(1));
     }
     assert!(start.elapsed() < LONG);
 }
@@ -281,4 +281,25 @@ fn what_is_kept_is_bounded() {
         state.doubt(id, Instant::now());
     }
     assert!(state.unknown.len() <= UNKNOWN_MAX && state.wanted.is_empty());
+}
+
+/// The registry cannot give one of its schemas: the others come.
+#[test]
+fn a_schema_that_fails_keeps_no_other_from_being_fetched() {
+    let (url, _asked) =
+        serve(false, |_, path, _| if path == "/schemas/ids/1" { (500, String::new()) } else { found(path) });
+    let registry = Registry::new(&settings(url));
+    assert!(matches!(registry.get(1, Duration::from_millis(10)), Answer::Pending { .. }));
+    assert_eq!(text(settled(&registry, 2)), "/schemas/ids/2");
+}
+
+/// What the registry has said is forgotten again; who waits for it has to ask once more.
+#[test]
+fn an_id_that_nobody_asks_for_any_more_is_settled() {
+    let registry = Registry::new(&settings(serve(false, |_, _, _| (404, UNKNOWN.to_owned())).0));
+    assert!(matches!(settled(&registry, 7), Answer::Unknown));
+    registry.0.shared.lock().unknown.insert(7, Instant::now());
+    assert!(registry.is_settled(7));
+    assert!(matches!(registry.get(7, Duration::ZERO), Answer::Pending { .. }));
+    assert!(!registry.is_settled(7), "it is asked for again");
 }

@@ -1,9 +1,11 @@
 //! The table of types, line by line: a JSON value into a column, through the whole plan.
 
+use super::super::Outcome;
 use super::support::*;
 use crate::config::Format;
 use crate::domain::dead_letter::Reason::{self, Malformed, MissingValue, OutOfRange, WrongType};
 use crate::domain::value::Value;
+use crate::domain::version::VersionKind;
 
 /// What the value `json` of a field becomes in a column of this type.
 fn check(column: &str, json: &str, expected: Result<Value, Reason>) {
@@ -281,4 +283,59 @@ fn debezium_sends_json_as_text_and_dates_as_days() {
     check("decimal", "558756592.03", ok("558756592.03"));
     check("text", r#""US ""#, ok("US "));
     check("blob @hex", r#""00ff""#, Ok(Value::Blob(vec![0, 255])));
+}
+
+/// The same unit for all events of a topic, whatever their digits.
+#[test]
+fn instants_of_protobuf_order_events_and_are_no_numbers() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("t.proto");
+    let schema = "syntax = \"proto3\"; import \"google/protobuf/timestamp.proto\"; \
+                  message Row { int64 id = 1; google.protobuf.Timestamp at = 2; }";
+    std::fs::write(&file, schema).unwrap();
+    let feed = |column: &str| {
+        let mut topic = topic("t", Format::Protobuf);
+        (topic.schema_file, topic.message) = (Some(file.clone()), Some("Row".to_owned()));
+        topic.version = Some(expression(".at"));
+        Feed::new(topic, vec![table("t", 1, &["id integer", column])])
+    };
+    let varint = |field: u8, mut number: u64| {
+        let mut out = vec![field << 3];
+        while number >= 0x80 {
+            out.push(number as u8 | 0x80);
+            number >>= 7;
+        }
+        out.push(number as u8);
+        out
+    };
+    let row = |seconds: i64, nanos: u64| {
+        let at = [varint(1, seconds as u64), varint(2, nanos)].concat();
+        [varint(1, 1), vec![2 << 3 | 2, at.len() as u8], at].concat()
+    };
+    let mut of_time = feed("at timestamp? .missing");
+    let mut last = None;
+    // The years 1, 1969, 1970 and 9999.
+    for (seconds, nanos) in
+        [(-62_135_596_800, 0), (-1, 999_999_999), (1, 1), (1, 1_000), (2, 0), (253_402_300_799, 999_999_999)]
+    {
+        assert_eq!(of_time.bytes(None, Some(&row(seconds, nanos))), Outcome::Changes);
+        let version = of_time.only().version;
+        assert!(last.is_none_or(|last| last < version), "{seconds} {nanos}");
+        last = Some(version);
+    }
+    assert_eq!(of_time.version(), (VersionKind::Time, vec![253_402_300_799, 999_999_999]));
+    assert_eq!(refusal(&of_time.bytes(None, Some(&row(i64::MAX, 1_000_000_000)))), (OutOfRange, ".at"));
+    let mut of_column = feed("c timestamp .at");
+    for (seconds, nanos, expected) in
+        [(-1, 1_000, "1969-12-31T23:59:59.000001Z"), (16_725_225_600, 5_000, "2500-01-01T00:00:00.000005Z")]
+    {
+        assert_eq!(of_column.bytes(None, Some(&row(seconds, nanos))), Outcome::Changes);
+        assert_eq!(of_column.only().values[1], text(expected));
+    }
+    for (seconds, nanos) in [(1, 1), (253_402_300_800, 0)] {
+        assert_eq!(refusal(&of_column.bytes(None, Some(&row(seconds, nanos)))), (OutOfRange, ".at"));
+    }
+    for nanos in [0, 1] {
+        assert_eq!(refusal(&feed("c integer .at").bytes(None, Some(&row(1, nanos)))), (WrongType, ".at"));
+    }
 }

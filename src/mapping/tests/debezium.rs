@@ -2,7 +2,7 @@
 
 use super::super::Outcome;
 use super::support::*;
-use crate::config::Format;
+use crate::config::{Format, TableSource};
 use crate::domain::change::{Operation, Skip};
 use crate::domain::dead_letter::Reason::{
     Malformed, MissingKey, MissingValue, OutOfRange, UnknownType, Version, WrongType,
@@ -453,4 +453,21 @@ fn whole_snapshots_are_told_of_where_they_may_leave_something_behind() {
     let mut feed = Feed::new(declared, vec![table("t", 1, &["id integer"])]);
     feed.record("{}", &read("\"last\"", first));
     assert!(phases(&feed).is_empty());
+}
+
+/// Rows do not say which source they are of: those of the others would go with those of the emptied one.
+#[test]
+fn a_truncate_of_one_of_several_sources_is_refused() {
+    let topics =
+        || vec![topic("events_2023", Format::DebeziumJson), topic("events_2024", Format::DebeziumJson)];
+    let truncate = envelope("t", "null", "null", FIRST);
+    let mut both = table("events", 1, &["id integer"]);
+    both.sources.push(TableSource { topic: 1, ..both.sources[0].clone() });
+    let mut feed = Feed::of(&config(topics(), vec![both.clone()]));
+    let Outcome::Rejected(refused) = feed.value(&truncate) else { panic!("taken") };
+    assert_eq!((refused.reason, refused.table), (UnknownType, Some(0)));
+    assert!(refused.message.contains("TRUNCATE") && refused.message.contains("2 sources"), "{refused:?}");
+    // Of another source table it does not concern this one.
+    both.sources[0].when.rows = Some(condition("$event.source.table == \"items\""));
+    assert_eq!(Feed::of(&config(topics(), vec![both])).value(&truncate), IGNORED);
 }

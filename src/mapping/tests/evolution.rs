@@ -201,3 +201,16 @@ fn versions_come_from_the_registry() {
         assert_eq!(refusal(&outcome).0, Reason::SchemaVersion, "{from}: of two subjects none is the topic's");
     }
 }
+
+/// The registry is asked for versions also where only an upcast reads them.
+#[test]
+fn an_upcast_may_read_the_version_of_the_registry() {
+    for (rule, needed) in
+        [(".v = $schema.version", true), (".v ? $schema.version", true), (".v = $schema.id", false)]
+    {
+        let mut topic = topic("t", Format::Avro);
+        topic.evolution = Some(versions("2", &[upcast("1", "2", &[rule])]));
+        let config = config(vec![topic], vec![table("t", 1, &["id integer", "v integer?"])]);
+        assert_eq!(config.needs_schema_versions(), needed, "{rule}");
+    }
+}

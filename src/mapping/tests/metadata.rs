@@ -141,3 +141,20 @@ fn types_in_headers_name_a_rule_also_without_a_value() {
     feed.headers = vec![("type".to_owned(), vec![0xFF])];
     assert_eq!(refusal(&feed.record("a", "{}")), (Reason::Malformed, "$headers.type"));
 }
+
+/// Its id is where there is nothing.
+#[test]
+fn a_record_without_a_value_needs_no_id_of_one() {
+    let mut typed = topic("t", Format::Json);
+    typed.event_type = Some(expression("$headers.type"));
+    typed.event_ids = Some(EventIds { source: expression(".id"), window: 10 });
+    let mut people = table("t", 1, &["id text"]);
+    people.sources[0].mapping =
+        events([("Changed", upsert([(0, "$key")])), ("Erased", delete([(0, "$key")]))]);
+    let mut feed = Feed::new(typed, vec![people]);
+    feed.set_headers([("type", "Erased")]);
+    assert_eq!(feed.tombstone("a"), Outcome::Changes);
+    assert_eq!(feed.only().operation, Operation::Delete);
+    assert_eq!(feed.tombstone("b"), Outcome::Changes);
+    assert_eq!(refusal(&feed.record("a", "{}")), (Reason::EventId, ".id"));
+}

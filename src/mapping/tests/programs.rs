@@ -175,6 +175,40 @@ fn placeholders_are_not_calculated_with() {
     assert_eq!(feed.only().values, [text("7")]);
 }
 
+/// A flattened row is the event.
+#[test]
+fn placeholders_in_flattened_rows_are_not_calculated_with() {
+    let event = |body: &str| {
+        format!(r#"{{"id":1,"small":"s","after":"s","body":"{body}","__source_sequence":"[\"1\",\"2\"]"}}"#)
+    };
+    let left_out = event("__debezium_unavailable_value");
+    let feed = |column: &str| {
+        Feed::new(topic("t", Format::DebeziumFlat), vec![table("t", 1, &["id integer", column])])
+    };
+    for column in ["v text? $event.body | ascii_upcase", "v text? $event.body + .body"] {
+        let mut feed = feed(column);
+        assert_ne!(feed.row("{\"id\":1}", &event("long"))[1], Value::Absent, "{column}");
+        assert_eq!(feed.row("{\"id\":1}", &left_out)[1], Value::Absent, "{column}");
+    }
+    for column in
+        ["v text? $event.body + $event.small", "v json? $event | [.]", "v text? .small + $event.body"]
+    {
+        let mut feed = feed(column);
+        assert_eq!(refusal(&feed.record("{\"id\":1}", &left_out)).0, Reason::MissingValue, "{column}");
+        assert_eq!(feed.record("{\"id\":1}", &event("long")), Outcome::Changes, "{column}");
+    }
+    assert_eq!(feed("v text? $event.after | ascii_upcase").row("{\"id\":1}", &left_out)[1], text("S"));
+}
+
+/// What a program reads is there when it runs.
+#[test]
+fn a_function_with_one_argument_less_reads_its_input() {
+    let columns =
+        ["id integer $key | tonumber", "first text? .lines | nth(0)", "any boolean? .lines | any(true)"];
+    let mut feed = Feed::new(topic("t", Format::Json), vec![table("t", 1, &columns)]);
+    assert_eq!(feed.row("1", r#"{"lines":["a","b"]}"#), [int(1), text("a"), int(1)]);
+}
+
 #[test]
 fn text_of_a_database_is_text_until_it_is_read() {
     let columns = ["id integer", "a json? .doc", "b json? .doc | fromjson | .x", "c json? .doc | ."];

@@ -31,6 +31,8 @@ pub(super) struct Reading {
     /// Leader epoch of what lies before `next`, -1 while unknown.
     pub epoch: i32,
     phase: Phase,
+    /// The position of which it was said last that its log is another one.
+    doubted: Option<i64>,
     /// Errors since the last record or end.
     errors: u32,
     /// By whom it is read.
@@ -68,6 +70,16 @@ pub(super) struct Moved {
     pub next: i64,
 }
 
+/// What a position means that is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refused {
+    Told {
+        position: i64,
+    },
+    /// It may have been said of another position: to be asked [again](Assignment::again).
+    Doubted,
+}
+
 impl Assignment {
     /// Returns who read it before, if anybody did.
     ///
@@ -80,6 +92,7 @@ impl Assignment {
             next,
             epoch,
             phase: Phase::at_start(next, epoch, now),
+            doubted: None,
             errors: 0,
             // Until its end is reached.
             lane: Which::Behind,
@@ -169,14 +182,31 @@ impl Assignment {
         behind
     }
 
-    /// Stops a partition whose position is not in the log; returns that position, once.
-    pub fn out_of_range(&mut self, at: TopicPartition) -> Option<i64> {
+    /// Stops a partition whose position is not in the log, or not in this log (`diverges`); returns what
+    /// is to be done, once.
+    ///
+    /// librdkafka has one question about epochs under way at a time. While the answer to one is awaited,
+    /// a seek changes the position that this answer is compared with, but not the epoch that was asked
+    /// about: a later position of a newer epoch looks as if its log had been cut off. What is asked after
+    /// that is about the position itself.
+    pub fn out_of_range(&mut self, at: TopicPartition, diverges: bool) -> Option<Refused> {
         let reading = self.partitions.get_mut(&at)?;
         if reading.phase == Phase::Stopped {
             return None;
         }
         reading.phase = Phase::Stopped;
-        Some(reading.next)
+        if diverges && reading.doubted != Some(reading.next) {
+            reading.doubted = Some(reading.next);
+            return Some(Refused::Doubted);
+        }
+        Some(Refused::Told { position: reading.next })
+    }
+
+    /// Has it read once more from where it is, after [`Refused::Doubted`]; returns by whom and from where.
+    pub fn again(&mut self, at: TopicPartition, now: Instant) -> Option<(Which, i64)> {
+        let reading = self.partitions.get_mut(&at).filter(|reading| reading.phase == Phase::Stopped)?;
+        reading.phase = Phase::at_start(reading.next, reading.epoch, now);
+        Some((reading.lane, reading.next))
     }
 
     /// After an error librdkafka may go on behind it. We do not: what follows is dropped, and the
@@ -280,13 +310,39 @@ mod tests {
         let now = Instant::now();
         let mut assignment = Assignment::default();
         assignment.put(AT, 5, -1, now);
-        assert_eq!(assignment.out_of_range(AT), Some(5));
-        assert_eq!(assignment.out_of_range(AT), None);
+        assert_eq!(assignment.out_of_range(AT, false), Some(Refused::Told { position: 5 }));
+        assert_eq!(assignment.out_of_range(AT, false), None);
         assignment.hold(AT, now);
         assert_eq!(assignment.next_due(), None);
         assert!(!assignment.take(AT, 50, 1));
         assignment.put(AT, 50, -1, now);
         assert!(assignment.take(AT, 50, 1));
+    }
+
+    #[test]
+    fn a_log_diverges_when_that_is_said_twice_of_one_position() {
+        let now = Instant::now();
+        let mut assignment = Assignment::default();
+        assignment.put(AT, 150, 5, now);
+        assignment.sent_back(AT, true, now);
+        assert_eq!(assignment.out_of_range(AT, true), Some(Refused::Doubted));
+        assert_eq!(assignment.out_of_range(AT, true), None);
+        assert!(!assignment.take(AT, 150, 5) && assignment.next_due().is_none());
+        assert_eq!(assignment.again(AT, now), Some((Which::Behind, 150)));
+        assert_eq!(assignment.again(AT, now), None);
+        assert_eq!(assignment.due(Which::Behind, now), [(AT, 150, 5)], "asked about what it is");
+        assignment.sent_back(AT, true, now);
+        assert_eq!(assignment.out_of_range(AT, true), Some(Refused::Told { position: 150 }));
+        // What is behind another record is another position; and one that was assigned anew is not doubted.
+        assignment.put(AT, 150, 5, now);
+        assignment.sent_back(AT, true, now);
+        assert_eq!(assignment.out_of_range(AT, true), Some(Refused::Doubted));
+        assert!(assignment.again(AT, now).is_some());
+        assignment.sent_back(AT, true, now);
+        assert!(assignment.take(AT, 150, 5));
+        assert_eq!(assignment.out_of_range(AT, true), Some(Refused::Doubted));
+        assignment.put(AT, 0, -1, now);
+        assert_eq!(assignment.again(AT, now), None);
     }
 
     #[test]

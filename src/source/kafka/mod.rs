@@ -38,7 +38,7 @@ use crate::config::Kafka;
 use crate::domain::checkpoint::{Position, TopicPartition};
 use crate::domain::record::{HeaderList, Headers, Record};
 
-use self::assignment::Assignment;
+use self::assignment::{Assignment, Refused};
 use self::client::{Client, PartitionList, Topic, code};
 use self::inbox::Turns;
 use self::lane::{Lane, Which};
@@ -75,6 +75,8 @@ pub struct KafkaSource {
     assignment: Assignment,
     /// Partitions that reached their end in the last poll and are to be read with the others there.
     at_end: Vec<TopicPartition>,
+    /// Partitions of which the last poll has heard what is to be asked once more.
+    doubted: Vec<TopicPartition>,
     /// By partition with an error.
     errors: BTreeMap<TopicPartition, Repeats>,
     /// Messages of one poll; empty between polls.
@@ -101,6 +103,7 @@ impl KafkaSource {
             turns,
             assignment: Assignment::default(),
             at_end: Vec::new(),
+            doubted: Vec::new(),
             errors: BTreeMap::new(),
             batch: Vec::with_capacity(BATCH),
         })
@@ -191,10 +194,16 @@ impl KafkaSource {
                 counts.then_some(SourceEvent::EndOfPartition { at, offset })
             }
             code::OUT_OF_RANGE => {
-                let position = self.assignment.out_of_range(at)?;
                 // SAFETY: a live message with an error; its text lives as long.
                 let why = unsafe { client::text(sys::rd_kafka_message_errstr(message)) };
-                Some(SourceEvent::OutOfRange { at, position, diverges: divergence(&why) })
+                let diverges = divergence(&why);
+                match self.assignment.out_of_range(at, diverges.is_some())? {
+                    Refused::Told { position } => Some(SourceEvent::OutOfRange { at, position, diverges }),
+                    Refused::Doubted => {
+                        self.doubted.push(at);
+                        None
+                    }
+                }
             }
             // It may appear yet, or its topic is being recreated: the observer tells.
             code::LOCAL_UNKNOWN_PARTITION | code::LOCAL_UNKNOWN_TOPIC | code::UNKNOWN_TOPIC_OR_PART => None,
@@ -263,6 +272,25 @@ impl KafkaSource {
         }
     }
 
+    /// Starts partitions anew where they are, which is what makes librdkafka ask about them again. Between
+    /// two polls, as above.
+    fn ask_again(&mut self) {
+        let now = Instant::now();
+        for at in std::mem::take(&mut self.doubted) {
+            if let Some((which, next)) = self.assignment.again(at, now) {
+                tracing::debug!(
+                    topic = at.topic,
+                    partition = at.partition,
+                    next,
+                    "asking again about its epoch"
+                );
+                let lane = &self.lanes[which as usize];
+                lane.stop(at);
+                lane.start(at, self.assignment.nth(at), next);
+            }
+        }
+    }
+
     fn change_lane(&mut self, at: TopicPartition, to: Which, now: Instant) {
         if let Some(moved) = self.assignment.change(at, to, now) {
             self.lanes[moved.from as usize].stop(at);
@@ -282,6 +310,7 @@ impl Source for KafkaSource {
             }
         }
         self.change_lanes();
+        self.ask_again();
         self.send_back();
         let until_due = self.assignment.next_due().map(|due| due.saturating_duration_since(Instant::now()));
         let wait = if handed > 0 { Duration::ZERO } else { wait.min(until_due.unwrap_or(wait)) };
