@@ -8,6 +8,7 @@ use super::*;
 use crate::domain::batch::{BatchBuilder, Sweep};
 use crate::domain::catalog::Catalog;
 use crate::domain::change::{Change, Cleared, Operation};
+use crate::domain::checkpoint::TopicPartition;
 use crate::domain::snapshot::Phase;
 use crate::domain::value::Value;
 use crate::store::redis::pulse::Pulse;
@@ -106,6 +107,7 @@ fn the_mark_of_a_prefix_stays_until_its_rows_are_gone() {
     let catalog = with_prefixes();
     fill(&mut store, &catalog, (0..200).map(|nth| line(nth % 2, nth, 10)));
     store.apply(&of(&catalog, [cleared(7, 10)])).unwrap();
+    store.apply(&fresh_as_of(TopicPartition { topic: 1, partition: 0 }, NOW_MS + 60_001)).unwrap();
     let text = crate::store::redis::names::prefix_text(&line(1, 0, 0).values[..2]);
     store.begin_cut(LINES, text, version(10, 0, 10), NOW_MS).unwrap();
     std::mem::forget(store);
@@ -313,5 +315,6 @@ fn the_shipped_writer_may_clear_by_prefix() {
     fill(&mut store, &catalog, (0..9).map(|nth| line(nth % 2, nth, 10)));
     store.apply(&of(&catalog, [cleared(1, 20), line(1, 1, 21)])).unwrap();
     assert_eq!((store.figures().rows[LINES], store.figures().delete_marks[LINES]), (6, 1));
+    store.apply(&fresh_as_of(TopicPartition { topic: 1, partition: 0 }, NOW_MS + 60_001)).unwrap();
     assert_eq!(store.maintain(NOW_MS + 60_001).unwrap().delete_marks_dropped, 1);
 }

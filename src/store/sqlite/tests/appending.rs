@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::domain::change::Change;
+use crate::domain::checkpoint::TopicPartition;
 
 /// Appended rows meet their delete marks only when the copy is whole: marks that went before brought the
 /// rows back.
@@ -14,6 +15,7 @@ fn no_delete_mark_goes_before_what_was_appended_is_joined() {
     let mut store = bench.try_open().unwrap();
     store.apply(&batch([written(1), written(2)])).unwrap();
     store.apply(&batch([of_uuid(delete(1, 20), key_row(shape, 1))])).unwrap();
+    store.apply(&fresh_as_of(TopicPartition { topic: 1, partition: 0 }, NOW_MS + 60_001)).unwrap();
     assert_eq!(store.maintain(NOW_MS + 60_001).unwrap().delete_marks_dropped, 0);
     store.complete().unwrap();
     let look = |nth| bench.reader().row(2, &key(shape, nth)).unwrap();
