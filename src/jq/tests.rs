@@ -579,6 +579,7 @@ fn many_matches_in_prose_are_affordable() {
     let once = prose.split_whitespace().collect::<Vec<_>>().join(" ");
     assert_eq!(run("gsub(\"\\\\s+\"; \" \") | rtrimstr(\" \")", &document), format!("{once:?}"));
     assert_eq!(run("[scan(\"[a-z]+\")] | length", &document), "360");
+    assert_eq!(run("[scan(\"[^\\\\s]+\")] | length", &document), "360");
     assert_eq!(run("gsub(\"\\\\.\"; \"\") | length", &document), (prose.len() - 60).to_string());
 }
 

@@ -152,7 +152,7 @@ fn stops(pattern: &str) -> bool {
 /// A single class: `[^0-9+]`.
 fn is_class(pattern: &str) -> bool {
     let inner = pattern.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
-    inner.is_some_and(|inner| !inner.contains(['[', ']', '\\']))
+    inner.is_some_and(|inner| !inner.contains(['[', ']']))
 }
 
 /// Every match as `{offset, length, string, captures}`.
