@@ -29,6 +29,7 @@ contract! {
     a_refused_batch_leaves_nothing_behind,
     a_batch_sent_again_is_recognised,
     another_cluster_or_topic_stops,
+    a_dead_letter_of_another_record_takes_the_place,
     going_on_behind_a_gap_is_stored_with_its_batch,
     freshness_can_become_unknown_again,
     event_ids_come_and_go_with_their_batch,
@@ -636,18 +637,6 @@ fn a_dead_letter_of_another_record_takes_the_place(bench: &impl Bench) {
     let with_bytes = |letter: &&Letter| letter.record.is_some();
     assert!(letters.iter().filter(with_bytes).any(|letter| letter.offset == 2), "there is room for it");
 }
-
-#[test]
-fn a_dead_letter_of_another_record_takes_the_place_in_memory() {
-    a_dead_letter_of_another_record_takes_the_place(&fresh::<InMemory>());
-}
-
-#[test]
-fn a_dead_letter_of_another_record_takes_the_place_in_sqlite() {
-    a_dead_letter_of_another_record_takes_the_place(&fresh::<InSqlite>());
-}
-
-// Redis keeps the one before: its ledger knows the names of dead letters only, not their records.
 
 fn dead_letters_are_shown_in_pages(bench: &impl Bench) {
     let mut store = bench.open();

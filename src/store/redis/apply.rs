@@ -23,6 +23,7 @@ type Finish<'f> = &'f dyn Fn(&RedisStore, &mut Step, &mut Ledger, &mut Applied);
 
 impl RedisStore {
     pub(super) fn apply_batch(&mut self, batch: &Batch) -> Result<Applied, StoreError> {
+        self.floors.forget(&batch.observed.freshness_lost);
         self.ready()?;
         let ledger = self.known_ledger()?;
         let there = |(at, to): (&TopicPartition, i64)| {
@@ -58,6 +59,7 @@ impl RedisStore {
                 let finish =
                     |store: &RedisStore, step: &mut Step, ledger: &mut Ledger, applied: &mut Applied| {
                         store.move_letters((batch, &letters), step, ledger, applied);
+                        store.give_way((batch, &letters), step, ledger, applied);
                         store.finish_batch(batch, step, ledger, applied);
                     };
                 self.apply_part(&Part { finish: Some(&finish), ..part }, &mut applied)?;

@@ -15,6 +15,7 @@ use super::described::Described;
 use super::error::lost;
 use super::known::{self, Known};
 use super::ledger::{Ledger, cutting_field, snapshot_field};
+use super::letters::{has_table, record_bytes};
 use super::link::Link;
 use super::names::{Names, Spot, TableNames, literal, to_hex};
 use super::pulse::Pulse;
@@ -99,15 +100,24 @@ pub(super) fn copy_books(home: &Home, inside: &Inside, spot: Spot) -> Result<(),
         (&old.dead_letter_times, &new.dead_letter_times),
     ];
     let mut change = owned();
+    let mut letter_bytes = known.letter_bytes;
     for (from, to) in pairs {
-        let fields: BTreeMap<Vec<u8>, Vec<u8>> = source.query(redis::cmd("HGETALL").arg(from))?;
+        let mut fields: BTreeMap<Vec<u8>, Vec<u8>> = source.query(redis::cmd("HGETALL").arg(from))?;
+        // Nobody could retry or drop those of a table that is left out, and they would count against others.
+        if [&old.dead_letters, &old.dead_letter_times].contains(&from) {
+            let left_out = |name: &Vec<u8>, _: &mut _| !has_table(catalog, &String::from_utf8_lossy(name));
+            for (name, json) in fields.extract_if(.., left_out).filter(|_| *from == old.dead_letters) {
+                let bytes = record_bytes(&String::from_utf8_lossy(&name), &json)?;
+                letter_bytes = letter_bytes.saturating_sub(bytes);
+            }
+        }
         let fields: Vec<_> = fields.into_iter().collect();
         for fields in fields.chunks(ITEMS_AT_ONCE) {
             let words = fields.iter().flat_map(|(name, value)| [name.clone(), value.clone()]);
             change.command([b"HSET".to_vec(), to.clone().into_bytes()].into_iter().chain(words));
         }
     }
-    let mut meta = vec![("dead_letter_bytes".to_owned(), known.letter_bytes.to_string())];
+    let mut meta = vec![("dead_letter_bytes".to_owned(), letter_bytes.to_string())];
     let mut books = Ledger {
         complete: false,
         rebuilding: false,
@@ -116,8 +126,10 @@ pub(super) fn copy_books(home: &Home, inside: &Inside, spot: Spot) -> Result<(),
         replica: home.settings.replica_name.clone(),
         heartbeat_limit_ms: home.settings.heartbeat_limit_ms(),
         tables: Vec::new(),
+        letter_bytes,
         ..known.clone()
     };
+    books.letters.retain(|name| has_table(catalog, name));
     for table in &catalog.tables {
         let before = live.catalog.tables.iter().position(|before| before.name == table.name);
         let mut ledger = before.map(|before| known.tables[before].clone()).unwrap_or_default();

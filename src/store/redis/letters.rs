@@ -12,10 +12,12 @@ use super::ledger::{Ledger, partition_field};
 use super::link::Link;
 use super::names::Names;
 use super::step::Step;
-use crate::domain::batch::Batch;
-use crate::domain::catalog::Table;
+use crate::domain::batch::{Batch, Step as Change};
+use crate::domain::catalog::{Catalog, Table};
+use crate::domain::change::IfMissing;
 use crate::domain::checkpoint::TopicPartition;
 use crate::domain::dead_letter::{DeadLetter, Kept, LetterId, Origin, Reason, RecordBytes, Rejection};
+use crate::domain::version::Coordinates;
 use crate::store::letters::{after_retry, split_off};
 use crate::store::{Applied, Letter, LetterCursor, LetterPage, LetterQuery, StoreError, rules};
 
@@ -60,6 +62,30 @@ impl Stored {
     }
 }
 
+/// Whether a dead letter, by its name, is of the record itself or of a table that there is.
+pub(super) fn has_table(catalog: &Catalog, name: &str) -> bool {
+    let table = name.rsplit('/').next().unwrap_or_default();
+    table.is_empty() || catalog.tables.iter().any(|known| known.name == table)
+}
+
+/// Bytes of the record that is kept with one.
+pub(super) fn record_bytes(name: &str, json: &[u8]) -> Result<u64, StoreError> {
+    Ok(Stored::parse(name, json)?.record().map_or(0, |record| record.size() as u64))
+}
+
+/// Coordinates of records that are dead letters, or become some if their row is not there.
+fn may_be_refused(batch: &Batch) -> impl Iterator<Item = (TopicPartition, i64)> {
+    let refused = batch.dead_letters.iter().map(|letter| (letter.at, letter.offset));
+    let patches = batch.entries.iter().filter_map(|entry| match &entry.step {
+        Change::PatchIfPresent { patch, if_missing: IfMissing::DeadLetter } => {
+            let Coordinates { topic, partition, offset } = patch.version?.at();
+            Some((TopicPartition { topic: topic as usize, partition }, offset))
+        }
+        _ => None,
+    });
+    refused.chain(patches)
+}
+
 impl RedisStore {
     fn letter_name(&self, id: LetterId) -> String {
         let table = id.table.and_then(|index| self.catalog.tables.get(index));
@@ -77,6 +103,12 @@ impl RedisStore {
             ids.extend((0..self.catalog.tables.len()).map(|table| of(Some(table))));
         }
         let known = self.known_ledger()?;
+        if !known.letters.is_empty() {
+            for (at, offset) in may_be_refused(batch) {
+                let tables = (0..self.catalog.tables.len()).map(Some);
+                ids.extend(tables.chain([None]).map(|table| LetterId { at, offset, table }));
+            }
+        }
         let ids: BTreeMap<String, LetterId> = ids
             .into_iter()
             .filter(|id| id.at.topic < self.catalog.topics.len())
@@ -147,6 +179,26 @@ impl RedisStore {
             let refused = retried.refused.as_ref();
             for letter in after_retry(there, refused, found, &mut applied.letters, nth) {
                 self.keep_dead_letter(step, ledger, &letter);
+            }
+        }
+    }
+
+    /// Takes out those whose place new ones take; see [`rules::takes_place_of`].
+    pub(super) fn give_way(
+        &self,
+        (batch, letters): (&Batch, &BTreeMap<String, DeadLetter>),
+        step: &mut Step<'_>,
+        ledger: &mut Ledger,
+        applied: &mut Applied,
+    ) {
+        for new in batch.dead_letters.iter().chain(&applied.dead_letters) {
+            for known in letters.values() {
+                if (known.at, known.offset) == (new.at, new.offset)
+                    && rules::takes_place_of(new, known.rejection.table, known.origin)
+                    && self.take_letter(step, ledger, known)
+                {
+                    applied.letters.removed.push(known.kept());
+                }
             }
         }
     }

@@ -3,7 +3,8 @@
 use super::*;
 use crate::domain::catalog::Catalog;
 use crate::domain::change::IfMissing;
-use crate::domain::dead_letter::{DeadLetter, Reason, Rejection};
+use crate::domain::checkpoint::TopicPartition;
+use crate::domain::dead_letter::{DeadLetter, Kept, Origin, Reason, RecordBytes, Rejection};
 use crate::store::{Completion, Live, Reader, Rebuild, RedisReader, RedisReplica, RedisStore, Store};
 
 fn of_the_live_one() -> Rebuild {
@@ -402,4 +403,40 @@ fn what_prefixes_and_snapshots_have_taken_stays_away_from_a_copy() {
         let mut again = RedisReplica::open(&settings).unwrap().open_live(Arc::new(indexed)).unwrap();
         assert_eq!((again.figures().rows[4], again.figures().delete_marks[4]), (196, 202));
     }
+}
+
+/// As in a file.
+#[test]
+fn dead_letters_go_with_their_table() {
+    if !available() {
+        return;
+    }
+    let (wide, narrow) = (Arc::new(described()), Arc::new(narrowed()));
+    let server = Server::start();
+    let settings = server.settings(RowEncoding::Hash);
+    let replica = RedisReplica::open(&settings).unwrap();
+    let mut live = replica.open_live(Arc::clone(&wide)).unwrap();
+    // `Order`, which is left out, and another table of its topic.
+    let letters = [None, Some(2), Some(3)].map(|table| DeadLetter {
+        at: TopicPartition { topic: 1, partition: 0 },
+        offset: 3,
+        rejection: Rejection { table, path: String::new(), reason: Reason::WrongType, message: "a".into() },
+        first_seen_ms: NOW_MS,
+        origin: Origin::default(),
+        record: Some(RecordBytes { key: None, value: Some(vec![b'x'; 300]), headers: None }),
+        produced_ms: None,
+    });
+    live.apply(&Batch { dead_letters: letters.to_vec(), ..moving(None, 10, batch([])) }).unwrap();
+    live.complete().unwrap();
+    drop(live);
+    let mut copied = replica.begin(Arc::clone(&narrow), &of_the_live_one()).unwrap().unwrap();
+    copied.apply(&moving(Some(10), 11, batch([]))).unwrap();
+    assert_eq!(copied.complete().unwrap(), Completion::Done);
+    assert_eq!(copied.figures().dead_letters, [0, 2]);
+    let kept = |table| Kept { topic: 1, table, order_ms: 0 };
+    assert_eq!(copied.checkpoint().unwrap().dead_letters, [kept(None), kept(Some(2))]);
+    let meta = format!("{}readside:meta", settings.redis.prefix);
+    let bytes: u64 =
+        redis::cmd("HGET").arg(meta).arg("dead_letter_bytes").query(&mut server.client()).unwrap();
+    assert_eq!(bytes, 600);
 }

@@ -424,3 +424,32 @@ fn the_memory_of_a_second_copy_is_known_before_it_begins() {
     let lack = crate::store::Replica::lacks_room(&replica).unwrap().unwrap();
     assert!(lack.contains("rebuild.min_free"), "{lack}");
 }
+
+/// It was proven of the copy before, by a clock that has been set back since.
+#[test]
+fn freshness_that_was_taken_over_and_lost_is_proven_anew() {
+    if !available() {
+        return;
+    }
+    let server = Server::start();
+    let settings = server.settings(RowEncoding::Hash);
+    let replica = RedisReplica::open(&settings).unwrap();
+    let fresh = |fresh_as_of_ms| {
+        let mut batch = fresh_as_of(AT, fresh_as_of_ms);
+        batch.observed.topic_ids.insert(0, "one".into());
+        batch
+    };
+    let mut live = complete(&replica);
+    live.apply(&fresh(1_000)).unwrap();
+    let mut next = built(&replica);
+    next.apply(&fresh(990)).unwrap();
+    assert_eq!(next.complete().unwrap(), Completion::Done);
+    let stored = |store: &mut RedisStore| store.checkpoint().unwrap().fresh_as_of_ms.get(&AT).copied();
+    assert_eq!(stored(&mut next), Some(1_000));
+    let mut lost = fresh(500);
+    lost.observed.freshness_lost.insert(AT);
+    next.apply(&lost).unwrap();
+    assert_eq!(stored(&mut next), Some(500));
+    next.apply(&fresh(600)).unwrap();
+    assert_eq!(stored(&mut next), Some(600));
+}
