@@ -61,19 +61,28 @@ impl Frozen {
         if self.looked.is_some_and(|at| at.elapsed() < LOOK_EVERY) {
             return;
         }
-        // Where nothing is built nobody asks the brokers.
-        let known = building.map(|building| building.read(Shared::clone)).unwrap_or_default();
-        let Shared { build, connected, store_failing, open_transactions, .. } = known;
-        self.serving.metrics.kafka_connected(connected);
-        self.serving.metrics.store_connected(store_failing.is_none());
         // Those of its own pipeline's rounds.
         self.serving.metrics.forget_open_transactions();
-        self.serving.progress.update(|shared| {
-            shared.build = build;
-            shared.connected = connected;
-            shared.store_failing = store_failing;
-            shared.open_transactions = open_transactions;
-        });
+        match building.map(|building| building.read(Shared::clone)) {
+            Some(Shared { build, connected, store_failing, open_transactions, .. }) => {
+                self.serving.metrics.kafka_connected(connected);
+                self.serving.metrics.store_connected(store_failing.is_none());
+                self.serving.progress.update(|shared| {
+                    shared.build = build;
+                    shared.connected = connected;
+                    shared.store_failing = store_failing;
+                    shared.open_transactions = open_transactions;
+                });
+            }
+            // Nobody asks the brokers.
+            None => {
+                self.serving.metrics.kafka_connected(false);
+                self.serving.progress.update(|shared| {
+                    shared.connected = false;
+                    shared.open_transactions.clear();
+                });
+            }
+        }
         self.look(now_ms);
     }
 

@@ -128,7 +128,12 @@ impl Supervisor {
 
     pub(super) fn answer(&mut self, request: Request) {
         let answer = if let Some(next) = &self.next {
-            Answer::Running(next.build.generation)
+            match &next.given_up {
+                None => Answer::Running(next.build.generation),
+                Some(why) => {
+                    Answer::Refused(format!("the last one is being given up ({why}): ask again in a moment"))
+                }
+            }
         } else if self.unwritten {
             Answer::Refused("the copy that serves is being opened: ask again in a moment".into())
         } else {

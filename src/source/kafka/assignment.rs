@@ -188,14 +188,14 @@ impl Assignment {
     /// librdkafka has one question about epochs under way at a time. While the answer to one is awaited,
     /// a seek changes the position that this answer is compared with, but not the epoch that was asked
     /// about: a later position of a newer epoch looks as if its log had been cut off. What is asked after
-    /// that is about the position itself.
+    /// that is about the position itself. Without an epoch nothing would be asked.
     pub fn out_of_range(&mut self, at: TopicPartition, diverges: bool) -> Option<Refused> {
         let reading = self.partitions.get_mut(&at)?;
         if reading.phase == Phase::Stopped {
             return None;
         }
         reading.phase = Phase::Stopped;
-        if diverges && reading.doubted != Some(reading.next) {
+        if diverges && reading.epoch >= 0 && reading.next > 0 && reading.doubted != Some(reading.next) {
             reading.doubted = Some(reading.next);
             return Some(Refused::Doubted);
         }
@@ -343,6 +343,9 @@ mod tests {
         assert_eq!(assignment.out_of_range(AT, true), Some(Refused::Doubted));
         assignment.put(AT, 0, -1, now);
         assert_eq!(assignment.again(AT, now), None);
+        // Behind a transaction's marker we have no epoch to ask about, and librdkafka had one of its own.
+        assignment.put(AT, 150, -1, now);
+        assert_eq!(assignment.out_of_range(AT, true), Some(Refused::Told { position: 150 }));
     }
 
     #[test]

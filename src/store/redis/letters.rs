@@ -73,17 +73,17 @@ pub(super) fn record_bytes(name: &str, json: &[u8]) -> Result<u64, StoreError> {
     Ok(Stored::parse(name, json)?.record().map_or(0, |record| record.size() as u64))
 }
 
-/// Coordinates of records that are dead letters, or become some if their row is not there.
-fn may_be_refused(batch: &Batch) -> impl Iterator<Item = (TopicPartition, i64)> {
-    let refused = batch.dead_letters.iter().map(|letter| (letter.at, letter.offset));
-    let patches = batch.entries.iter().filter_map(|entry| match &entry.step {
+/// Patches that become dead letters if their row is not there: of their table alone, because they do not say
+/// which bytes they are of.
+fn may_be_refused(batch: &Batch) -> impl Iterator<Item = LetterId> {
+    batch.entries.iter().filter_map(|entry| match &entry.step {
         Change::PatchIfPresent { patch, if_missing: IfMissing::DeadLetter } => {
             let Coordinates { topic, partition, offset } = patch.version?.at();
-            Some((TopicPartition { topic: topic as usize, partition }, offset))
+            let at = TopicPartition { topic: topic as usize, partition };
+            Some(LetterId { at, offset, table: Some(entry.table) })
         }
         _ => None,
-    });
-    refused.chain(patches)
+    })
 }
 
 impl RedisStore {
@@ -104,9 +104,10 @@ impl RedisStore {
         }
         let known = self.known_ledger()?;
         if !known.letters.is_empty() {
-            for (at, offset) in may_be_refused(batch) {
+            ids.extend(may_be_refused(batch));
+            for letter in &batch.dead_letters {
                 let tables = (0..self.catalog.tables.len()).map(Some);
-                ids.extend(tables.chain([None]).map(|table| LetterId { at, offset, table }));
+                ids.extend(tables.chain([None]).map(|table| LetterId { table, ..letter.id() }));
             }
         }
         let ids: BTreeMap<String, LetterId> = ids

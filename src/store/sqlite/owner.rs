@@ -167,7 +167,8 @@ fn boot_id() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").map_or("unknown".into(), |id| id.trim().to_owned())
 }
 
-/// Whether there is a whole copy. What is damaged holds none; what cannot be read at the moment may.
+/// Whether there is a whole copy. What is damaged holds none, and neither does what has a rollback journal:
+/// a copy has a write-ahead log before its first row. What cannot be read at the moment may be one.
 fn is_complete(path: &Path) -> Result<bool, StoreError> {
     if !path.try_exists().map_err(|error| from_io(&error, path))? {
         return Ok(false);
@@ -182,9 +183,13 @@ fn is_complete(path: &Path) -> Result<bool, StoreError> {
             |row| row.get::<_, bool>(0),
         )
     });
-    complete.or_else(|error| match error.sqlite_error_code() {
-        None | Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::Unknown) => Ok(false),
-        Some(_) => Err(error.into()),
+    complete.or_else(|error| match error.sqlite_error() {
+        None => Ok(false),
+        Some(known) if known.extended_code == ffi::SQLITE_READONLY_ROLLBACK => Ok(false),
+        Some(known) => match known.code {
+            ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::Unknown => Ok(false),
+            _ => Err(error.into()),
+        },
     })
 }
 

@@ -7,10 +7,11 @@
 //! ([`Settings::wal_max`](super::Settings)).
 
 use std::fs;
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use super::error::stop_io;
+use super::error::{from_io, stop_io};
 use super::{SqliteStore, owner};
 use crate::domain::retry::RetryReason;
 use crate::store::{LONG_READER, StoreError};
@@ -117,7 +118,12 @@ impl SqliteStore {
     /// What is written into a log that has no name any more is seen by nobody, and gone with the process.
     pub(super) fn look_at_wal(&mut self) -> Result<(), StoreError> {
         use std::os::unix::fs::MetadataExt;
-        let inode = fs::metadata(owner::sibling(&self.path, "-wal")).map(|found| found.ino()).ok();
+        let path = owner::sibling(&self.path, "-wal");
+        let inode = match fs::metadata(&path) {
+            Ok(found) => Some(found.ino()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(from_io(&error, &path)),
+        };
         match self.wal_inode {
             Some(known) if inode != Some(known) => Err(stop_io(
                 "its write-ahead log (-wal) was deleted or replaced while readside writes it; restart: what was \

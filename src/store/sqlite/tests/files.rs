@@ -205,6 +205,20 @@ fn a_first_copy_starts_over_after_the_machine_went_down() {
     fs::write(lock(&complete), "building another-boot").unwrap();
     assert_eq!(complete.open().checkpoint().unwrap().positions[&AT].next_offset, 10);
 
+    // It went down before the first copy had its write-ahead log.
+    let early = crashed(&bench);
+    fs::write(lock(&early), "building another-boot").unwrap();
+    let other = Connection::open(early.path()).unwrap();
+    other.execute_batch("PRAGMA journal_mode = DELETE; PRAGMA cache_size = 1; BEGIN").unwrap();
+    other.execute_batch("CREATE TABLE large AS SELECT hex(zeroblob(500000))").unwrap();
+    let halfway = self::bench();
+    for suffix in ["", "-journal", ".lock"] {
+        let part = |bench: &InSqlite| owner::sibling(&bench.path(), suffix);
+        fs::copy(part(&early), part(&halfway)).unwrap();
+    }
+    assert!(halfway.open().checkpoint().unwrap().positions.is_empty());
+    drop(other);
+
     // It cannot be read at the moment: nobody knows that it is not complete.
     let locked = crashed(&bench);
     fs::write(lock(&locked), "building another-boot").unwrap();
