@@ -271,7 +271,11 @@ impl Supervisor {
             // Of one that is out of use: nothing follows from its end.
             return Ok(());
         }
-        match report.outcome {
+        self.live_ended(report.outcome)
+    }
+
+    fn live_ended(&mut self, outcome: Result<Ended, Failure>) -> Result<(), Failure> {
+        match outcome {
             Ok(Ended::Rebuild { reason }) => self.freeze(reason),
             Ok(Ended::Lost { reason }) => self.start_over(&reason),
             // The next one has taken over, which is about to be noticed unless it ends with that; or
@@ -299,15 +303,7 @@ impl Supervisor {
             Err(error) => return Err(error.into()),
         };
         info!(generation = store.generation(), "going on with the generation that serves");
-        let mut start = Start {
-            config: &self.config,
-            clock: &self.clock,
-            reports: &self.reports.0,
-            builds: self.builds,
-            kept: None,
-        };
-        let build = start.build(plan, store, metrics, progress)?;
-        self.builds = start.builds;
+        let build = self.build(plan, store, metrics, progress)?;
         if let Live::Applying(ended) = std::mem::replace(&mut self.live, Live::Applying(build)) {
             self.ending.push(ended);
         }
@@ -316,19 +312,31 @@ impl Supervisor {
         Ok(())
     }
 
+    /// See [`Start::build`].
+    fn build(
+        &mut self,
+        plan: Plan,
+        store: Box<dyn Store>,
+        metrics: Arc<Metrics>,
+        progress: Arc<Progress>,
+    ) -> Result<Build, Failure> {
+        let mut start = Start {
+            config: &self.config,
+            clock: &self.clock,
+            reports: &self.reports.0,
+            builds: self.builds,
+            kept: None,
+        };
+        let build = start.build(plan, store, metrics, progress);
+        self.builds = start.builds;
+        build
+    }
+
     fn next_ended(&mut self, outcome: Result<Ended, Failure>) -> Result<(), Failure> {
         if self.next.as_ref().is_some_and(|next| next.build.progress.has_switched()) {
             // It serves: its end is that of the live generation.
             self.promote();
-            return match outcome {
-                Ok(Ended::Rebuild { reason }) => self.freeze(reason),
-                Ok(Ended::Lost { reason }) => self.start_over(&reason),
-                Ok(_) => {
-                    self.unwritten = true;
-                    Ok(())
-                }
-                Err(failure) => Err(failure),
-            };
+            return self.live_ended(outcome);
         }
         let Some(NextBuild { build, rebuild, given_up, .. }) = self.next.take() else { return Ok(()) };
         let generation = build.generation;

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use tracing::{error, info, warn};
 
-use super::{AGAIN, LOOK_AFTER_EVERY, Live, MAPPING_CHANGED, NextBuild, Start, Supervisor, Wanted};
+use super::{AGAIN, LOOK_AFTER_EVERY, Live, MAPPING_CHANGED, NextBuild, Supervisor, Wanted};
 use crate::app::log;
 use crate::config::Config;
 use crate::mapping::Plan;
@@ -179,16 +179,7 @@ impl Supervisor {
             warn!(%error, "readers are not told that a rebuild runs");
         }
         let metrics = Arc::new(self.live.metrics().beside(plan.catalog()));
-        let mut start = Start {
-            config: &self.config,
-            clock: &self.clock,
-            reports: &self.reports.0,
-            builds: self.builds,
-            kept: None,
-        };
-        let build = start.build(plan, store, metrics, Arc::default());
-        self.builds = start.builds;
-        let build = match build {
+        let build = match self.build(plan, store, metrics, Arc::default()) {
             Ok(build) => build,
             Err(failure) => {
                 self.ended(None, RebuildResult::Failed, Some(failure.reason.clone()));

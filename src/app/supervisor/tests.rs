@@ -14,8 +14,7 @@ use crate::domain::value::Value;
 use crate::source::kafka::mock::{MockBroker, Outgoing};
 use crate::store::around::Around;
 use crate::store::{Completion, RowLookup, StoreError, Survey, redis_server};
-
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::testing::PATIENCE;
 
 /// What a generation does instead of becoming whole, or before it.
 enum Whole {

@@ -97,17 +97,18 @@ impl RedisStore {
     pub(super) fn letters_of(&mut self, batch: &Batch) -> Result<BTreeMap<String, DeadLetter>, StoreError> {
         let mut ids: Vec<LetterId> = batch.dropped.clone();
         ids.extend(batch.produced.iter().map(|produced| produced.id));
+        let of_record = |at, offset| {
+            let tables = (0..self.catalog.tables.len()).map(Some).chain([None]);
+            tables.map(move |table| LetterId { at, offset, table })
+        };
         for retried in &batch.retried {
-            let of = |table| LetterId { at: retried.at, offset: retried.offset, table };
-            ids.push(of(None));
-            ids.extend((0..self.catalog.tables.len()).map(|table| of(Some(table))));
+            ids.extend(of_record(retried.at, retried.offset));
         }
         let known = self.known_ledger()?;
         if !known.letters.is_empty() {
             ids.extend(may_be_refused(batch));
             for letter in &batch.dead_letters {
-                let tables = (0..self.catalog.tables.len()).map(Some);
-                ids.extend(tables.chain([None]).map(|table| LetterId { table, ..letter.id() }));
+                ids.extend(of_record(letter.at, letter.offset));
             }
         }
         let ids: BTreeMap<String, LetterId> = ids

@@ -1,14 +1,12 @@
 //! Whose file is it: everything that is asked before the first write.
 
-use std::ffi::OsString;
-use std::ffi::c_int;
+use std::ffi::{OsString, c_int};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::ffi;
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
 
 use super::error::{foreign, from_io, stop_io};
 use super::layout::APPLICATION_ID;

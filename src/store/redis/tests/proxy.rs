@@ -10,7 +10,8 @@ use std::thread;
 
 use tempfile::TempDir;
 
-use crate::config::RedisServer;
+use super::ENCODINGS;
+use crate::config::{RedisServer, RowEncoding};
 use crate::domain::batch::Batch;
 use crate::store::{RedisSettings, RedisStore, Store as _, StoreError};
 
@@ -101,6 +102,22 @@ impl Proxy {
     /// Does something when so many scripts of the next question have come through.
     pub fn between(&self, scripts: usize, act: impl FnOnce() + Send + 'static) {
         *self.plan.between.lock().unwrap() = Some(Between { scripts, act: Box::new(act) });
+    }
+
+    /// Does something with connections that are cut after more and more bytes, `step` by `step`, until they
+    /// come through as a whole: that is when it says that nothing was refused.
+    pub fn cut_at_any_byte(step: usize, mut attempt: impl FnMut(RowEncoding, usize) -> usize) {
+        let mut cuts = 0;
+        for encoding in ENCODINGS {
+            for bytes in (1..).step_by(step) {
+                let failed = attempt(encoding, bytes);
+                cuts += failed;
+                if failed == 0 {
+                    break;
+                }
+            }
+        }
+        assert!(cuts > 40, "{cuts} cuts only");
     }
 
     /// Applies a batch over a connection that is cut so, again until it is applied. Returns how often it
